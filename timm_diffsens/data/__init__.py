@@ -1,0 +1,1 @@
+"""On what: image sets and samples of them."""

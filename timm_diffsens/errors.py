@@ -1,0 +1,43 @@
+"""Errors and warnings that speak to the user, and the search for the nearest valid name."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class DiffsensError(Exception):
+    """A fault whose message is meant for the user; the command line prints it without a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(DiffsensError, ValueError):
+    """Wrong use: an unknown name, an option out of range, a file that does not fit. Exit code 2."""
+
+    exit_code = 2
+
+
+class MeasurementError(DiffsensError, RuntimeError):
+    """The request was right, but the measurement could not be completed. Exit code 1."""
+
+
+class DiffsensWarning(UserWarning):
+    """Something the user should know: what is wrong, and the option that mends it."""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The `count` known names closest to `name`, best first; empty when none is close."""
+    known = list(known)
+    found = difflib.get_close_matches(name, known, n=count, cutoff=0.5)
+    inside = [k for k in known if name and name.lower() in k.lower() and k not in found]
+    return (found + sorted(inside, key=len))[:count]
+
+
+def unknown(what: str, name: str, known: Iterable[str], hint: str = "") -> UsageError:
+    """A `UsageError` that names the unknown thing and the nearest known ones."""
+    close = nearest(name, known)
+    message = f"unknown {what} {name!r}"
+    if close:
+        message += f"; did you mean {', '.join(close)}?"
+    if hint:
+        message += ("" if message.endswith("?") else ";") + f" {hint}"
+    return UsageError(message)

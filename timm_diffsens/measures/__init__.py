@@ -1,0 +1,1 @@
+"""What comes out: sensitivities, their estimators, the probe, filter spectra."""

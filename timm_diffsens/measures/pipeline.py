@@ -1,0 +1,279 @@
+"""Images -> deformed and noised images -> one forward a batch -> what every layer made of them."""
+
+import gc
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from timm_diffsens import runtime
+from timm_diffsens.errors import DiffsensWarning, MeasurementError, UsageError
+from timm_diffsens.measures.estimators import LayerSensitivity
+from timm_diffsens.measures.probe import Probe, model_output, unwrap
+from timm_diffsens.models.trace import Trace
+from timm_diffsens.perturb.diffeo import Diffeo
+from timm_diffsens.perturb.noise import corrupt, matched_noise
+from timm_diffsens.perturb.streams import streams
+
+Batch = tuple[Sequence[int], torch.Tensor]  # indices of the images (their random streams), images (n, c, h, w)
+BatchSize = int | Literal["auto"]
+
+_AUTO_PIXELS = 16 * 224 * 224  # images of an automatic batch: cache-friendly on a CPU, and few launches on a GPU
+_AUTO_MOST = {"cpu": 64, "cuda": 256}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How images are moved: the deformation, the corruption and the seed."""
+
+    diffeo: Diffeo = field(default_factory=Diffeo)
+    corruption: float = 0.0
+    seed: int = 0
+
+
+@dataclass
+class Pass:
+    """One pass of a network over the images.
+
+    Attributes:
+        layers: sensitivities of the layers. mean_channel: those of their channel averages, if asked for.
+        wrong: for each label given, whether the top class was another; None without labels.
+        batch_size: as used in the end. retries: what was tried before.
+        trace: of the network.
+    """
+
+    layers: list[LayerSensitivity]
+    mean_channel: list[LayerSensitivity] | None
+    wrong: int | None
+    images: int
+    batch_size: int
+    retries: list[str]
+    trace: Trace
+
+
+def measure(
+    model: nn.Module,
+    images: torch.Tensor | Iterable[Any],
+    *,
+    diffeo: Diffeo | None = None,
+    layers: str | Sequence[str] = "blocks",
+    batch_size: BatchSize = "auto",
+    seed: int = 0,
+    device: str | torch.device | None = None,
+) -> list[LayerSensitivity]:
+    """D, G and R of every layer of any module.
+
+    Args:
+        model: any module that takes images (n, c, h, w); not changed.
+        images: a tensor (n, c, h, w) as the network wants it (normalised), or a loader that yields such
+            tensors or (tensor, label) pairs; it is iterated again after an out-of-memory.
+        diffeo: the deformation; by default `Diffeo(delta=1, cut=3)`.
+        layers: a selection or shell patterns, see `models.layers.select_layers`.
+        batch_size: images a forward (which sees three times as many), or "auto". It does not change
+            the numbers beyond rounding; after an out-of-memory it is halved.
+        seed: of the deformations and the noise; each image has its own stream.
+        device: where to run; by default where the model is.
+
+    Raises:
+        UsageError: wrong arguments. MeasurementError: fewer than two images, no output tensor.
+
+    Example:
+        >>> import timm, torch
+        >>> from timm_diffsens import measure
+        >>> model = timm.create_model("test_resnet", pretrained=False)
+        >>> for layer in measure(model, torch.rand(8, 3, 64, 64), layers="stages"):
+        ...     print(f"{layer.layer:8} {layer.depth:.2f}", layer.r is not None)
+        stem     0.17 True
+        layer1   0.33 True
+        layer2   0.50 True
+        layer3   0.67 True
+        layer4   0.83 True
+        output   1.00 True
+    """
+    protocol = Protocol(diffeo or Diffeo(), seed=seed)
+    module = unwrap(model)
+    with on_device(module, device):
+        return run_pass(module, _as_source(images), protocol, layers=layers, batch_size=batch_size).layers
+
+
+def run_pass(
+    model: nn.Module,
+    source: Callable[[int], Iterator[Batch]],
+    protocol: Protocol,
+    *,
+    layers: str | Sequence[str] = "blocks",
+    batch_size: BatchSize = "auto",
+    mean_channel: bool = False,
+    labels: dict[int, int] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Pass:
+    """Measure one network; after an out-of-memory start again with half the batch.
+
+    Args:
+        model: in place on its device.
+        source: batch size -> batches; called again after an out-of-memory.
+        protocol: how images are moved.
+        layers: selection.
+        batch_size: images a forward, or "auto".
+        mean_channel: measure channel averages too.
+        labels: image index -> class, for the top-1 error.
+        progress: called with the number of images done after each batch.
+    """
+    size = batch_size if isinstance(batch_size, int) else _automatic(source, model)
+    if size < 1:
+        raise UsageError(f"batch size must be at least 1, got {size}")
+    retries: list[str] = []
+    while True:
+        try:
+            return _run_once(model, source, protocol, layers, size, mean_channel, labels, progress, retries)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if size == 1:
+                raise MeasurementError(f"out of memory with one image a batch: {_first_line(error)}") from error
+            message = f"out of memory at batch size {size}"
+        # outside the handler, whose traceback would keep the activations alive
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        retries.append(message)
+        size //= 2
+
+
+def _run_once(
+    model: nn.Module,
+    source: Callable[[int], Iterator[Batch]],
+    protocol: Protocol,
+    layers: str | Sequence[str],
+    size: int,
+    mean_channel: bool,
+    labels: dict[int, int] | None,
+    progress: Callable[[int], None] | None,
+    retries: list[str],
+) -> Pass:
+    like = next(iter(model.parameters()), torch.empty(0))
+    done, wrong = 0, torch.zeros((), dtype=torch.int64, device=like.device)
+    with Probe(model, layers, mean_channel=mean_channel) as probe, torch.no_grad(), channels_last(model) as layout:
+        for indices, images in source(size):
+            clean = corrupted(images.to(like.dtype if like.is_floating_point() else images.dtype), indices, protocol)
+            triple = triplets(clean, indices, protocol).to(like.device, memory_format=layout)
+            output = model_output(probe.model(triple))
+            if labels is not None:
+                truth = torch.tensor([labels[i] for i in indices], device=like.device)
+                wrong += (output[: len(truth)].reshape(len(truth), -1).argmax(1) != truth).sum()
+            done += len(images)
+            if progress:
+                progress(done)
+        if done < 2:
+            raise MeasurementError(f"at least 2 images are needed, got {done}")
+        assert probe.trace is not None
+        return Pass(
+            probe.results(),
+            probe.mean_channel_results() if mean_channel else None,
+            int(wrong) if labels is not None else None,
+            done,
+            size,
+            list(retries),
+            probe.trace,
+        )
+
+
+def corrupted(images: torch.Tensor, indices: Sequence[int], protocol: Protocol) -> torch.Tensor:
+    """Images with the noise that is fixed for each of them (Fig. 1 right)."""
+    return corrupt(images, protocol.corruption, streams(protocol.seed, "corruption", indices))
+
+
+def triplets(clean: torch.Tensor, indices: Sequence[int], protocol: Protocol) -> torch.Tensor:
+    """(n, c, h, w) -> (3 n, c, h, w): clean, deformed, noised, each image with streams of its own."""
+    moved = protocol.diffeo(clean, streams(protocol.seed, "diffeo", indices))
+    noise = matched_noise(clean, moved, streams(protocol.seed, "noise", indices))
+    return torch.cat([clean, moved, noise.add_(clean)])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is true memory exhaustion, on the GPU or the CPU; nothing else is retried."""
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "DefaultCPUAllocator: can't allocate memory" in text or "DefaultCPUAllocator: not enough memory" in text
+    )
+
+
+@contextmanager
+def on_device(model: nn.Module, device: str | torch.device | None) -> Iterator[None]:
+    """Move a module for the duration."""
+    home = next((p.device for p in model.parameters()), None)
+    target = home if device is None else runtime.resolve_device(str(device))
+    moves = home is not None and target is not None and home != target
+    if moves:
+        model.to(target)
+    try:
+        yield
+    finally:
+        if moves:
+            model.to(home)
+
+
+@contextmanager
+def channels_last(model: nn.Module) -> Iterator[torch.memory_format]:
+    """Keep convolution weights channels-last for the duration; gives the layout for the images.
+
+    Pays where convolutions dominate; a network whose only convolution cuts patches is left alone.
+    """
+    weights = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
+    others = sum(isinstance(m, nn.Linear) for m in model.modules())
+    swapped = [w for w in weights if w.is_contiguous()] if len(weights) > others else []
+    for weight in swapped:
+        weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    try:
+        yield torch.channels_last if swapped else torch.contiguous_format
+    finally:
+        for weight in swapped:
+            weight.data = weight.data.contiguous(memory_format=torch.contiguous_format)
+
+
+def _automatic(source: Callable[[int], Iterator[Batch]], model: nn.Module) -> int:
+    _, images = next(iter(source(1)), ((), torch.empty(0, 1, 1, 1)))
+    pixels = max(1, images.shape[-1] * images.shape[-2])
+    device = next((p.device.type for p in model.parameters()), "cpu")
+    return max(1, min(_AUTO_MOST.get(device, 64), _AUTO_PIXELS // pixels))
+
+
+def _as_source(images: torch.Tensor | Iterable[Any]) -> Callable[[int], Iterator[Batch]]:
+    if isinstance(images, torch.Tensor):
+        if images.ndim != 4 or not images.is_floating_point():
+            raise UsageError(f"expected floating-point images (n, c, h, w), got {images.dtype} {tuple(images.shape)}")
+        whole = images
+
+        def cut(size: int) -> Iterator[Batch]:
+            for start in range(0, len(whole), size):
+                part = whole[start : start + size]
+                yield range(start, start + len(part)), part
+
+        return cut
+    if isinstance(images, Iterator):
+        raise UsageError("expected a loader that can be iterated again, got an iterator; pass the loader itself")
+    loader = images
+
+    def regroup(size: int) -> Iterator[Batch]:
+        start = 0
+        for item in loader:
+            batch = item[0] if isinstance(item, list | tuple) else item
+            for part in batch.split(size):
+                yield range(start, start + len(part)), part
+                start += len(part)
+
+    return regroup
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+__all__ = ["Pass", "Protocol", "measure", "run_pass"]
+_ = (warnings, DiffsensWarning, Any)

@@ -1,0 +1,138 @@
+"""Which axis of a tensor holds the channels: followed through the forward, never guessed from sizes.
+
+Layers fix the axis (a convolution writes its channels to dim 1, a linear layer to the last dim); what stands
+between layers (permute, reshape, residual sums, pooling) hands it on. So an NHWC map inside a ConvNeXt
+block and the NCHW map at its end are told apart although neither is declared.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+_MARK = "_diffsens_channel_axis"
+
+_WRITES_DIM_1 = {
+    *(f"conv{d}d" for d in (1, 2, 3)),
+    *(f"conv_transpose{d}d" for d in (1, 2, 3)),
+    *("batch_norm", "group_norm", "instance_norm"),
+}
+_KEEPS_OR_LAST = {"layer_norm", "rms_norm"}
+_UNKNOWN = {
+    *("matmul", "__matmul__", "__rmatmul__", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention"),
+    *("tensordot", "gather", "embedding", "__get__", "multi_head_attention_forward"),
+}
+_SAME_AXIS = {"cat", "concat", "concatenate", "chunk", "split", "tensor_split", "narrow", "pad", "roll", "flip"}
+_REORDERS = {"permute", "transpose", "transpose_", "swapaxes", "swapdims", "movedim", "moveaxis", "t"}
+_REDUCES = {"mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "logsumexp", "prod"}
+
+
+def channel_axis(tensor: torch.Tensor) -> int | None:
+    """The channel axis of a tensor made under `FollowChannels`, or None where it is not known."""
+    axis: int | None = getattr(tensor, _MARK, None)
+    return axis if axis is not None and 0 < axis < tensor.ndim else None
+
+
+def mark_channels(tensor: torch.Tensor, axis: int | None) -> None:
+    """Say where a tensor's channels are (for the network's input)."""
+    setattr(tensor, _MARK, axis)
+
+
+class FollowChannels(TorchFunctionMode):
+    """While open, every tensor made by a torch function carries its channel axis.
+
+    Args:
+        on_convolution: called with each convolution's weight as applied, after any standardisation.
+    """
+
+    def __init__(self, on_convolution: Callable[[torch.Tensor], None] | None = None) -> None:
+        super().__init__()
+        self.on_convolution = on_convolution
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name.startswith("conv") and name in _WRITES_DIM_1 and self.on_convolution:
+            weight = kwargs.get("weight", args[1] if len(args) > 1 else None)
+            if isinstance(weight, torch.Tensor):
+                self.on_convolution(weight)
+        # read before the call: an in-place function returns its own input
+        source = next((t for t in _tensors([*args, *kwargs.values()]) if channel_axis(t) is not None), None)
+        before = (tuple(source.shape), channel_axis(source)) if source is not None else None
+        out = func(*args, **kwargs)
+        for tensor in _tensors([out]):
+            axis = _axis(func, tensor, before, args, kwargs)
+            if axis is not None or hasattr(tensor, _MARK):
+                setattr(tensor, _MARK, axis)
+        return out
+
+
+def _axis(
+    func: Any,
+    out: torch.Tensor,
+    before: tuple[tuple[int, ...], int | None] | None,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+) -> int | None:
+    name = getattr(func, "__name__", "")
+    if name in _UNKNOWN:
+        return None
+    if name in _WRITES_DIM_1:
+        return 1 if out.ndim > 1 else None
+    if name == "linear":
+        return out.ndim - 1
+    if before is None:
+        return out.ndim - 1 if name in _KEEPS_OR_LAST and out.ndim > 1 else None
+    shape, axis = before
+    assert axis is not None
+    moved = _permuted(func, len(shape), args, kwargs)
+    if moved is not None:
+        return moved.index(axis)
+    if name in _SAME_AXIS:
+        return axis if out.ndim == len(shape) else None
+    if name in _REDUCES and out.ndim < len(shape):
+        return _after_reduction(shape, axis, args[1:], kwargs)
+    if out.ndim == len(shape) and out.shape[axis] == shape[axis]:
+        return axis
+    return _after_reshape(shape, axis, tuple(out.shape))
+
+
+def _permuted(func: Any, ndim: int, args: Sequence[Any], kwargs: dict[str, Any]) -> list[int] | None:
+    """Where each output axis comes from, if the function only reorders axes."""
+    if getattr(func, "__name__", "") not in _REORDERS:
+        return None
+    distinct = torch.empty(*range(1, ndim + 1), device="meta")
+    return [size - 1 for size in func(distinct, *args[1:], **kwargs).shape]
+
+
+def _after_reduction(
+    shape: tuple[int, ...], axis: int, args: Sequence[Any], kwargs: dict[str, Any]
+) -> int | None:
+    dims = kwargs.get("dim", args[0] if args else None)
+    if dims is None or isinstance(dims, bool | torch.Tensor):
+        return None
+    reduced = {d % len(shape) for d in ([dims] if isinstance(dims, int) else dims)}
+    return None if axis in reduced else axis - sum(d < axis for d in reduced)
+
+
+def _after_reshape(shape: tuple[int, ...], axis: int, new: tuple[int, ...]) -> int | None:
+    """The axis of the same size with the same number of elements behind it, if there is exactly one."""
+
+    def behind(sizes: tuple[int, ...], i: int) -> int:
+        return int(torch.Size(sizes[i + 1 :]).numel())
+
+    found = [i for i in range(len(new)) if new[i] == shape[axis] and behind(new, i) == behind(shape, axis)]
+    return found[0] if len(found) == 1 else None
+
+
+def _tensors(values: Iterable[Any]) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found.extend(_tensors(value))
+    return found

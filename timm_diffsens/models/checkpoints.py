@@ -1,0 +1,122 @@
+"""Reading weights from files: safely, or not at all."""
+
+import hashlib
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from timm_diffsens.errors import UsageError
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net")
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+
+
+def load_checkpoint(module: nn.Module, path: Path) -> dict[str, str]:
+    """Fill a module's weights from a file, strictly; returns the file's metadata.
+
+    Args:
+        module: filled in place.
+        path: a safetensors file, or a torch file (zip format), which is read with `weights_only=True`.
+            `state_dict` and `model` wrappers and `module.` prefixes are understood.
+
+    Raises:
+        UsageError: no such file, unreadable, unsafe (it would run code), or not this network's weights.
+    """
+    if not path.is_file():
+        raise UsageError(f"checkpoint {str(path)!r} does not exist or is not a file")
+    state, metadata = _read(path)
+    expected = module.state_dict()
+    state = _without_prefix(state, set(expected))
+    missing, extra = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
+    wrong = [
+        f"{name} {tuple(state[name].shape)} where {tuple(expected[name].shape)} is expected"
+        for name in expected
+        if name in state and state[name].shape != expected[name].shape
+    ]
+    faults = [
+        f"{len(names)} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+        for what, names in (("missing", missing), ("unexpected", extra), ("of another shape", wrong))
+        if names
+    ]
+    if faults:
+        raise UsageError(f"checkpoint {path.name!r} does not fit the model; {'; '.join(faults)}")
+    module.load_state_dict(state, strict=True)
+    return metadata
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if not zipfile.is_zipfile(path):
+        raise UsageError(
+            f"checkpoint {path.name!r} is neither a safetensors file nor a torch zip file; "
+            "old torch files are refused: save it again with torch.save, or as safetensors"
+        )
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UsageError(
+            f"checkpoint {path.name!r} was refused: it holds more than tensors, and reading it could run code; "
+            "save its state_dict alone, best as safetensors"
+        ) from error
+    except Exception as error:  # a damaged file fails in many ways, and none of them is ours to mend
+        raise UsageError(f"checkpoint {path.name!r} cannot be read: {_first_line(error)}") from error
+    return _unwrap(loaded, path), {}
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"checkpoint {path.name!r} cannot be read: {_first_line(error)}") from error
+
+
+def _unwrap(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
+    """The state dict inside the usual wrappers."""
+    for _ in range(3):
+        if isinstance(loaded, Mapping) and loaded and all(isinstance(v, torch.Tensor) for v in loaded.values()):
+            return {str(name): value for name, value in loaded.items()}
+        inner = [loaded[k] for k in _WRAPPERS if isinstance(loaded, Mapping) and isinstance(loaded.get(k), Mapping)]
+        if not inner:
+            break
+        loaded = inner[0]
+    found = ", ".join(map(str, list(loaded)[:5])) if isinstance(loaded, Mapping) else type(loaded).__name__
+    raise UsageError(f"checkpoint {path.name!r} holds no state dict; found: {found}")
+
+
+def _without_prefix(state: dict[str, torch.Tensor], expected: set[str]) -> dict[str, torch.Tensor]:
+    """Drop the prefixes that wrappers put before every name, as long as they are not the network's own."""
+    for _ in range(3):
+        if set(state) & expected:
+            break
+        prefix = next((p for p in _PREFIXES if state and all(name.startswith(p) for name in state)), None)
+        if prefix is None:
+            break
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__
+
+
+def state_sha256(state: Mapping[str, Any]) -> str:
+    """Hash of a state dict: names, dtypes, shapes and bytes, sorted by name; independent of the file format."""
+    total = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name]
+        if not isinstance(value, torch.Tensor):
+            continue
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        total.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        total.update(memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else b"")
+    return total.hexdigest()

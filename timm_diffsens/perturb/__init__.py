@@ -1,0 +1,1 @@
+"""How inputs are moved: random streams, deformations and noise."""

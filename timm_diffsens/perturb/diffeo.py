@@ -1,0 +1,168 @@
+"""Max-entropy deformations: random smooth displacement fields and bilinear resampling."""
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from timm_diffsens.errors import DiffsensWarning, UsageError
+from timm_diffsens.perturb.streams import Generator, standard_normal
+
+Size = int | tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Diffeo:
+    """Random deformations of maximum entropy under a bound on their gradient norm.
+
+    On the unit square each component of the displacement is
+
+        tau(x, y) = sum over i, j >= 1 with sqrt(i^2 + j^2) < cut + 1/2 of C_ij sin(i pi x) sin(j pi y),
+        C_ij ~ N(0, T / (i^2 + j^2)),
+
+    sampled on `linspace(0, 1, n)` and multiplied by the side n to give pixels. The temperature follows
+    from `delta` by T = 4 delta^2 / (pi n^2 ln cut). Source: Petrini et al. 2021, arXiv 2105.02468,
+    Section 3 and Appendix C. That relation replaces a sum over modes by an integral, so the exact rms
+    displacement, `rms(size)`, is smaller than `delta` (0.84 delta for cut = 3).
+
+    Args:
+        delta: size of the deformation in pixels.
+        cut: cutoff of the modes, an integer of at least 2 (at 1, ln cut = 0 and T has no meaning).
+
+    Raises:
+        UsageError: `delta` or `cut` out of range.
+
+    Example:
+        >>> import torch
+        >>> from timm_diffsens import Diffeo
+        >>> diffeo = Diffeo(delta=1.0, cut=3)
+        >>> images = torch.rand(2, 3, 32, 32)
+        >>> diffeo(images, generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([2, 3, 32, 32])
+        >>> diffeo.displacement(5, (24, 32)).shape  # pixels, (dx, dy)
+        torch.Size([5, 2, 24, 32])
+        >>> round(diffeo.rms(224), 3)
+        0.839
+    """
+
+    delta: float = 1.0
+    cut: int = 3
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.delta) and self.delta > 0):
+            raise UsageError(f"delta must be a positive number of pixels, got {self.delta}")
+        if int(self.cut) != self.cut or self.cut < 2:
+            raise UsageError(
+                f"cut must be an integer of at least 2, got {self.cut}: "
+                "the temperature T = 4 delta^2/(pi n^2 ln cut) has no meaning at cut = 1"
+            )
+
+    def temperature(self, side: int) -> float:
+        """T = 4 delta^2 / (pi n^2 ln cut) for a side of n pixels."""
+        return 4 * self.delta**2 / (math.pi * side**2 * math.log(self.cut))
+
+    def temperature_range(self, side: int) -> tuple[float, float]:
+        """Where the map is larger than half a pixel and one-to-one (Petrini et al. 2021, Appendix C)."""
+        log = math.log(self.cut)
+        return 1 / (math.pi * side**2 * log), 4 / (math.pi**3 * self.cut**2 * log)
+
+    def rms(self, size: Size) -> float:
+        """Exact expected rms displacement in pixels, over both components and all pixels of `size`."""
+        height, width = _sides(size)
+        horizontal, vertical = (self._basis(side) ** 2 for side in (width, height))
+        # E C_ij^2 = T / (i^2 + j^2), and a component's mean square factorises over the two axes.
+        mean_square = np.einsum("ji,j,i->", self._weights() ** 2, vertical.mean(1), horizontal.mean(1))
+        per_component = [side**2 * self.temperature(side) * mean_square for side in (width, height)]
+        return math.sqrt(sum(per_component))
+
+    def problem(self, size: Size) -> str | None:
+        """What is wrong with this deformation on images of `size`, or None."""
+        for side in _sides(size):
+            low, high = self.temperature_range(side)
+            # compared as delta, so that rounding at the very bounds does not decide
+            least, most = 0.5, side / (math.pi * self.cut)
+            if not least <= self.delta <= most:
+                fault = "moves less than a pixel" if self.delta < least else "stops being one-to-one"
+                return (
+                    f"the deformation {fault} on a side of {side} pixels: T = {self.temperature(side):.3g} "
+                    f"is outside [{low:.3g}, {high:.3g}]; choose --delta between {least} and {most:.2f}"
+                )
+        return None
+
+    def displacement(
+        self, n: int, size: Size, generator: Generator = None, dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
+        """Draw displacement fields: (n, 2, h, w), pixels, order (dx, dy).
+
+        Args:
+            n: number of fields.
+            size: side of a square, or (height, width).
+            generator: see `streams.standard_normal`; one an image keeps draws independent of the batch.
+            dtype: of the result.
+        """
+        height, width = _sides(size)
+        problem = self.problem(size)
+        if problem:
+            warnings.warn(problem, DiffsensWarning, stacklevel=2)
+        draws = standard_normal(n, (2, self.cut, self.cut), generator, dtype)
+        weights, across, down = (
+            torch.from_numpy(a).to(draws) for a in (self._weights(), self._basis(width), self._basis(height))
+        )
+        unit = torch.einsum("ncji,jy,ix->ncyx", draws * weights, down, across)
+        scale = [side * math.sqrt(self.temperature(side)) for side in (width, height)]
+        return unit * unit.new_tensor(scale)[:, None, None]
+
+    def __call__(self, images: torch.Tensor, generator: Generator = None) -> torch.Tensor:
+        """Deform each image by a field of its own: (n, c, h, w) -> (n, c, h, w)."""
+        if images.ndim != 4 or not images.is_floating_point():
+            raise UsageError(
+                f"expected floating-point images (n, c, h, w), got {images.dtype} {tuple(images.shape)}"
+            )
+        n, _, height, width = images.shape
+        tau = self.displacement(n, (height, width), generator, _field_dtype(images))
+        return deform(images, tau.to(images.device))
+
+    def _weights(self) -> npt.NDArray[np.float64]:
+        """(j, i) -> 1 / sqrt(i^2 + j^2) inside the cutoff, 0 outside."""
+        modes = np.arange(1, self.cut + 1)
+        radius = np.hypot(modes[:, None], modes[None, :])
+        return np.where(radius < self.cut + 0.5, 1 / radius, 0.0)
+
+    def _basis(self, side: int) -> npt.NDArray[np.float64]:
+        """sin(i pi x) on linspace(0, 1, side): (cut, side)."""
+        modes = np.arange(1, self.cut + 1)
+        return np.sin(np.pi * modes[:, None] * np.linspace(0, 1, side)[None, :])
+
+
+def deform(images: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
+    """Read each pixel x bilinearly at x - tau(x), clamped to the border.
+
+    Args:
+        images: (n, c, h, w).
+        displacement: (n, 2, h, w), pixels, (dx, dy).
+    """
+    height, width = images.shape[-2:]
+    grid = torch.empty((*displacement.shape[:1], height, width, 2), dtype=displacement.dtype, device=images.device)
+    for axis, side in enumerate((width, height)):
+        identity = torch.linspace(-1, 1, side, dtype=displacement.dtype, device=images.device)
+        identity = identity if axis == 0 else identity[:, None]
+        torch.sub(identity, displacement[:, axis], alpha=2 / (side - 1), out=grid[..., axis])
+    moved = F.grid_sample(
+        images.to(grid.dtype), grid, mode="bilinear", padding_mode="border", align_corners=True
+    )
+    return moved.to(images.dtype)
+
+
+def _field_dtype(images: torch.Tensor) -> torch.dtype:
+    return torch.float64 if images.dtype == torch.float64 else torch.float32
+
+
+def _sides(size: Size) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    if min(height, width) < 2:
+        raise UsageError(f"a deformation needs at least 2 pixels a side, got {height} x {width}")
+    return height, width

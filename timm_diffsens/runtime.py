@@ -1,0 +1,120 @@
+"""What must be right about the process before torch runs: torchvision, the allocator, the device.
+
+Import torchvision and timm only after `prepare()`.
+"""
+
+import ctypes
+import functools
+import importlib.util
+import platform
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from timm_diffsens.errors import DiffsensWarning, UsageError, nearest
+
+# Schemas of torchvision's own operators, as its Python files register fake kernels for them at import.
+_TORCHVISION_OPERATORS = {
+    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+}
+_libraries: list[torch.library.Library] = []  # torch forgets the schemas when the library object dies
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_MMAP_THRESHOLD_MAX = 32 * 2**20  # glibc refuses more (HEAP_MAX_SIZE / 2 on 64-bit)
+
+
+def guard_torchvision() -> bool:
+    """Let a CUDA build of torchvision be imported beside a CPU build of torch.
+
+    Its compiled part cannot load there, so its operators are missing and the import ends with
+    "operator torchvision::nms does not exist". The missing schemas are defined here, and only in that
+    case; box operators still cannot be run, and no classifier needs them.
+
+    Returns whether anything was defined.
+    """
+    if "torchvision" in sys.modules or torch.version.cuda is not None:
+        return False
+    if "+cu" not in _torchvision_build():
+        return False
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name, schema in _TORCHVISION_OPERATORS.items():
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(schema)
+    _libraries.append(library)
+    return True
+
+
+def _torchvision_build() -> str:
+    """The text of the installed torchvision's version file ("0.28.0+cu130", say), read without import."""
+    spec = importlib.util.find_spec("torchvision")
+    folders = spec.submodule_search_locations if spec else None
+    if not folders:
+        return ""
+    file = Path(folders[0]) / "version.py"
+    return file.read_text() if file.exists() else ""
+
+
+@functools.cache
+def tune_allocator() -> bool:
+    """Keep freed activations in the process instead of handing each back to the kernel (glibc only).
+
+    By default glibc maps every large block afresh, and the page faults cost a ResNet-50 forward on the
+    CPU about as much as its arithmetic. Returns whether the thresholds were raised.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    raised = mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_MAX) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    return bool(raised)
+
+
+def prepare() -> None:
+    """Everything that has to be done once, before timm and torchvision are imported."""
+    guard_torchvision()
+    tune_allocator()
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:i` -> a device that exists here.
+
+    Raises:
+        UsageError: the name is unknown, or there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        close = nearest(name, ["auto", "cpu", "cuda", "cuda:0"])
+        raise UsageError(
+            f"unknown device {name!r}; expected auto, cpu, cuda or cuda:i"
+            + (f" (did you mean {close[0]}?)" if close else "")
+        ) from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"device {name!r} does not exist: {torch.cuda.device_count()} CUDA devices found; use --device cpu"
+        )
+    return device
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Code inside draws from torch's global stream seeded with `seed`; the stream is put back after.
+
+    Weight initialisers of every library draw from that stream, and take no generator.
+    """
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_available():
+            torch.cuda.manual_seed_all(seed)
+        yield
+
+
+def warn(message: str) -> None:
+    """A `DiffsensWarning` without a source line of ours in it."""
+    warnings.warn(message, DiffsensWarning, stacklevel=3)
