@@ -29,7 +29,7 @@ _HOMES = {
     "read_records": "results.store",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+__all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from timm_diffsens.data.loading import load_images

@@ -41,10 +41,10 @@ def guard_torchvision() -> bool:
         return False
     if "+cu" not in _torchvision_build():
         return False
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for name, schema in _TORCHVISION_OPERATORS.items():
         if not hasattr(torch.ops.torchvision, name):
-            library.define(schema)
+            library.define(schema)  # type: ignore[no-untyped-call]
     _libraries.append(library)
     return True
 
@@ -97,7 +97,7 @@ def resolve_device(name: str = "auto") -> torch.device:
         ) from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
-            f"device {name!r} does not exist: {torch.cuda.device_count()} CUDA devices found; use --device cpu"
+            f"device {name!r} does not exist ({torch.cuda.device_count()} CUDA devices); use --device cpu"
         )
     return device
 

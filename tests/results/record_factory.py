@@ -150,7 +150,7 @@ def make_record(
         n: number of images.
         names: of the layers; the blocks of a ResNet-18 by default.
         variants: which are measured.
-        changes: fields of the record; a dictionary changes those fields of the part, anything else replaces it.
+        changes: fields of the record; a dictionary changes fields of that part, else it is replaced.
     """
     names = names or RESNET18
     convs = [f"{name}.conv2" for name in names[1:-1]]

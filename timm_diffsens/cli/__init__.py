@@ -1,0 +1,98 @@
+"""The command line `diffsens`: one file a verb; each parses, calls the library and prints.
+
+Nothing heavy is imported before a verb runs, so that `diffsens --help` is quick.
+"""
+
+import os
+import sys
+from contextlib import suppress
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from timm_diffsens import __version__
+from timm_diffsens.cli.bench import bench
+from timm_diffsens.cli.ls import ls
+from timm_diffsens.cli.output import Quiet, print_error, showing_warnings
+from timm_diffsens.cli.show import show
+from timm_diffsens.cli.validate import validate
+from timm_diffsens.errors import DiffsensError, unknown
+
+_INTERRUPTED, _BROKEN_PIPE = 130, 1
+# The parser's own complaints; Typer exports only this one of their family.
+_WrongUse: type[Exception] = typer.BadParameter.__bases__[0]
+
+
+class _Verbs(TyperGroup):
+    """Runs a verb, and turns faults into one line on standard error and an exit code."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Name the nearest verbs where one is unknown."""
+        if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            raise unknown("command", args[0], self.list_commands(ctx), "`diffsens --help` lists them")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb."""
+        try:
+            with showing_warnings():
+                result = super().invoke(ctx)
+                sys.stdout.flush()
+                return result
+        except DiffsensError as error:
+            print_error(str(error))
+            raise typer.Exit(error.exit_code) from None
+        except _WrongUse as error:
+            print_error(error.format_message())  # type: ignore[attr-defined]
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            print_error("interrupted")
+            raise typer.Exit(_INTERRUPTED) from None
+        except BrokenPipeError:
+            _forget_output()
+            raise typer.Exit(_BROKEN_PIPE) from None
+
+
+def _forget_output() -> None:
+    """The reader has gone: what is still buffered must not fail again when the process ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+app = typer.Typer(
+    name="diffsens",
+    cls=_Verbs,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"diffsens {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def diffsens(
+    quiet: Quiet = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Layer-by-layer sensitivity of vision models to smooth deformations and to noise."""
+
+
+for _verb in (bench, show, ls, validate):
+    app.command()(_verb)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):  # replaced by something that is no text file
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    app(prog_name="diffsens")

@@ -10,11 +10,11 @@ left open ("coming down from the top", Kendall and Thoennes, "Perfect simulation
 Pattern Recognition 32 (1999) 1569-1586). The canvas is therefore covered completely, and the image is an
 exact sample of the model, which a painter's order with a finite number of leaves only approaches: a fraction
 exp(-t) of the canvas stays open after t leaves a point, so all the 65,536 pixels are expected to be covered
-up to a thousandth of one at t = ln(65,536,000) = 18, some 9,000 leaves, of which a tenth can be seen.
+up to a thousandth of one at t = ln(65,536,000) = 18, some 13,000 leaves, of which a tenth can be seen.
 """
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +25,12 @@ SIZE = 256  # side of an image, pixels
 COUNT = 50_000  # images in the virtual set
 R_MIN, R_MAX = 2.0, 128.0  # size of a leaf: radius of the disc of the same area, pixels
 STRETCH = 3.0  # largest ratio of a leaf's two axes
-NOTE = "synthetic: dead leaves (Lee, Mumford and Huang 2001) drawn by this package, not photographs; unlabelled"
+NOTE = "synthetic: dead leaves (Lee, Mumford and Huang 2001) drawn here, not photographs; unlabelled"
 
 _STREAM = 0xDEAD1EAF  # keeps these random streams apart from all others
 _FIRST_ROUND, _GROWTH = 0.7, 1.5  # leaves a point in the first round of drawing; the next are longer
-_INSET = 0.35  # pixels: ImageDraw fills what an outline touches, so polygons come out wider by this on each side
+# ImageDraw fills every pixel that an outline touches, so that polygons come out wider, by this on each side.
+_INSET = 0.35  # pixels
 _CELL = 4  # pixels, side of the cells in which open pixels are looked up
 _ELLIPSE_DETAIL = 6.0  # pixels; larger ellipses get more corners
 
@@ -46,8 +47,9 @@ def _regular(corners: int, turn: float = 0.0) -> Floats:
 
 # Ellipses (coarse, fine), rectangles, then triangles, pentagons and hexagons, before they are stretched.
 _SHAPES = (_regular(8), _regular(24), _regular(4, np.pi / 4), _regular(3), _regular(5), _regular(6))
+# Distances from the centre of the middles of the sides and of the corners.
 _MIDDLE = np.array([np.linalg.norm(shape + np.roll(shape, 1, axis=0), axis=1).min() / 2 for shape in _SHAPES])
-_CORNER = np.array([np.linalg.norm(shape, axis=1).max() for shape in _SHAPES])  # distance of the corners
+_CORNER = np.array([np.linalg.norm(shape, axis=1).max() for shape in _SHAPES])
 _REACH = float(np.sqrt(STRETCH) * _CORNER.max())  # of the widest leaf of size 1
 
 
@@ -136,7 +138,7 @@ def _draw_leaves(rng: np.random.Generator, n: int) -> _Leaves:
 
 
 def _touching(leaves: _Leaves, holes: npt.NDArray[np.bool_]) -> Integers:
-    """Indices of the leaves that may touch an open pixel: those whose bounding square meets a cell with one."""
+    """Indices of the leaves that may touch an open pixel: their bounding square meets a cell with one."""
     cells = SIZE // _CELL
     open_cells = holes.reshape(cells, _CELL, SIZE).any(axis=1).reshape(cells, cells, _CELL).any(axis=2)
     table = np.zeros((cells + 1, cells + 1), dtype=np.int64)  # sums over rectangles from the corner
@@ -158,7 +160,9 @@ def _corners(leaves: _Leaves, which: Integers) -> list[list[float]]:
         of_kind = np.flatnonzero(leaves.shape[which] == kind)
         corners = base[:, :1] * along[of_kind, None] + base[:, 1:] * across[of_kind, None]
         corners += leaves.centre[which][of_kind, None]
-        for position, polygon in zip(of_kind, corners.reshape(len(of_kind), 2 * len(base)).tolist(), strict=True):
+        for position, polygon in zip(
+            of_kind, corners.reshape(len(of_kind), 2 * len(base)).tolist(), strict=True
+        ):
             polygons[position] = polygon
     return polygons
 
@@ -188,7 +192,7 @@ def dead_leaves_array(index: int) -> npt.NDArray[np.uint8]:
     return np.take(colours, owner, axis=0)
 
 
-def dead_leaves_image(index: int) -> Any:
+def dead_leaves_image(index: int) -> Image.Image:
     """Image `index` of the set as a PIL image, 256 x 256, RGB.
 
     Raises:

@@ -93,13 +93,13 @@ class Moments:
 class SensitivityEstimator:
     """D, G and R of one layer from batches of (clean, moved, noised) representations.
 
-    Each image i contributes three numbers: a_i = ||f(tau x) - f(x)||^2, g_i = ||f(x + eta) - f(x)||^2, and its
+    Image i contributes three numbers: a_i = ||f(tau x) - f(x)||^2, g_i = ||f(x + eta) - f(x)||^2, and its
     share of the denominator, b_i = 2 (i - 1)/i ||f_i - mean of those before||^2 (Welford 1962). Every b_i has
     expectation 2 tr Cov = E ||f(x1) - f(x2)||^2 for i > 1, and their sum is exactly twice the centred square
     sum. So D = mean(a) / mean(b) and G = mean(g) / mean(b) are ratios of means of per-image numbers, and
     the delta method over images gives the standard errors:
 
-        Var(D) ~ sum (a_i - D b_i)^2 / (n (n - 1) mean(b)^2), and likewise for G and for R = mean(a) / mean(g).
+        Var(D) ~ sum (a_i - D b_i)^2 / (n (n - 1) mean(b)^2), likewise for G and R = mean(a) / mean(g).
 
     The state is one vector of the layer's size and a dozen numbers, whatever n is.
 
@@ -211,7 +211,9 @@ class SensitivityEstimator:
         pairs = b / (n - 1)
         d, noise = a / n / pairs, g / n / pairs
         products = self.products.tolist()
-        scale = n / (n - 1)  # b_1 = 0 by construction: rescaled, its mean over all n images is that over n - 1
+        scale = n / (
+            n - 1
+        )  # b_1 = 0 by construction: rescaled, its mean over all n images is that over n - 1
         d_stderr = _ratio_stderr(products, 0, 2, d * scale, n, pairs)
         g_stderr = _ratio_stderr(products, 1, 2, noise * scale, n, pairs)
         if g == 0:
@@ -228,7 +230,7 @@ def _welford_increments(gram: torch.Tensor, count: int) -> torch.Tensor:
         count: number of vectors before.
 
     The mean before vector i is that mean plus s_i / (count + i), s_i = sum of the u_j with j < i, so
-    ||f_i - mean||^2 = u_i.u_i - 2 u_i.s_i / (count + i) + s_i.s_i / (count + i)^2, all read off the Gram matrix.
+    ||f_i - mean||^2 = u_i.u_i - 2 u_i.s_i / (count + i) + s_i.s_i / (count + i)^2, read off the Gram matrix.
     """
     own = gram.diagonal()
     with_sum = torch.tril(gram, diagonal=-1).sum(dim=1)
@@ -238,14 +240,16 @@ def _welford_increments(gram: torch.Tensor, count: int) -> torch.Tensor:
     return before / (before + 1) * distance
 
 
-def _ratio_stderr(products: list[list[float]], top: int, bottom: int, ratio: float, n: int, mean: float) -> float:
+def _ratio_stderr(
+    products: list[list[float]], top: int, bottom: int, ratio: float, n: int, mean: float
+) -> float:
     """Delta method for mean(x) / mean(y): sqrt(sum (x_i - ratio y_i)^2 / (n (n - 1))) / mean(y)."""
     square = products[top][top] - 2 * ratio * products[top][bottom] + ratio**2 * products[bottom][bottom]
     return math.sqrt(max(square, 0.0) / (n * (n - 1))) / mean
 
 
 def _row_squares(rows: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vector_norm(rows, dim=1).double().square()
+    return before / (before + 1) * distance  # type: ignore[no-any-return]
 
 
 def _blocks(rows: torch.Tensor) -> Iterator[slice]:

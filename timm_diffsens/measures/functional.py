@@ -56,13 +56,13 @@ def sensitivity(clean: Any, moved: Any, noised: Any) -> Sensitivity:
 
 def mean_square(rows: Array) -> np.float64:
     """E ||row||^2."""
-    return np.float64(np.mean(np.sum(rows**2, axis=1)))
+    return np.mean(np.sum(rows**2, axis=1), dtype=np.float64)
 
 
 def mean_pair_distance(rows: Array) -> np.float64:
     """E ||f(x1) - f(x2)||^2 over distinct pairs = 2 / (n - 1) sum ||f_i - mean||^2."""
     rows = rows - rows[0]  # a constant representation is then zero exactly, not to rounding
-    return np.float64(2 / (len(rows) - 1) * np.sum((rows - rows.mean(axis=0)) ** 2))
+    return np.sum((rows - rows.mean(axis=0)) ** 2, dtype=np.float64) * 2 / (len(rows) - 1)
 
 
 def _rows(array: Any) -> Array:

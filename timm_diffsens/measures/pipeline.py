@@ -1,7 +1,6 @@
 """Images -> deformed and noised images -> one forward a batch -> what every layer made of them."""
 
 import gc
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from timm_diffsens import runtime
-from timm_diffsens.errors import DiffsensWarning, MeasurementError, UsageError
+from timm_diffsens.errors import MeasurementError, UsageError
 from timm_diffsens.measures.estimators import LayerSensitivity
 from timm_diffsens.measures.probe import Probe, model_output, unwrap
 from timm_diffsens.models.trace import Trace
@@ -19,10 +18,14 @@ from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.noise import corrupt, matched_noise
 from timm_diffsens.perturb.streams import streams
 
-Batch = tuple[Sequence[int], torch.Tensor]  # indices of the images (their random streams), images (n, c, h, w)
+Batch = tuple[
+    Sequence[int], torch.Tensor
+]  # indices of the images (their random streams), images (n, c, h, w)
 BatchSize = int | Literal["auto"]
 
-_AUTO_PIXELS = 16 * 224 * 224  # images of an automatic batch: cache-friendly on a CPU, and few launches on a GPU
+_AUTO_PIXELS = (
+    16 * 224 * 224
+)  # images of an automatic batch: cache-friendly on a CPU, and few launches on a GPU
 _AUTO_MOST = {"cpu": 64, "cuda": 256}
 
 
@@ -134,7 +137,9 @@ def run_pass(
             if not is_out_of_memory(error):
                 raise
             if size == 1:
-                raise MeasurementError(f"out of memory with one image a batch: {_first_line(error)}") from error
+                raise MeasurementError(
+                    f"out of memory with one image a batch: {_first_line(error)}"
+                ) from error
             message = f"out of memory at batch size {size}"
         # outside the handler, whose traceback would keep the activations alive
         gc.collect()
@@ -157,14 +162,20 @@ def _run_once(
 ) -> Pass:
     like = next(iter(model.parameters()), torch.empty(0))
     done, wrong = 0, torch.zeros((), dtype=torch.int64, device=like.device)
-    with Probe(model, layers, mean_channel=mean_channel) as probe, torch.no_grad(), channels_last(model) as layout:
+    with (
+        Probe(model, layers, mean_channel=mean_channel) as probe,
+        torch.no_grad(),
+        channels_last(model) as layout,
+    ):
         for indices, images in source(size):
-            clean = corrupted(images.to(like.dtype if like.is_floating_point() else images.dtype), indices, protocol)
+            clean = corrupted(
+                images.to(like.dtype if like.is_floating_point() else images.dtype), indices, protocol
+            )
             triple = triplets(clean, indices, protocol).to(like.device, memory_format=layout)
             output = model_output(probe.model(triple))
             if labels is not None:
                 truth = torch.tensor([labels[i] for i in indices], device=like.device)
-                wrong += (output[: len(truth)].reshape(len(truth), -1).argmax(1) != truth).sum()
+                wrong += _wrong(output, truth)
             done += len(images)
             if progress:
                 progress(done)
@@ -194,13 +205,48 @@ def triplets(clean: torch.Tensor, indices: Sequence[int], protocol: Protocol) ->
     return torch.cat([clean, moved, noise.add_(clean)])
 
 
+def count_wrong(
+    model: nn.Module,
+    batches: Iterator[Batch],
+    protocol: Protocol,
+    labels: dict[int, int],
+    progress: Callable[[int], None] | None = None,
+) -> tuple[int, int]:
+    """Top-1 errors and images seen, on clean (or corrupted) images only."""
+    like = next(iter(model.parameters()), torch.empty(0))
+    flags = {module: module.training for module in model.modules()}
+    wrong, done = 0, 0
+    model.eval()
+    try:
+        with torch.no_grad(), channels_last(model) as layout:
+            for indices, images in batches:
+                images = corrupted(images.to(like.dtype), indices, protocol)
+                output = model_output(model(images.to(like.device, memory_format=layout)))
+                truth = torch.tensor([labels[i] for i in indices], device=output.device)
+                wrong += int(_wrong(output, truth))
+                done += len(indices)
+                if progress:
+                    progress(done)
+    finally:
+        for module, flag in flags.items():
+            module.training = flag
+    return wrong, done
+
+
+def _wrong(output: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """How many of the first samples have another top class than `truth`."""
+    scores = output[: len(truth)].reshape(len(truth), -1)
+    return (scores.argmax(1) != truth).sum()
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error is true memory exhaustion, on the GPU or the CPU; nothing else is retried."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     text = str(error)
     return isinstance(error, RuntimeError) and (
-        "DefaultCPUAllocator: can't allocate memory" in text or "DefaultCPUAllocator: not enough memory" in text
+        "DefaultCPUAllocator: can't allocate memory" in text
+        or "DefaultCPUAllocator: not enough memory" in text
     )
 
 
@@ -247,7 +293,9 @@ def _automatic(source: Callable[[int], Iterator[Batch]], model: nn.Module) -> in
 def _as_source(images: torch.Tensor | Iterable[Any]) -> Callable[[int], Iterator[Batch]]:
     if isinstance(images, torch.Tensor):
         if images.ndim != 4 or not images.is_floating_point():
-            raise UsageError(f"expected floating-point images (n, c, h, w), got {images.dtype} {tuple(images.shape)}")
+            raise UsageError(
+                f"expected floating-point images (n, c, h, w), got {images.dtype} {tuple(images.shape)}"
+            )
         whole = images
 
         def cut(size: int) -> Iterator[Batch]:
@@ -257,7 +305,9 @@ def _as_source(images: torch.Tensor | Iterable[Any]) -> Callable[[int], Iterator
 
         return cut
     if isinstance(images, Iterator):
-        raise UsageError("expected a loader that can be iterated again, got an iterator; pass the loader itself")
+        raise UsageError(
+            "expected a loader that can be iterated again, got an iterator; pass the loader itself"
+        )
     loader = images
 
     def regroup(size: int) -> Iterator[Batch]:
@@ -273,7 +323,3 @@ def _as_source(images: torch.Tensor | Iterable[Any]) -> Callable[[int], Iterator
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-__all__ = ["Pass", "Protocol", "measure", "run_pass"]
-_ = (warnings, DiffsensWarning, Any)

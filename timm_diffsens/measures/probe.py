@@ -45,7 +45,9 @@ class Probe:
         ['stem', 'layer1', 'layer2', 'layer3', 'layer4', 'output']
     """
 
-    def __init__(self, model: nn.Module, layers: str | Sequence[str] = "blocks", *, mean_channel: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, layers: str | Sequence[str] = "blocks", *, mean_channel: bool = False
+    ) -> None:
         self.model = unwrap(model)
         self.selection = layers
         self.mean_channel = mean_channel
@@ -103,7 +105,9 @@ class Probe:
         """The same for the average over channels (Fig. 7 of the paper, dotted); needs `mean_channel=True`."""
         if not self.mean_channel:
             raise UsageError("open the probe with mean_channel=True")
-        unknown = {layer.name: "channel axis not known" for layer in self.layers if layer.channel_axis is None}
+        unknown = {
+            layer.name: "channel axis not known" for layer in self.layers if layer.channel_axis is None
+        }
         return self._results(self._mean_estimators, unknown)
 
     def _results(
@@ -113,9 +117,13 @@ class Probe:
             raise MeasurementError(
                 "the probe saw no forward; a compiled or wrapped model must be called through probe.model"
             )
-        return [self._result(layer, estimators.get(layer.name), reasons.get(layer.name)) for layer in self.layers]
+        return [
+            self._result(layer, estimators.get(layer.name), reasons.get(layer.name)) for layer in self.layers
+        ]
 
-    def _result(self, layer: Layer, estimator: SensitivityEstimator | None, reason: str | None) -> LayerSensitivity:
+    def _result(
+        self, layer: Layer, estimator: SensitivityEstimator | None, reason: str | None
+    ) -> LayerSensitivity:
         reason = layer.reason or self._faults.get(layer.name) or reason
         if reason is not None:
             estimate = Estimate(estimator.count if estimator else 0, reason=reason)
@@ -147,7 +155,9 @@ class Probe:
         if self._tracing:
             return
         if torch.is_inference_mode_enabled():
-            raise UsageError("the probe needs torch.no_grad(): inference_mode drops what shows in-place overwriting")
+            raise UsageError(
+                "the probe needs torch.no_grad(): inference_mode drops what shows in-place overwriting"
+            )
         given = [t for _, t in tensors([*args, *kwargs.values()])]
         if not given or given[0].ndim == 0 or len(given[0]) % _PARTS or len(given[0]) == 0:
             shape = tuple(given[0].shape) if given else None
@@ -247,7 +257,9 @@ def unwrap(model: nn.Module) -> nn.Module:
         else:
             break
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        raise UsageError(f"{type(model).__name__} is (partly) a ScriptModule, which takes no hooks; pass the eager module")
+        raise UsageError(
+            f"{type(model).__name__} is (partly) a ScriptModule, which takes no hooks; pass the eager module"
+        )
     return model
 
 

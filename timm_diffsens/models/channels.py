@@ -23,7 +23,18 @@ _UNKNOWN = {
     *("matmul", "__matmul__", "__rmatmul__", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention"),
     *("tensordot", "gather", "embedding", "__get__", "multi_head_attention_forward"),
 }
-_SAME_AXIS = {"cat", "concat", "concatenate", "chunk", "split", "tensor_split", "narrow", "pad", "roll", "flip"}
+_SAME_AXIS = {
+    "cat",
+    "concat",
+    "concatenate",
+    "chunk",
+    "split",
+    "tensor_split",
+    "narrow",
+    "pad",
+    "roll",
+    "flip",
+}
 _REORDERS = {"permute", "transpose", "transpose_", "swapaxes", "swapdims", "movedim", "moveaxis", "t"}
 _REDUCES = {"mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "logsumexp", "prod"}
 

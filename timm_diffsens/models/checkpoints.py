@@ -63,7 +63,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UsageError(
-            f"checkpoint {path.name!r} was refused: it holds more than tensors, and reading it could run code; "
+            f"checkpoint {path.name!r} was refused: it holds more than tensors, and could run code; "
             "save its state_dict alone, best as safetensors"
         ) from error
     except Exception as error:  # a damaged file fails in many ways, and none of them is ours to mend
@@ -82,9 +82,15 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, st
 def _unwrap(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
     """The state dict inside the usual wrappers."""
     for _ in range(3):
-        if isinstance(loaded, Mapping) and loaded and all(isinstance(v, torch.Tensor) for v in loaded.values()):
+        if (
+            isinstance(loaded, Mapping)
+            and loaded
+            and all(isinstance(v, torch.Tensor) for v in loaded.values())
+        ):
             return {str(name): value for name, value in loaded.items()}
-        inner = [loaded[k] for k in _WRAPPERS if isinstance(loaded, Mapping) and isinstance(loaded.get(k), Mapping)]
+        inner = [
+            loaded[k] for k in _WRAPPERS if isinstance(loaded, Mapping) and isinstance(loaded.get(k), Mapping)
+        ]
         if not inner:
             break
         loaded = inner[0]
@@ -110,7 +116,7 @@ def _first_line(error: Exception) -> str:
 
 
 def state_sha256(state: Mapping[str, Any]) -> str:
-    """Hash of a state dict: names, dtypes, shapes and bytes, sorted by name; independent of the file format."""
+    """Hash of a state dict: names, dtypes, shapes and bytes, sorted by name, whatever the file format."""
     total = hashlib.sha256()
     for name in sorted(state):
         value = state[name]
@@ -118,5 +124,5 @@ def state_sha256(state: Mapping[str, Any]) -> str:
             continue
         flat = value.detach().cpu().contiguous().reshape(-1)
         total.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
-        total.update(memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else b"")
+        total.update(flat.view(torch.uint8).numpy().tobytes())
     return total.hexdigest()

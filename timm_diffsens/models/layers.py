@@ -110,7 +110,10 @@ def _matches(seen: Trace, pattern: str) -> dict[str, str]:
         return {seen.output: OUTPUT}
     if not found:
         raise unknown(
-            "layer or pattern", pattern, [*names, *SELECTIONS], "`diffsens ls layers MODEL --layers all` lists them"
+            "layer or pattern",
+            pattern,
+            [*names, *SELECTIONS],
+            "`diffsens ls layers MODEL --layers all` lists them",
         )
     return {name: name for name in found}
 
@@ -231,7 +234,9 @@ def _as_layers(seen: Trace, chosen: dict[str, str]) -> list[Layer]:
     for index, (tensor, call) in enumerate(sorted(kept.items(), key=lambda item: item[1].order)):
         name = chosen[call.name]
         others = [c.name or OUTPUT for c in seen.calls if c.same_as == tensor]
-        others += [alias for c in seen.calls if c.same_as == tensor for alias in seen.aliases.get(c.module, [])]
+        others += [
+            alias for c in seen.calls if c.same_as == tensor for alias in seen.aliases.get(c.module, [])
+        ]
         if call.name == seen.output:
             others.append(OUTPUT)
         layers.append(_as_layer(call, name, others, index, len(kept)))

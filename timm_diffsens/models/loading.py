@@ -1,29 +1,21 @@
-"""A model spec or a checkpoint -> a `LoadedModel`: the module, what it wants to be shown, where it is from."""
+"""A model spec or a checkpoint -> a `LoadedModel`: the module, its preprocessing, where it is from."""
 
-import copy
-import functools
-import hashlib
-import importlib
-import importlib.util
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import nn
 
 from timm_diffsens import runtime
-from timm_diffsens.errors import MeasurementError, UsageError, unknown
+from timm_diffsens.errors import MeasurementError, UsageError
 from timm_diffsens.models.checkpoints import load_checkpoint, state_sha256
-from timm_diffsens.models.nets import NETS
-from timm_diffsens.results.record import InputSpec, Weights
-
-Library = Literal["timm", "torchvision", "net", "python"]
+from timm_diffsens.models.sources import Library, Source, find_source
+from timm_diffsens.models.variants import reinitialise
+from timm_diffsens.results.record import InputSpec, Origin, Weights
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_HALF = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
@@ -43,9 +35,11 @@ class LoadedModel:
         spec: as given. arch: architecture name. library: where the architecture is from.
         module: the network, in evaluation mode.
         input: preprocessing. classes: number of classes, or None without a classifier.
-        weights: where the weights are from. build: makes the architecture with fresh random weights.
+        weights: where they are from.
+        build: makes the architecture with fresh random weights, None for a given module.
         class_names: WordNet ids in the order of the classes, where the classes are ImageNet's.
         published_error: top-1 error (fraction) that the weights' authors state, on ImageNet's validation set.
+        code_sha256: of the file that holds the architecture, for `file.py:factory`.
         metadata: of the checkpoint.
     """
 
@@ -56,10 +50,10 @@ class LoadedModel:
     input: InputSpec
     classes: int | None
     weights: Weights
-    build: Callable[[], nn.Module]
+    build: Callable[[], nn.Module] | None
     class_names: tuple[str, ...] | None = None
     published_error: float | None = None
-    published_by: str | None = None
+    code_sha256: str | None = None
     metadata: dict[str, str] | None = None
 
     @property
@@ -69,22 +63,7 @@ class LoadedModel:
 
     def fresh(self, seed: int) -> nn.Module:
         """The same architecture with fresh random weights."""
-        with runtime.seeded(seed):
-            return self.build().eval()
-
-
-@dataclass(frozen=True)
-class _Source:
-    """An architecture before its weights: how to make it, and what is known about its input."""
-
-    arch: str
-    library: Library
-    build: Callable[[], nn.Module]
-    pretrained: Callable[[], nn.Module] | None
-    input: InputSpec | None
-    detail: str | None
-    class_names: tuple[str, ...] | None = None
-    published_error: float | None = None
+        return reinitialise(self.module, seed, factory=self.build).eval()
 
 
 def load_model(
@@ -114,20 +93,21 @@ def load_model(
         (160, 1000, 'random')
     """
     runtime.prepare()
-    source = _find(spec)
+    source = find_source(spec)
     metadata = None
+    origin: tuple[Origin, str | None, int | None]
     if checkpoint is not None:
         with runtime.seeded(seed):
             module = source.build()
         metadata = load_checkpoint(module, Path(checkpoint))
-        weights = ("checkpoint", Path(checkpoint).name, None)
+        origin = ("checkpoint", Path(checkpoint).name, None)
     elif pretrained and source.pretrained is not None:
         module = _fetch(spec, source)
-        weights = ("given" if source.library == "python" else "pretrained", source.detail, None)
+        origin = ("pretrained", source.detail, None)
     else:
         with runtime.seeded(seed):
             module = source.build()
-        weights = ("random", None, seed)
+        origin = ("random", None, seed)
     module.eval()
     spec_of_input = _input(spec, source, module, input_options or InputOptions())
     return LoadedModel(
@@ -138,179 +118,41 @@ def load_model(
         input=spec_of_input,
         classes=_classes(module),
         weights=Weights(
-            source=weights[0], detail=weights[1], seed=weights[2], sha256=state_sha256(module.state_dict())
+            source=origin[0], detail=origin[1], seed=origin[2], sha256=state_sha256(module.state_dict())
         ),
         build=source.build,
         class_names=source.class_names or _imagenet_names(module),
-        published_error=source.published_error if weights[0] == "pretrained" else None,
-        published_by=source.detail if weights[0] == "pretrained" else None,
+        published_error=source.published_error if origin[0] == "pretrained" else None,
+        code_sha256=source.code_sha256,
         metadata=metadata,
     )
 
 
-def _find(spec: str) -> _Source:
-    if not spec.strip():
-        raise UsageError("empty model spec; expected a name such as resnet50 (`diffsens ls models` lists them)")
-    if spec.startswith("torchvision/"):
-        return _torchvision(spec.removeprefix("torchvision/"))
-    if spec.startswith("net/"):
-        return _net(spec.removeprefix("net/"))
-    if spec.startswith(("hf-hub:", "hf_hub:", "local-dir:")) or ":" not in spec:
-        return _timm(spec)
-    return _python(spec)
+def given_model(module: nn.Module, asked: InputOptions) -> LoadedModel:
+    """A module that the caller made, with the preprocessing asked for or timm's own for it.
 
-
-def _timm(spec: str) -> _Source:
-    import timm
-
-    remote = spec.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
-    if not remote:
-        name, _, tag = spec.removeprefix("timm/").partition(".")
-        if name not in timm.list_models():
-            known = [*timm.list_models(), *(f"torchvision/{n}" for n in torchvision_names())]
-            known += [f"net/{n}" for n in NETS]
-            raise unknown("model", spec, known, "`diffsens ls models` lists them")
-        tags = timm.list_pretrained(f"{name}.*") if tag else []
-        if tag and f"{name}.{tag}" not in tags:
-            raise unknown(f"weights tag of {name}", tag, [t.partition(".")[2] for t in tags], f"it has: {', '.join(t.partition('.')[2] for t in tags) or 'none'}")
-    build = functools.partial(timm.create_model, spec, pretrained=False)
-    config = _timm_config(spec, remote)
-    available = remote or bool(config and (config.get("hf_hub_id") or config.get("url") or config.get("file")))
-    return _Source(
-        arch=(config or {}).get("architecture") or spec.partition(".")[0],
-        library="timm",
-        build=build,
-        pretrained=functools.partial(timm.create_model, spec, pretrained=True) if available else _no_weights(spec),
-        input=None,
-        detail=(config or {}).get("hf_hub_id") or (config or {}).get("url"),
+    Raises:
+        UsageError: the input size is not known.
+    """
+    runtime.prepare()
+    name = type(module).__name__
+    source = Source(
+        arch=name, library="python", build=lambda: module, pretrained=None, input=None, detail=None
     )
-
-
-def _timm_config(spec: str, remote: bool) -> dict[str, Any] | None:
-    from timm.models import get_pretrained_cfg
-
-    config = None if remote else get_pretrained_cfg(spec, allow_unregistered=False)
-    return config.to_dict() if config else None
-
-
-def _no_weights(spec: str) -> Callable[[], nn.Module]:
-    def refuse() -> nn.Module:
-        raise UsageError(
-            f"there are no published weights for {spec}; pass --checkpoint FILE, or --no-pretrained for random weights"
-        )
-
-    return refuse
-
-
-def torchvision_names() -> list[str]:
-    """Names of torchvision's image classifiers."""
-    import torchvision
-
-    return list(torchvision.models.list_models(module=torchvision.models))
-
-
-def _torchvision(spec: str) -> _Source:
-    import torchvision
-
-    name, _, tag = spec.partition(".")
-    if name not in torchvision.models.list_models():
-        raise unknown("torchvision model", name, torchvision.models.list_models(), "`diffsens ls models` lists them")
-    enum = torchvision.models.get_model_weights(name)
-    members = {w.name: w for w in enum}
-    if tag and tag not in members:
-        raise unknown(f"weights of torchvision/{name}", tag, members, f"it has: {', '.join(members) or 'none'}")
-    weights = members[tag] if tag else (enum.DEFAULT if members else None)
-    get = functools.partial(torchvision.models.get_model, name)
-    extra = {"init_weights": True} if name in {"googlenet", "inception_v3"} else {}
-    accuracy = _accuracy(weights)
-    return _Source(
+    return LoadedModel(
+        spec=name,
         arch=name,
-        library="torchvision",
-        build=functools.partial(get, weights=None, **({"weights_backbone": None} if _has_backbone(name) else {}), **extra),
-        pretrained=functools.partial(get, weights=weights) if weights is not None else _no_weights(f"torchvision/{name}"),
-        input=_torchvision_input(weights),
-        detail=f"{type(weights).__name__}.{weights.name}" if weights is not None else None,
-        published_error=None if accuracy is None else 1 - accuracy / 100,
+        library="python",
+        module=module,
+        input=_input(name, source, module, asked),
+        classes=_classes(module),
+        weights=Weights(source="given", detail=None, seed=None, sha256=state_sha256(module.state_dict())),
+        build=None,
+        class_names=_imagenet_names(module),
     )
 
 
-def _has_backbone(name: str) -> bool:
-    import torchvision
-
-    builder = torchvision.models.get_model_builder(name)
-    return "weights_backbone" in (getattr(builder, "__kwdefaults__", None) or {})
-
-
-def _accuracy(weights: Any) -> float | None:
-    metrics = (weights.meta.get("_metrics") or {}) if weights is not None else {}
-    value = metrics.get("ImageNet-1K", {}).get("acc@1")
-    return None if value is None else float(value)
-
-
-def _torchvision_input(weights: Any) -> InputSpec | None:
-    """timm's terms for torchvision's resize-then-crop: crop_pct = crop / resize."""
-    preset = weights.transforms() if weights is not None else None
-    crop, resize = (getattr(preset, name, None) for name in ("crop_size", "resize_size"))
-    if not crop or not resize:
-        return None
-    return InputSpec(
-        channels=3,
-        height=crop[0],
-        width=crop[0],
-        mean=tuple(preset.mean),
-        std=tuple(preset.std),
-        crop_pct=crop[0] / resize[0],
-        crop_mode="center",
-        interpolation=preset.interpolation.value,
-    )
-
-
-def _net(name: str) -> _Source:
-    if name not in NETS:
-        raise unknown("network", f"net/{name}", [f"net/{n}" for n in NETS], "`diffsens ls models 'net/*'` lists them")
-    side = InputSpec(
-        channels=3, height=32, width=32, mean=_HALF, std=_HALF, crop_pct=1.0, crop_mode="center", interpolation="bicubic"
-    )
-    return _Source(arch=name, library="net", build=NETS[name], pretrained=_no_weights(f"net/{name}"), input=side, detail=None)
-
-
-def _python(spec: str) -> _Source:
-    """`file.py:factory` or `package.module:factory`; runs that code, as importing it would."""
-    where, _, name = spec.rpartition(":")
-    module = _import_file(Path(where)) if where.endswith(".py") else _import_module(where)
-    if not hasattr(module, name):
-        raise unknown(f"factory in {where}", name, [n for n in vars(module) if not n.startswith("_")])
-    factory = getattr(module, name)
-
-    def build() -> nn.Module:
-        made = copy.deepcopy(factory) if isinstance(factory, nn.Module) else factory()
-        if not isinstance(made, nn.Module):
-            raise UsageError(f"{spec} gives a {type(made).__name__}, expected a torch.nn.Module")
-        return made
-
-    return _Source(arch=name, library="python", build=build, pretrained=None, input=None, detail=None)
-
-
-def _import_file(path: Path) -> Any:
-    if not path.is_file():
-        near = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise unknown("model file", str(path), near)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _import_module(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise UsageError(f"cannot import {name!r}: {error}; expected file.py:factory or package.module:factory") from error
-
-
-def _fetch(spec: str, source: _Source) -> nn.Module:
+def _fetch(spec: str, source: Source) -> nn.Module:
     """Published weights; whatever goes wrong on the way to them becomes one clear sentence."""
     assert source.pretrained is not None
     quiet = logging.getLogger("huggingface_hub")
@@ -330,11 +172,13 @@ def _fetch(spec: str, source: _Source) -> nn.Module:
         quiet.setLevel(level)
 
 
-def _input(spec: str, source: _Source, module: nn.Module, asked: InputOptions) -> InputSpec:
+def _input(spec: str, source: Source, module: nn.Module, asked: InputOptions) -> InputSpec:
     known = source.input or _timm_input(module)
     if known is None:
         if asked.size is None:
-            raise UsageError(f"the input size of {spec} is not known; pass --input-size, and --mean and --std")
+            raise UsageError(
+                f"the input size of {spec} is not known; pass --input-size, and --mean and --std"
+            )
         if asked.mean is None or asked.std is None:
             runtime.warn(f"mean and std of {spec} are not known: ImageNet's are used; pass --mean and --std")
         channels = len(asked.mean or _IMAGENET_MEAN)
@@ -403,7 +247,3 @@ def _imagenet_names(module: nn.Module) -> tuple[str, ...] | None:
     else:
         subset = infer_imagenet_subset(module) if _classes(module) else None
     return tuple(ImageNetInfo(subset).label_names()) if subset else None
-
-
-__all__ = ["InputOptions", "LoadedModel", "load_model", "torchvision_names"]
-_ = (hashlib, replace)

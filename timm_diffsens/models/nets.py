@@ -1,6 +1,7 @@
 """Small networks for 32 x 32 images, as plain modules; `net/NAME` in a model spec."""
 
 import functools
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -8,12 +9,14 @@ from torch import nn
 
 
 class FullyConnected(nn.Sequential):
-    """`depth` linear layers with ReLU between them on the flattened image (Petrini et al. 2021, Section 4)."""
+    """`depth` linear layers with ReLU between them on the flattened image (Petrini et al. 2021)."""
 
-    def __init__(self, depth: int, width: int = 512, channels: int = 3, side: int = 32, classes: int = 10) -> None:
+    def __init__(
+        self, depth: int, width: int = 512, channels: int = 3, side: int = 32, classes: int = 10
+    ) -> None:
         sizes = [channels * side * side, *[width] * (depth - 1), classes]
         layers: list[nn.Module] = [nn.Flatten()]
-        for index, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for index, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
             layers += [nn.Linear(inputs, outputs), *([nn.ReLU()] if index < depth - 1 else [])]
         super().__init__(*layers)
 
@@ -42,7 +45,9 @@ class ResidualBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
         self.act2 = nn.ReLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -52,15 +57,19 @@ class ResidualBlock(nn.Module):
 
 
 class CifarResNet(nn.Sequential):
-    """ResNet of depth 6 `blocks` + 2 for 32 x 32 images: three stages of 16, 32, 64 channels (He et al. 2016)."""
+    """ResNet of depth 6 `blocks` + 2 for 32 x 32 images: three stages (He et al. 2016, Section 4.2)."""
 
     def __init__(self, blocks: int, width: int = 16, channels: int = 3, classes: int = 10) -> None:
-        stem = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        stem = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
         widths = [width, width, 2 * width, 4 * width]
         stages = [
             nn.Sequential(
                 *(
-                    ResidualBlock(widths[k] if i == 0 else widths[k + 1], widths[k + 1], 2 if k and i == 0 else 1)
+                    ResidualBlock(
+                        widths[k] if i == 0 else widths[k + 1], widths[k + 1], 2 if k and i == 0 else 1
+                    )
                     for i in range(blocks)
                 )
             )

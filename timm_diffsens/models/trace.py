@@ -234,7 +234,10 @@ def _signature(tensor: torch.Tensor) -> tuple[tuple[float, ...], ...]:
         return ()
     views: list[torch.Tensor] = [tensor.reshape(1, -1)]
     if len(tensor) % 2 == 0:
-        views += [tensor.reshape(2, -1), tensor.reshape(len(tensor) // 2, 2, -1).transpose(0, 1).reshape(2, -1)]
+        views += [
+            tensor.reshape(2, -1),
+            tensor.reshape(len(tensor) // 2, 2, -1).transpose(0, 1).reshape(2, -1),
+        ]
     numbers = []
     for view in views:
         wide = view.to(torch.promote_types(view.dtype, torch.float32))
@@ -259,7 +262,9 @@ def _find_batch(call: Call, again: Call | None) -> None:
     elif again is None or again.shape != call.shape:
         call.reason = "not called, or of another shape, in a second forward"
     elif call.rows and call.shape[0] % 2:
-        call.reason = "input-independent" if call.rows == again.rows else "dim 0 is not a multiple of the batch"
+        call.reason = (
+            "input-independent" if call.rows == again.rows else "dim 0 is not a multiple of the batch"
+        )
     elif call.shape[0] % 2:
         call.reason = "dim 0 is not a multiple of the batch"
     else:
@@ -286,4 +291,3 @@ def _mismatch(one: tuple[float, ...], two: tuple[float, ...]) -> float:
     """Relative distance between image 1 of the first batch and image 0 of the second."""
     scale = max(abs(one[5]), abs(two[4]), 1e-30)
     return max(abs(one[i + 1] - two[i]) for i in (0, 2, 4)) / scale
-

@@ -65,12 +65,15 @@ def _shuffle(module: nn.Module, generator: torch.Generator | np.random.Generator
         if groups > 1:
             weight.copy_(parts[_permutation(groups, generator)].reshape(weight.shape))
         return
-    shuffled = [part.index_select(inputs - 1, _permutation(part.shape[inputs - 1], generator).to(part.device)) for part in parts]
+    shuffled = [
+        part.index_select(inputs - 1, _permutation(part.shape[inputs - 1], generator).to(part.device))
+        for part in parts
+    ]
     weight.copy_(torch.stack(shuffled).reshape(weight.shape))
 
 
 def mean_filters(model: nn.Module) -> nn.Module:
-    """A copy in which each convolution's filters and bias, and the norms' vectors, are their channel averages.
+    """A copy in which convolution filters, their biases and the norms' vectors are channel averages.
 
     Every channel of a layer then does the same (the assumption behind Section 4 of arXiv 2210.01506). Doing
     it twice changes nothing more.
@@ -144,11 +147,18 @@ def _from_timm(model: nn.Module) -> nn.Module | None:
     runtime.prepare()
     import timm
 
-    options = {"num_classes": getattr(model, "num_classes", None), "in_chans": getattr(model, "in_chans", None)}
+    options = {
+        "num_classes": getattr(model, "num_classes", None),
+        "in_chans": getattr(model, "in_chans", None),
+    }
     if not timm.is_model(name):
         return None
-    fresh: nn.Module = timm.create_model(name, pretrained=False, **{k: v for k, v in options.items() if v is not None})
-    same = {n: p.shape for n, p in fresh.state_dict().items()} == {n: p.shape for n, p in model.state_dict().items()}
+    fresh: nn.Module = timm.create_model(
+        name, pretrained=False, **{k: v for k, v in options.items() if v is not None}
+    )
+    same = {n: p.shape for n, p in fresh.state_dict().items()} == {
+        n: p.shape for n, p in model.state_dict().items()
+    }
     return fresh if same and type(fresh) is type(model) else None
 
 
@@ -161,8 +171,8 @@ def _reset(model: nn.Module) -> nn.Module:
     ]
     if left:
         raise UsageError(
-            f"{type(model).__name__} cannot be re-initialised: {', '.join(left[:3])} belong to modules without "
-            "reset_parameters; pass factory=, a function that makes the architecture afresh"
+            f"{type(model).__name__} cannot be re-initialised: {', '.join(left[:3])} belong to modules "
+            "without reset_parameters; pass factory=, a function that makes the architecture afresh"
         )
     for module in model.modules():
         reset = getattr(module, "reset_parameters", None)
@@ -172,12 +182,12 @@ def _reset(model: nn.Module) -> nn.Module:
 
 
 def _plain(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterator[nn.Module]:
-    """Modules of these kinds with their weight as a plain parameter: parametrisations are applied for good."""
+    """Modules of these kinds with their weight as a plain parameter: parametrisations are made permanent."""
     for module in list(model.modules()):
         if not isinstance(module, kinds):
             continue
         if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):  # type: ignore[arg-type, union-attr]
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
         yield module
 

@@ -146,7 +146,9 @@ def deform(images: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
         displacement: (n, 2, h, w), pixels, (dx, dy).
     """
     height, width = images.shape[-2:]
-    grid = torch.empty((*displacement.shape[:1], height, width, 2), dtype=displacement.dtype, device=images.device)
+    grid = torch.empty(
+        (*displacement.shape[:1], height, width, 2), dtype=displacement.dtype, device=images.device
+    )
     for axis, side in enumerate((width, height)):
         identity = torch.linspace(-1, 1, side, dtype=displacement.dtype, device=images.device)
         identity = identity if axis == 0 else identity[:, None]

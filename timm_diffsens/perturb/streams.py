@@ -49,5 +49,5 @@ def standard_normal(n: int, shape: Sequence[int], generator: Generator, dtype: t
         raise ValueError(f"expected one generator for each of the {n} images, got {len(each)}")
     out = np.empty((n, *shape), dtype=np.float64 if dtype == torch.float64 else np.float32)
     for row, source in zip(out, each, strict=True):
-        source.standard_normal(dtype=out.dtype, out=row)  # type: ignore[arg-type]
+        source.standard_normal(dtype=out.dtype, out=row)
     return torch.from_numpy(out).to(dtype)

@@ -10,6 +10,7 @@ float32 forwards they come from; NaN and infinity never appear: a value that doe
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -17,7 +18,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 SCHEMA_VERSION: Final = 1
 _DIGITS = 7
 
-VARIANTS = ("original", "channel-shuffled", "mean-channel", "mean-filter", "init")
+VARIANTS: tuple["VariantName", ...] = ("original", "channel-shuffled", "mean-channel", "mean-filter", "init")
+Origin = Literal["pretrained", "checkpoint", "random", "given"]
+SpectrumOf = Literal["original", "init"]
 VariantName = Literal["original", "channel-shuffled", "mean-channel", "mean-filter", "init"]
 
 
@@ -65,7 +68,7 @@ class _Part(BaseModel):
 class Weights(_Part):
     """Where the weights are from."""
 
-    source: Literal["pretrained", "checkpoint", "random", "given"] = Field(
+    source: Origin = Field(
         description="pretrained: fetched by timm or torchvision; checkpoint: a file; random: freshly "
         "initialised from `seed`; given: as the caller's own code made them"
     )
@@ -174,6 +177,10 @@ class Spectrum(_Part):
     power: list[Number] = Field(description="gamma: mean squared projection on each mode")
     low_frequency_share: Number | None = Field(description="share of the constant mode in the power")
     mean_frequency: Number | None = Field(description="power-weighted mean eigenvalue")
+    levels: list[Number] = Field(default_factory=list, description="distinct eigenvalues, ascending")
+    level_power: list[Number] = Field(
+        default_factory=list, description="power summed over the modes of each distinct eigenvalue"
+    )
     reason: str | None = None
 
 
@@ -215,7 +222,7 @@ class Record(_Part):
     trained: bool | None = Field(description="false for random weights, null where nobody can know")
     train_error: Number | None = Field(None, description="from the checkpoint's metadata, a fraction")
     variants: Annotated[dict[VariantName, list[Layer]], AfterValidator(_by_variant)]
-    spectra: Annotated[dict[Literal["original", "init"], list[Spectrum]], AfterValidator(_by_variant)]
+    spectra: Annotated[dict[SpectrumOf, list[Spectrum]], AfterValidator(_by_variant)]
     key_extra: FreeForm = Field(
         default_factory=dict, description="what else went into the key: options that show nowhere else"
     )
@@ -247,7 +254,9 @@ def protocol_hash(protocol: Protocol) -> str:
     return digest(protocol.model_dump(mode="json", exclude={"sha256", "rms_displacement"}))
 
 
-def record_key(model: Model, data: Data, protocol: Protocol, variants: list[str], extra: Any = None) -> str:
+def record_key(
+    model: Model, data: Data, protocol: Protocol, variants: Sequence[str], extra: Any = None
+) -> str:
     """Hash of everything that changes the numbers: network, weights, preprocessing, images, protocol.
 
     Left out: what was found on the way (skipped images, sha256 of the protocol) and what only names things.

@@ -79,7 +79,7 @@ def load_record(path: Folder) -> Record:
 
 def find_record(folder: Folder, key: str) -> Path | None:
     """The file that holds the record of this key, or None; a damaged or altered file does not count."""
-    for path in _files(Path(folder), f".{key[:KEY_DIGITS]}.json"):
+    for path in record_files(Path(folder), f".{key[:KEY_DIGITS]}.json"):
         try:
             record = load_record(path)
         except UsageError:
@@ -100,7 +100,7 @@ def iter_records(folder: Folder) -> Iterator[tuple[Path, Record | UsageError]]:
         raise UsageError(f"no folder {folder}: records are written by `diffsens bench`, under --out")
     if not os.access(folder, os.R_OK | os.X_OK):
         raise UsageError(f"cannot read the folder {folder}: permission denied")
-    for path in _files(folder, ".json"):
+    for path in record_files(folder):
         try:
             yield path, load_record(path)
         except UsageError as error:
@@ -145,8 +145,8 @@ def read_records(folder: Folder) -> "pd.DataFrame":
     return records_frame(good)
 
 
-def _files(folder: Path, ending: str) -> list[Path]:
-    """Files below `folder` whose name ends so; hidden ones (temporary files, .git) are no records."""
+def record_files(folder: Path, ending: str = ".json") -> list[Path]:
+    """Files below `folder` whose name ends so, sorted; hidden ones (temporary files, .git) are no records."""
     found = (path for path in folder.rglob(f"*{ending}") if path.is_file())
     return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 

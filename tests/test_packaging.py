@@ -1,0 +1,221 @@
+"""The files around the package agree with it and with one another."""
+
+import ast
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import timm_diffsens
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+OWN_NAME = canonicalize_name(PROJECT["name"])
+
+
+def fenced(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def read_pins() -> dict[str, Requirement]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(pin.name): pin for pin in pins}
+
+
+def pinned_version(pin: Requirement) -> str:
+    (only,) = pin.specifier
+    assert only.operator == "==", pin
+    return only.version
+
+
+PINS = read_pins()
+
+
+def direct_requirements() -> list[Requirement]:
+    extras = PROJECT["optional-dependencies"]
+    listed = [Requirement(text) for text in [*PROJECT["dependencies"], *extras["test"], *extras["dev"]]]
+    return [r for r in listed if canonicalize_name(r.name) != OWN_NAME]
+
+
+def requirements_of(name: str, extras: frozenset[str]) -> list[Requirement]:
+    environment = default_environment()
+    listed = [Requirement(text) for text in metadata.requires(name) or []]
+    wanted = [{**environment, "extra": extra} for extra in ("", *extras)]
+    return [r for r in listed if r.marker is None or any(r.marker.evaluate(e) for e in wanted)]
+
+
+def test_the_constraints_are_sorted_and_exact():
+    assert list(PINS) == sorted(PINS)
+    assert all(pinned_version(pin) for pin in PINS.values())
+
+
+@pytest.mark.parametrize("requirement", direct_requirements(), ids=lambda r: r.name)
+def test_what_the_project_asks_for_is_pinned(requirement):
+    pin = PINS[canonicalize_name(requirement.name)]
+    assert requirement.specifier.contains(pinned_version(pin))
+
+
+def test_what_the_pinned_packages_ask_for_is_pinned_too():
+    unpinned, seen = set(), set()
+    todo = [(canonicalize_name(r.name), frozenset(r.extras)) for r in direct_requirements()]
+    while todo:
+        name, extras = todo.pop()
+        if (name, extras) in seen:
+            continue
+        seen.add((name, extras))
+        if name not in PINS:
+            unpinned.add(name)
+            continue
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue  # of the `dev` extra
+        if version.partition("+")[0] == pinned_version(PINS[name]):  # else another set is being tested
+            todo += [(canonicalize_name(r.name), frozenset(r.extras)) for r in requirements_of(name, extras)]
+    assert not {name for name in unpinned if not name.startswith(("nvidia", "cuda", "triton"))}
+
+
+def test_pre_commit_runs_the_pinned_versions():
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    hooks = {hook["id"]: hook for repo in config["repos"] for hook in repo["hooks"]}
+    assert {"ruff-check", "ruff-format", "mypy"} <= set(hooks)
+    for hook in hooks.values():
+        wanted = [Requirement(text) for text in hook.get("additional_dependencies", [])]
+        # A hook with no dependencies of its own runs what is installed, which constraints.txt pins.
+        assert wanted or hook["language"] == "system"
+        for requirement in wanted:
+            assert requirement.specifier == PINS[canonicalize_name(requirement.name)].specifier
+
+
+def test_readme_sets_up_with_exactly_two_commands():
+    first_screen = README.split("\n## ")[0]
+    install, test = (block.strip() for block in fenced(first_screen, "sh"))
+    assert install == (
+        "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt . "
+        "&& .venv/bin/diffsens bench resnet18 --no-pretrained"
+    )
+    steps = [step.strip() for step in test.split("&&")]
+    assert steps == [
+        "python3 -m venv .venv",
+        ".venv/bin/pip install -c constraints.txt -e '.[test]'",
+        ".venv/bin/ruff check .",
+        ".venv/bin/ruff format --check .",
+        ".venv/bin/mypy",
+        ".venv/bin/pytest",
+    ]
+
+
+def test_the_ci_runs_the_test_command_of_readme():
+    printed = subprocess.run(
+        [ROOT / ".ci" / "run", "--print"],
+        capture_output=True,
+        text=True,
+        check=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert printed.stdout.strip() == fenced(README.partition("<!-- test-command -->")[2], "sh")[0].strip()
+
+
+def test_versions_agree():
+    version = timm_diffsens.__version__
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == version
+    assert citation["license"] == PROJECT["license"] == "Apache-2.0"
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert metadata.version(PROJECT["name"]) == version
+
+
+def test_the_citation_has_what_the_format_requires():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["authors"] == PROJECT["authors"]
+    for part in (citation, *citation["references"]):
+        assert part["title"]
+        assert part["authors"]
+    assert {r["identifiers"][0]["value"] for r in citation["references"]} == {
+        "arXiv:2210.01506",
+        "arXiv:2105.02468",
+    }
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (Path(timm_diffsens.__file__).parent / "py.typed").exists()
+
+
+def test_the_command_is_installed():
+    (command,) = metadata.entry_points(group="console_scripts", name="diffsens")
+    assert command.value == "timm_diffsens.cli:main"
+
+
+def commands() -> set[str]:
+    from typer.main import get_command
+
+    from timm_diffsens.cli import app
+
+    return set(get_command(app).commands)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_name_only_commands_that_exist(page):
+    code = re.findall(
+        r"(?:`|\bbin/|^)diffsens ([a-z]+)", page.read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    assert set(code) <= commands()
+
+
+def test_readme_names_every_command():
+    assert commands() == set(re.findall(r"^\| `diffsens ([a-z]+)", README, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?://)([^)]+)\)", text):
+        file, _, anchor = target.partition("#")
+        path = page.parent / file if file else page
+        assert path.exists(), target
+        headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert not anchor or anchor in {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}
+
+
+def test_readme_lists_the_public_names():
+    table = re.findall(r"^\| (`.*?) \|", README.partition("## Library")[2], flags=re.MULTILINE)
+    listed = set(re.findall(r"`(\w+)\(", " ".join(table)))
+    assert listed <= set(timm_diffsens.__all__)
+    functions = {name for name in timm_diffsens.__all__ if name[0].islower()}
+    assert functions <= listed
+
+
+def test_the_example_of_readme_runs(capsys):
+    (example,) = fenced(README, "python")
+    exec(compile(example, "README.md", "exec"), {})
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names[-1] == "output"
+
+
+def test_the_reasons_in_the_docs_are_those_of_the_code():
+    section = (ROOT / "docs" / "models.md").read_text(encoding="utf-8").partition("## Reasons")[2]
+    strings = {
+        node.value
+        for path in (ROOT / "timm_diffsens").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant)
+    }
+    reasons = re.findall(r"^\| `([^`]+)`", section, flags=re.MULTILINE)
+    assert reasons
+    assert set(reasons) <= strings

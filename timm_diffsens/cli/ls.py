@@ -1,0 +1,172 @@
+"""`diffsens ls`: what there is."""
+
+import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_json, result_console
+from timm_diffsens.errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+TOPICS = ("models", "layers", "datasets", "records")
+Row = dict[str, Any]
+
+
+def ls(
+    topic: Annotated[str, typer.Argument(metavar="|".join(TOPICS), help="What to list.")],
+    pattern: Annotated[
+        str | None, typer.Argument(help="Shell pattern over the names; for layers, the model.")
+    ] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option("--layers", help="For layers: stages, blocks, convs, all or patterns, with commas."),
+    ] = None,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="For models: only those with published weights.")
+    ] = False,
+    out: Out = OUT,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """List models, the layers of one, datasets or records."""
+    if topic == "models":
+        rows = _models(pattern, pretrained)
+    elif topic == "layers":
+        rows = _layers(pattern, layers or ["blocks"])
+    elif topic == "datasets":
+        rows = _datasets(pattern)
+    elif topic == "records":
+        rows = _records(pattern, out / "records")
+    else:
+        raise unknown("topic", topic, TOPICS, f"expected one of {', '.join(TOPICS)}")
+    if as_json:
+        print_json(rows)
+    elif rows and list(rows[0]) == ["name"]:
+        for row in rows:
+            typer.echo(row["name"])
+    else:
+        result_console().print(_table(rows))
+
+
+def _models(pattern: str | None, pretrained: bool) -> list[Row]:
+    from timm_diffsens import runtime
+
+    runtime.prepare()
+    import timm
+
+    from timm_diffsens.models.nets import NETS
+    from timm_diffsens.models.sources import torchvision_names
+
+    names = [*timm.list_models(pretrained=pretrained)]
+    names += [f"torchvision/{name}" for name in torchvision_names()]
+    names += [] if pretrained else [f"net/{name}" for name in NETS]
+    found = _matching(names, pattern)
+    if not found:
+        raise unknown("model", pattern or "", names, "patterns are those of a shell: '*resnet*'")
+    return [{"name": name} for name in found]
+
+
+def _layers(spec: str | None, selection: list[str]) -> list[Row]:
+    if spec is None:
+        raise UsageError("ls layers needs a model: `diffsens ls layers resnet50`")
+    from timm_diffsens import runtime
+
+    runtime.prepare()
+    from timm_diffsens.models.layers import list_layers
+    from timm_diffsens.models.loading import load_model
+
+    model = load_model(spec, pretrained=False)
+    return [
+        {
+            "name": layer.name,
+            "kind": layer.kind,
+            "shape": list(layer.shape),
+            "channel_axis": layer.channel_axis,
+            "depth": round(layer.depth, 4),
+            "aliases": list(layer.aliases),
+            "reason": layer.reason,
+        }
+        for layer in list_layers(model, selection)
+    ]
+
+
+def _datasets(pattern: str | None) -> list[Row]:
+    from timm_diffsens import runtime
+
+    runtime.prepare()
+    from timm_diffsens.data.loading import list_datasets
+
+    described = dict(list_datasets())
+    found = _matching(list(described), pattern)
+    if not found:
+        raise unknown("dataset", pattern or "", described)
+    return [{"name": name, "description": described[name]} for name in found]
+
+
+def _records(pattern: str | None, folder: Path) -> list[Row]:
+    from timm_diffsens.results.store import read_records
+
+    frame = read_records(folder)
+    kept = frame[[bool(_matching([name], pattern)) for name in frame["model"]]]
+    columns = [
+        "key",
+        "model",
+        "dataset",
+        "n",
+        "trained",
+        "error",
+        "d",
+        "g",
+        "r",
+        "r_stderr",
+        "protocol",
+        "path",
+    ]
+    rows: list[Row] = kept[columns].astype(object).where(kept[columns].notna(), None).to_dict("records")
+    return rows
+
+
+def _matching(names: list[str], pattern: str | None) -> list[str]:
+    """Names that the pattern fits; one without wildcards fits wherever it occurs."""
+    if pattern is None:
+        return names
+    wild = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
+    return [name for name in names if fnmatch.fnmatchcase(name.lower(), wild.lower())]
+
+
+def _table(rows: list[Row]) -> "Table":
+    """Columns that have a value in some row, in short form."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    shown = [
+        name for name in (rows[0] if rows else ["none"]) if any(row[name] not in (None, []) for row in rows)
+    ]
+    shown = [name for name in shown if name not in _ONLY_IN_JSON]
+    for name in shown:
+        number = all(isinstance(row[name], int | float | None) for row in rows)
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(name, row[name]) for name in shown))
+    return table
+
+
+_ONLY_IN_JSON = {"channel_axis", "r_stderr", "protocol", "path"}
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if name == "key":
+        return str(value)[:12]
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, list):
+        return (" x " if name == "shape" else ", ").join(map(str, value))
+    return str(value)

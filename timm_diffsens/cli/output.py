@@ -1,0 +1,189 @@
+"""What the command line prints, and where: results on standard output, all else on standard error."""
+
+import json
+import math
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from timm_diffsens.errors import DiffsensWarning
+from timm_diffsens.results.numbers import sparkline, with_error
+
+if TYPE_CHECKING:
+    from timm_diffsens.results.record import Layer
+
+__all__ = ["layer_table", "print_error", "print_json", "progress_console", "result_console", "sparkline"]
+
+_PIPED_WIDTH = 120  # columns where there is no terminal to ask
+_WIDE_ENOUGH_FOR_KIND = 110
+_MOST_ROWS = 40
+_BAR_WIDTH = 10
+_LONGEST_KIND, _SHORTEST_NAME, _GAP = 22, 12, 2
+_EIGHTHS = ("", *"▏▎▍▌▋▊▉")
+
+
+def silence(quiet: bool) -> bool:
+    """Callback of `--quiet`: warnings are not shown until the verb is done."""
+    if quiet:
+        warnings.simplefilter("ignore", DiffsensWarning)
+    return quiet
+
+
+# Options that every verb shares.
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no warnings.", callback=silence)]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Records are under DIR/records.")]
+OUT = Path("leaderboard")
+
+
+def result_console() -> Console:
+    """Standard output, for results."""
+    return _console(stderr=False)
+
+
+def progress_console() -> Console:
+    """Standard error, for progress and warnings."""
+    return _console(stderr=True)
+
+
+def _console(stderr: bool) -> Console:
+    """Text as it is: no markup (layer names hold brackets), emoji or highlighting."""
+    stream = sys.stderr if stderr else sys.stdout
+    asked = stream.isatty() or "COLUMNS" in os.environ
+    width = None if asked else _PIPED_WIDTH
+    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output; records and other pydantic models may be in it.
+
+    Raises:
+        ValueError: there is a NaN or an infinity in it.
+    """
+    text = json.dumps(value, indent=2, allow_nan=False, default=_plain)
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is no JSON")
+
+
+def print_error(message: str) -> None:
+    """`error: ...` on standard error."""
+    _labelled("error: ", "bold red", message)
+
+
+def print_warning(message: str) -> None:
+    """`warning: ...` on standard error."""
+    _labelled("warning: ", "yellow", message)
+
+
+def _labelled(label: str, style: str, message: str) -> None:
+    progress_console().print(Text.assemble((label, style), message), soft_wrap=True)
+
+
+@contextmanager
+def showing_warnings() -> Iterator[None]:
+    """Inside, each `DiffsensWarning` is one `warning: ...` line on standard error, shown once."""
+    shown: set[str] = set()
+    with warnings.catch_warnings():
+        show_others = warnings.showwarning
+
+        def show(message: Any, category: Any, *place: Any, **more: Any) -> None:
+            if not issubclass(category, DiffsensWarning):
+                show_others(message, category, *place, **more)
+            elif str(message) not in shown:
+                shown.add(str(message))
+                print_warning(str(message))
+
+        warnings.showwarning = show
+        warnings.simplefilter("always", DiffsensWarning)
+        yield
+
+
+def layer_table(layers: Sequence["Layer"], *, all_layers: bool = False, width: int | None = None) -> Table:
+    """A row for each layer: D, G and R with standard errors, and R as a bar on a logarithmic scale.
+
+    Args:
+        layers: of one variant.
+        all_layers: show every row; otherwise the middle is left out beyond forty.
+        width: columns of the terminal. In narrow ones the kind goes, and long names lose their middle.
+    """
+    width = width or result_console().width
+    wide = width >= _WIDE_ENOUGH_FOR_KIND
+    rows = _layer_rows(layers, wide)
+    titles = ["layer", *(["kind"] if wide else []), "depth", "D", "G", "R"]
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    bar_width = _BAR_WIDTH if wide else _BAR_WIDTH // 2
+    room = width - sum(widths[1:]) - _GAP * len(titles) - bar_width
+    rows = [[_cut(row[0], room), *row[1:]] for row in rows]
+    lasts = _last_column(layers, bar_width)
+
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for title in titles:
+        table.add_column(title, no_wrap=True, justify="left" if title in ("layer", "kind") else "right")
+    table.add_column("log R", min_width=bar_width)
+    left_out = 0 if all_layers else max(len(rows) - _MOST_ROWS, 0)
+    for index, (row, last) in enumerate(zip(rows, lasts, strict=True)):
+        if left_out and index == _MOST_ROWS // 2:
+            table.add_row(Text(_cut(f"... {left_out} more: --all-layers", max(room, widths[0])), style="dim"))
+        if not left_out or not _MOST_ROWS // 2 <= index < len(rows) - _MOST_ROWS // 2:
+            table.add_row(*row, last)
+    return table
+
+
+def _layer_rows(layers: Sequence["Layer"], wide: bool) -> list[list[str]]:
+    return [
+        [
+            layer.layer,
+            *([_cut(layer.kind, _LONGEST_KIND)] if wide else []),
+            f"{layer.depth:.2f}",
+            with_error(layer.d, layer.d_stderr),
+            with_error(layer.g, layer.g_stderr),
+            with_error(layer.r, layer.r_stderr),
+        ]
+        for layer in layers
+    ]
+
+
+def _last_column(layers: Sequence["Layer"], width: int) -> list[Text]:
+    """A bar for R, or why there is no value."""
+    bars = _bars([layer.r for layer in layers], width)
+    return [
+        Text(bar, style="cyan") if layer.reason is None else Text(layer.reason, style="dim")
+        for layer, bar in zip(layers, bars, strict=True)
+    ]
+
+
+def _bars(values: Sequence[float | None], width: int) -> list[str]:
+    """Bars whose lengths go with the logarithm, from an eighth of a block to `width` blocks."""
+    logs = [math.log(value) if value else None for value in values]
+    present = [log for log in logs if log is not None]
+    if not present:
+        return [""] * len(logs)
+    low, span = min(present), max(present) - min(present)
+    eighths = [
+        0 if log is None else round(8 * width * (log - low) / span) if span else 8 * width for log in logs
+    ]
+    sizes = [0 if log is None else max(size, 1) for log, size in zip(logs, eighths, strict=True)]
+    return ["█" * (size // 8) + _EIGHTHS[size % 8] for size in sizes]
+
+
+def _cut(name: str, room: int) -> str:
+    """Long names lose their middle."""
+    room = max(room, _SHORTEST_NAME)
+    return name if len(name) <= room else f"{name[: room - room // 2 - 1]}…{name[len(name) - room // 2 :]}"

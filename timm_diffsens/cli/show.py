@@ -1,0 +1,173 @@
+"""`diffsens show`: one record."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_json, progress_console, result_console
+from timm_diffsens.errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from timm_diffsens.results.record import Record
+
+_SHORTEST_KEY = 4
+_MOST_LISTED = 8
+_CURVE_WIDTH = 60
+
+
+def show(
+    record: Annotated[str, typer.Argument(help="A record's file, a model's name, or the start of a key.")],
+    out: Out = OUT,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", metavar="FILE", help="Draw it: .png, .pdf, .svg or .html.")
+    ] = None,
+    variant: Annotated[str, typer.Option("--variant", help="Which network's layers to list.")] = "original",
+    all_layers: Annotated[bool, typer.Option("--all-layers", help="List every layer.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show one record: layer table, depth curves and a reading; --figure draws it."""
+    if figure is not None:
+        from timm_diffsens.results.export import figure_format
+
+        figure_format(figure)
+    found = find(record, out / "records")
+    if variant not in found.variants:
+        raise unknown("variant", variant, found.variants, f"the record has {', '.join(found.variants)}")
+    if as_json:
+        print_json(found)
+    else:
+        from timm_diffsens.results.advice import advice
+
+        notes = dict.fromkeys([*found.warnings, *advice(found)])
+        print_record(result_console(), found, variant, all_layers, notes)
+    if figure is not None:
+        from timm_diffsens.results.charts import record_figure, save_chart
+
+        save_chart(record_figure(found), figure)
+        progress_console().print(f"figure: {figure}")
+
+
+def find(text: str, folder: Path) -> "Record":
+    """The record in the file `text`, or the one below `folder` of that model or with a key that starts so.
+
+    Raises:
+        UsageError: there is none, or more than one.
+    """
+    from timm_diffsens.results.store import iter_records, load_record
+
+    if Path(text).is_file() or text.endswith(".json"):
+        return load_record(text)
+    records = [(p, r) for p, r in iter_records(folder) if not isinstance(r, UsageError)]
+    tests = (_has_key, _has_spec, _has_arch)
+    matches = next((m for test in tests if (m := [pr for pr in records if test(pr[1], text)])), [])
+    if not matches:
+        hint = f"records are looked up below {folder}; `diffsens ls records` lists them"
+        raise unknown("record", text, sorted({r.model.spec for _, r in records}), hint)
+    if len(matches) > 1:
+        names = [f"{r.key[:12]} ({r.model.spec} on {r.data.spec}, n = {r.data.n})" for _, r in matches]
+        more = f" and {len(matches) - _MOST_LISTED} more" if len(matches) > _MOST_LISTED else ""
+        listed = ", ".join(names[:_MOST_LISTED]) + more
+        raise UsageError(f"{len(matches)} records match {text!r}; give the start of a key: {listed}")
+    return matches[0][1]
+
+
+def _has_key(record: "Record", text: str) -> bool:
+    return re.fullmatch(f"[0-9a-f]{{{_SHORTEST_KEY},64}}", text) is not None and record.key.startswith(text)
+
+
+def _has_spec(record: "Record", text: str) -> bool:
+    return record.model.spec == text
+
+
+def _has_arch(record: "Record", text: str) -> bool:
+    return record.model.arch == text
+
+
+def print_record(
+    console: "Console", record: "Record", variant: str, all_layers: bool, notes: Iterable[str]
+) -> None:
+    """Header, layer table of one variant, curves over depth, a reading, and what to mind."""
+    from timm_diffsens.cli.output import layer_table
+    from timm_diffsens.results.reading import reading
+
+    for name, value in _header(record):
+        console.print(f"{name:<11} {value}", soft_wrap=True)
+    layers = next(layers for name, layers in record.variants.items() if name == variant)
+    console.print(f"\n{variant}, {len(layers)} layers")
+    console.print(layer_table(layers, all_layers=all_layers, width=console.width))
+    console.print()
+    for line in [*_curves(record), *_spectra(record)]:
+        console.print(line, soft_wrap=True)
+    console.print()
+    console.print(reading(record))
+    for line in notes:
+        console.print(f"warning: {line}", style="yellow", soft_wrap=True)
+
+
+def _header(record: "Record") -> list[tuple[str, str]]:
+    model, data, protocol = record.model, record.data, record.protocol
+    weights = model.weights.source + (f" ({model.weights.detail})" if model.weights.detail else "")
+    trained = {True: "", False: ", untrained", None: ", not known whether trained"}[record.trained]
+    split = f", {data.split}" if data.split else ""
+    note = f" ({data.note})" if data.note else ""
+    corruption = f", corruption sigma = {protocol.corruption_sigma:g}" if protocol.corruption_sigma else ""
+    return [
+        ("model", f"{model.spec} ({model.library}, {model.parameters:,} parameters)"),
+        ("weights", weights + trained),
+        ("data", f"{data.spec}{split}, {data.n} images of {model.input.height} x {model.input.width}{note}"),
+        (
+            "protocol",
+            f"delta = {protocol.delta:g} px (rms {protocol.rms_displacement:.3g} px), cut = {protocol.cut}, "
+            f"layers = {','.join(protocol.layers)}, seed = {protocol.seed}{corruption}",
+        ),
+        ("test error", _error(record)),
+        ("key", record.key[:12]),
+    ]
+
+
+def _error(record: "Record") -> str:
+    error = record.test_error
+    if error.value is None:
+        return f"not known ({error.reason})" if error.reason else "not known"
+    spread = f" ± {error.stderr:.1%}" if error.stderr is not None else ""
+    over = f" over {error.n} images" if error.n is not None else ""
+    return f"{error.value:.1%}{spread} ({error.source}{over})"
+
+
+def _curves(record: "Record") -> list[str]:
+    """R over depth, a line a variant, all on one logarithmic scale, with the ends written out."""
+    from timm_diffsens.results.numbers import sparkline, with_error
+
+    lines = ["R over depth (log scale)"]
+    shown = [layer.r for layers in record.variants.values() for layer in layers if layer.r]
+    for variant, layers in record.variants.items():
+        values = [layer.r for layer in layers]
+        present = [value for value in values if value is not None]
+        curve = sparkline(values, _CURVE_WIDTH, shown)
+        first, last = (with_error(present[i] if present else None, None) for i in (0, -1))
+        lines.append(f"  {variant:<16} {first:>9} {curve} {last}")
+    return lines
+
+
+def _spectra(record: "Record") -> list[str]:
+    """Mean frequency and share of the constant mode, first to last convolution."""
+    from timm_diffsens.results.numbers import sparkline, with_error
+
+    lines = []
+    shown = [s.mean_frequency for spectra in record.spectra.values() for s in spectra if s.mean_frequency]
+    for variant, spectra in record.spectra.items():
+        drawn = [s for s in spectra if s.mean_frequency is not None]
+        if not drawn:
+            continue
+        curve = sparkline([s.mean_frequency for s in drawn], _CURVE_WIDTH, shown)
+        first, last = (with_error(s.mean_frequency, None) for s in (drawn[0], drawn[-1]))
+        shares = [s.low_frequency_share for s in drawn if s.low_frequency_share is not None]
+        constant = f"; constant mode {min(shares):.0%} to {max(shares):.0%}" if shares else ""
+        lines.append(f"  {variant:<16} {first:>9} {curve} {last} ({len(drawn)} convolutions{constant})")
+    return ["mean frequency of the filters over depth (log scale)", *lines] if lines else []

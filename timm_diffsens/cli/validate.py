@@ -1,0 +1,60 @@
+"""`diffsens validate`: are these records sound?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_json, result_console
+from timm_diffsens.errors import UsageError
+
+
+def validate(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="PATH...", help="Files or folders; default DIR/records.")
+    ] = None,
+    out: Out = OUT,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check records: schema, key, protocol hash, file name, ranges. Exit 1 if any is bad."""
+    found = {path: check(path) for path in _files(paths or [out / "records"])}
+    bad = sum(1 for faults in found.values() if faults)
+    if as_json:
+        files = [{"path": str(path), "faults": faults} for path, faults in found.items()]
+        print_json({"files": files, "good": len(found) - bad, "bad": bad})
+    else:
+        console = result_console()
+        for path, faults in found.items():
+            line = f"{path}: " + ("; ".join(faults) if faults else "ok")
+            console.print(line, style="red" if faults else "", soft_wrap=True)
+        console.print(f"{len(found)} records, {bad} bad", soft_wrap=True)
+    if bad:
+        raise typer.Exit(1)
+
+
+def check(path: Path) -> list[str]:
+    """What is wrong with a record file; empty for a good one."""
+    from timm_diffsens.results.checks import faults
+    from timm_diffsens.results.store import load_record
+
+    try:
+        return faults(load_record(path), path)
+    except UsageError as error:
+        return [str(error).removeprefix(f"{path} ")]
+
+
+def _files(paths: list[Path]) -> list[Path]:
+    """The files named, and every record file below the folders named, each once.
+
+    Raises:
+        UsageError: a path does not exist.
+    """
+    from timm_diffsens.results.store import record_files
+
+    files: dict[Path, None] = {}
+    for path in paths:
+        if not path.exists():
+            raise UsageError(f"no file or folder {path}")
+        files |= dict.fromkeys(record_files(path) if path.is_dir() else [path])
+    return list(files)

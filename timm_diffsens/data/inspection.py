@@ -1,0 +1,91 @@
+"""Every image of a sample is read once before anything is measured: damaged ones are named and left out."""
+
+import itertools
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from timm_diffsens import runtime
+from timm_diffsens.data.sources import Item, Source
+from timm_diffsens.data.streaming import Stream
+from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError
+
+MAX_CORRUPT = 0.01  # share of the sample that may be unreadable
+_WINDOW = 1024  # images inspected before results are collected
+
+
+def inspect_images(source: Source, indices: list[int]) -> tuple[list[Item], tuple[str, ...]]:
+    """Read every image once: what is known of the readable ones, and the names of the others.
+
+    Raises:
+        UsageError: none can be read.
+        MeasurementError: more than 1 % cannot.
+    """
+    items: list[Item] = []
+    faults: dict[str, str] = {}
+    for index, result in zip(indices, _inspect_each(source, indices), strict=True):
+        if isinstance(result, Item):
+            items.append(result)
+        else:
+            faults[source.name(index)] = str(result) or type(result).__name__
+    if not items:
+        raise UsageError(f"{source.origin.spec} has no readable image: {_list_faults(faults)}")
+    if len(faults) > MAX_CORRUPT * len(indices):
+        raise MeasurementError(
+            f"{len(faults)} of {len(indices)} images of {source.origin.spec} cannot be read, more than 1 %: "
+            f"{_list_faults(faults)}; replace or remove them"
+        )
+    if len(items) < 2:
+        raise UsageError(f"{source.origin.spec} has one readable image; sensitivities need at least 2")
+    if faults:
+        runtime.warn(
+            f"{len(faults)} of {len(indices)} images cannot be read and are left out: {_list_faults(faults)}"
+        )
+    return items, tuple(faults)
+
+
+def _inspect_each(source: Source, indices: list[int]) -> Iterator[Item | Exception]:
+    """`source.inspect` of each index, in order, or what it raised; several threads where that is safe."""
+
+    def attempt(index: int) -> Item | Exception:
+        try:
+            return source.inspect(index)
+        except DiffsensError:
+            raise
+        except Exception as error:  # damaged files make PIL raise nearly everything
+            return error
+
+    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+    try:
+        remaining = iter(indices)
+        while window := list(itertools.islice(remaining, _WINDOW)):
+            yield from pool.map(attempt, window)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _list_faults(faults: dict[str, str], count: int = 5) -> str:
+    shown = [f"{name} ({reason})" for name, reason in itertools.islice(faults.items(), count)]
+    return ", ".join(shown) + (f" and {len(faults) - count} more" if len(faults) > count else "")
+
+
+def inspect_stream(source: Stream, images: int | None) -> tuple[list[Item], tuple[str, ...]]:
+    """The first `images` images of a stream (None: all), and stand-in names for the damaged ones.
+
+    Raises:
+        UsageError: fewer than two came.
+        MeasurementError: more than 1 % are damaged, or the stream broke.
+    """
+    spec = source.origin.spec
+    items = source.first(images)
+    skipped = tuple(f"damaged image {number}" for number in range(source.dropped))
+    if len(items) < 2:
+        raise UsageError(f"{spec} gave {len(items)} images; sensitivities need at least 2")
+    total = len(items) + len(skipped)
+    if len(skipped) > MAX_CORRUPT * total:
+        raise MeasurementError(f"{len(skipped)} of {total} images of {spec} cannot be read, more than 1 %")
+    if skipped:
+        runtime.warn(f"{len(skipped)} of {total} images of {spec} cannot be read and are left out")
+    if images is not None and len(items) < images:
+        runtime.warn(f"{spec} gave {len(items)} images, not {images}: all of them are used (--images)")
+    return items, skipped

@@ -1,0 +1,251 @@
+"""A data set spec -> a fixed sample of images, checked, hashed and ready in batches.
+
+The sample is drawn once, by a permutation that depends on the seed and on the number of images in the split
+alone, so that the first 100 images of a sample of 500 are the sample of 100. Every image of it is read and
+decoded before anything is measured: what cannot be read is named, left out and counted, never replaced.
+"""
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from PIL import Image
+
+from timm_diffsens import runtime
+from timm_diffsens.data.batches import prefetch
+from timm_diffsens.data.inspection import inspect_images, inspect_stream
+from timm_diffsens.data.opening import Request, open_source
+from timm_diffsens.data.sources import UNKNOWN_CLASSES, Encoded, Item, Source
+from timm_diffsens.data.specs import list_datasets
+from timm_diffsens.data.streaming import Stream
+from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError
+from timm_diffsens.results.record import InputSpec
+
+__all__ = ["ImageSample", "image_transform", "list_datasets", "load_images", "match_labels"]
+
+_STREAM = 0x5A3B1E  # keeps the sampling apart from every other use of the same seed
+_MODES = {1: "L", 3: "RGB"}
+_WORDNET_ID = re.compile(r"n\d{8}")
+
+Selection = Literal["random", "first", "all"]
+
+
+@dataclass(frozen=True)
+class ImageSample:
+    """Images chosen from a split, in a fixed order; `len()` of them were readable.
+
+    Attributes:
+        spec: the data set as asked for.
+        split: the split that was read; None if the set has none.
+        names: one an image, independent of where the set lies.
+        indices: index of each image in the split. Random streams belong to it.
+        labels: class index of each image in the set's own sorted class order; None if unlabelled.
+        class_names: the classes in that order; None if unlabelled or unknown.
+        sha256: over names, labels and bytes of the images, in order.
+        seed: what chose the sample.
+        selection: "random"; "first" for a stream; "all" if every image of the split was taken.
+        skipped: names of the images that could not be read.
+        note: what the reader must know about the set, or None.
+        size: images in the whole split, -1 for a stream.
+    """
+
+    spec: str
+    split: str | None
+    names: tuple[str, ...]
+    indices: tuple[int, ...]
+    labels: tuple[int, ...] | None
+    class_names: tuple[str, ...] | None
+    sha256: str
+    seed: int
+    selection: Selection
+    skipped: tuple[str, ...]
+    note: str | None
+    size: int
+    source: Source = field(repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def load(self, i: int) -> Image.Image:
+        """Image at position `i` of the sample, decoded, in the sample's mode (RGB or L).
+
+        Raises:
+            IndexError: there is no such position.
+            MeasurementError: the image can no longer be read.
+        """
+        index = self.indices[i]
+        try:
+            return self.source.image(index)
+        except DiffsensError:
+            raise
+        except Exception as error:
+            raise MeasurementError(f"{self.names[i]} can no longer be read: {error}") from error
+
+    def batches(
+        self, transform: Callable[[Image.Image], torch.Tensor], batch_size: int
+    ) -> Generator[tuple[list[int], torch.Tensor], None, None]:
+        """Yield (positions, tensor (b, c, h, w)) over the sample in order, one batch prepared ahead.
+
+        About two batches exist at a time. The thread that prepares them ends with the generator.
+
+        Raises:
+            UsageError: `batch_size` is below 1.
+        """
+        if batch_size < 1:
+            raise UsageError(f"--batch-size must be at least 1, not {batch_size}")
+        return prefetch(lambda position: transform(self.load(position)), range(len(self)), batch_size)
+
+
+def load_images(
+    spec: str = "dead-leaves",
+    *,
+    data_dir: str | Path | None = None,
+    split: str | None = None,
+    images: int | None = 500,
+    seed: int = 0,
+    download: bool = False,
+    channels: int = 3,
+) -> ImageSample:
+    """Choose `images` images of a data set at random (None: the whole split, in its own order).
+
+    Args:
+        spec: `dead-leaves`, `cifar10`, `imagenet`, `folder` or a timm name, see `list_datasets`.
+        data_dir: the folder of the data set; its cache for `hfds/`, `hfids/` and `tfds/`.
+        split: by default validation, with timm's synonyms; the test set where there is no such split.
+        images: how many; all of them, with a warning, if there are fewer. A stream gives its first ones.
+        seed: chooses them; a smaller sample is a prefix of a larger one.
+        download: fetch the set first, where that can be done.
+        channels: 3 for RGB, 1 for grey images.
+
+    Raises:
+        UsageError: an unknown name, a missing folder or package, a set without readable images.
+        MeasurementError: more than 1 % of the sample cannot be read.
+
+    >>> sample = load_images(images=3)
+    >>> len(sample), sample.load(0).size, sample.labels
+    (3, (256, 256), None)
+    """
+    _check_numbers(images, seed, channels)
+    folder = None if data_dir is None else Path(data_dir).expanduser().absolute()
+    source = open_source(Request(spec, folder, split, images, download, _MODES[channels]))
+    if isinstance(source, Stream):
+        items, skipped = inspect_stream(source, images)
+        return _sample(source, items, skipped, seed, "first")
+    chosen = _choose(source.size, images, seed)
+    if source.size < 2:
+        raise UsageError(f"{spec} has {source.size} image; sensitivities need at least 2")
+    if images is not None and source.size < images:
+        runtime.warn(f"{spec} has {source.size} images, not {images}: all of them are used (--images)")
+    items, skipped = inspect_images(source, chosen)
+    return _sample(source, items, skipped, seed, "all" if len(chosen) == source.size else "random")
+
+
+def _check_numbers(images: int | None, seed: int, channels: int) -> None:
+    if images is not None and images < 2:
+        raise UsageError(f"--images must be at least 2 (distances between images are needed), not {images}")
+    if seed < 0:
+        raise UsageError(f"--seed must not be negative, got {seed}")
+    if channels not in _MODES:
+        raise UsageError(f"images have 1 or 3 channels, the model wants {channels}")
+
+
+def _choose(size: int, images: int | None, seed: int) -> list[int]:
+    """Indices of the sample: the first `images` of a permutation of the split."""
+    if images is None:
+        return list(range(size))
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([_STREAM, seed])))
+    return [int(index) for index in rng.permutation(size)[:images]]
+
+
+def _sample(
+    source: Source, items: list[Item], skipped: tuple[str, ...], seed: int, selection: Selection
+) -> ImageSample:
+    labels = tuple(item.label for item in items)
+    known = None if any(label is None for label in labels) else cast(tuple[int, ...], labels)
+    names = tuple(source.name(item.index) for item in items)
+    note = source.origin.note
+    if known is not None and source.class_names is None:
+        note = UNKNOWN_CLASSES if note is None else f"{note}; {UNKNOWN_CLASSES}"
+    return ImageSample(
+        spec=source.origin.spec,
+        split=source.origin.split,
+        names=names,
+        indices=tuple(item.index for item in items),
+        labels=known,
+        class_names=source.class_names if known is not None else None,
+        sha256=_hash(names, known, items),
+        seed=seed,
+        selection=selection,
+        skipped=skipped,
+        note=note,
+        size=source.size,
+        source=source,
+    )
+
+
+def _hash(names: Sequence[str], labels: Sequence[int] | None, items: Sequence[Item]) -> str:
+    total = hashlib.sha256()
+    for name, label, item in zip(names, labels or itertools.repeat(None), items, strict=False):
+        total.update(json.dumps([name, label, item.digest]).encode() + b"\n")
+    return total.hexdigest()
+
+
+def image_transform(spec: InputSpec) -> Callable[[Image.Image], torch.Tensor]:
+    """timm's evaluation preprocessing for a model's input: PIL image -> (c, h, w), normalised.
+
+    Resize by `crop_pct` and `interpolation`, crop by `crop_mode`, scale to [0, 1], subtract the mean, divide
+    by the standard deviation.
+    """
+    runtime.prepare()
+    from timm.data import create_transform
+
+    transform = create_transform(
+        input_size=(spec.channels, spec.height, spec.width),
+        is_training=False,
+        interpolation=spec.interpolation,
+        mean=spec.mean,
+        std=spec.std,
+        crop_pct=spec.crop_pct,
+        crop_mode=spec.crop_mode,
+    )
+    return cast(Callable[[Image.Image], torch.Tensor], transform)
+
+
+def match_labels(
+    sample: ImageSample, classes: int | None, imagenet_names: Sequence[str] | None = None
+) -> tuple[tuple[int, ...] | None, str | None]:
+    """The sample's labels as the model's class indices, or None and the reason why there are none.
+
+    Args:
+        sample: labels are indices in its own classes.
+        classes: how many the model has; None without a classifier.
+        imagenet_names: the model's classes in order as WordNet ids, if that is what they are. A set whose
+            classes are WordNet ids is then matched by name, so that a part of ImageNet is labelled right.
+    """
+    where = "folder" if isinstance(sample.source, Encoded) and sample.source.files else "data set"
+    if sample.labels is None:
+        return None, "the images have no labels"
+    if classes is None:
+        return None, "the model has no classifier"
+    names = sample.class_names
+    if names is None:
+        if max(sample.labels) >= classes:
+            return None, f"the {where} has a label {max(sample.labels)}, the model {classes} classes"
+        return sample.labels, None
+    if imagenet_names is not None and all(_WORDNET_ID.fullmatch(name) for name in names):
+        position = {name: index for index, name in enumerate(imagenet_names)}
+        missing = [name for name in names if name not in position]
+        if not missing:
+            return tuple(position[names[label]] for label in sample.labels), None
+        if len(names) == classes:
+            return None, f"the {where} has the class {missing[0]}, which the model does not have"
+    if len(names) != classes:
+        return None, f"the {where} has {len(names)} classes, the model {classes}"
+    return sample.labels, None

@@ -1,0 +1,295 @@
+"""Model x images x perturbation -> `Record`. The one file that knows all parts above."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from timm_diffsens import runtime
+from timm_diffsens.data.loading import ImageSample, image_transform, load_images, match_labels
+from timm_diffsens.errors import unknown
+from timm_diffsens.measures import environment, parts
+from timm_diffsens.measures.averages import average_layers, to_record_layers, to_record_spectra
+from timm_diffsens.measures.estimators import LayerSensitivity
+from timm_diffsens.measures.noted import noted
+from timm_diffsens.measures.options import Options
+from timm_diffsens.measures.pipeline import Batch, Pass, Protocol, count_wrong, on_device, run_pass
+from timm_diffsens.models.loading import LoadedModel, given_model, load_model
+from timm_diffsens.models.variants import mean_filters, shuffle_channels
+from timm_diffsens.perturb.streams import stream
+from timm_diffsens.results import record as records
+from timm_diffsens.results.store import check_writable, find_record, load_record, write_record
+
+Progress = Callable[[str, int, int], None]  # variant, images done, images in all
+
+
+@dataclass
+class Plan:
+    """A measurement that is known to be possible: the model and the images are there, nothing has run."""
+
+    options: Options
+    model: LoadedModel
+    sample: ImageSample
+    device: torch.device
+    labels: dict[int, int] | None
+    no_labels: str | None
+    model_part: records.Model
+    data_part: records.Data
+    protocol_part: records.Protocol
+    key_extra: dict[str, Any]
+    key: str
+    warnings: list[str] = field(default_factory=list)
+
+    def run(self, progress: Progress | None = None) -> records.Record:
+        """Measure; nothing is written."""
+        with noted(self.warnings):
+            return _Run(self, progress).record()
+
+
+def bench(
+    model: str | nn.Module | LoadedModel,
+    *,
+    out: str | Path | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> records.Record:
+    """Measure one model and give its record: what `diffsens bench` does.
+
+    Args:
+        model: a spec (see `load_model`), a module (with `input_size`), or a loaded model.
+        out: folder that gets `records/<dataset>/<model>.<key>.json`; without it nothing is written. A record
+            that is there already is given back without measuring, unless `force`.
+        force: measure again.
+        progress: called with (variant, images done, images in all).
+        options: fields of `Options`.
+
+    Raises:
+        UsageError: wrong arguments, before anything is measured.
+        MeasurementError: it could not be completed.
+
+    Example:
+        >>> from timm_diffsens import bench
+        >>> record = bench("test_resnet", pretrained=False, images=16, layers="stages", variants=["original"])
+        >>> record.output.layer, record.data.spec, record.trained
+        ('output', 'dead-leaves', False)
+    """
+    known = Options.__dataclass_fields__
+    for name in options:
+        if name not in known:
+            raise unknown("option", name, known)
+    folder = Path(out) / "records" if out is not None else None
+    if folder is not None:
+        check_writable(folder)
+    plan = prepare(model, Options(**options))
+    if folder is None:
+        return plan.run(progress)
+    done = None if force else find_record(folder, plan.key)
+    if done is not None:
+        return load_record(done)
+    record = plan.run(progress)
+    write_record(folder, record)
+    return record
+
+
+def prepare(model: str | nn.Module | LoadedModel, options: Options) -> Plan:
+    """Check all arguments, load the model and the images, and work out the record's key."""
+    variants, diffeo = options.variant_names, options.diffeo
+    device = runtime.resolve_device(options.device)
+    heard: list[str] = []
+    with noted(heard):
+        loaded = _load(model, options)
+        size = loaded.input.height, loaded.input.width
+        problem = diffeo.problem(size)
+        if problem:
+            runtime.warn(problem)
+        sample = load_images(
+            options.dataset,
+            data_dir=options.data_dir,
+            split=options.split,
+            images=options.images,
+            seed=options.seed,
+            download=options.download,
+            channels=loaded.input.channels,
+        )
+        labels, reason = match_labels(sample, loaded.classes, loaded.class_names)
+        if reason and sample.labels is not None and options.test_error is None:
+            runtime.warn(f"no test error: {reason}; pass --test-error if it is known")
+    model_part = parts.model_part(loaded)
+    data_part = parts.data_part(sample)
+    protocol_part = parts.protocol_part(options, diffeo.rms(size))
+    extra = {"test_error": options.test_error, "full_error": options.full_error, "code": loaded.code_sha256}
+    extra = {name: value for name, value in extra.items() if value is not None and value is not False}
+    return Plan(
+        options=options,
+        model=loaded,
+        sample=sample,
+        device=device,
+        labels=dict(zip(sample.indices, labels, strict=True)) if labels is not None else None,
+        no_labels=reason,
+        model_part=model_part,
+        data_part=data_part,
+        protocol_part=protocol_part,
+        key_extra=extra,
+        key=records.record_key(model_part, data_part, protocol_part, variants, extra),
+        warnings=heard,
+    )
+
+
+def _load(model: str | nn.Module | LoadedModel, options: Options) -> LoadedModel:
+    if isinstance(model, LoadedModel):
+        return model
+    if isinstance(model, nn.Module):
+        return given_model(model, options.input)
+    return load_model(
+        model,
+        pretrained=options.pretrained,
+        checkpoint=options.checkpoint,
+        seed=options.seed,
+        input_options=options.input,
+    )
+
+
+class _Run:
+    """One measurement under way."""
+
+    def __init__(self, plan: Plan, progress: Progress | None) -> None:
+        self.plan, self.options, self.model = plan, plan.options, plan.model
+        self.transform = image_transform(plan.model.input)
+        self.protocol = Protocol(plan.options.diffeo, plan.options.corrupt, plan.options.seed)
+        self.progress = progress
+        self.batch_size: int | str = plan.options.batch_size
+        self.retries: list[str] = []
+        self.seconds: dict[str, float] = {}
+        self.images = 0
+
+    def record(self) -> records.Record:
+        plan, names = self.plan, self.options.variant_names
+        started, clock = datetime.now(timezone.utc), time.perf_counter()
+        environment.reset_peak_memory(plan.device)
+        with on_device(self.model.module, plan.device):
+            original = self._pass("original", self.model.module, mean_channel="mean-channel" in names)
+            test_error = self._test_error(original)
+            variants: dict[records.VariantName, list[LayerSensitivity]] = {"original": original.layers}
+            if original.mean_channel is not None:
+                variants["mean-channel"] = original.mean_channel
+            spectra: dict[records.SpectrumOf, list[records.Spectrum]] = {
+                "original": to_record_spectra(original.trace.weights)
+            }
+            for name in names:
+                if name not in variants:
+                    passes = [self._pass(name, copy_) for copy_ in self._copies(name)]
+                    variants[name] = average_layers([p.layers for p in passes])
+                    if name == "init":
+                        spectra[name] = to_record_spectra(passes[0].trace.weights)
+        seconds = time.perf_counter() - clock
+        return records.Record(
+            key=plan.key,
+            model=plan.model_part,
+            data=plan.data_part,
+            protocol=plan.protocol_part,
+            test_error=test_error,
+            trained={"random": False, "given": None}.get(plan.model_part.weights.source, True),
+            train_error=parts.train_error(plan.model_part.recipe),
+            variants={name: to_record_layers(variants[name]) for name in names},
+            spectra=spectra,
+            key_extra=plan.key_extra,
+            not_called=original.trace.not_called,
+            warnings=list(dict.fromkeys(plan.warnings)),
+            environment=environment.describe(plan.device, int(self.batch_size), self.retries),
+            timings=records.Timings(
+                started=started.isoformat(timespec="seconds"),
+                seconds=round(seconds, 3),
+                seconds_by_variant={name: round(value, 3) for name, value in self.seconds.items()},
+                images_per_second=round(self.images / seconds, 3),
+                peak_memory_bytes=environment.peak_memory(plan.device),
+            ),
+        )
+
+    def _pass(self, name: str, module: nn.Module, mean_channel: bool = False) -> Pass:
+        clock = time.perf_counter()
+        total = len(self.plan.sample)
+        with on_device(module, self.plan.device):
+            done = run_pass(
+                module,
+                self._batches,
+                self.protocol,
+                layers=self.options.layer_names,
+                batch_size=self.batch_size,  # type: ignore[arg-type]
+                mean_channel=mean_channel,
+                labels=self.plan.labels if name == "original" else None,
+                progress=self._progress(name, total),
+            )
+        self.batch_size = done.batch_size  # what fitted once is not tried larger again
+        self.retries += done.retries
+        self.images += done.images
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - clock
+        return done
+
+    def _progress(self, name: str, total: int) -> Callable[[int], None] | None:
+        tell = self.progress
+        return None if tell is None else lambda done: tell(name, done, total)
+
+    def _batches(self, size: int) -> Iterator[Batch]:
+        for positions, images in self.plan.sample.batches(self.transform, size):
+            yield [self.plan.sample.indices[i] for i in positions], images
+
+    def _copies(self, name: str) -> Iterator[nn.Module]:
+        module, options = self.model.module, self.options
+        if name == "channel-shuffled":
+            for k in range(options.shuffles):
+                generator = stream(options.seed, "channel shuffle", k)
+                yield shuffle_channels(module, generator, linear=options.shuffle_linear)
+        elif name == "mean-filter":
+            yield mean_filters(module)
+        elif name == "init":
+            for k in range(options.init_samples):
+                yield self.model.fresh(int(stream(options.seed, "init", k).integers(2**63)))
+
+    def _test_error(self, original: Pass) -> records.TestError:
+        options, plan = self.options, self.plan
+        if options.test_error is not None:
+            return records.TestError(value=options.test_error, source="given")
+        if plan.labels is not None and options.full_error:
+            return self._full_error()
+        if original.wrong is not None:
+            return _fraction(original.wrong, original.images, "measured")
+        if plan.model.published_error is not None:
+            return records.TestError(value=plan.model.published_error, source="published")
+        return records.TestError(reason=plan.no_labels or "not known")
+
+    def _full_error(self) -> records.TestError:
+        options, plan = self.options, self.plan
+        whole = load_images(
+            options.dataset,
+            data_dir=options.data_dir,
+            split=options.split,
+            images=None,
+            seed=options.seed,
+            download=options.download,
+            channels=plan.model.input.channels,
+        )
+        labels, _ = match_labels(whole, plan.model.classes, plan.model.class_names)
+        assert labels is not None
+        truth = dict(zip(whole.indices, labels, strict=True))
+
+        def batches(size: int) -> Iterator[Batch]:
+            for positions, images in whole.batches(self.transform, 3 * size):
+                yield [whole.indices[i] for i in positions], images
+
+        progress = self._progress("test error", len(whole))
+        wrong, n = count_wrong(
+            plan.model.module, batches(int(self.batch_size)), self.protocol, truth, progress
+        )
+        return _fraction(wrong, n, "measured on the full split")
+
+
+def _fraction(wrong: int, n: int, source: Any) -> records.TestError:
+    """Error and its binomial standard error."""
+    value = wrong / n
+    return records.TestError(value=value, stderr=(value * (1 - value) / n) ** 0.5, n=n, source=source)

@@ -1,0 +1,71 @@
+"""The record's parts that are known before anything runs: model, data, protocol."""
+
+import json
+from typing import Any
+
+from timm_diffsens.data.loading import ImageSample
+from timm_diffsens.measures.options import Options
+from timm_diffsens.models.loading import LoadedModel
+from timm_diffsens.results import record as records
+
+
+def model_part(loaded: LoadedModel) -> records.Model:
+    """Which network, with which weights and preprocessing."""
+    return records.Model(
+        spec=loaded.spec,
+        arch=loaded.arch,
+        library=loaded.library,
+        parameters=loaded.parameters,
+        classes=loaded.classes,
+        weights=loaded.weights,
+        input=loaded.input,
+        recipe=_recipe(loaded.metadata),
+    )
+
+
+def _recipe(metadata: dict[str, str] | None) -> dict[str, Any] | None:
+    """The training recipe that `diffsens` puts in a checkpoint's metadata, as JSON under `recipe`."""
+    if not metadata or "recipe" not in metadata:
+        return None
+    try:
+        recipe = json.loads(metadata["recipe"])
+    except json.JSONDecodeError:
+        return None
+    return recipe if isinstance(recipe, dict) else None
+
+
+def train_error(recipe: dict[str, Any] | None) -> float | None:
+    """Error on the training set, a fraction, if the recipe states it."""
+    value = (recipe or {}).get("train_error")
+    return float(value) if isinstance(value, int | float) else None
+
+
+def data_part(sample: ImageSample) -> records.Data:
+    """Which images."""
+    return records.Data(
+        spec=sample.spec,
+        split=sample.split,
+        n=len(sample),
+        sample_sha256=sample.sha256,
+        seed=sample.seed,
+        labelled=sample.labels is not None,
+        selection=sample.selection,
+        skipped=list(sample.skipped),
+        note=sample.note,
+    )
+
+
+def protocol_part(options: Options, rms: float) -> records.Protocol:
+    """How they are moved; `rms` is the exact rms displacement in pixels."""
+    part = records.Protocol(
+        delta=options.delta,
+        cut=options.cut,
+        rms_displacement=rms,
+        corruption_sigma=options.corrupt,
+        seed=options.seed,
+        layers=options.layer_names,
+        shuffles=options.shuffles,
+        shuffle_linear=options.shuffle_linear,
+        init_samples=options.init_samples,
+    )
+    return part.model_copy(update={"sha256": records.protocol_hash(part)})

@@ -1,0 +1,247 @@
+"""A model spec -> where the architecture and its published weights come from."""
+
+import copy
+import functools
+import hashlib
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from timm_diffsens.errors import UsageError, unknown
+from timm_diffsens.models.nets import NETS
+from timm_diffsens.results.record import InputSpec
+
+Library = Literal["timm", "torchvision", "net", "python"]
+
+_HALF = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class Source:
+    """An architecture before its weights: how to make it, and what is known about its input."""
+
+    arch: str
+    library: Library
+    build: Callable[[], nn.Module]
+    pretrained: Callable[[], nn.Module] | None
+    input: InputSpec | None
+    detail: str | None
+    class_names: tuple[str, ...] | None = None
+    published_error: float | None = None
+    code_sha256: str | None = None
+
+
+def find_source(spec: str) -> Source:
+    """Find out what a model spec means, without making the model.
+
+    Raises:
+        UsageError: nothing of that name; the message has the nearest names.
+    """
+    if not spec.strip():
+        raise UsageError(
+            "empty model spec; expected a name such as resnet50 (`diffsens ls models` lists them)"
+        )
+    if spec.startswith("torchvision/"):
+        return _torchvision(spec.removeprefix("torchvision/"))
+    if spec.startswith("net/"):
+        return _net(spec.removeprefix("net/"))
+    if spec.startswith(("hf-hub:", "hf_hub:", "local-dir:")) or ":" not in spec:
+        return _timm(spec)
+    return _python(spec)
+
+
+def _timm(spec: str) -> Source:
+    import timm
+
+    remote = spec.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
+    if not remote:
+        name, _, tag = spec.removeprefix("timm/").partition(".")
+        if name not in timm.list_models():
+            known = [*timm.list_models(), *(f"torchvision/{n}" for n in torchvision_names())]
+            known += [f"net/{n}" for n in NETS]
+            raise unknown("model", spec, known, "`diffsens ls models` lists them")
+        tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")] if tag else []
+        if tag and tag not in tags:
+            raise unknown(f"weights tag of {name}", tag, tags, f"it has: {', '.join(tags) or 'none'}")
+    build = functools.partial(timm.create_model, spec, pretrained=False)
+    config = _timm_config(spec, remote)
+    available = remote or bool(
+        config and (config.get("hf_hub_id") or config.get("url") or config.get("file"))
+    )
+    return Source(
+        arch=(config or {}).get("architecture") or spec.partition(".")[0],
+        library="timm",
+        build=build,
+        pretrained=functools.partial(timm.create_model, spec, pretrained=True)
+        if available
+        else _no_weights(spec),
+        input=None,
+        detail=(config or {}).get("hf_hub_id") or (config or {}).get("url"),
+    )
+
+
+def _timm_config(spec: str, remote: bool) -> dict[str, Any] | None:
+    from timm.models import get_pretrained_cfg
+
+    config = None if remote else get_pretrained_cfg(spec, allow_unregistered=False)
+    return config.to_dict() if config else None
+
+
+def _no_weights(spec: str) -> Callable[[], nn.Module]:
+    def refuse() -> nn.Module:
+        raise UsageError(
+            f"there are no published weights for {spec}; "
+            "pass --checkpoint FILE, or --no-pretrained for random weights"
+        )
+
+    return refuse
+
+
+def torchvision_names() -> list[str]:
+    """Names of torchvision's image classifiers."""
+    import torchvision
+
+    return list(torchvision.models.list_models(module=torchvision.models))
+
+
+def _torchvision(spec: str) -> Source:
+    import torchvision
+
+    name, _, tag = spec.partition(".")
+    if name not in torchvision.models.list_models():
+        raise unknown(
+            "torchvision model", name, torchvision.models.list_models(), "`diffsens ls models` lists them"
+        )
+    enum = torchvision.models.get_model_weights(name)
+    members = {w.name: w for w in enum}
+    if tag and tag not in members:
+        raise unknown(
+            f"weights of torchvision/{name}", tag, members, f"it has: {', '.join(members) or 'none'}"
+        )
+    weights = members[tag] if tag else (enum.DEFAULT if members else None)
+    get = functools.partial(torchvision.models.get_model, name)
+    extra: dict[str, Any] = {"init_weights": True} if name in {"googlenet", "inception_v3"} else {}
+    if _has_backbone(name):
+        extra["weights_backbone"] = None
+    accuracy = _accuracy(weights)
+    return Source(
+        arch=name,
+        library="torchvision",
+        build=functools.partial(get, weights=None, **extra),
+        pretrained=functools.partial(get, weights=weights)
+        if weights is not None
+        else _no_weights(f"torchvision/{name}"),
+        input=_torchvision_input(weights),
+        detail=f"{type(weights).__name__}.{weights.name}" if weights is not None else None,
+        published_error=None if accuracy is None else 1 - accuracy / 100,
+    )
+
+
+def _has_backbone(name: str) -> bool:
+    import torchvision
+
+    builder = torchvision.models.get_model_builder(name)
+    return "weights_backbone" in (getattr(builder, "__kwdefaults__", None) or {})
+
+
+def _accuracy(weights: Any) -> float | None:
+    metrics = (weights.meta.get("_metrics") or {}) if weights is not None else {}
+    value = metrics.get("ImageNet-1K", {}).get("acc@1")
+    return None if value is None else float(value)
+
+
+def _torchvision_input(weights: Any) -> InputSpec | None:
+    """timm's terms for torchvision's resize-then-crop: crop_pct = crop / resize."""
+    if weights is None:
+        return None
+    preset = weights.transforms()
+    crop, resize = (getattr(preset, name, None) for name in ("crop_size", "resize_size"))
+    if not crop or not resize:
+        return None
+    return InputSpec(
+        channels=3,
+        height=crop[0],
+        width=crop[0],
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        crop_pct=crop[0] / resize[0],
+        crop_mode="center",
+        interpolation=preset.interpolation.value,
+    )
+
+
+def _net(name: str) -> Source:
+    if name not in NETS:
+        raise unknown(
+            "network", f"net/{name}", [f"net/{n}" for n in NETS], "`diffsens ls models 'net/*'` lists them"
+        )
+    side = InputSpec(
+        channels=3,
+        height=32,
+        width=32,
+        mean=_HALF,
+        std=_HALF,
+        crop_pct=1.0,
+        crop_mode="center",
+        interpolation="bicubic",
+    )
+    return Source(
+        arch=name,
+        library="net",
+        build=NETS[name],
+        pretrained=_no_weights(f"net/{name}"),
+        input=side,
+        detail=None,
+    )
+
+
+def _python(spec: str) -> Source:
+    """`file.py:factory` or `package.module:factory`; runs that code, as importing it would."""
+    where, _, name = spec.rpartition(":")
+    module = _import_file(Path(where)) if where.endswith(".py") else _import_module(where)
+    if not hasattr(module, name):
+        raise unknown(f"factory in {where}", name, [n for n in vars(module) if not n.startswith("_")])
+    factory = getattr(module, name)
+
+    def build() -> nn.Module:
+        made = copy.deepcopy(factory) if isinstance(factory, nn.Module) else factory()
+        if not isinstance(made, nn.Module):
+            raise UsageError(f"{spec} gives a {type(made).__name__}, expected a torch.nn.Module")
+        return made
+
+    code = Path(where).read_bytes() if where.endswith(".py") else b""
+    return Source(
+        arch=name,
+        library="python",
+        build=build,
+        pretrained=None,
+        input=None,
+        detail=None,
+        code_sha256=hashlib.sha256(code).hexdigest() if code else None,
+    )
+
+
+def _import_file(path: Path) -> Any:
+    if not path.is_file():
+        near = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise unknown("model file", str(path), near)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _import_module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"cannot import {name!r}: {error}; expected file.py:factory or package.module:factory"
+        ) from error
