@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+_FEW = 12  # as many choices as fit in a sentence
+
 
 class DiffsensError(Exception):
     """A fault whose message is meant for the user; the command line prints it without a traceback."""
@@ -34,10 +36,13 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
 
 def unknown(what: str, name: str, known: Iterable[str], hint: str = "") -> UsageError:
     """A `UsageError` that names the unknown thing and the nearest known ones."""
+    known = list(known)
     close = nearest(name, known)
     message = f"unknown {what} {name!r}"
     if close:
         message += f"; did you mean {', '.join(close)}?"
+    elif 0 < len(known) <= _FEW and not hint:
+        message += f"; expected {', '.join(known)}"
     if hint:
         message += ("" if message.endswith("?") else ";") + f" {hint}"
     return UsageError(message)

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from timm_diffsens import __version__
 from timm_diffsens.cli.bench import bench
 from timm_diffsens.cli.ls import ls
-from timm_diffsens.cli.output import Quiet, print_error, showing_warnings
+from timm_diffsens.cli.output import print_error, showing_warnings, silence
 from timm_diffsens.cli.show import show
 from timm_diffsens.cli.validate import validate
 from timm_diffsens.errors import DiffsensError, unknown
@@ -32,6 +32,16 @@ class _Verbs(TyperGroup):
         if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             raise unknown("command", args[0], self.list_commands(ctx), "`diffsens --help` lists them")
         return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Options before the verb."""
+        try:
+            return super().parse_args(ctx, args)
+        except _WrongUse as error:
+            if not args:  # a call for help
+                raise
+            print_error(error.format_message())  # type: ignore[attr-defined]
+            raise typer.Exit(2) from None
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb."""
@@ -65,7 +75,7 @@ app = typer.Typer(
     cls=_Verbs,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -78,12 +88,13 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def diffsens(
-    quiet: Quiet = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no warnings.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Layer-by-layer sensitivity of vision models to smooth deformations and to noise."""
+    silence(quiet)
 
 
 for _verb in (bench, show, ls, validate):

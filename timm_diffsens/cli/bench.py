@@ -29,7 +29,7 @@ _IMAGES, _MODEL, _MOVES, _RUN = "Images", "Model", "Perturbation and layers", "R
 
 
 def _option(*names: str, help: str, panel: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, show_default=True)
+    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar)
 
 
 def bench(
@@ -37,7 +37,7 @@ def bench(
         list[str],
         typer.Argument(
             metavar="MODEL...",
-            help="timm name, torchvision/NAME, net/NAME, hf-hub:OWNER/NAME, FILE.py:FACTORY or MODULE:FACTORY.",
+            help="timm name, torchvision/NAME, net/NAME, hf-hub:OWNER/NAME, FILE.py:FACTORY, MODULE:FACTORY",
         ),
     ],
     checkpoint: Annotated[

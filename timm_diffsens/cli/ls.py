@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_json, result_console
+from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_json, progress_console, result_console
 from timm_diffsens.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ def ls(
         raise unknown("topic", topic, TOPICS, f"expected one of {', '.join(TOPICS)}")
     if as_json:
         print_json(rows)
-    elif rows and list(rows[0]) == ["name"]:
+    elif not rows:
+        progress_console().print("none")
+    elif list(rows[0]) == ["name"]:
         for row in rows:
             typer.echo(row["name"])
     else:
@@ -143,9 +145,7 @@ def _table(rows: list[Row]) -> "Table":
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    shown = [
-        name for name in (rows[0] if rows else ["none"]) if any(row[name] not in (None, []) for row in rows)
-    ]
+    shown = [name for name in rows[0] if any(row[name] not in (None, []) for row in rows)]
     shown = [name for name in shown if name not in _ONLY_IN_JSON]
     for name in shown:
         number = all(isinstance(row[name], int | float | None) for row in rows)

@@ -32,7 +32,7 @@ _EIGHTHS = ("", *"▏▎▍▌▋▊▉")
 
 
 def silence(quiet: bool) -> bool:
-    """Callback of `--quiet`: warnings are not shown until the verb is done."""
+    """What `--quiet` does: no warnings are shown until the verb is done."""
     if quiet:
         warnings.simplefilter("ignore", DiffsensWarning)
     return quiet
@@ -132,15 +132,18 @@ def layer_table(layers: Sequence["Layer"], *, all_layers: bool = False, width: i
     room = width - sum(widths[1:]) - _GAP * len(titles) - bar_width
     rows = [[_cut(row[0], room), *row[1:]] for row in rows]
     lasts = _last_column(layers, bar_width)
+    left_out = 0 if all_layers else max(len(rows) - _MOST_ROWS, 0)
 
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     for title in titles:
         table.add_column(title, no_wrap=True, justify="left" if title in ("layer", "kind") else "right")
     table.add_column("log R", min_width=bar_width)
-    left_out = 0 if all_layers else max(len(rows) - _MOST_ROWS, 0)
+    table.caption = (
+        f"{left_out} layers in the middle are left out; --all-layers lists them" if left_out else None
+    )
     for index, (row, last) in enumerate(zip(rows, lasts, strict=True)):
         if left_out and index == _MOST_ROWS // 2:
-            table.add_row(Text(_cut(f"... {left_out} more: --all-layers", max(room, widths[0])), style="dim"))
+            table.add_row("...")
         if not left_out or not _MOST_ROWS // 2 <= index < len(rows) - _MOST_ROWS // 2:
             table.add_row(*row, last)
     return table
@@ -152,9 +155,14 @@ def _layer_rows(layers: Sequence["Layer"], wide: bool) -> list[list[str]]:
             layer.layer,
             *([_cut(layer.kind, _LONGEST_KIND)] if wide else []),
             f"{layer.depth:.2f}",
-            with_error(layer.d, layer.d_stderr),
-            with_error(layer.g, layer.g_stderr),
-            with_error(layer.r, layer.r_stderr),
+            *(
+                with_error(value, stderr).replace(" ", " " if wide else "")
+                for value, stderr in (
+                    (layer.d, layer.d_stderr),
+                    (layer.g, layer.g_stderr),
+                    (layer.r, layer.r_stderr),
+                )
+            ),
         ]
         for layer in layers
     ]

@@ -21,7 +21,9 @@ _CURVE_WIDTH = 60
 
 
 def show(
-    record: Annotated[str, typer.Argument(help="A record's file, a model's name, or the start of a key.")],
+    record: Annotated[
+        str, typer.Argument(metavar="RECORD", help="A record's file, a model's name, or the start of a key.")
+    ],
     out: Out = OUT,
     figure: Annotated[
         Path | None, typer.Option("--figure", metavar="FILE", help="Draw it: .png, .pdf, .svg or .html.")
@@ -44,13 +46,13 @@ def show(
     else:
         from timm_diffsens.results.advice import advice
 
-        notes = dict.fromkeys([*found.warnings, *advice(found)])
+        notes = [] if quiet else dict.fromkeys([*found.warnings, *advice(found)])
         print_record(result_console(), found, variant, all_layers, notes)
     if figure is not None:
         from timm_diffsens.results.charts import record_figure, save_chart
 
         save_chart(record_figure(found), figure)
-        progress_console().print(f"figure: {figure}")
+        progress_console().print(f"figure: {figure}", soft_wrap=True)
 
 
 def find(text: str, folder: Path) -> "Record":

@@ -157,11 +157,15 @@ def _check_numbers(images: int | None, seed: int, channels: int) -> None:
 
 
 def _choose(size: int, images: int | None, seed: int) -> list[int]:
-    """Indices of the sample: the first `images` of a permutation of the split."""
+    """Indices of the sample: the first `images` of a permutation of the split.
+
+    The permutation sorts the images by raw Philox output, which NumPy keeps the same from version to
+    version, as it does not for `Generator.permutation`.
+    """
     if images is None:
         return list(range(size))
-    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([_STREAM, seed])))
-    return [int(index) for index in rng.permutation(size)[:images]]
+    keys = np.random.Philox(np.random.SeedSequence([_STREAM, seed])).random_raw(size)
+    return [int(index) for index in np.argsort(keys, kind="stable")[:images]]
 
 
 def _sample(
