@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "DiffsensError": "errors",
+    "UsageError": "errors",
+    "MeasurementError": "errors",
+    "DiffsensWarning": "errors",
     "sensitivity": "measures.functional",
     "Sensitivity": "measures.functional",
     "LayerSensitivity": "measures.estimators",
@@ -33,6 +37,7 @@ __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from timm_diffsens.data.loading import load_images
+    from timm_diffsens.errors import DiffsensError, DiffsensWarning, MeasurementError, UsageError
     from timm_diffsens.measures.bench import bench
     from timm_diffsens.measures.estimators import LayerSensitivity
     from timm_diffsens.measures.functional import Sensitivity, sensitivity
@@ -51,7 +56,7 @@ def __getattr__(name: str) -> Any:
     """Load a public name from the module it lives in (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module 'timm_diffsens' has no attribute {name!r}")
-    if not _HOMES[name].startswith("results."):  # those import no torch
+    if not _HOMES[name].startswith(("errors", "results.")):  # those import no torch
         import_module("timm_diffsens.runtime").prepare()
     value = getattr(import_module(f"timm_diffsens.{_HOMES[name]}"), name)
     globals()[name] = value

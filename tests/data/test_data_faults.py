@@ -128,7 +128,7 @@ def test_an_unreadable_folder(locked, make_folder):
         try:
             if user == 0:
                 os.seteuid(65534)  # root may read everything
-            with pytest.raises(UsageError, match="--data-dir .* cannot be read: Permission denied"):
+            with pytest.raises(UsageError, match=r"--data-dir .* cannot be read: Permission denied"):
                 load_images("folder", data_dir=root)
         finally:
             if user == 0:

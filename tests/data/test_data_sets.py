@@ -122,7 +122,7 @@ def test_class_folders_may_be_called_train_or_test(make_folder):
     [
         (("train/a", "test/a"), "val", "no sub-folder for the split 'val'; choose from test, train"),
         (("a", "b"), "train", "leave --split out"),
-        (("train/a",), None, "holds the split train: ask for it with --split"),
+        (("train/a",), None, "holds the split train; ask for it with --split"),
     ],
 )
 def test_a_split_that_is_not_there(folders, asked, message, make_folder):
@@ -134,7 +134,7 @@ def test_a_split_that_is_not_there(folders, asked, message, make_folder):
 
 
 def write_cifar10(folder: Path, monkeypatch: pytest.MonkeyPatch, per_file: int = 4) -> np.ndarray:
-    """CIFAR-10's files with few random images; torchvision is told their checksums. Returns the test images."""
+    """CIFAR-10's files with few random images; torchvision gets their checksums. Returns the test set."""
     from torchvision.datasets import CIFAR10 as Torchvision
 
     home = folder / Torchvision.base_folder
@@ -206,7 +206,7 @@ def test_cifar10_as_an_image_folder(parent, make_folder):
 def test_what_is_not_cifar10(make_folder, tmp_path):
     with pytest.raises(UsageError, match="is not CIFAR-10: it has 2 classes"):
         load_images("cifar10", data_dir=make_folder())
-    with pytest.raises(UsageError, match="no CIFAR-10 in .* pass --download"):
+    with pytest.raises(UsageError, match=r"no CIFAR-10 in .* pass --download"):
         load_images("cifar10", data_dir=make_folder("flat", classes=("",)))
     with pytest.raises(UsageError, match="does not exist; pass --download"):
         load_images("cifar10", data_dir=tmp_path / "nowhere", split="test")
@@ -222,7 +222,7 @@ def test_a_torchvision_set_that_is_not_there(spec, tmp_path):
 
 
 def test_a_download_without_a_network(tmp_path, capsys):
-    with pytest.raises(UsageError, match="could not be opened: .* without a network, fetch it elsewhere"):
+    with pytest.raises(UsageError, match=r"could not be opened: .* without a network, fetch it elsewhere"):
         load_images("cifar10", data_dir=tmp_path, download=True)
     assert capsys.readouterr().out == ""
 
@@ -301,7 +301,7 @@ def test_shards_stay_in_their_folder(filename, message, shards):
 
 
 def test_shards_are_asked_for_by_split(shards):
-    with pytest.raises(UsageError, match="--split 'name-{0000"):
+    with pytest.raises(UsageError, match=r"--split 'name-\{0000"):
         load_images("wds/x", data_dir=shards)
     with pytest.raises(UsageError, match="not URLs or commands"):
         load_images("wds/x", data_dir=shards, split="pipe:x.tar")

@@ -35,10 +35,11 @@ class _Verbs(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         """Options before the verb."""
+        help_wanted = not args
         try:
             return super().parse_args(ctx, args)
         except _WrongUse as error:
-            if not args:  # a call for help
+            if help_wanted:
                 raise
             print_error(error.format_message())  # type: ignore[attr-defined]
             raise typer.Exit(2) from None

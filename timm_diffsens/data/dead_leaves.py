@@ -153,13 +153,14 @@ def _corners(leaves: _Leaves, which: Integers) -> list[list[float]]:
     """Corner coordinates [x0, y0, x1, y1, ...], pixels, of the leaves `which`, in that order."""
     polygons: list[list[float]] = [[] for _ in which]
     radius, stretch, angle = leaves.radius[which], np.sqrt(leaves.stretch[which]), leaves.angle[which]
-    inset = _INSET / _MIDDLE[leaves.shape[which]]
+    shape, centre = leaves.shape[which], leaves.centre[which, None]
+    inset = _INSET / _MIDDLE[shape]
     along = np.stack([np.cos(angle), np.sin(angle)], axis=1) * (radius * stretch - inset)[:, None]
     across = np.stack([-np.sin(angle), np.cos(angle)], axis=1) * (radius / stretch - inset)[:, None]
     for kind, base in enumerate(_SHAPES):
-        of_kind = np.flatnonzero(leaves.shape[which] == kind)
+        of_kind = np.flatnonzero(shape == kind)
         corners = base[:, :1] * along[of_kind, None] + base[:, 1:] * across[of_kind, None]
-        corners += leaves.centre[which][of_kind, None]
+        corners += centre[of_kind]
         for position, polygon in zip(
             of_kind, corners.reshape(len(of_kind), 2 * len(base)).tolist(), strict=True
         ):

@@ -109,7 +109,8 @@ def _image_folder(request: Request, folder: Path, note: str | None = None) -> So
 
 def _cifar10(request: Request) -> Source:
     """torchvision's files where they are there or can be fetched, else an image folder of the ten classes."""
-    if request.download or request.data_dir is None or (request.data_dir / _CIFAR10_FILES).exists():
+    home = request.data_dir
+    if request.download or home is None or not specs.exists(home) or specs.exists(home / _CIFAR10_FILES):
         return _torchvision(request, "cifar10")
     folder = request.folder()
     if not any(entry.is_dir() for entry in os.scandir(folder)):
@@ -128,7 +129,7 @@ def _cifar10(request: Request) -> Source:
 
 
 def _torchvision(request: Request, name: str) -> Source:
-    fresh = request.data_dir is not None and not request.data_dir.exists()
+    fresh = request.data_dir is not None and not specs.exists(request.data_dir)
     if fresh and not request.download:
         raise UsageError(
             f"--data-dir {str(request.data_dir)!r} does not exist; pass --download to fetch {name} into it"

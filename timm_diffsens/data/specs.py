@@ -124,6 +124,18 @@ def require_packages(spec: str, prefix: str) -> None:
             raise UsageError(f"{spec} needs {package} {major} or newer: pip install '{package}>={major}'")
 
 
+def exists(path: Path) -> bool:
+    """Whether there is something at `path`.
+
+    Raises:
+        UsageError: that cannot be known, because a folder above may not be read.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        raise UsageError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+
+
 def existing_folder(spec: str, data_dir: str | Path | None) -> Path:
     """The folder a data set is read from, made absolute.
 
@@ -133,9 +145,9 @@ def existing_folder(spec: str, data_dir: str | Path | None) -> Path:
     if data_dir is None:
         raise UsageError(f"data set {spec!r} needs --data-dir, the folder it is read from")
     folder = Path(data_dir).expanduser().absolute()
+    if not exists(folder):
+        raise UsageError(f"--data-dir {str(folder)!r} does not exist")
     try:
-        if not folder.exists():
-            raise UsageError(f"--data-dir {str(folder)!r} does not exist")
         if not folder.is_dir():
             raise UsageError(
                 f"--data-dir {str(folder)!r} is a file; expected a folder (unpack archives first)"

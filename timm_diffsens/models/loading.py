@@ -173,7 +173,7 @@ def _fetch(spec: str, source: Source) -> nn.Module:
 
 
 def _input(spec: str, source: Source, module: nn.Module, asked: InputOptions) -> InputSpec:
-    known = source.input or _timm_input(module)
+    known = source.input or timm_input(module)
     if known is None:
         if asked.size is None:
             raise UsageError(
@@ -211,7 +211,8 @@ def _per_channel(name: str, value: Sequence[float], channels: int) -> tuple[floa
     return values
 
 
-def _timm_input(module: nn.Module) -> InputSpec | None:
+def timm_input(module: nn.Module) -> InputSpec | None:
+    """The preprocessing that a timm model's own configuration asks for; None for other modules."""
     from timm.data import resolve_model_data_config
 
     if not getattr(module, "pretrained_cfg", None) and not getattr(module, "default_cfg", None):

@@ -9,7 +9,7 @@ from timm_diffsens.errors import UsageError
 from timm_diffsens.results.export import save_chart
 from timm_diffsens.results.looks import MOST_POINTS, legend, look
 from timm_diffsens.results.record import Layer, Record
-from timm_diffsens.results.spectrum_panels import convolutions, spectrum_rows
+from timm_diffsens.results.spectrum_panels import convolutions, spectrum_data, spectrum_rows
 
 __all__ = ["depth_chart", "describe", "has_spectra", "record_figure", "save_chart", "spectrum_chart"]
 
@@ -24,7 +24,7 @@ def depth_chart(record: Record) -> alt.TopLevelMixin:
     Bars (a band for more than forty layers) reach one standard error to either side. A null, or a zero,
     leaves a gap.
     """
-    return _figure(record, [_depth_row(record)], _note_on_bars(record))
+    return _figure(record, [_depth_row(record)], {"depth": _depth_rows(record)}, _note_on_bars(record))
 
 
 def spectrum_chart(record: Record) -> alt.TopLevelMixin:
@@ -38,13 +38,15 @@ def spectrum_chart(record: Record) -> alt.TopLevelMixin:
     """
     if not has_spectra(record):
         raise UsageError(f"{record.model.spec} has no filter spectra: no convolution larger than 1 x 1")
-    return _figure(record, spectrum_rows(record))
+    return _figure(record, spectrum_rows(record), spectrum_data(record))
 
 
 def record_figure(record: Record) -> alt.TopLevelMixin:
     """Everything about one record: depth curves, then filter spectra where there are any."""
-    rows = [_depth_row(record), *(spectrum_rows(record) if has_spectra(record) else [])]
-    return _figure(record, rows, _note_on_bars(record))
+    rows, data = [_depth_row(record)], {"depth": _depth_rows(record)}
+    if has_spectra(record):
+        rows, data = rows + spectrum_rows(record), data | spectrum_data(record)
+    return _figure(record, rows, data, _note_on_bars(record))
 
 
 def has_spectra(record: Record) -> bool:
@@ -67,28 +69,32 @@ def describe(record: Record) -> str:
     return " · ".join(parts)
 
 
-def _figure(record: Record, rows: Sequence[Any], *notes: str) -> Any:
+def _figure(record: Record, rows: Sequence[Any], data: dict[str, list[Row]], *notes: str) -> Any:
+    """Rows of panels below a title and a legend; panels name their data, which is here only once."""
     title = alt.TitleParams(record.model.spec, subtitle=[describe(record), *notes], fontSize=16)
-    whole = alt.vconcat(legend([*record.variants, *record.spectra]), *rows, spacing=30).properties(
-        title=title
-    )
-    styled = whole.configure(background="white", padding=14)
-    styled = styled.configure_view(stroke="#ccc")
-    styled = styled.configure_title(anchor="start", frame="group", subtitleFontSize=12, offset=12)
-    return styled.configure_axis(
-        labelFontSize=11, titleFontSize=12, titleFontWeight="normal", gridColor="#eee"
-    )
+    whole = alt.vconcat(legend([*record.variants, *record.spectra]), *rows, spacing=30, title=title)
+    whole["config"] = _CONFIG
+    whole["datasets"] = data
+    return whole
+
+
+_CONFIG = {
+    "background": "white",
+    "padding": 14,
+    "view": {"stroke": "#ccc"},
+    "title": {"anchor": "start", "frame": "group", "subtitleFontSize": 12, "offset": 12},
+    "axis": {"labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal", "gridColor": "#eee"},
+}
 
 
 # ---- sensitivities over depth
 
 
 def _depth_row(record: Record) -> Any:
-    data = alt.Data(values=_depth_rows(record))
-    return alt.hconcat(*(_depth_panel(record, data, measure) for measure in MEASURES), spacing=28)
+    return alt.hconcat(*(_depth_panel(record, measure) for measure in MEASURES), spacing=28)
 
 
-def _depth_panel(record: Record, data: alt.Data, measure: str) -> Any:
+def _depth_panel(record: Record, measure: str) -> Any:
     encodings = look(list(record.variants))
     x = alt.X("depth:Q", title="relative depth", scale=alt.Scale(domain=[0, 1]))
     x = x.axis(grid=False, labelFlush=False, tickCount=5, format="~g")
@@ -97,7 +103,7 @@ def _depth_panel(record: Record, data: alt.Data, measure: str) -> Any:
         alt.Y(f"{field}:Q", title=MEASURES[measure], scale=scale, axis=axis)
         for field in (measure, f"{measure}_low")
     )
-    base = alt.Chart(data).encode(x=x, color=encodings["color"])
+    base = alt.Chart(alt.NamedData("depth")).encode(x=x, color=encodings["color"])
     spread = (
         base.mark_area(opacity=0.18, clip=True) if _many(record) else base.mark_rule(opacity=0.7, clip=True)
     )

@@ -24,7 +24,7 @@ def with_error(value: float | None, stderr: float | None) -> str:
     if stderr is None:
         return _fixed(value, decimals)
     if 0 < stderr < 0.5 * 10.0**-decimals:  # below the last digit shown
-        return f"{_fixed(value, decimals)} ± {stderr:.1g}"
+        return f"{_fixed(value, decimals)} ± {float(f'{stderr:.1g}'):g}"
     return f"{_fixed(value, decimals)} ± {_fixed(stderr, decimals)}"
 
 

@@ -30,7 +30,7 @@ def _mode_panels(record: Record, variants: Sequence[str]) -> Any:
     y = alt.Y("power:Q", title="gamma", scale=alt.Scale(type="log", nice=False, padding=8))
     y = y.axis(tickCount=3, format="~e", grid=False)
     panel = _lines(x, y, variants, ["layer:N", "mode:Q", "eigenvalue:Q", "power:Q"], size=14)
-    panels = panel.properties(width=176, height=96, data=alt.Data(values=_mode_rows(record))).facet(
+    panels = panel.properties(width=176, height=96, data=alt.NamedData("modes")).facet(
         alt.Facet("panel:N", title=None, sort=alt.SortField("position"), header=alt.Header(labelFontSize=11)),
         columns=4,
         spacing=14,
@@ -47,9 +47,7 @@ def _frequency_panel(record: Record, variants: Sequence[str]) -> Any:
     size = 8 if len(convolutions(record)) > MOST_POINTS else 30
     chart = _lines(x, y, variants, ["layer:N", "kernel:N", "frequency:Q"], size)
     title = alt.TitleParams("Power-weighted mean eigenvalue of the grid Laplacian", fontSize=13)
-    return chart.properties(
-        width=WIDTH, height=150, title=title, data=alt.Data(values=_frequency_rows(record))
-    )
+    return chart.properties(width=WIDTH, height=150, title=title, data=alt.NamedData("frequencies"))
 
 
 def _lines(x: alt.X, y: alt.Y, variants: Sequence[str], tips: list[str], size: int) -> Any:
@@ -58,6 +56,11 @@ def _lines(x: alt.X, y: alt.Y, variants: Sequence[str], tips: list[str], size: i
     lines = base.mark_line(strokeWidth=1.6).encode(strokeDash=encodings["strokeDash"])
     points = base.mark_point(filled=True, size=size, opacity=1)
     return alt.layer(lines, points.encode(shape=encodings["shape"], tooltip=["variant:N", *tips]))
+
+
+def spectrum_data(record: Record) -> dict[str, list[Row]]:
+    """The data of those panels, by the names under which they look for it."""
+    return {"modes": _mode_rows(record), "frequencies": _frequency_rows(record)}
 
 
 def convolutions(record: Record) -> list[Spectrum]:
