@@ -25,7 +25,8 @@ _TORCHVISION_OPERATORS = {
 _libraries: list[torch.library.Library] = []  # torch forgets the schemas when the library object dies
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_MMAP_THRESHOLD_MAX = 32 * 2**20  # glibc refuses more (HEAP_MAX_SIZE / 2 on 64-bit)
+# Activations of a batch reach hundreds of megabytes. Some glibc refuse more than 32 MiB (HEAP_MAX_SIZE / 2).
+_MMAP_THRESHOLDS = (2**30, 32 * 2**20)
 
 
 def guard_torchvision() -> bool:
@@ -69,8 +70,8 @@ def tune_allocator() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    raised = mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_MAX) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    return bool(raised)
+    raised = any(mallopt(_M_MMAP_THRESHOLD, size) for size in _MMAP_THRESHOLDS)
+    return bool(raised and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def prepare() -> None:

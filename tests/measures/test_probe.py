@@ -1,3 +1,4 @@
+import contextlib
 import copy
 
 import pytest
@@ -75,10 +76,10 @@ def test_no_hook_is_left_behind_after_an_error(fail_from):
     model = Failing()
     model.fail_from = fail_from  # in the first traced forward, the second, the real one, the next
     model.train()
-    with Probe(model, "all"):
-        with pytest.raises(ValueError, match="on purpose"):
-            for _ in range(2):
-                model(torch.rand(6, 4))
+    with Probe(model, "all"), contextlib.suppress(ValueError):
+        model(torch.rand(6, 4))
+        model(torch.rand(6, 4))
+        pytest.fail("it did not break")
     assert hooks_on(model) == 0
     assert model.training
     assert model.layer.training
@@ -143,7 +144,7 @@ def test_identity_layer_gives_the_pixel_values():
     result = run(Net(), batch).results()[0]
     expected = sensitivity(*batch.chunk(3))
     assert (result.d, result.g, result.r) == pytest.approx(expected, rel=1e-12)
-    # the noise has the norm of the deformation image by image, so R = 1 on the pixels, exactly but for rounding
+    # the noise has the norm of the deformation image by image, so on the pixels R = 1
     assert result.r == pytest.approx(1, abs=1e-12)
 
 

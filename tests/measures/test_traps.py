@@ -167,9 +167,9 @@ def test_13_channels_of_undeclared_nhwc_maps():
     probe, _ = probed(build("test_convnext"), 64)
     axes = {layer.name: (layer.channel_axis, layer.shape) for layer in probe.layers}
     axis, shape = axes["stages.0.blocks.0.mlp.fc1"]
-    assert axis == 2  # inside the block: (h, w, c)
+    assert (axis, len(shape)) == (2, 3)  # inside the block: (h, w, c)
     axis, shape = axes["stages.0.blocks.0.conv_dw"]
-    assert axis == 0
+    assert (axis, len(shape)) == (0, 3)
     blocks, _ = probed(build("test_convnext"), 64, "blocks")
     assert all(layer.channel_axis == 0 for layer in blocks.layers)  # permuted back at its end
 

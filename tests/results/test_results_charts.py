@@ -146,6 +146,19 @@ def test_spectra_are_drawn_mode_by_mode(record):
     }
 
 
+def test_flat_spectra_look_flat(record):
+    """Whatever the values, an axis of power spans a decade at least."""
+    base = record.spectra["original"][0]
+    powers = {"flat": [1.0, 1.01, 0.99] * 3, "steep": [10.0**-i for i in range(9)], "one": [0.0] * 8 + [0.5]}
+    spectra = [base.model_copy(update={"layer": name, "power": power}) for name, power in powers.items()]
+    data = rows(spectrum_chart(record.model_copy(update={"spectra": {"original": spectra}})), "modes")
+    room = {row["layer"]: (row["low"], row["high"]) for row in data if "low" in row}
+    assert room["flat"] == pytest.approx((0.1**0.5, 10**0.5), rel=0.01)
+    assert room["steep"] == (1e-8, 1.0)
+    assert room["one"] == pytest.approx((0.5 * 0.1**0.5, 0.5 * 10**0.5))
+    assert [row["power"] for row in data if row["layer"] == "one"][:2] == [None, None]
+
+
 def test_at_most_twelve_convolutions_get_a_panel():
     chart = spectrum_chart(make_record(names=many_layers()))
     panels = {row["panel"]: row["position"] for row in rows(chart, "modes")}

@@ -33,8 +33,11 @@ WINDOWS_RESERVED = {"con", "prn", "aux", "nul", *(f"{p}{i}" for p in ("com", "lp
 def damaged(good: str) -> dict[str, tuple[bytes, str]]:
     """Content of bad record files, and a word that the message must have."""
     document = json.loads(good)
-    layer = {**document["variants"]["original"][0], "d": "much"}
-    text_for_number = {**document, "variants": {"original": [layer]}}
+    first = document["variants"]["original"][0]
+    text_for_number, quoted = (
+        json.dumps({**document, "variants": {"original": [{**first, "d": d}]}}).encode()
+        for d in ("much", "0.5")
+    )
     return {
         "half.json": (good[: len(good) // 2].encode(), "half-written"),
         "empty.json": (b"", "empty"),
@@ -45,7 +48,8 @@ def damaged(good: str) -> dict[str, tuple[bytes, str]]:
         "number.json": (b"9" * 5000, "damaged"),
         "newer.json": (json.dumps({**document, "schema_version": 2}).encode(), "version 2"),
         "nan.json": (good.replace('"seconds": 81.25', '"seconds": NaN').encode(), "timings.seconds"),
-        "text.json": (json.dumps(text_for_number).encode(), "variants.original.0.d"),
+        "text.json": (text_for_number, "variants.original.0.d"),
+        "quoted.json": (quoted, "variants.original.0.d"),
     }
 
 

@@ -112,8 +112,6 @@ def _datasets(pattern: str | None) -> list[Row]:
 def _records(pattern: str | None, folder: Path) -> list[Row]:
     from timm_diffsens.results.store import read_records
 
-    frame = read_records(folder)
-    kept = frame[[bool(_matching([name], pattern)) for name in frame["model"]]]
     columns = [
         "key",
         "model",
@@ -128,8 +126,9 @@ def _records(pattern: str | None, folder: Path) -> list[Row]:
         "protocol",
         "path",
     ]
-    rows: list[Row] = kept[columns].astype(object).where(kept[columns].notna(), None).to_dict("records")
-    return rows
+    frame = read_records(folder)[columns].astype(object)
+    rows: list[Row] = frame.where(frame.notna(), None).to_dict("records")
+    return [row for row in rows if _matching([row["model"]], pattern)]
 
 
 def _matching(names: list[str], pattern: str | None) -> list[str]:

@@ -77,6 +77,7 @@ class Moments:
     @classmethod
     def of(cls, rows: torch.Tensor) -> "Moments":
         """Moments of the rows of an (n, d) matrix."""
+        rows = _widen(rows)
         mean = rows.mean(dim=0)
         return cls(len(rows), mean, float((rows - mean).double().square().sum()))
 
@@ -96,8 +97,9 @@ class SensitivityEstimator:
     Image i contributes three numbers: a_i = ||f(tau x) - f(x)||^2, g_i = ||f(x + eta) - f(x)||^2, and its
     share of the denominator, b_i = 2 (i - 1)/i ||f_i - mean of those before||^2 (Welford 1962). Every b_i has
     expectation 2 tr Cov = E ||f(x1) - f(x2)||^2 for i > 1, and their sum is exactly twice the centred square
-    sum. So D = mean(a) / mean(b) and G = mean(g) / mean(b) are ratios of means of per-image numbers, and
-    the delta method over images gives the standard errors:
+    sum; the first image has no share, and is given the mean of the others. So D = mean(a) / mean(b) and
+    G = mean(g) / mean(b) are ratios of means of per-image numbers, and the delta method over images gives
+    the standard errors:
 
         Var(D) ~ sum (a_i - D b_i)^2 / (n (n - 1) mean(b)^2), likewise for G and R = mean(a) / mean(g).
 
@@ -120,22 +122,30 @@ class SensitivityEstimator:
     # (a, g, b) summed over images, and the sums of their products, in float64.
     sums: torch.Tensor | None = None
     products: torch.Tensor | None = None
+    # (a, g, 0) of the first image, whose share of the denominator is settled later.
+    first: torch.Tensor | None = None
 
     def update(self, clean: torch.Tensor, moved: torch.Tensor, noised: torch.Tensor) -> None:
         """Add n images: three arrays (n, ...) of equal shape.
 
         Raises:
-            UsageError: the shapes differ from one another or from earlier batches.
+            UsageError: the shapes differ, or a sample holds more or fewer numbers than in earlier batches.
         """
-        if not clean.shape == moved.shape == noised.shape:
-            raise UsageError(f"shapes differ: {clean.shape}, {moved.shape}, {noised.shape}")
-        rows = [part.reshape(len(part), -1) for part in (clean, moved, noised)]
+        parts = [part.detach() for part in (clean, moved, noised)]
+        shapes = [tuple(part.shape) for part in parts]
+        if not shapes[0] == shapes[1] == shapes[2]:
+            raise UsageError(f"shapes differ: {', '.join(map(str, shapes))}")
+        if not shapes[0]:
+            raise UsageError("expected tensors (n, ...), got single numbers")
+        if shapes[0][0] == 0:
+            return
+        rows = [part.reshape(len(part), math.prod(shapes[0][1:])) for part in parts]
         if self.mean is None:
             self._start(rows[0])
         assert self.mean is not None
         if rows[0].shape[1] != len(self.mean):
             raise UsageError(f"expected {len(self.mean)} numbers a sample, got {rows[0].shape[1]}")
-        for start in range(0, len(clean), _ROWS):
+        for start in range(0, len(rows[0]), _ROWS):
             self._update_rows(*(part[start : start + _ROWS] for part in rows))
 
     def _start(self, rows: torch.Tensor) -> None:
@@ -160,35 +170,40 @@ class SensitivityEstimator:
         numbers = torch.stack([a, g, 2 * _welford_increments(gram, self.count)])
         self.sums += numbers.sum(dim=1)
         self.products += numbers @ numbers.T
+        if self.first is None:
+            self.first = numbers[:, 0].clone()
         self.count += n
 
     def merge(self, other: "SensitivityEstimator") -> "SensitivityEstimator":
         """The estimator of both samples together.
 
         Values equal those of one pass over both; standard errors agree to order 1/n, since the distance
-        between the two means counts as one more share of the denominator.
+        between the two means becomes the share of the other's first image in the denominator.
+
+        Raises:
+            UsageError: samples of the two differ in size.
         """
         if not (self.count and other.count):
-            return copy.copy(self if self.count else other)
+            return copy.deepcopy(self if self.count else other)
         assert self.mean is not None
         assert other.mean is not None
+        if len(self.mean) != len(other.mean):
+            raise UsageError(f"expected {len(self.mean)} numbers a sample, got {len(other.mean)}")
         assert self.sums is not None
         assert other.sums is not None
         assert self.products is not None
         assert other.products is not None
+        assert other.first is not None
         gap = (other.mean - self.mean).double().square().sum()
         count = self.count + other.count
-        share = 2 * gap * self.count * other.count / count
-        extra = torch.stack([torch.zeros_like(share), torch.zeros_like(share), share])
-        typical = (self.sums + other.sums) / count
-        typical[2] = share
-        crossed = torch.outer(typical, typical)
-        crossed[:2, :2] = 0
-        merged = SensitivityEstimator(count)
-        merged.mean = self.mean + (other.mean - self.mean) * (other.count / count)
-        merged.sums = self.sums + other.sums + extra
-        merged.products = self.products + other.products + crossed
-        return merged
+        share = float(2 * gap * self.count * other.count / count)
+        return SensitivityEstimator(
+            count,
+            mean=self.mean + (other.mean - self.mean) * (other.count / count),
+            sums=self.sums + other.sums + _share(share, other.sums),
+            products=self.products + _give_share(other.products, other.first, share),
+            first=self.first,
+        )
 
     def moments(self) -> Moments:
         """Count, mean and centred square sum of the clean representations."""
@@ -199,23 +214,20 @@ class SensitivityEstimator:
     def compute(self) -> Estimate:
         """D, G, R and their standard errors; None with a reason where there is none."""
         n = self.count
-        if self.mean is None or self.sums is None or self.products is None or n < 2:
+        if self.mean is None or self.sums is None or self.products is None or self.first is None or n < 2:
             return Estimate(n, reason="fewer than 2 images")
-        a, g, b = (float(v) for v in self.sums)
-        if not all(map(math.isfinite, (a, g, b))):
+        if not (self.sums.isfinite().all() and self.products.isfinite().all()):
             return Estimate(n, reason="non-finite")
+        a, g, b = (float(v) for v in self.sums)
         square_norm = float(self.mean.double().square().sum())
         threshold = (_ROUNDING_UNITS * torch.finfo(self.mean.dtype).eps) ** 2 * square_norm
         if b / (n - 1) <= 2 * threshold:
             return Estimate(n, reason="constant")
         pairs = b / (n - 1)
         d, noise = a / n / pairs, g / n / pairs
-        products = self.products.tolist()
-        scale = n / (
-            n - 1
-        )  # b_1 = 0 by construction: rescaled, its mean over all n images is that over n - 1
-        d_stderr = _ratio_stderr(products, 0, 2, d * scale, n, pairs)
-        g_stderr = _ratio_stderr(products, 1, 2, noise * scale, n, pairs)
+        products = _give_share(self.products, self.first, pairs).tolist()
+        d_stderr = _ratio_stderr(products, 0, 2, d, n, pairs)
+        g_stderr = _ratio_stderr(products, 1, 2, noise, n, pairs)
         if g == 0:
             return Estimate(n, d, noise, None, d_stderr, g_stderr, None, reason="noise does not move it")
         r_stderr = _ratio_stderr(products, 0, 1, a / g, n, g / n)
@@ -238,6 +250,16 @@ def _welford_increments(gram: torch.Tensor, count: int) -> torch.Tensor:
     before = count + torch.arange(len(gram), dtype=torch.float64, device=gram.device)
     distance = own - 2 * with_sum / before.clamp(min=1) + of_sum / before.clamp(min=1) ** 2
     return before / (before + 1) * distance
+
+
+def _share(share: float, like: torch.Tensor) -> torch.Tensor:
+    return like.new_tensor([0.0, 0.0, share])
+
+
+def _give_share(products: torch.Tensor, first: torch.Tensor, share: float) -> torch.Tensor:
+    """Sums of products after an image with the numbers (a, g, 0) got its share of the denominator."""
+    b = _share(share, first)
+    return products + torch.outer(first, b) + torch.outer(b, first) + torch.outer(b, b)
 
 
 def _ratio_stderr(

@@ -1,5 +1,6 @@
 """D, G and R of plain arrays: Eq. 1 of the paper, one to one."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +30,8 @@ def sensitivity(clean: Any, moved: Any, noised: Any) -> Sensitivity:
     sample covariance. (The authors' code averages all n^2 pairs, the zero diagonal too: smaller by
     (n - 1)/n.) D and G are ratios of unbiased means, so biased at order 1/n.
 
-    A constant representation gives nan (0/0), as does R where noise does not move it.
+    A constant representation gives nan for D and G, as does R where noise does not move it. Numbers that are
+    not finite, or whose squares are not, give nan or inf, never a finite value.
 
     Raises:
         UsageError: the shapes differ, or there are fewer than two images.
@@ -41,17 +43,23 @@ def sensitivity(clean: Any, moved: Any, noised: Any) -> Sensitivity:
         >>> sensitivity(clean, clean + [1, 0], clean + [0, 2])
         Sensitivity(d=0.25, g=1.0, r=0.25)
     """
-    arrays = [_rows(a) for a in (clean, moved, noised)]
+    arrays = [_array(a) for a in (clean, moved, noised)]
     if len({a.shape for a in arrays}) > 1:
-        raise UsageError(f"shapes differ: {', '.join(str(np.shape(a)) for a in (clean, moved, noised))}")
-    f, f_moved, f_noised = arrays
-    if len(f) < 2:
-        raise UsageError(f"the denominator needs at least 2 images, got {len(f)}")
-    denominator = mean_pair_distance(f)
-    with np.errstate(divide="ignore", invalid="ignore"):
+        raise UsageError(f"shapes differ: {', '.join(str(a.shape) for a in arrays)}")
+    if arrays[0].ndim == 0:
+        raise UsageError("expected arrays (n, ...), got single numbers")
+    n = len(arrays[0])
+    if n < 2:
+        raise UsageError(f"the denominator needs at least 2 images, got {n}")
+    f, f_moved, f_noised = (a.reshape(n, -1) for a in arrays)
+    with np.errstate(invalid="ignore", over="ignore"):
+        denominator = mean_pair_distance(f)
         numerator_d, numerator_g = mean_square(f_moved - f), mean_square(f_noised - f)
-        values = numerator_d / denominator, numerator_g / denominator, numerator_d / numerator_g
-    return Sensitivity(*(float(v) for v in values))
+        return Sensitivity(
+            _ratio(numerator_d, denominator),
+            _ratio(numerator_g, denominator),
+            _ratio(numerator_d, numerator_g),
+        )
 
 
 def mean_square(rows: Array) -> np.float64:
@@ -65,12 +73,13 @@ def mean_pair_distance(rows: Array) -> np.float64:
     return np.sum((rows - rows.mean(axis=0)) ** 2, dtype=np.float64) * 2 / (len(rows) - 1)
 
 
-def _rows(array: Any) -> Array:
-    """(n, ...) of any kind -> (n, d) in float64."""
+def _ratio(top: np.float64, bottom: np.float64) -> float:
+    return float(top / bottom) if 0 < bottom < math.inf else math.nan
+
+
+def _array(array: Any) -> Array:
+    """An array, tensor or nested list in float64."""
     if hasattr(array, "detach"):
         array = array.detach().cpu()
         array = array.double() if array.is_floating_point() else array
-    rows = np.asarray(array, dtype=np.float64)
-    if rows.ndim == 0:
-        raise UsageError("expected an array (n, ...), got a single number")
-    return rows.reshape(len(rows), -1)
+    return np.asarray(array, dtype=np.float64)

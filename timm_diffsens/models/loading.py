@@ -1,6 +1,6 @@
 """A model spec or a checkpoint -> a `LoadedModel`: the module, its preprocessing, where it is from."""
 
-import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 
 from timm_diffsens import runtime
-from timm_diffsens.errors import MeasurementError, UsageError
+from timm_diffsens.errors import UsageError
 from timm_diffsens.models.checkpoints import load_checkpoint, state_sha256
+from timm_diffsens.models.hub import fetch
 from timm_diffsens.models.sources import Library, Source, find_source
 from timm_diffsens.models.variants import reinitialise
 from timm_diffsens.results.record import InputSpec, Origin, Weights
@@ -102,7 +103,8 @@ def load_model(
         metadata = load_checkpoint(module, Path(checkpoint))
         origin = ("checkpoint", Path(checkpoint).name, None)
     elif pretrained and source.pretrained is not None:
-        module = _fetch(spec, source)
+        advice = "pass --checkpoint FILE for weights on disk, or --no-pretrained for random ones"
+        module = fetch(f"the weights of {spec}", source.pretrained, advice)
         origin = ("pretrained", source.detail, None)
     else:
         with runtime.seeded(seed):
@@ -150,26 +152,6 @@ def given_model(module: nn.Module, asked: InputOptions) -> LoadedModel:
         build=None,
         class_names=_imagenet_names(module),
     )
-
-
-def _fetch(spec: str, source: Source) -> nn.Module:
-    """Published weights; whatever goes wrong on the way to them becomes one clear sentence."""
-    assert source.pretrained is not None
-    quiet = logging.getLogger("huggingface_hub")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
-    try:
-        return source.pretrained()
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, MeasurementError | UsageError):
-            raise
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(
-            f"the weights of {spec} cannot be fetched ({first[:160]}); "
-            "pass --checkpoint FILE for weights on disk, or --no-pretrained for random ones"
-        ) from error
-    finally:
-        quiet.setLevel(level)
 
 
 def _input(spec: str, source: Source, module: nn.Module, asked: InputOptions) -> InputSpec:

@@ -55,11 +55,12 @@ class Diffeo:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.delta) and self.delta > 0):
             raise UsageError(f"delta must be a positive number of pixels, got {self.delta}")
-        if int(self.cut) != self.cut or self.cut < 2:
+        if not (math.isfinite(self.cut) and int(self.cut) == self.cut and self.cut >= 2):
             raise UsageError(
                 f"cut must be an integer of at least 2, got {self.cut}: "
                 "the temperature T = 4 delta^2/(pi n^2 ln cut) has no meaning at cut = 1"
             )
+        object.__setattr__(self, "cut", int(self.cut))
 
     def temperature(self, side: int) -> float:
         """T = 4 delta^2 / (pi n^2 ln cut) for a side of n pixels."""
@@ -87,9 +88,12 @@ class Diffeo:
             least, most = 0.5, side / (math.pi * self.cut)
             if not least <= self.delta <= most:
                 fault = "moves less than a pixel" if self.delta < least else "stops being one-to-one"
+                remedy = "use larger images or a lower --cut"
+                if least < most:
+                    remedy = f"choose --delta between {least} and {most:.2f}"
                 return (
                     f"the deformation {fault} on a side of {side} pixels: T = {self.temperature(side):.3g} "
-                    f"is outside [{low:.3g}, {high:.3g}]; choose --delta between {least} and {most:.2f}"
+                    f"is outside [{low:.3g}, {high:.3g}]; {remedy}"
                 )
         return None
 
@@ -144,17 +148,24 @@ def deform(images: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
     Args:
         images: (n, c, h, w).
         displacement: (n, 2, h, w), pixels, (dx, dy).
+
+    Raises:
+        UsageError: the two do not fit.
     """
     height, width = images.shape[-2:]
-    grid = torch.empty(
-        (*displacement.shape[:1], height, width, 2), dtype=displacement.dtype, device=images.device
-    )
+    if images.ndim != 4 or displacement.shape != (len(images), 2, height, width):
+        raise UsageError(
+            "expected images (n, c, h, w) and displacements (n, 2, h, w), "
+            f"got {tuple(images.shape)} and {tuple(displacement.shape)}"
+        )
+    dtype = torch.promote_types(images.dtype, displacement.dtype)
+    grid = torch.empty((len(images), height, width, 2), dtype=dtype, device=images.device)
     for axis, side in enumerate((width, height)):
-        identity = torch.linspace(-1, 1, side, dtype=displacement.dtype, device=images.device)
+        identity = torch.linspace(-1, 1, side, dtype=dtype, device=images.device)
         identity = identity if axis == 0 else identity[:, None]
         torch.sub(identity, displacement[:, axis], alpha=2 / (side - 1), out=grid[..., axis])
     moved = F.grid_sample(
-        images.to(grid.dtype), grid, mode="bilinear", padding_mode="border", align_corners=True
+        images.to(dtype), grid, mode="bilinear", padding_mode="border", align_corners=True
     )
     return moved.to(images.dtype)
 

@@ -10,16 +10,19 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from timm_diffsens.errors import UsageError
+
 Generator = torch.Generator | np.random.Generator | Sequence[np.random.Generator] | None
 
 
 def stream(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
     """The stream of image `index` for `purpose` ("diffeo", "noise", ...) under `seed`.
 
-    Philox is counter-based, and `SeedSequence` spreads the three numbers over its whole 128-bit key, so
-    distinct (seed, purpose, index) give streams that do not overlap (Salmon et al. 2011).
+    Philox is counter-based (Salmon et al. 2011), and distinct keys give streams that do not overlap. Seed
+    (64 bits; larger ones modulo 2^64), purpose (its CRC-32) and index (32 bits) fill the 128-bit pool of
+    `SeedSequence`, which mixes them into the key invertibly: distinct numbers give distinct keys.
     """
-    words = [seed & 0xFFFFFFFFFFFFFFFF, zlib.crc32(purpose.encode()), index]
+    words = [seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, zlib.crc32(purpose.encode()), index]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
 
 
@@ -39,14 +42,19 @@ def standard_normal(n: int, shape: Sequence[int], generator: Generator, dtype: t
         dtype: float32 or float64; numpy draws are made in that precision.
 
     Raises:
-        ValueError: a sequence of generators whose length is not `n`.
+        UsageError: something else, or a sequence whose length is not `n`.
     """
     if generator is None or isinstance(generator, torch.Generator):
         device = generator.device if generator is not None else None
         return torch.randn(n, *shape, generator=generator, dtype=dtype, device=device)
-    each = [generator] * n if isinstance(generator, np.random.Generator) else list(generator)
+    each = [generator] * n if isinstance(generator, np.random.Generator) else generator
+    if not isinstance(each, Sequence) or not all(isinstance(g, np.random.Generator) for g in each):
+        raise UsageError(
+            "expected a torch or numpy generator, a sequence of numpy generators (one an image) or None, "
+            f"got {generator!r}"
+        )
     if len(each) != n:
-        raise ValueError(f"expected one generator for each of the {n} images, got {len(each)}")
+        raise UsageError(f"expected one generator for each of the {n} images, got {len(each)}")
     out = np.empty((n, *shape), dtype=np.float64 if dtype == torch.float64 else np.float32)
     for row, source in zip(out, each, strict=True):
         source.standard_normal(dtype=out.dtype, out=row)

@@ -1,5 +1,6 @@
 """Panels of filter spectra: Figs 4 and 12 of arXiv 2210.01506."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from timm_diffsens.results.record import Record, Spectrum
 Row = dict[str, Any]
 
 _MOST_PANELS = 12
+_LEAST_SPAN = 10.0  # of an axis of power
 _HEAD, _TAIL = 18, 7  # of a long layer name
 
 
@@ -27,13 +29,22 @@ def _mode_panels(record: Record, variants: Sequence[str]) -> Any:
     title = alt.TitleParams(f"Filter power against mode order, low to high frequency{left_out}", fontSize=13)
     x = alt.X("mode:Q", title=None, scale=alt.Scale(nice=False, zero=False))
     x = x.axis(tickCount=4, tickMinStep=1, format="d", grid=False, labelFlush=False)
-    y = alt.Y("power:Q", title="gamma", scale=alt.Scale(type="log", nice=False, padding=8))
-    y = y.axis(tickCount=3, format="~e", grid=False)
+    scale = alt.Scale(type="log", nice=False, padding=8)
+    axis = alt.Axis(tickCount=3, format="~e", grid=False)
+    y, low = (alt.Y(f"{field}:Q", title="gamma", scale=scale, axis=axis) for field in ("power", "low"))
+    room = alt.Chart().transform_filter("isValid(datum.low)").mark_rule(opacity=0)
+    room = room.encode(x=x, y=low, y2="high:Q")
     panel = _lines(x, y, variants, ["layer:N", "mode:Q", "eigenvalue:Q", "power:Q"], size=14)
-    panels = panel.properties(width=176, height=96, data=alt.NamedData("modes")).facet(
-        alt.Facet("panel:N", title=None, sort=alt.SortField("position"), header=alt.Header(labelFontSize=11)),
-        columns=4,
-        spacing=14,
+    panels = (
+        alt.layer(room, panel)
+        .properties(width=176, height=96, data=alt.NamedData("modes"))
+        .facet(
+            alt.Facet(
+                "panel:N", title=None, sort=alt.SortField("position"), header=alt.Header(labelFontSize=11)
+            ),
+            columns=4,
+            spacing=14,
+        )
     )
     return panels.resolve_scale(x="independent", y="independent").properties(title=title)
 
@@ -72,7 +83,7 @@ def convolutions(record: Record) -> list[Spectrum]:
 def _mode_rows(record: Record) -> list[Row]:
     names = [s.layer for s in convolutions(record)]
     drawn = {names[i]: i + 1 for i in _spread_out(len(names))}
-    return [
+    rows: list[Row] = [
         {
             "variant": variant,
             "layer": s.layer,
@@ -87,6 +98,19 @@ def _mode_rows(record: Record) -> list[Row]:
         if s.layer in drawn
         for mode, (eigenvalue, power) in enumerate(zip(s.eigenvalues, s.power, strict=True), start=1)
     ]
+    for position in drawn.values():
+        panel = [row for row in rows if row["position"] == position]
+        panel[0] |= _room([row["power"] for row in panel if row["power"]])
+    return rows
+
+
+def _room(powers: list[float]) -> Row:
+    """Ends of an axis of at least a decade around the values: flat spectra shall look flat."""
+    if not powers:
+        return {}
+    middle = math.sqrt(min(powers)) * math.sqrt(max(powers))
+    half = math.sqrt(_LEAST_SPAN)
+    return {"low": min(*powers, middle / half), "high": max(*powers, middle * half)}
 
 
 def _frequency_rows(record: Record) -> list[Row]:

@@ -1,0 +1,135 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from timm_diffsens.cli import app
+from timm_diffsens.results.record import Record
+
+QUICK = ["--no-pretrained", "--images", "8", "--layers", "stages", "--variants", "original"]
+
+
+def run(*args):
+    return CliRunner().invoke(app, ["bench", *map(str, args)])
+
+
+def test_json_is_the_list_of_records_as_written_and_nothing_else(tmp_path):
+    result = run("test_resnet", "test_vit", *QUICK, "--out", tmp_path, "--json")
+    assert result.exit_code == 0, result.stderr
+    printed = json.loads(result.stdout)
+    written = [json.loads(p.read_text()) for p in sorted((tmp_path / "records").rglob("*.json"))]
+    assert sorted(printed, key=lambda r: r["key"]) == sorted(written, key=lambda r: r["key"])
+    assert [r["model"]["spec"] for r in printed] == ["test_resnet", "test_vit"]
+    for record in printed:
+        Record.model_validate(record)
+
+
+def test_table_reading_and_advice_are_printed(tmp_path):
+    result = run("test_resnet", *QUICK, "--out", tmp_path)
+    assert result.exit_code == 0
+    for words in ("layer1", "output", "R", "synthetic", "too few images (8)", "--images", "random"):
+        assert words in result.stdout
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_a_second_run_says_that_it_is_done(tmp_path):
+    run("test_resnet", *QUICK, "--out", tmp_path)
+    result = run("test_resnet", *QUICK, "--out", tmp_path)
+    assert result.exit_code == 0
+    assert "measured before" in result.stderr
+    assert "layer1" in result.stdout
+
+
+def test_options_that_list_take_commas_and_repetition(tmp_path):
+    common = ["test_resnet", "--no-pretrained", "--images", "8", "--out", tmp_path, "--json"]
+    commas = run(*common, "--layers", "stem,layer1", "--variants", "original,init")
+    repeated = run(
+        *common, "--layers", "stem", "--layers", "layer1", "--variants", "original", "--variants", "init"
+    )
+    one, other = json.loads(commas.stdout)[0], json.loads(repeated.stdout)[0]
+    assert one["key"] == other["key"]
+    assert list(one["variants"]) == ["original", "init"]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["resnet999"], "did you mean"),
+        (["torchvision/resnet19"], "resnet18"),
+        (["net/lenett"], "net/lenet"),
+        (["test_resnet", "--variants", "shuffled"], "channel-shuffled"),
+        (["test_resnet", "--images", "many"], "--images needs a whole number or all"),
+        (["test_resnet", "--batch-size", "big"], "--batch-size needs a whole number or auto"),
+        (["test_resnet", "--mean", "a,b,c"], "--mean needs numbers"),
+        (["test_resnet", "--input-size", "1,2,3"], "--input-size needs H or H,W"),
+        (["test_resnet", "--dataset", "cifra10"], "cifar10"),
+        (["test_resnet", "--dataset", "folder"], "--data-dir"),
+        (["test_resnet", "--checkpoint", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["test_resnet", "--cut", "1"], "ln cut"),
+        (["test_resnet", "--device", "cuda:7"], "cuda:7"),
+        (["test_resnet", "--imags", "8"], "--images"),
+        (["test_resnet", "test_vit", "--checkpoint", "x"], "one model"),
+        (["missing.py:net"], "missing.py"),
+    ],
+)
+def test_wrong_use_is_exit_2_in_a_line_or_two(args, words, tmp_path):
+    result = run(*args, *([] if "--images" in args else ["--images", "4"]), "--out", tmp_path)
+    message = result.stderr
+    assert result.exit_code == 2, (result.stdout, message)
+    assert words in message
+    assert "Traceback" not in message
+    assert len(message.strip().splitlines()) <= 3
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_one_model_that_fails_does_not_end_the_others(tmp_path):
+    broken = tmp_path / "broken.py"
+    broken.write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    pretrained_cfg = {}\n"
+        "    def forward(self, x):\n"
+        "        raise ValueError('no good')\n"
+    )
+    args = [f"{broken}:Net", "net/lenet", *QUICK, "--input-size", "32", "--mean", "0.5", "--std", "0.5"]
+    result = run(*args, "--out", tmp_path, "--json")
+    assert result.exit_code == 1
+    assert "ValueError: no good" in result.stderr
+    assert [r["model"]["spec"] for r in json.loads(result.stdout)] == ["net/lenet"]
+
+
+def test_published_weights_out_of_reach_are_exit_2_with_a_way_out(tmp_path):
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+    done = subprocess.run(
+        [sys.executable, "-m", "timm_diffsens.cli", "bench", "test_resnet", "--out", str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "--checkpoint" in done.stderr
+    assert "--no-pretrained" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_is_exit_130_and_leaves_nothing_half_written(tmp_path):
+    command = [sys.executable, "-m", "timm_diffsens.cli", "bench", "test_resnet", "--no-pretrained"]
+    options = ["--images", "3000", "--batch-size", "2", "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    # the output folder is tried first; after that the model is loaded and measured
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "records").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []

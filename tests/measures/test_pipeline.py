@@ -1,0 +1,233 @@
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from timm_diffsens import Diffeo, UsageError, measure, sensitivity
+from timm_diffsens.errors import MeasurementError
+from timm_diffsens.measures.pipeline import (
+    Protocol,
+    channels_last,
+    corrupted,
+    count_wrong,
+    is_out_of_memory,
+    run_pass,
+    triplets,
+)
+
+VALUES = ("d", "g", "r", "d_stderr", "g_stderr", "r_stderr")
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    return timm.create_model("test_resnet", pretrained=False).eval()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def largest_difference(one, other):
+    pairs = [
+        (getattr(a, name), getattr(b, name))
+        for a, b in zip(one, other, strict=True)
+        for name in VALUES
+        if getattr(a, name) is not None
+    ]
+    assert len(pairs) > 6 * 30
+    return max(abs(a / b - 1) for a, b in pairs)
+
+
+def test_batch_sizes_1_7_and_64_give_the_same_numbers(resnet, images):
+    """To 1e-5, standard errors too: float32 forwards in other blockings differ by some 1e-7 a value."""
+    results = [measure(resnet, images, layers="all", batch_size=size) for size in (1, 7, 64)]
+    assert largest_difference(results[0], results[1]) < 1e-5
+    assert largest_difference(results[0], results[2]) < 1e-5
+
+
+def test_batch_size_does_not_matter_in_double_precision(resnet, images):
+    double = timm.create_model("test_resnet", pretrained=False).eval().double()
+    results = [measure(double, images.double()[:15], layers="all", batch_size=size) for size in (1, 4, 15)]
+    assert largest_difference(results[0], results[1]) < 1e-10
+    assert largest_difference(results[0], results[2]) < 1e-10
+
+
+def test_draws_belong_to_the_image(images):
+    whole = triplets(images[:8], range(8), Protocol(seed=3)).reshape(3, 8, 3, 32, 32)
+    order = [5, 0, 7]
+    part = triplets(images[order], order, Protocol(seed=3)).reshape(3, 3, 3, 32, 32)
+    # resampling and norms are per image, so equal to the bit in any batch
+    assert torch.equal(part[:2], whole[:2, order])
+    assert torch.allclose(part[2], whole[2, order], rtol=0, atol=1e-6)
+
+
+def test_seed_changes_the_draws_and_nothing_else_does(images):
+    one, same, other = (triplets(images[:4], range(4), Protocol(seed=s)) for s in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert torch.equal(one[:4], other[:4])
+    assert not torch.equal(one[4:], other[4:])
+
+
+def test_noise_has_the_norm_of_the_deformation_image_by_image(images):
+    clean, moved, noised = triplets(images.double(), range(64), Protocol()).chunk(3)
+    deformation = (moved - clean).flatten(1).norm(dim=1)
+    assert torch.allclose((noised - clean).flatten(1).norm(dim=1), deformation, rtol=1e-12)
+
+
+def test_a_loader_gives_what_a_tensor_gives(resnet, images):
+    pairs = DataLoader(TensorDataset(images[:20], torch.zeros(20)), batch_size=6)
+    for loader in (pairs, DataLoader(images[:20], batch_size=9)):
+        found = measure(resnet, loader, layers="all", batch_size=4)
+        assert largest_difference(found, measure(resnet, images[:20], layers="all", batch_size=4)) < 1e-5
+
+
+def test_an_iterator_is_refused(resnet, images):
+    with pytest.raises(UsageError, match="iterated again"):
+        measure(resnet, iter([images]))
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(3, 32, 32), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)])
+def test_images_of_the_wrong_kind(resnet, wrong):
+    with pytest.raises(UsageError, match="floating-point images"):
+        measure(resnet, wrong)
+
+
+def test_one_image_is_too_few(resnet, images):
+    with pytest.raises(MeasurementError, match="at least 2"):
+        measure(resnet, images[:1])
+
+
+def test_a_model_that_returns_no_tensor(images):
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(3, 2, 1)
+
+        def forward(self, x):
+            self.layer(x)
+            return "a cat"
+
+    with pytest.raises(MeasurementError, match="no floating-point tensor but str"):
+        measure(Words(), images)
+
+
+def test_a_single_layer_against_the_definition(images):
+    layer = nn.Conv2d(3, 5, 3, padding=1).double()
+    moved = triplets(images.double(), range(64), Protocol(Diffeo(delta=2), seed=9))
+    with torch.no_grad():
+        expected = sensitivity(*layer(moved).chunk(3))
+    found = measure(nn.Sequential(layer), images.double(), diffeo=Diffeo(delta=2), seed=9, batch_size=10)[-1]
+    assert (found.d, found.g, found.r) == pytest.approx(expected, rel=1e-10)
+
+
+class Hungry(nn.Module):
+    """Runs out of memory in its second layer until a batch is small enough."""
+
+    def __init__(self, fits, error):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)
+        self.fits, self.error, self.forwards = fits, error, 0
+
+    def forward(self, x):
+        self.forwards += 1
+        x = self.first(x)
+        if len(x) > 3 * self.fits:
+            raise self.error
+        return self.second(x).mean((2, 3))
+
+
+CPU_FULL = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"
+)
+GPU_FULL = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+@pytest.mark.parametrize("error", [CPU_FULL, GPU_FULL, MemoryError()])
+@pytest.mark.parametrize(("fits", "used"), [(4, 4), (3, 2), (1, 1)])
+def test_out_of_memory_halves_the_batch_and_loses_nothing(images, error, fits, used):
+    model = Hungry(fits, error).eval()
+    done = run_pass(model, _source(images[:20]), Protocol(), layers="all", batch_size=16)
+    assert done.batch_size == used
+    assert len(done.retries) == {4: 2, 2: 3, 1: 4}[used]
+    assert "batch size 16" in done.retries[0]
+    model.fits = 100
+    smooth = run_pass(model, _source(images[:20]), Protocol(), layers="all", batch_size=used)
+    assert done.layers == smooth.layers  # nothing of the failed attempts is left in the sums
+
+
+def test_out_of_memory_with_one_image_is_an_error(images):
+    with pytest.raises(MeasurementError, match="one image a batch"):
+        run_pass(Hungry(0, CPU_FULL).eval(), _source(images), Protocol(), batch_size=2)
+
+
+def test_anything_else_is_tried_once(images):
+    model = Hungry(0, RuntimeError("mat1 and mat2 shapes cannot be multiplied")).eval()
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        run_pass(model, _source(images), Protocol(), batch_size=16)
+    assert model.forwards <= 3  # two looks at it at most, and the forward itself
+    assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def _source(images):
+    def cut(size):
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            yield range(start, start + len(part)), part
+
+    return cut
+
+
+def test_top_1_errors_are_counted_on_the_clean_part(resnet, images):
+    with torch.no_grad():
+        truth = resnet(images).argmax(1)
+    labels = {i: int(c) for i, c in enumerate(truth)}
+    for i in range(10):
+        labels[i] = (labels[i] + 1) % 1000
+    assert run_pass(resnet, _source(images), Protocol(), labels=labels).wrong == 10
+    assert count_wrong(resnet, _source(images)(9), Protocol(), labels) == (10, 64)
+
+
+def test_corruption_is_fixed_for_each_image_and_comes_before_everything(images):
+    protocol = Protocol(corruption=0.3, seed=4)
+    one, again = corrupted(images[:4], [0, 1, 2, 3], protocol), corrupted(images[2:4], [2, 3], protocol)
+    assert torch.equal(one[2:], again)
+    noise = one - images[:4]
+    # 12,288 draws: the standard deviation's own relative error is 1/sqrt(2 * 12288) = 0.64 %
+    assert noise.std().item() == pytest.approx(0.3, rel=4 * 0.0064)
+    assert torch.equal(corrupted(images, range(64), Protocol()), images)
+
+
+def test_layout_is_put_back(resnet):
+    strides = [p.stride() for p in resnet.parameters()]
+    with channels_last(resnet) as layout:
+        assert layout == torch.channels_last
+        assert resnet.conv1[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert [p.stride() for p in resnet.parameters()] == strides
+    vit = timm.create_model("test_vit", pretrained=False)
+    with channels_last(vit) as layout:
+        assert layout == torch.contiguous_format
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_images():
+    """Peak of a process at 2,000 images within 5 % of the peak at 200."""
+    peaks = {n: _peak(n) for n in (200, 2000)}
+    assert peaks[2000] < 1.05 * peaks[200], peaks
+
+
+def _peak(n):
+    code = (
+        "from timm_diffsens import bench; import resource;"
+        f"bench('net/resnet20', pretrained=False, images={n}, layers='all', variants=['original'],"
+        "batch_size=64);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
+    )
+    return int(run.stdout.split()[-1])
