@@ -14,7 +14,8 @@ import torch
 from timm_diffsens import runtime
 
 runtime.prepare()
-torch.set_num_threads(min(2, torch.get_num_threads()))
+# one thread a worker where tests run side by side, else two
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, torch.get_num_threads()))
 
 DATA_VARIABLE = "DIFFSENS_TEST_DATA"
 

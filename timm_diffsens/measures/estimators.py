@@ -15,6 +15,9 @@ _ROUNDING_UNITS = 64
 # Rows and columns of a block that stays in the cache while it is read four times. Short columns also keep
 # float32 sums exact to 1e-6.
 _ROWS, _COLUMNS_CPU, _COLUMNS_GPU = 16, 2**15, 2**20
+# Layers up to this size are summed in float64: over fewer columns the rounding of a float32 mean, which
+# matters where it is large beside the spread, does not average out.
+_SMALL = 2**12
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Moments:
     @classmethod
     def of(cls, rows: torch.Tensor) -> "Moments":
         """Moments of the rows of an (n, d) matrix."""
-        rows = _widen(rows)
+        rows = rows.to(_accumulation_dtype(rows))
         mean = rows.mean(dim=0)
         return cls(len(rows), mean, float((rows - mean).double().square().sum()))
 
@@ -103,7 +106,7 @@ class SensitivityEstimator:
 
         Var(D) ~ sum (a_i - D b_i)^2 / (n (n - 1) mean(b)^2), likewise for G and R = mean(a) / mean(g).
 
-    The state is one vector of the layer's size and a dozen numbers, whatever n is.
+    The state is one vector of the layer's size and some twenty numbers, whatever n is.
 
     Example:
         >>> import torch
@@ -124,6 +127,8 @@ class SensitivityEstimator:
     products: torch.Tensor | None = None
     # (a, g, 0) of the first image, whose share of the denominator is settled later.
     first: torch.Tensor | None = None
+    # Rounding unit of what was given, at most that of float32.
+    eps: float = 0.0
 
     def update(self, clean: torch.Tensor, moved: torch.Tensor, noised: torch.Tensor) -> None:
         """Add n images: three arrays (n, ...) of equal shape.
@@ -149,7 +154,9 @@ class SensitivityEstimator:
             self._update_rows(*(part[start : start + _ROWS] for part in rows))
 
     def _start(self, rows: torch.Tensor) -> None:
-        self.mean = rows[0].to(_accumulation_dtype(rows), copy=True)
+        dtype = _accumulation_dtype(rows)
+        self.eps = torch.finfo(dtype).eps
+        self.mean = rows[0].to(torch.float64 if rows.shape[1] <= _SMALL else dtype, copy=True)
         self.sums = torch.zeros(3, dtype=torch.float64, device=rows.device)
         self.products = torch.zeros(3, 3, dtype=torch.float64, device=rows.device)
 
@@ -161,12 +168,13 @@ class SensitivityEstimator:
         gram = torch.zeros(n, n, dtype=torch.float64, device=clean.device)
         a, g = torch.zeros(2, n, dtype=torch.float64, device=clean.device)
         for block in _blocks(clean):
-            mean, f = self.mean[block], _widen(clean[:, block])
+            mean = self.mean[block]
+            f = clean[:, block].to(mean.dtype)
             buffer = f - mean
             gram += buffer @ buffer.T
             mean.add_(buffer.sum(dim=0), alpha=1 / (self.count + n))
-            a += _row_squares(torch.sub(_widen(moved[:, block]), f, out=buffer))
-            g += _row_squares(torch.sub(_widen(noised[:, block]), f, out=buffer))
+            a += _row_squares(torch.sub(moved[:, block].to(mean.dtype), f, out=buffer))
+            g += _row_squares(torch.sub(noised[:, block].to(mean.dtype), f, out=buffer))
         numbers = torch.stack([a, g, 2 * _welford_increments(gram, self.count)])
         self.sums += numbers.sum(dim=1)
         self.products += numbers @ numbers.T
@@ -203,6 +211,7 @@ class SensitivityEstimator:
             sums=self.sums + other.sums + _share(share, other.sums),
             products=self.products + _give_share(other.products, other.first, share),
             first=self.first,
+            eps=max(self.eps, other.eps),
         )
 
     def moments(self) -> Moments:
@@ -220,7 +229,7 @@ class SensitivityEstimator:
             return Estimate(n, reason="non-finite")
         a, g, b = (float(v) for v in self.sums)
         square_norm = float(self.mean.double().square().sum())
-        threshold = (_ROUNDING_UNITS * torch.finfo(self.mean.dtype).eps) ** 2 * square_norm
+        threshold = (_ROUNDING_UNITS * self.eps) ** 2 * square_norm
         if b / (n - 1) <= 2 * threshold:
             return Estimate(n, reason="constant")
         pairs = b / (n - 1)
@@ -244,10 +253,11 @@ def _welford_increments(gram: torch.Tensor, count: int) -> torch.Tensor:
     The mean before vector i is that mean plus s_i / (count + i), s_i = sum of the u_j with j < i, so
     ||f_i - mean||^2 = u_i.u_i - 2 u_i.s_i / (count + i) + s_i.s_i / (count + i)^2, read off the Gram matrix.
     """
-    own = gram.diagonal()
-    with_sum = torch.tril(gram, diagonal=-1).sum(dim=1)
+    own, place = gram.diagonal(), torch.arange(len(gram), dtype=torch.float64, device=gram.device)
+    # not torch.tril: it starts all threads whatever the size, and waits for them
+    with_sum = torch.where(place[:, None] > place, gram, 0).sum(dim=1)
     of_sum = torch.cumsum(2 * with_sum + own, dim=0) - (2 * with_sum + own)
-    before = count + torch.arange(len(gram), dtype=torch.float64, device=gram.device)
+    before = count + place
     distance = own - 2 * with_sum / before.clamp(min=1) + of_sum / before.clamp(min=1) ** 2
     return before / (before + 1) * distance
 
@@ -282,9 +292,5 @@ def _blocks(rows: torch.Tensor) -> Iterator[slice]:
 
 
 def _accumulation_dtype(rows: torch.Tensor) -> torch.dtype:
+    """Half precision is widened before any difference is taken."""
     return torch.float64 if rows.dtype == torch.float64 else torch.float32
-
-
-def _widen(rows: torch.Tensor) -> torch.Tensor:
-    """Half precision is widened before the difference is taken."""
-    return rows.to(_accumulation_dtype(rows))

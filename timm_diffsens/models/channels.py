@@ -116,7 +116,8 @@ def _permuted(func: Any, ndim: int, args: Sequence[Any], kwargs: dict[str, Any])
     if getattr(func, "__name__", "") not in _REORDERS:
         return None
     distinct = torch.empty(*range(1, ndim + 1), device="meta")
-    return [size - 1 for size in func(distinct, *args[1:], **kwargs).shape]
+    others = {name: value for name, value in kwargs.items() if name != "input"}
+    return [size - 1 for size in func(distinct, *args[1:], **others).shape]
 
 
 def _after_reduction(

@@ -34,6 +34,8 @@ def load_checkpoint(module: nn.Module, path: Path) -> dict[str, str]:
     state, metadata = _read(path)
     expected = module.state_dict()
     state = _without_prefix(state, set(expected))
+    # batch-norm's counter is not in files of old torch versions, and evaluation does not read it
+    state = {**{n: v for n, v in expected.items() if n.endswith("num_batches_tracked")}, **state}
     missing, extra = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
     wrong = [
         f"{name} {tuple(state[name].shape)} where {tuple(expected[name].shape)} is expected"

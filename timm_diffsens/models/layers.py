@@ -100,7 +100,7 @@ def trace_images(model: nn.Module, images: torch.Tensor, **kwargs: Any) -> Trace
 
 
 def _leaves(seen: Trace) -> dict[str, str]:
-    return {call.name: call.name for call in seen.calls if call.leaf}
+    return {call.name: call.name or OUTPUT for call in seen.calls if call.leaf}
 
 
 def _matches(seen: Trace, pattern: str) -> dict[str, str]:
@@ -153,11 +153,11 @@ def _is_activation(call: Call, before: Call) -> bool:
 def _blocks(seen: Trace) -> dict[str, str]:
     """Stem, then every repeated block; layers with weights where a network has no blocks."""
     modules = set(find_blocks(seen))
-    if not modules:
+    calls = _first_tensors([call for call in seen.calls if call.module in modules])
+    if not calls:
         return _weights(seen)
-    calls = [call for call in seen.calls if call.module in modules and _is_first_tensor(call)]
-    first = min(seen.begun[call.name.partition("[")[0]] for call in calls)
-    before = [call for call in seen.calls[:first] if call.floating]
+    first = min(seen.begun[_call(call)] for call in calls)
+    before = [c for c in seen.calls[:first] if c.floating and c.reason != "input-independent"]
     stem = [call for call in before if call.same_as == before[-1].same_as]
     chosen = {call.name: call.name for call in sorted(stem, key=_width)[:1]}
     return chosen | {call.name: call.name for call in calls}
@@ -168,8 +168,18 @@ def _width(call: Call) -> tuple[int, int]:
     return call.name.count("."), call.order
 
 
-def _is_first_tensor(call: Call) -> bool:
-    return not call.item or call.name.endswith("[0]")
+def _first_tensors(calls: list[Call]) -> list[Call]:
+    """The first floating-point tensor of each module call."""
+    first: dict[str, Call] = {}
+    for call in calls:
+        if call.floating:
+            first.setdefault(_call(call), call)
+    return list(first.values())
+
+
+def _call(call: Call) -> str:
+    """The module call that a tensor came from: `stage2` of `stage2[0]`."""
+    return call.name.partition("[")[0]
 
 
 def _stages(seen: Trace) -> dict[str, str]:
@@ -198,23 +208,27 @@ def _positions(call: Call, prefix_tokens: int) -> int:
 
 
 def _outermost(seen: Trace, call: Call, ends: list[Call]) -> str:
-    """The widest module that hands this tensor on and no other stage's: `layer1` rather than `layer1.2`."""
+    """The widest module around a block that hands on its tensor and no other stage's: `layer1`, not `layer1.2`."""
     others = [end.name for end in ends if end is not call]
     same = [
         c
         for c in seen.calls
         if c.same_as == call.same_as
         and c.name != seen.output
+        and f"{call.module}.".startswith(f"{c.module}.")
         and not any(other.startswith(f"{c.name}.") for other in others)
     ]
     return min(same, key=_width, default=call).name
 
 
 def _with_output(seen: Trace, chosen: dict[str, str], keep_leaf: bool) -> dict[str, str]:
-    """Make the network's output the last layer; under `all` a leaf that makes it keeps its own name."""
+    """Make the network's output the last layer; under `all` a leaf that makes it keeps its own name.
+
+    Unless something was computed after it: the output is the last layer all the same.
+    """
     tensor = _same_as(seen, seen.output or "")
     twin = next((name for name in chosen if _same_as(seen, name) == tensor), None)
-    if twin is not None and keep_leaf:
+    if twin is not None and keep_leaf and twin == [c.name for c in seen.calls if c.name in chosen][-1]:
         return chosen
     return {name: shown for name, shown in chosen.items() if name != twin} | {seen.output or "": OUTPUT}
 
@@ -233,6 +247,8 @@ def _as_layers(seen: Trace, chosen: dict[str, str]) -> list[Layer]:
     layers = []
     for index, (tensor, call) in enumerate(sorted(kept.items(), key=lambda item: item[1].order)):
         name = chosen[call.name]
+        if name == OUTPUT and call.name != seen.output and seen.output in chosen:
+            name = f"{OUTPUT}#0"  # a module of that name whose output is not the network's
         others = [c.name or OUTPUT for c in seen.calls if c.same_as == tensor]
         others += [
             alias for c in seen.calls if c.same_as == tensor for alias in seen.aliases.get(c.module, [])

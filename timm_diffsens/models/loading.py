@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from timm_diffsens import runtime
 from timm_diffsens.errors import UsageError
@@ -17,6 +19,7 @@ from timm_diffsens.models.variants import reinitialise
 from timm_diffsens.results.record import InputSpec, Origin, Weights
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_ADVICE = "pass --checkpoint FILE for weights on disk, or --no-pretrained for random ones"
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class LoadedModel:
         module: the network, in evaluation mode.
         input: preprocessing. classes: number of classes, or None without a classifier.
         weights: where they are from.
-        build: makes the architecture with fresh random weights, None for a given module.
+        build: makes the architecture with fresh random weights, None for a given module and for a factory
+            that brings its weights.
         class_names: WordNet ids in the order of the classes, where the classes are ImageNet's.
         published_error: top-1 error (fraction) that the weights' authors state, on ImageNet's validation set.
         code_sha256: of the file that holds the architecture, for `file.py:factory`.
@@ -95,26 +99,26 @@ def load_model(
     """
     runtime.prepare()
     source = find_source(spec)
+    build: Callable[[], nn.Module] | None = source.build
     metadata = None
     origin: tuple[Origin, str | None, int | None]
-    if checkpoint is not None:
-        with runtime.seeded(seed):
+    with runtime.seeded(seed):
+        if pretrained and checkpoint is None and source.pretrained is not None:
+            module = fetch(f"the weights of {spec}", source.pretrained, _ADVICE)
+            origin = ("pretrained", source.detail, None)
+        else:
             module = source.build()
+            origin = ("random", None, seed)
+    if source.library == "python" and _brings_weights(source, module, seed):
+        build, origin = None, ("given", None, None)
+    if checkpoint is not None:
         metadata = load_checkpoint(module, Path(checkpoint))
         origin = ("checkpoint", Path(checkpoint).name, None)
-    elif pretrained and source.pretrained is not None:
-        advice = "pass --checkpoint FILE for weights on disk, or --no-pretrained for random ones"
-        module = fetch(f"the weights of {spec}", source.pretrained, advice)
-        origin = ("pretrained", source.detail, None)
-    else:
-        with runtime.seeded(seed):
-            module = source.build()
-        origin = ("random", None, seed)
     module.eval()
     spec_of_input = _input(spec, source, module, input_options or InputOptions())
     return LoadedModel(
         spec=spec,
-        arch=source.arch,
+        arch=_arch(source, module),
         library=source.library,
         module=module,
         input=spec_of_input,
@@ -122,12 +126,29 @@ def load_model(
         weights=Weights(
             source=origin[0], detail=origin[1], seed=origin[2], sha256=state_sha256(module.state_dict())
         ),
-        build=source.build,
+        build=build,
         class_names=source.class_names or _imagenet_names(module),
         published_error=source.published_error if origin[0] == "pretrained" else None,
         code_sha256=source.code_sha256,
         metadata=metadata,
     )
+
+
+def _brings_weights(source: Source, module: nn.Module, seed: int) -> bool:
+    """Whether a factory gives weights of its own: most of them are the same from another seed."""
+    with runtime.seeded(seed + 1):
+        other = dict(source.build().named_parameters())
+    same = [
+        p.numel() if torch.equal(p, other[name]) else -p.numel()
+        for name, p in module.named_parameters()
+        if p.ndim > 1 and name in other and p.shape == other[name].shape
+    ]
+    return sum(same) > 0
+
+
+def _arch(source: Source, module: nn.Module) -> str:
+    config = getattr(module, "pretrained_cfg", None) if source.library == "timm" else None
+    return str((config or {}).get("architecture") or source.arch)
 
 
 def given_model(module: nn.Module, asked: InputOptions) -> LoadedModel:
@@ -163,19 +184,21 @@ def _input(spec: str, source: Source, module: nn.Module, asked: InputOptions) ->
             )
         if asked.mean is None or asked.std is None:
             runtime.warn(f"mean and std of {spec} are not known: ImageNet's are used; pass --mean and --std")
-        channels = len(asked.mean or _IMAGENET_MEAN)
+        channels = _channels(module)
         known = InputSpec(
             channels=channels,
             height=asked.size[0],
             width=asked.size[1],
-            mean=_IMAGENET_MEAN,
-            std=_IMAGENET_STD,
+            mean=_spread(_IMAGENET_MEAN, channels),
+            std=_spread(_IMAGENET_STD, channels),
             crop_pct=1.0,
             crop_mode="center",
             interpolation="bicubic",
         )
     changes: dict[str, Any] = {}
     if asked.size is not None:
+        if min(asked.size) < 1:
+            raise UsageError(f"--input-size must be at least 1 pixel, got {asked.size}")
         changes |= {"height": asked.size[0], "width": asked.size[1]}
     for name, value in (("mean", asked.mean), ("std", asked.std)):
         if value is not None:
@@ -187,26 +210,45 @@ def _per_channel(name: str, value: Sequence[float], channels: int) -> tuple[floa
     values = tuple(float(v) for v in value)
     values = values * channels if len(values) == 1 else values
     if len(values) != channels:
-        raise UsageError(f"--{name} needs 1 or {channels} numbers, got {len(values)}")
+        expected = "1 number" if channels == 1 else f"1 or {channels} numbers"
+        raise UsageError(f"--{name} needs {expected}, got {len(values)}")
+    if not all(math.isfinite(v) for v in values):
+        raise UsageError(f"--{name} must be finite, got {values}")
     if name == "std" and min(values) <= 0:
         raise UsageError(f"--std must be positive, got {values}")
     return values
 
 
+def _spread(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Values of three colours for another number of channels: their average."""
+    same = len(values) == channels
+    return tuple(float(v) for v in values) if same else (float(sum(values) / len(values)),) * channels
+
+
+def _channels(module: nn.Module) -> int:
+    """What the first convolution reads; colour images where there is none."""
+    return next((int(m.in_channels) for m in module.modules() if isinstance(m, _ConvNd)), len(_IMAGENET_MEAN))
+
+
 def timm_input(module: nn.Module) -> InputSpec | None:
-    """The preprocessing that a timm model's own configuration asks for; None for other modules."""
+    """The preprocessing of a timm model's own configuration, at the size and the channels it was made for.
+
+    None for other modules.
+    """
+    from timm import models
     from timm.data import resolve_model_data_config
 
     if not getattr(module, "pretrained_cfg", None) and not getattr(module, "default_cfg", None):
         return None
     config = resolve_model_data_config(module)
-    channels, height, width = config["input_size"]
+    current = getattr(models, "get_model_input_config", None)  # newer than the oldest timm we run with
+    channels, height, width = current(module)["input_size"] if current else config["input_size"]
     return InputSpec(
         channels=channels,
         height=height,
         width=width,
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
+        mean=_spread(config["mean"], channels),
+        std=_spread(config["std"], channels),
         crop_pct=config["crop_pct"],
         crop_mode=config["crop_mode"],
         interpolation=config["interpolation"],

@@ -5,6 +5,9 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import inspect
+import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +16,15 @@ from typing import Any, Literal
 from torch import nn
 
 from timm_diffsens.errors import UsageError, unknown
+from timm_diffsens.models.hub import fetch
 from timm_diffsens.models.nets import NETS
 from timm_diffsens.results.record import InputSpec
 
 Library = Literal["timm", "torchvision", "net", "python"]
 
 _HALF = (0.5, 0.5, 0.5)
+_REMOTE = ("hf-hub:", "hf_hub:", "local-dir:")
+_NAMES = "`diffsens ls models` lists what needs no configuration"
 
 
 @dataclass(frozen=True)
@@ -50,46 +56,54 @@ def find_source(spec: str) -> Source:
         return _torchvision(spec.removeprefix("torchvision/"))
     if spec.startswith("net/"):
         return _net(spec.removeprefix("net/"))
-    if spec.startswith(("hf-hub:", "hf_hub:", "local-dir:")) or ":" not in spec:
-        return _timm(spec)
+    if spec.startswith(_REMOTE):
+        return _timm_remote(spec)
+    if ":" not in spec:
+        return _timm(spec.removeprefix("timm/"))
     return _python(spec)
 
 
 def _timm(spec: str) -> Source:
     import timm
-
-    remote = spec.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
-    if not remote:
-        name, _, tag = spec.removeprefix("timm/").partition(".")
-        if name not in timm.list_models():
-            known = [*timm.list_models(), *(f"torchvision/{n}" for n in torchvision_names())]
-            known += [f"net/{n}" for n in NETS]
-            raise unknown("model", spec, known, "`diffsens ls models` lists them")
-        tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")] if tag else []
-        if tag and tag not in tags:
-            raise unknown(f"weights tag of {name}", tag, tags, f"it has: {', '.join(tags) or 'none'}")
-    build = functools.partial(timm.create_model, spec, pretrained=False)
-    config = _timm_config(spec, remote)
-    available = remote or bool(
-        config and (config.get("hf_hub_id") or config.get("url") or config.get("file"))
-    )
-    return Source(
-        arch=(config or {}).get("architecture") or spec.partition(".")[0],
-        library="timm",
-        build=build,
-        pretrained=functools.partial(timm.create_model, spec, pretrained=True)
-        if available
-        else _no_weights(spec),
-        input=None,
-        detail=(config or {}).get("hf_hub_id") or (config or {}).get("url"),
-    )
-
-
-def _timm_config(spec: str, remote: bool) -> dict[str, Any] | None:
     from timm.models import get_pretrained_cfg
 
-    config = None if remote else get_pretrained_cfg(spec, allow_unregistered=False)
-    return config.to_dict() if config else None
+    name, dot, tag = spec.partition(".")
+    if name not in timm.list_models():
+        known = [*timm.list_models(), *(f"torchvision/{n}" for n in torchvision_names())]
+        known += [f"net/{n}" for n in NETS]
+        raise unknown("model", spec, known, "`diffsens ls models` lists them")
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")] if dot else []
+    if dot and tag not in tags:
+        raise unknown(f"weights tag of {name}", tag, tags, f"it has: {', '.join(tags) or 'none'}")
+    found = get_pretrained_cfg(spec, allow_unregistered=False)
+    config = found.to_dict() if found else {}
+    available = config.get("hf_hub_id") or config.get("url") or config.get("file")
+    make = functools.partial(timm.create_model, spec)
+    return Source(
+        arch=config.get("architecture") or name,
+        library="timm",
+        build=functools.partial(make, pretrained=False),
+        pretrained=functools.partial(make, pretrained=True) if available else _no_weights(spec),
+        input=None,
+        detail=config.get("hf_hub_id") or config.get("url"),
+    )
+
+
+def _timm_remote(spec: str) -> Source:
+    """An architecture named by a configuration elsewhere, which has to be read even for random weights."""
+    import timm
+
+    make = functools.partial(timm.create_model, spec)
+    return Source(
+        arch=spec.partition(":")[2],
+        library="timm",
+        build=lambda: fetch(
+            f"the configuration of {spec}", functools.partial(make, pretrained=False), _NAMES
+        ),
+        pretrained=functools.partial(make, pretrained=True),
+        input=None,
+        detail=spec.partition(":")[2],
+    )
 
 
 def _no_weights(spec: str) -> Callable[[], nn.Module]:
@@ -109,14 +123,20 @@ def torchvision_names() -> list[str]:
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
+def _torchvision_known() -> list[str]:
+    """Networks of images with one output: classifiers and segmentation; neither video nor detection."""
+    from torchvision import models
+
+    parts = (models.quantization, models.segmentation)
+    return torchvision_names() + [name for part in parts for name in models.list_models(module=part)]
+
+
 def _torchvision(spec: str) -> Source:
     import torchvision
 
     name, _, tag = spec.partition(".")
-    if name not in torchvision.models.list_models():
-        raise unknown(
-            "torchvision model", name, torchvision.models.list_models(), "`diffsens ls models` lists them"
-        )
+    if name not in _torchvision_known():
+        raise unknown("torchvision model", name, _torchvision_known(), "`diffsens ls models` lists them")
     enum = torchvision.models.get_model_weights(name)
     members = {w.name: w for w in enum}
     if tag and tag not in members:
@@ -145,14 +165,13 @@ def _torchvision(spec: str) -> Source:
 def _has_backbone(name: str) -> bool:
     import torchvision
 
-    builder = torchvision.models.get_model_builder(name)
-    return "weights_backbone" in (getattr(builder, "__kwdefaults__", None) or {})
+    return "weights_backbone" in inspect.signature(torchvision.models.get_model_builder(name)).parameters
 
 
 def _accuracy(weights: Any) -> float | None:
     metrics = (weights.meta.get("_metrics") or {}) if weights is not None else {}
     value = metrics.get("ImageNet-1K", {}).get("acc@1")
-    return None if value is None else float(value)
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def _torchvision_input(weights: Any) -> InputSpec | None:
@@ -203,45 +222,64 @@ def _net(name: str) -> Source:
 def _python(spec: str) -> Source:
     """`file.py:factory` or `package.module:factory`; runs that code, as importing it would."""
     where, _, name = spec.rpartition(":")
-    module = _import_file(Path(where)) if where.endswith(".py") else _import_module(where)
+    if not where or not name:
+        raise UsageError(f"model spec {spec!r}: expected file.py:factory or package.module:factory")
+    path = Path(where) if where.endswith(".py") else None
+    module = _import_file(path) if path else _import_module(where)
     if not hasattr(module, name):
         raise unknown(f"factory in {where}", name, [n for n in vars(module) if not n.startswith("_")])
-    factory = getattr(module, name)
-
-    def build() -> nn.Module:
-        made = copy.deepcopy(factory) if isinstance(factory, nn.Module) else factory()
-        if not isinstance(made, nn.Module):
-            raise UsageError(f"{spec} gives a {type(made).__name__}, expected a torch.nn.Module")
-        return made
-
-    code = Path(where).read_bytes() if where.endswith(".py") else b""
     return Source(
         arch=name,
         library="python",
-        build=build,
+        build=functools.partial(_call, spec, getattr(module, name)),
         pretrained=None,
         input=None,
         detail=None,
-        code_sha256=hashlib.sha256(code).hexdigest() if code else None,
+        code_sha256=hashlib.sha256(path.read_bytes()).hexdigest() if path else None,
     )
+
+
+def _call(spec: str, factory: Any) -> nn.Module:
+    """A new module from a function, a class or a module."""
+    if isinstance(factory, nn.Module):
+        return copy.deepcopy(factory)
+    if not callable(factory):
+        raise UsageError(f"{spec} is a {type(factory).__name__}, expected a function that makes a module")
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as error:
+        raise UsageError(f"{spec} must be callable without arguments: {error}") from error
+    except ValueError:  # no signature to be had of some built-in functions
+        pass
+    made = factory()
+    if not isinstance(made, nn.Module):
+        raise UsageError(f"{spec} gives a {type(made).__name__}, expected a torch.nn.Module")
+    return made
 
 
 def _import_file(path: Path) -> Any:
     if not path.is_file():
         near = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise unknown("model file", str(path), near)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"_diffsens_{path.stem}"  # never that of an installed module
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[name] = module  # dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UsageError(f"cannot import {str(path)!r}: {type(error).__name__}: {error}") from error
     return module
 
 
 def _import_module(name: str) -> Any:
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
+    except Exception as error:
         raise UsageError(
-            f"cannot import {name!r}: {error}; expected file.py:factory or package.module:factory"
+            f"cannot import {name!r}: {type(error).__name__}: {error}; "
+            "expected file.py:factory or package.module:factory"
         ) from error

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from timm_diffsens.models.channels import FollowChannels, channel_axis, mark_channels
 
@@ -52,7 +53,7 @@ class Trace:
     output: str | None
     not_called: list[str]
     kinds: dict[str, str]  # every module -> its class
-    containers: frozenset[str]  # modules that only hold others: Sequential, ModuleList, ModuleDict
+    containers: frozenset[str]  # modules that only hold others: Sequential, ModuleList, what was not called
     aliases: dict[str, list[str]]  # module -> its other names
     weights: dict[str, torch.Tensor]  # convolution -> its weight as applied
     prefix_tokens: int = 0
@@ -88,9 +89,9 @@ def trace(model: nn.Module, first: Sequence[Any], second: Sequence[Any], kwargs:
         one.calls,
         {frame.call: frame.begun for frame in one.frames},
         one.output,
-        [name for name, m in model.named_modules() if name not in called and _owns_parameters(m)],
-        {name: type(m).__name__ for name, m in model.named_modules()},
-        frozenset(n for n, m in model.named_modules() if isinstance(m, _CONTAINERS)),
+        [name for name, m in one.modules.items() if name not in called and _owns_parameters(m)],
+        {name: type(m).__name__ for name, m in one.modules.items()},
+        frozenset(n for n, m in one.modules.items() if isinstance(m, _CONTAINERS) or n not in called),
         one.aliases,
         one.weights,
         int(getattr(model, "num_prefix_tokens", 0) or 0),
@@ -109,11 +110,12 @@ class _Recorder:
         self._stack: list[_Frame] = []
         self._counts: dict[str, int] = {}
         self._seen: dict[int, tuple[weakref.ref[torch.Tensor], int, str]] = {}
-        self._names = {module: name for name, module in model.named_modules()}
-        self._fused = {m for m in model.modules() if m is not model and _fuses(m)}
+        self.modules = dict(_measured_modules(model))
+        self._names = {module: name for name, module in self.modules.items()}
+        self._fused = {m for m in self.modules.values() if m is not model and _fuses(m)}
         self.aliases: dict[str, list[str]] = {}
         for name, module in model.named_modules(remove_duplicate=False):
-            if name != self._names[module]:
+            if name != self._names.get(module, name):
                 self.aliases.setdefault(self._names[module], []).append(name)
 
     def run(self, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
@@ -126,7 +128,7 @@ class _Recorder:
     @contextmanager
     def _hooked(self) -> Iterator[None]:
         with ExitStack() as stack:
-            for module in self.model.modules():
+            for module in self.modules.values():
                 before = module.register_forward_pre_hook(self._before, with_kwargs=True)
                 after = module.register_forward_hook(self._after)
                 stack.callback(before.remove)
@@ -155,6 +157,7 @@ class _Recorder:
             seen = self._name_of(tensor)
             if seen is None:
                 self._seen[id(tensor)] = (weakref.ref(tensor), tensor._version, name)
+            rows = _signature(tensor)
             self.calls.append(
                 Call(
                     name=name,
@@ -168,10 +171,10 @@ class _Recorder:
                     axis=channel_axis(tensor),
                     floating=tensor.is_floating_point(),
                     leaf=leaf and not inside,
-                    weight=any(p.ndim > 1 for p in module.parameters(recurse=False)),
+                    weight=_has_weight(module),
                     enclosing=tuple(f.call for f in self._stack),
-                    rows=_signature(tensor),
-                    uniform=_is_uniform(tensor),
+                    rows=rows,
+                    uniform=_is_uniform(tuple(tensor.shape), rows),
                 )
             )
         if not self._stack:
@@ -184,7 +187,8 @@ class _Recorder:
         return name if ref is not None and ref() is tensor and tensor._version == version else None
 
     def _on_convolution(self, weight: torch.Tensor) -> None:
-        if self._stack:
+        """Keep the weight as applied; fixed filters (blur pooling) are no layer of the network."""
+        if self._stack and _has_weight(self.modules[self._stack[-1].module]):
             self.weights.setdefault(self._stack[-1].call, weight.detach())
 
 
@@ -225,32 +229,61 @@ def _fuses(module: nn.Module) -> bool:
 
 
 def _owns_parameters(module: nn.Module) -> bool:
-    return any(True for _ in module.parameters(recurse=False))
+    return any(True for _ in _own_parameters(module))
+
+
+def _has_weight(module: nn.Module) -> bool:
+    return any(parameter.ndim > 1 for parameter in _own_parameters(module))
+
+
+def _own_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+    yield from module.parameters(recurse=False)
+    if parametrize.is_parametrized(module):
+        yield from module.parametrizations.parameters()  # type: ignore[union-attr]
+
+
+def _measured_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """All modules but those that compute another module's weight (`torch.nn.utils.parametrize`)."""
+    inner = {
+        part
+        for m in model.modules()
+        if parametrize.is_parametrized(m)
+        for part in m.parametrizations.modules()  # type: ignore[union-attr]
+    }
+    return ((name, module) for name, module in model.named_modules() if module not in inner)
 
 
 def _signature(tensor: torch.Tensor) -> tuple[tuple[float, ...], ...]:
-    """Sum and norm of each slice along dim 0, for the two ways a batch of two can lie there."""
+    """Sums and norms of the two images for each way a batch of two can lie along dim 0 (outer, inner).
+
+    Of the whole tensor where dim 0 is odd; nothing where there are no values to look at.
+    """
     if not tensor.is_floating_point() or tensor.is_meta or tensor.ndim == 0 or tensor.numel() == 0:
         return ()
-    views: list[torch.Tensor] = [tensor.reshape(1, -1)]
-    if len(tensor) % 2 == 0:
-        views += [
-            tensor.reshape(2, -1),
-            tensor.reshape(len(tensor) // 2, 2, -1).transpose(0, 1).reshape(2, -1),
-        ]
-    numbers = []
-    for view in views:
-        wide = view.to(torch.promote_types(view.dtype, torch.float32))
-        # weighted by position, so that a permutation does not look the same
-        half = wide[:, : wide.shape[1] // 2 + 1].sum(1)
-        numbers.append(tuple(torch.cat([half, wide.sum(1), torch.linalg.vector_norm(wide, dim=1)]).tolist()))
-    return tuple(numbers)
+    if len(tensor) % 2:
+        return (_row_numbers(tensor.reshape(1, -1)),)
+    outer = _row_numbers(tensor.reshape(2, -1))
+    if len(tensor) == 2:
+        return (outer,)
+    return outer, _row_numbers(tensor.reshape(len(tensor) // 2, 2, -1).transpose(0, 1).reshape(2, -1))
 
 
-def _is_uniform(tensor: torch.Tensor) -> bool:
-    if not tensor.is_floating_point() or tensor.is_meta or tensor.numel() == 0:
+def _row_numbers(rows: torch.Tensor) -> tuple[float, ...]:
+    """Norm, sum, and sum of the first half, which tells orders apart, of each row."""
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    half = rows[:, : rows.shape[1] // 2 + 1]
+    numbers = torch.stack([torch.linalg.vector_norm(rows, dim=1), rows.sum(1), half.sum(1)])
+    return tuple(numbers.flatten().tolist())
+
+
+def _is_uniform(shape: tuple[int, ...], signature: tuple[tuple[float, ...], ...]) -> bool:
+    """Whether all numbers of each row are equal: (sum)^2 = count * norm^2, by Cauchy and Schwarz."""
+    if not signature:
         return False
-    return bool(tensor.amin() == tensor.amax())
+    rows = len(signature[0]) // 3
+    count = torch.Size(shape).numel() / rows
+    norms, sums = signature[0][:rows], signature[0][rows : 2 * rows]
+    return all(abs(s) >= (1 - 1e-5) * n * count**0.5 for n, s in zip(norms, sums, strict=True))
 
 
 def _find_batch(call: Call, again: Call | None) -> None:
@@ -261,12 +294,9 @@ def _find_batch(call: Call, again: Call | None) -> None:
         call.reason = "not a batch: no dimension or no element"
     elif again is None or again.shape != call.shape:
         call.reason = "not called, or of another shape, in a second forward"
-    elif call.rows and call.shape[0] % 2:
-        call.reason = (
-            "input-independent" if call.rows == again.rows else "dim 0 is not a multiple of the batch"
-        )
     elif call.shape[0] % 2:
-        call.reason = "dim 0 is not a multiple of the batch"
+        same = bool(call.rows) and call.rows == again.rows
+        call.reason = "input-independent" if same else "dim 0 is not a multiple of the batch"
     else:
         call.fold = call.shape[0] // 2
         _find_order(call, again)
@@ -275,19 +305,17 @@ def _find_batch(call: Call, again: Call | None) -> None:
 def _find_order(call: Call, again: Call) -> None:
     if not call.rows:
         return
+    mismatches = [_mismatch(one, two) for one, two in zip(call.rows, again.rows, strict=True)]
     if call.rows == again.rows:  # to the last bit: the same whatever the images are, or zero for these
-        if _mismatch(call.rows[1], call.rows[1]) > _SAME:
+        if _mismatch(call.rows[0], call.rows[0]) > _SAME:
             call.reason = "input-independent"
         return
-    outer, inner = (_mismatch(call.rows[i], again.rows[i]) for i in (1, 2))
-    if call.fold > 1 and inner < outer / 10:
-        call.batch_inner = True
-        outer = inner
-    if outer > _SAME:
+    call.batch_inner = len(mismatches) > 1 and mismatches[1] < mismatches[0] / 10
+    if mismatches[call.batch_inner] > _SAME:
         call.reason = "the images of a batch cannot be told apart along dim 0"
 
 
 def _mismatch(one: tuple[float, ...], two: tuple[float, ...]) -> float:
     """Relative distance between image 1 of the first batch and image 0 of the second."""
-    scale = max(abs(one[5]), abs(two[4]), 1e-30)
+    scale = max(abs(one[1]), abs(two[0]), 1e-30)  # their norms
     return max(abs(one[i + 1] - two[i]) for i in (0, 2, 4)) / scale
