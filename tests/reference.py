@@ -57,10 +57,7 @@ def _vector(sample: Any) -> Array:
 def modes(cut: int) -> list[tuple[int, int]]:
     """All (i, j) with i, j >= 1 and sqrt(i^2 + j^2) < cut + 1/2."""
     return [
-        (i, j)
-        for i in range(1, cut + 1)
-        for j in range(1, cut + 1)
-        if math.sqrt(i**2 + j**2) < cut + 0.5
+        (i, j) for i in range(1, cut + 1) for j in range(1, cut + 1) if math.sqrt(i**2 + j**2) < cut + 0.5
     ]
 
 
@@ -188,9 +185,7 @@ def layer_sensitivities(
 class _Copier:
     """A hook that counts the calls of one module and copies the outputs asked for."""
 
-    def __init__(
-        self, asked: dict[str, tuple[int, list[str]]], found: dict[str, torch.Tensor]
-    ) -> None:
+    def __init__(self, asked: dict[str, tuple[int, list[str]]], found: dict[str, torch.Tensor]) -> None:
         self.asked, self.found, self.calls = asked, found, 0
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:

@@ -110,14 +110,15 @@ def test_readme_sets_up_with_exactly_two_commands():
         "&& .venv/bin/diffsens bench resnet18 --no-pretrained"
     )
     steps = [step.strip() for step in test.split("&&")]
-    assert steps == [
+    *before, last = steps
+    assert before == [
         "python3 -m venv .venv",
         ".venv/bin/pip install -c constraints.txt -e '.[test]'",
         ".venv/bin/ruff check .",
         ".venv/bin/ruff format --check .",
         ".venv/bin/mypy",
-        ".venv/bin/pytest",
     ]
+    assert last.split()[0] == ".venv/bin/pytest"
 
 
 def test_the_ci_runs_the_test_command_of_readme():

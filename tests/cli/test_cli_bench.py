@@ -47,9 +47,9 @@ def test_a_second_run_says_that_it_is_done(tmp_path):
 
 def test_options_that_list_take_commas_and_repetition(tmp_path):
     common = ["test_resnet", "--no-pretrained", "--images", "8", "--out", tmp_path, "--json"]
-    commas = run(*common, "--layers", "stem,layer1", "--variants", "original,init")
+    commas = run(*common, "--layers", "maxpool,layer1.0", "--variants", "original,init")
     repeated = run(
-        *common, "--layers", "stem", "--layers", "layer1", "--variants", "original", "--variants", "init"
+        *common, "--layers", "maxpool", "--layers", "layer1.0", "--variants", "original", "--variants", "init"
     )
     one, other = json.loads(commas.stdout)[0], json.loads(repeated.stdout)[0]
     assert one["key"] == other["key"]

@@ -172,7 +172,7 @@ def test_error_is_measured_on_labelled_images_of_fitting_classes(pictures, tmp_p
     assert whole.test_error.stderr == pytest.approx((2 / 9 / 30) ** 0.5, rel=1e-6)
     given = bench(f"{file}:three", images=12, layers="all", test_error=0.125, **common)
     assert (given.test_error.value, given.test_error.source) == (0.125, "given")
-    assert some.variants["original"][-1].reason == "constant"  # the zero weights: 0/0, said so
+    assert some.variants["original"][-1].reason == "input-independent"  # the zero weights: 0/0, said so
 
 
 def test_classes_that_do_not_fit_give_null_and_a_warning(pictures):

@@ -50,7 +50,7 @@ def test_equals_the_double_loop_far_from_zero(offset):
 def test_known_by_hand():
     # Distances between the three points: 3, 4, 5; mean square (9 + 16 + 25)/3 = 50/3.
     clean = np.array([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])
-    d, g, r = sensitivity(clean, clean + [1, 0], clean + [0, 2])
+    d, g, r = sensitivity(clean, clean + np.array([1, 0]), clean + np.array([0, 2]))
     assert (d, g, r) == pytest.approx((3 / 50, 12 / 50, 1 / 4), rel=ROUNDING)
 
 

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from timm_diffsens import runtime
+from timm_diffsens.data import specs
 from timm_diffsens.data.batches import prefetch
 from timm_diffsens.data.inspection import inspect_images, inspect_stream
 from timm_diffsens.data.opening import Request, open_source
@@ -145,6 +146,19 @@ def load_images(
         runtime.warn(f"{spec} has {source.size} images, not {images}: all of them are used (--images)")
     items, skipped = inspect_images(source, chosen)
     return _sample(source, items, skipped, seed, "all" if len(chosen) == source.size else "random")
+
+
+def check_request(spec: str, data_dir: str | Path | None = None, split: str | None = None) -> None:
+    """What can be known to be wrong about a request without opening the data set.
+
+    Raises:
+        UsageError: an unknown name, a missing package, a folder that is not given or not there.
+    """
+    prefix, name = specs.parse_spec(spec)
+    specs.check_split(split)
+    specs.require_packages(spec, prefix)
+    if data_dir is not None or (not prefix and name != "dead-leaves"):
+        specs.existing_folder(spec, data_dir)
 
 
 def _check_numbers(images: int | None, seed: int, channels: int) -> None:

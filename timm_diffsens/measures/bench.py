@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from timm_diffsens import runtime
-from timm_diffsens.data.loading import ImageSample, image_transform, load_images, match_labels
+from timm_diffsens.data.loading import ImageSample, check_request, image_transform, load_images, match_labels
 from timm_diffsens.errors import unknown
 from timm_diffsens.measures import environment, parts
 from timm_diffsens.measures.averages import average_layers, to_record_layers, to_record_spectra
@@ -101,6 +101,7 @@ def prepare(model: str | nn.Module | LoadedModel, options: Options) -> Plan:
     """Check all arguments, load the model and the images, and work out the record's key."""
     variants, diffeo = options.variant_names, options.diffeo
     device = runtime.resolve_device(options.device)
+    check_request(options.dataset, options.data_dir, options.split)  # before weights are fetched
     heard: list[str] = []
     with noted(heard):
         loaded = _load(model, options)

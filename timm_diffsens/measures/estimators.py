@@ -144,14 +144,21 @@ class SensitivityEstimator:
             raise UsageError("expected tensors (n, ...), got single numbers")
         if shapes[0][0] == 0:
             return
-        rows = [part.reshape(len(part), math.prod(shapes[0][1:])) for part in parts]
+        self.update_parts(torch.stack([p.reshape(len(p), math.prod(shapes[0][1:])) for p in parts]))
+
+    def update_parts(self, parts: torch.Tensor) -> None:
+        """Add n images, given as one array (3, n, d) of clean, moved and noised representations.
+
+        Raises:
+            UsageError: a sample holds more or fewer numbers than in earlier batches.
+        """
         if self.mean is None:
-            self._start(rows[0])
+            self._start(parts[0])
         assert self.mean is not None
-        if rows[0].shape[1] != len(self.mean):
-            raise UsageError(f"expected {len(self.mean)} numbers a sample, got {rows[0].shape[1]}")
-        for start in range(0, len(rows[0]), _ROWS):
-            self._update_rows(*(part[start : start + _ROWS] for part in rows))
+        if parts.shape[2] != len(self.mean):
+            raise UsageError(f"expected {len(self.mean)} numbers a sample, got {parts.shape[2]}")
+        for start in range(0, parts.shape[1], _ROWS):
+            self._update_rows(parts[:, start : start + _ROWS])
 
     def _start(self, rows: torch.Tensor) -> None:
         dtype = _accumulation_dtype(rows)
@@ -160,22 +167,21 @@ class SensitivityEstimator:
         self.sums = torch.zeros(3, dtype=torch.float64, device=rows.device)
         self.products = torch.zeros(3, 3, dtype=torch.float64, device=rows.device)
 
-    def _update_rows(self, clean: torch.Tensor, moved: torch.Tensor, noised: torch.Tensor) -> None:
+    def _update_rows(self, parts: torch.Tensor) -> None:
         assert self.mean is not None
         assert self.sums is not None
         assert self.products is not None
-        n = len(clean)
-        gram = torch.zeros(n, n, dtype=torch.float64, device=clean.device)
-        a, g = torch.zeros(2, n, dtype=torch.float64, device=clean.device)
-        for block in _blocks(clean):
+        n = parts.shape[1]
+        gram = torch.zeros(n, n, dtype=torch.float64, device=parts.device)
+        moves = torch.zeros(2, n, dtype=torch.float64, device=parts.device)
+        for block in _blocks(parts):
             mean = self.mean[block]
-            f = clean[:, block].to(mean.dtype)
-            buffer = f - mean
-            gram += buffer @ buffer.T
-            mean.add_(buffer.sum(dim=0), alpha=1 / (self.count + n))
-            a += _row_squares(torch.sub(moved[:, block].to(mean.dtype), f, out=buffer))
-            g += _row_squares(torch.sub(noised[:, block].to(mean.dtype), f, out=buffer))
-        numbers = torch.stack([a, g, 2 * _welford_increments(gram, self.count)])
+            part = parts[:, :, block].to(mean.dtype)  # half precision is widened before it is subtracted
+            centred = part[0] - mean
+            gram += centred @ centred.T
+            mean.add_(centred.sum(dim=0), alpha=1 / (self.count + n))
+            moves += torch.linalg.vector_norm(part[1:] - part[0], dim=2).double().square_()
+        numbers = torch.cat([moves, 2 * _welford_increments(gram, self.count)[None]])
         self.sums += numbers.sum(dim=1)
         self.products += numbers @ numbers.T
         if self.first is None:
@@ -280,14 +286,9 @@ def _ratio_stderr(
     return math.sqrt(max(square, 0.0) / (n * (n - 1))) / mean
 
 
-def _row_squares(rows: torch.Tensor) -> torch.Tensor:
-    squares: torch.Tensor = torch.linalg.vector_norm(rows, dim=1).double().square()
-    return squares
-
-
-def _blocks(rows: torch.Tensor) -> Iterator[slice]:
-    width = _COLUMNS_GPU if rows.is_cuda else _COLUMNS_CPU
-    for start in range(0, rows.shape[1], width):
+def _blocks(parts: torch.Tensor) -> Iterator[slice]:
+    width = _COLUMNS_GPU if parts.is_cuda else _COLUMNS_CPU
+    for start in range(0, parts.shape[2], width):
         yield slice(start, start + width)
 
 

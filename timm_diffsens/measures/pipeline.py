@@ -90,11 +90,10 @@ def measure(
         >>> model = timm.create_model("test_resnet", pretrained=False)
         >>> for layer in measure(model, torch.rand(8, 3, 64, 64), layers="stages"):
         ...     print(f"{layer.layer:8} {layer.depth:.2f}", layer.r is not None)
-        stem     0.17 True
-        layer1   0.33 True
-        layer2   0.50 True
-        layer3   0.67 True
-        layer4   0.83 True
+        layer1   0.20 True
+        layer2   0.40 True
+        layer3   0.60 True
+        layer4   0.80 True
         output   1.00 True
     """
     protocol = Protocol(diffeo or Diffeo(), seed=seed)

@@ -42,7 +42,7 @@ class Probe:
         >>> with Probe(model, layers="stages") as probe, torch.no_grad():
         ...     _ = model(torch.cat([clean, moved, noised]))
         >>> [layer.layer for layer in probe.results()]
-        ['stem', 'layer1', 'layer2', 'layer3', 'layer4', 'output']
+        ['layer1', 'layer2', 'layer3', 'layer4', 'output']
     """
 
     def __init__(
@@ -216,9 +216,8 @@ class Probe:
     def _update(self, estimators: dict[str, SensitivityEstimator], name: str, samples: torch.Tensor) -> None:
         key = f"{name}/{id(estimators)}"
         order = self._orders.setdefault(key, memory_order(samples))
-        rows = samples.permute(0, *order).reshape(self._batch, -1)
-        clean, moved, noised = rows.chunk(_PARTS)
-        estimators.setdefault(name, SensitivityEstimator()).update(clean, moved, noised)
+        parts = samples.permute(0, *order).reshape(_PARTS, self._batch // _PARTS, -1)
+        estimators.setdefault(name, SensitivityEstimator()).update_parts(parts)
 
 
 class _LayerHook:

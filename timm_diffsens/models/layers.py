@@ -208,7 +208,7 @@ def _positions(call: Call, prefix_tokens: int) -> int:
 
 
 def _outermost(seen: Trace, call: Call, ends: list[Call]) -> str:
-    """The widest module around a block that hands on its tensor and no other stage's: `layer1`, not `layer1.2`."""
+    """The widest module around a block that hands on its tensor, and no other stage's: `layer1`."""
     others = [end.name for end in ends if end is not call]
     same = [
         c

@@ -1,6 +1,7 @@
 """Changed copies of a network: channel-shuffled, mean-filter, re-initialised. The original stays as it is."""
 
 import copy
+import re
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -8,12 +9,15 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from timm_diffsens import runtime
 from timm_diffsens.errors import UsageError
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
+_NORM = re.compile(r"norm|^frn|filterresponse|abn", re.IGNORECASE)  # the others go by their class names
 
 
 def shuffle_channels(
@@ -26,7 +30,8 @@ def shuffle_channels(
 
     Filters stay as they are, so spatial pooling is kept and channel pooling is broken (the dashed lines of
     Fig. 3 in arXiv 2210.01506). Grouped convolutions are permuted inside their groups; a depthwise one,
-    with one channel a group, has its filters permuted among the channels.
+    with one channel a group, has its filters permuted among the channels. The experts of a conditional
+    convolution (timm's CondConv2d) get one permutation, so that of their mixture stays what it is.
 
     Args:
         model: any module; not changed.
@@ -43,10 +48,10 @@ def shuffle_channels(
         >>> torch.allclose(net.weight.sum(1), other.weight.sum(1), atol=1e-6)
         True
     """
-    changed = copy.deepcopy(model)
+    changed = _copy(model)
     done: set[int] = set()
     with torch.no_grad():
-        for module in _plain(changed, (_ConvNd, nn.Linear) if linear else (_ConvNd,)):
+        for module in _plain(changed, linear):
             if id(module.weight) in done:  # tied weights are shuffled once
                 continue
             done.add(id(module.weight))
@@ -58,22 +63,33 @@ def _shuffle(module: nn.Module, generator: torch.Generator | np.random.Generator
     weight: torch.Tensor = module.weight  # type: ignore[assignment]
     groups = int(getattr(module, "groups", 1))
     transposed = isinstance(module, _ConvTransposeNd)
-    # (groups, outputs, inputs, ...): of a transposed convolution the inputs are dim 0
-    parts = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
-    inputs = 1 if transposed else 2
-    if parts.shape[inputs] == 1:
-        if groups > 1:
-            weight.copy_(parts[_permutation(groups, generator)].reshape(weight.shape))
-        return
-    shuffled = [
-        part.index_select(inputs - 1, _permutation(part.shape[inputs - 1], generator).to(part.device))
-        for part in parts
-    ]
-    weight.copy_(torch.stack(shuffled).reshape(weight.shape))
+    # (experts, groups, outputs, inputs, ...): a transposed convolution has its inputs before its outputs
+    filters = _filters(module)
+    parts = filters.reshape(len(filters), groups, filters.shape[1] // groups, *filters.shape[2:])
+    inputs = 2 if transposed else 3
+    if parts.shape[inputs] > 1:
+        shuffled = [
+            part.index_select(inputs - 1, _permutation(part.shape[inputs - 1], generator).to(part.device))
+            for part in parts.unbind(1)
+        ]
+        weight.copy_(torch.stack(shuffled, 1).reshape(weight.shape))
+    elif groups > 1:
+        weight.copy_(parts[:, _permutation(groups, generator)].reshape(weight.shape))
+
+
+def _filters(module: nn.Module) -> torch.Tensor:
+    """The weight as (experts, dim 0, dim 1, ...), with one expert but for a conditional convolution."""
+    weight: torch.Tensor = module.weight  # type: ignore[assignment]
+    shape = module.weight_shape if _is_conditional(module) else weight.shape
+    return weight.reshape(-1, *shape)  # type: ignore[misc]
+
+
+def _is_conditional(module: nn.Module) -> bool:
+    return type(module).__name__ == "CondConv2d"
 
 
 def mean_filters(model: nn.Module) -> nn.Module:
-    """A copy in which convolution filters, their biases and the norms' vectors are channel averages.
+    """A copy in which convolution filters, their biases and all of the norms' vectors are channel averages.
 
     Every channel of a layer then does the same (the assumption behind Section 4 of arXiv 2210.01506). Doing
     it twice changes nothing more.
@@ -85,23 +101,29 @@ def mean_filters(model: nn.Module) -> nn.Module:
         >>> bool((net.weight == net.weight[0, 0]).all())
         True
     """
-    changed = copy.deepcopy(model)
+    changed = _copy(model)
     with torch.no_grad():
-        for module in _plain(changed, (_ConvNd,)):
+        for module in _plain(changed):
             weight: torch.Tensor = module.weight  # type: ignore[assignment]
-            weight.copy_(_average(weight, (0, 1)).expand_as(weight))
+            filters = _filters(module)
+            weight.copy_(_average(filters, (1, 2)).reshape(weight.shape))
             if isinstance(module.bias, torch.Tensor):
-                module.bias.fill_(module.bias.double().mean())
-        for module in changed.modules():
-            if isinstance(module, _NORMS):
+                module.bias.copy_(_average(module.bias, (-1,)))
+        for name, module in changed.named_modules():
+            if _is_norm(module) and "parametrizations" not in name.split("."):
                 for values in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
                     if values.is_floating_point() and values.ndim:
                         values.fill_(values.double().mean())
     return changed
 
 
-def _average(weight: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
-    return weight.double().mean(dim=dims, keepdim=True).to(weight.dtype)
+def _average(values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+    """The same shape, averaged over `dims`."""
+    return values.double().mean(dim=dims, keepdim=True).to(values.dtype).expand_as(values)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, _NORMS) or bool(_NORM.search(type(module).__name__))
 
 
 def reinitialise(
@@ -109,8 +131,8 @@ def reinitialise(
 ) -> nn.Module:
     """A network of the same architecture with fresh random weights and norm statistics.
 
-    Made by `factory` if given; else by timm, if the model is timm's; else a copy whose modules are reset
-    one by one (`reset_parameters`).
+    Made by `factory` if given; else a copy with weights that timm initialised, if the model is timm's; else a
+    copy whose modules are reset one by one (`reset_parameters`).
 
     Args:
         model: not changed.
@@ -129,9 +151,10 @@ def reinitialise(
         (True, False)
     """
     with runtime.seeded(seed):
-        fresh = factory() if factory is not None else _from_timm(model)
-        if fresh is None:
-            fresh = _reset(copy.deepcopy(model))
+        if factory is None:
+            changed = _from_timm(model)
+            return _reset(_copy(model)) if changed is None else changed
+        fresh = factory()
     like = next(iter(model.parameters()), None)
     if like is not None:
         fresh = fresh.to(device=like.device, dtype=like.dtype)
@@ -139,7 +162,11 @@ def reinitialise(
 
 
 def _from_timm(model: nn.Module) -> nn.Module | None:
-    """timm's own fresh copy, if what it makes has the same parameters."""
+    """A copy with the weights of a fresh model of timm's, if that has the same parameters.
+
+    A copy, because arguments that the model was made with (activation, pooling, stride) leave no trace in its
+    configuration.
+    """
     config = getattr(model, "pretrained_cfg", None)
     name = config.get("architecture") if isinstance(config, dict) else None
     if not name:
@@ -156,43 +183,74 @@ def _from_timm(model: nn.Module) -> nn.Module | None:
     fresh: nn.Module = timm.create_model(
         name, pretrained=False, **{k: v for k, v in options.items() if v is not None}
     )
-    same = {n: p.shape for n, p in fresh.state_dict().items()} == {
-        n: p.shape for n, p in model.state_dict().items()
-    }
-    return fresh if same and type(fresh) is type(model) else None
+    state = fresh.state_dict()
+    same = {n: p.shape for n, p in state.items()} == {n: p.shape for n, p in model.state_dict().items()}
+    if not same or type(fresh) is not type(model):
+        return None
+    changed = _copy(model)
+    changed.load_state_dict(state)
+    return changed
 
 
 def _reset(model: nn.Module) -> nn.Module:
+    """Reset every module, inner ones first, as their initialisers ran; parameters left over are an error."""
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    resets = {name: _resetter(module) for name, module in model.named_modules()}
+    for reset in reversed(resets.values()):
+        if reset is not None:
+            reset()
     left = [
-        f"{name}.{parameter}" if name else parameter
-        for name, module in model.named_modules()
-        if not callable(getattr(module, "reset_parameters", None))
-        for parameter, _ in module.named_parameters(recurse=False)
+        name
+        for name, p in model.named_parameters()
+        if resets[name.rpartition(".")[0]] is None or (torch.equal(p, before[name]) and not _is_constant(p))
     ]
     if left:
         raise UsageError(
-            f"{type(model).__name__} cannot be re-initialised: {', '.join(left[:3])} belong to modules "
-            "without reset_parameters; pass factory=, a function that makes the architecture afresh"
+            f"{type(model).__name__} cannot be re-initialised: {', '.join(left[:3])} belong to modules whose "
+            "reset_parameters is missing or leaves them as they are; "
+            "pass factory=, a function that makes the architecture afresh"
         )
-    for module in model.modules():
-        reset = getattr(module, "reset_parameters", None)
-        if callable(reset):
-            reset()
     return model
 
 
-def _plain(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterator[nn.Module]:
-    """Modules of these kinds with their weight as a plain parameter: parametrisations are made permanent."""
+def _is_constant(values: torch.Tensor) -> bool:
+    return values.numel() == 0 or bool(values.amin() == values.amax())
+
+
+def _resetter(module: nn.Module) -> Callable[[], object] | None:
+    """The module's own initialiser (torch's attention and transformers have a private one)."""
+    found = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+    return found if callable(found) else None
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """A deep copy; weights that a hook computes (`torch.nn.utils.weight_norm`) are copied as values."""
+    computed = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, torch.Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(model, computed)
+
+
+def _plain(model: nn.Module, linear: bool = False) -> Iterator[nn.Module]:
+    """Convolutions (and linear layers), with what computes their weight made permanent."""
     for module in list(model.modules()):
-        if not isinstance(module, kinds):
+        if not (isinstance(module, (_ConvNd, nn.Linear) if linear else _ConvNd) or _is_conditional(module)):
             continue
         if parametrize.is_parametrized(module):
             for name in list(module.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        for hook in list(module._forward_pre_hooks.values()):  # the older way
+            if isinstance(hook, WeightNorm):
+                remove_weight_norm(module, hook.name)
+            elif isinstance(hook, SpectralNorm):
+                remove_spectral_norm(module, hook.name)
         yield module
 
 
 def _permutation(n: int, generator: torch.Generator | np.random.Generator | None) -> torch.Tensor:
     if isinstance(generator, np.random.Generator):
         return torch.from_numpy(generator.permutation(n))
-    return torch.randperm(n, generator=generator)
+    return torch.randperm(n, generator=generator, device=generator.device if generator else None)

@@ -164,9 +164,7 @@ def deform(images: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
         identity = torch.linspace(-1, 1, side, dtype=dtype, device=images.device)
         identity = identity if axis == 0 else identity[:, None]
         torch.sub(identity, displacement[:, axis], alpha=2 / (side - 1), out=grid[..., axis])
-    moved = F.grid_sample(
-        images.to(dtype), grid, mode="bilinear", padding_mode="border", align_corners=True
-    )
+    moved = F.grid_sample(images.to(dtype), grid, mode="bilinear", padding_mode="border", align_corners=True)
     return moved.to(images.dtype)
 
 

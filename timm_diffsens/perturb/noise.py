@@ -45,9 +45,7 @@ def gaussian_like(images: torch.Tensor, generator: Generator = None) -> torch.Te
 def _draws(images: torch.Tensor, generator: Generator) -> torch.Tensor:
     """The same, in float32 or wider."""
     if images.ndim < 2 or not images.is_floating_point():
-        raise UsageError(
-            f"expected floating-point images (n, ...), got {images.dtype} {tuple(images.shape)}"
-        )
+        raise UsageError(f"expected floating-point images (n, ...), got {images.dtype} {tuple(images.shape)}")
     dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
     return standard_normal(len(images), images.shape[1:], generator, dtype).to(images.device)
 
