@@ -3,9 +3,9 @@
     python benchmarks/overhead.py resnet50 --images 16 --repeats 5
 
 (a) the bare network in NCHW, (b) the same with the layout that `measure` uses, then the probe with each
-selection. All of them see one batch of images x 3; drawing deformations and noise is timed apart. Medians over
-interleaved repeats; ratios are to (b). The allocator's thresholds are raised for all of them; `--allocator off`
-leaves them alone.
+selection. All of them see one batch of images x 3; drawing deformations and noise is timed apart. Medians
+over interleaved repeats; ratios are to (b). The allocator's thresholds are raised for all of them;
+`--allocator off` leaves them alone.
 """
 
 import argparse
@@ -92,7 +92,8 @@ def clock(into, run):
 
 
 def table(rows):
-    head = "| model | what | layers | seconds | max - min | ratio to (b) |\n| --- | --- | ---: | ---: | ---: | ---: |"
+    head = "| model | what | layers | seconds | max - min | ratio to (b) |\n"
+    head += "| --- | --- | ---: | ---: | ---: | ---: |"
     lines = [
         f"| {r['model']} | {r['what']} | {r['layers'] or ''} | {r['seconds']:.3f} | {r['spread']:.3f} "
         f"| {r['ratio']:.2f} |"

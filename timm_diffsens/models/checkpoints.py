@@ -124,7 +124,7 @@ def state_sha256(state: Mapping[str, Any]) -> str:
         value = state[name]
         if not isinstance(value, torch.Tensor):
             continue
-        flat = value.detach().cpu().contiguous().reshape(-1)
+        flat = value.detach().cpu().reshape(-1).clone(memory_format=torch.contiguous_format)
         total.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
         total.update(flat.view(torch.uint8).numpy().tobytes())
     return total.hexdigest()

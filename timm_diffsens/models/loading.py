@@ -98,11 +98,11 @@ def load_model(
         (160, 1000, 'random')
     """
     runtime.prepare()
-    source = find_source(spec)
-    build: Callable[[], nn.Module] | None = source.build
     metadata = None
     origin: tuple[Origin, str | None, int | None]
     with runtime.seeded(seed):
+        source = find_source(spec)
+        build: Callable[[], nn.Module] | None = source.build
         if pretrained and checkpoint is None and source.pretrained is not None:
             module = fetch(f"the weights of {spec}", source.pretrained, _ADVICE)
             origin = ("pretrained", source.detail, None)
