@@ -236,6 +236,13 @@ def test_merging_single_images():
 # ---- standard errors
 
 
+def test_images_merged_one_by_one_give_the_standard_errors_of_one_pass():
+    # The distance of a single image to the mean of those before is its share, so nothing is approximated.
+    parts = three_parts(30)
+    merged = functools.reduce(SensitivityEstimator.merge, split(parts, range(1, 30)))
+    assert stderrs(merged.compute()) == pytest.approx(stderrs(streamed(parts).compute()), rel=1e-10)
+
+
 @pytest.mark.parametrize("size", [1, 7, 64])
 def test_standard_errors_do_not_depend_on_the_batch_size(size):
     parts = three_parts(200, (5,), offset=10.0)

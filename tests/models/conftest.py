@@ -3,6 +3,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from timm_diffsens import runtime
+
 
 @pytest.fixture(scope="package", autouse=True)
 def _one_thread() -> Iterator[None]:
@@ -11,6 +13,13 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _same_draws() -> Iterator[None]:
+    """Networks and images that a test takes from torch's global stream are the same in every run."""
+    with runtime.seeded(0):
+        yield
 
 
 @pytest.fixture

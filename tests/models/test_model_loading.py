@@ -404,10 +404,10 @@ def test_weights_in_the_cache_need_no_network(tmp_path, monkeypatch):
     (repository / "refs" / "main").write_text(commit)
     save_file(known.state_dict(), snapshot / "model.safetensors")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    model = load_model("test_resnet")
+    model = load_model("test_resnet", seed=5)
     assert (model.weights.source, model.weights.detail) == ("pretrained", "timm/test_resnet.r160_in1k")
     assert model.weights.sha256 == state_sha256(known.state_dict())
-    assert model.weights.sha256 != load("test_resnet").weights.sha256
+    assert model.weights.sha256 != load("test_resnet", seed=5).weights.sha256
 
 
 def test_weights_of_torchvision_in_its_cache(tmp_path, monkeypatch):
@@ -418,7 +418,7 @@ def test_weights_of_torchvision_in_its_cache(tmp_path, monkeypatch):
     torch.save(known.state_dict(), folder / url.rpartition("/")[2])
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     before = torch.get_rng_state()
-    model = load_model(SMALL)
+    model = load_model(SMALL, seed=5)
     assert torch.equal(torch.get_rng_state(), before)
     assert (model.weights.source, model.weights.seed) == ("pretrained", None)
     assert model.weights.detail == "ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1"
@@ -430,7 +430,7 @@ def test_weights_of_torchvision_in_its_cache(tmp_path, monkeypatch):
 def test_a_model_saved_for_the_hub_in_a_folder(tmp_path):
     known = timm.create_model("test_resnet", pretrained=False, num_classes=7)
     save_for_hf(known, tmp_path / "saved", safe_serialization=True)
-    model = load_model(f"local-dir:{tmp_path / 'saved'}")
+    model = load_model(f"local-dir:{tmp_path / 'saved'}", seed=5)
     assert (model.arch, model.classes, model.weights.source) == ("test_resnet", 7, "pretrained")
     assert model.weights.sha256 == state_sha256(known.state_dict())
     assert load(f"local-dir:{tmp_path / 'saved'}").weights.source == "random"

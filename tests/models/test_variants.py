@@ -350,7 +350,7 @@ def test_the_experts_of_a_conditional_convolution_are_averaged_one_by_one():
         torch.testing.assert_close(changed.bias[e], conv.bias[e].mean().expand(6))
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext"])
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
 def test_all_channels_of_a_mean_filter_network_are_the_same(name):
     net = mean_filters(randomise(timm.create_model(name))).eval()
     maps: list[torch.Tensor] = []
@@ -415,7 +415,7 @@ def test_timm_models_get_weights_of_timms_own_law(name, options):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("test_resnet", {"act_layer": nn.Tanh}),
+        ("test_resnet", {"act_layer": nn.SiLU}),
         ("test_resnet", {"global_pool": "max"}),
         ("test_resnet", {"output_stride": 8}),
         ("test_vit", {"act_layer": nn.ReLU}),
@@ -446,7 +446,7 @@ def test_a_generic_network_is_reset_to_torchs_own_law():
         if isinstance(module, nn.Conv2d | nn.Linear):
             bound = module.weight[0].numel() ** -0.5
             n = module.weight.numel()
-            assert float(module.weight.detach().abs().max()) <= bound
+            assert float(module.weight.detach().abs().max()) <= bound * (1 + 1e-6)
             assert float(module.weight.detach().std()) == pytest.approx(bound / 3**0.5, rel=4 / n**0.5)
             assert not torch.equal(module.weight, net.get_submodule(name).weight)
 

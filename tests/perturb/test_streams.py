@@ -33,9 +33,9 @@ def test_twenty_thousand_streams_have_no_first_draw_in_common():
     assert len(set(firsts)) == len(firsts) == 20_000
 
 
-def test_twenty_thousand_streams_are_unrelated():
+def test_streams_are_unrelated():
     # Correlations of n independent standard normal pairs spread by 1/sqrt(n); ten numbers are looked at.
-    n, bound = 20_000, 4.5
+    n, bound = 10_000, 4.5
     first, second = np.array([stream(0, "diffeo", i).standard_normal(2) for i in range(n)]).T
     others = {
         "next draw": second,

@@ -36,6 +36,11 @@ _SAME_AXIS = {
     "flip",
 }
 _REORDERS = {"permute", "transpose", "transpose_", "swapaxes", "swapdims", "movedim", "moveaxis", "t"}
+_RESHAPES = {
+    *("reshape", "reshape_as", "view", "view_as", "flatten", "unflatten", "ravel"),
+    *("squeeze", "squeeze_", "unsqueeze", "unsqueeze_"),
+}
+_INDEXES = {"__getitem__", "select", "unbind"}
 _REDUCES = {"mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "logsumexp", "prod"}
 
 
@@ -106,9 +111,14 @@ def _axis(
         return axis if out.ndim == len(shape) else None
     if name in _REDUCES and out.ndim < len(shape):
         return _after_reduction(shape, axis, args[1:], kwargs)
-    if out.ndim == len(shape) and out.shape[axis] == shape[axis]:
-        return axis
-    return _after_reshape(shape, axis, tuple(out.shape))
+    if name in _RESHAPES:
+        return _after_reshape(shape, axis, tuple(out.shape))
+    if name in _INDEXES and not _picks(args):
+        return _after_indexing(func, shape, axis, args, kwargs)
+    if name == "stack":
+        new = int(kwargs.get("dim", args[1] if len(args) > 1 else 0)) % out.ndim
+        return axis + 1 if new <= axis else axis
+    return axis if out.ndim == len(shape) and out.shape[axis] == shape[axis] else None
 
 
 def _permuted(func: Any, ndim: int, args: Sequence[Any], kwargs: dict[str, Any]) -> list[int] | None:
@@ -116,8 +126,28 @@ def _permuted(func: Any, ndim: int, args: Sequence[Any], kwargs: dict[str, Any])
     if getattr(func, "__name__", "") not in _REORDERS:
         return None
     distinct = torch.empty(*range(1, ndim + 1), device="meta")
-    others = {name: value for name, value in kwargs.items() if name != "input"}
-    return [size - 1 for size in func(distinct, *args[1:], **others).shape]
+    return [size - 1 for size in _called_on(distinct, func, args, kwargs).shape]
+
+
+def _after_indexing(
+    func: Any, shape: tuple[int, ...], axis: int, args: Sequence[Any], kwargs: dict[str, Any]
+) -> int | None:
+    """The axis with steps in memory, of a view of a tensor that has steps along its channels alone."""
+    steps = torch.empty_strided(shape, [int(i == axis) for i in range(len(shape))], device="meta")
+    view = _tensors([_called_on(steps, func, args, kwargs)])[0]
+    found = [i for i in range(view.ndim) if view.shape[i] > 1 and view.stride(i)]
+    return found[0] if found else None
+
+
+def _picks(args: Sequence[Any]) -> bool:
+    """Whether an index holds lists or tensors, which copy elements in any order."""
+    parts = args[1] if len(args) > 1 and isinstance(args[1], tuple) else args[1:]
+    return any(isinstance(part, list | torch.Tensor) for part in parts)
+
+
+def _called_on(tensor: torch.Tensor, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """The function's result for another first tensor."""
+    return func(tensor, *args[1:], **{name: value for name, value in kwargs.items() if name != "input"})
 
 
 def _after_reduction(

@@ -133,12 +133,12 @@ def _weights(seen: Trace) -> dict[str, str]:
 def _tap(leaves: list[Call], start: Call) -> str:
     at = start
     for matters in (_is_norm, _is_activation):
-        at = next((c for c in leaves if c.source == at.name and c.order > at.order and matters(c, at)), at)
+        at = next((c for c in leaves if c.source == at.same_as and c.order > at.order and matters(c, at)), at)
     return at.name
 
 
 def _is_norm(call: Call, before: Call) -> bool:
-    return bool(_NORM.search(call.kind)) and call.same_as == call.name
+    return bool(_NORM.search(call.kind)) and _is_new(call)
 
 
 def _is_activation(call: Call, before: Call) -> bool:
@@ -146,8 +146,13 @@ def _is_activation(call: Call, before: Call) -> bool:
         bool(_ACTIVATION.search(call.kind))
         and not call.weight
         and call.shape == before.shape
-        and call.same_as == call.name
+        and _is_new(call)
     )
+
+
+def _is_new(call: Call) -> bool:
+    """Whether the tensor was made in this call, by the module or by a part of it, rather than handed on."""
+    return call.same_as == call.name or call.same_as.startswith(f"{call.module}.")
 
 
 def _blocks(seen: Trace) -> dict[str, str]:

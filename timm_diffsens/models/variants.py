@@ -240,14 +240,27 @@ def _plain(model: nn.Module, linear: bool = False) -> Iterator[nn.Module]:
         if not (isinstance(module, (_ConvNd, nn.Linear) if linear else _ConvNd) or _is_conditional(module)):
             continue
         if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+            _fix_parametrized(module)
         for hook in list(module._forward_pre_hooks.values()):  # the older way
             if isinstance(hook, WeightNorm):
                 remove_weight_norm(module, hook.name)
             elif isinstance(hook, SpectralNorm):
                 remove_spectral_norm(module, hook.name)
         yield module
+
+
+def _fix_parametrized(module: nn.Module) -> None:
+    """Keep the values that parametrisations give in evaluation.
+
+    Not by `parametrize.remove_parametrizations`: a copy shares its class with the original, which would lose
+    its weight with it.
+    """
+    computed: nn.ModuleDict = module.parametrizations.eval()  # type: ignore[assignment,union-attr]
+    values = {name: getattr(module, name).detach().clone() for name in computed}
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    del module.parametrizations
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value))
 
 
 def _permutation(n: int, generator: torch.Generator | np.random.Generator | None) -> torch.Tensor:
