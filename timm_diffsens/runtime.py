@@ -90,6 +90,8 @@ def resolve_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError(name)
     except RuntimeError:
         close = nearest(name, ["auto", "cpu", "cuda", "cuda:0"])
         raise UsageError(

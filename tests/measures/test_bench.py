@@ -260,3 +260,105 @@ def test_real_weights_on_real_images(real_data):
 
 def test_records_hold_no_machine_path(full):
     assert str(Path.home()) not in record_text(full)
+
+
+PUBLISHED = 0.19
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """A model whose authors state an error, without fetching its weights."""
+    from dataclasses import replace
+
+    from timm_diffsens.models.loading import load_model
+    from timm_diffsens.results.record import Weights
+
+    loaded = load_model("test_resnet", pretrained=False)
+    weights = Weights(source="pretrained", detail="x", seed=None, sha256=loaded.weights.sha256)
+    return replace(loaded, published_error=PUBLISHED, weights=weights)
+
+
+def test_a_published_error_is_not_put_on_data_it_does_not_belong_to(published, pictures):
+    options = {"images": 8, "layers": "stages", "variants": ["original"]}
+    assert bench(published, **options).test_error.value == PUBLISHED
+    assert bench(published, **options, corrupt=0.5).test_error.value is None
+    with pytest.warns(DiffsensWarning, match="no test error"):
+        record = bench(published, **options, dataset="folder", data_dir=pictures)
+    assert record.test_error.value is None
+
+
+def test_options_without_effect_are_refused(published):
+    with pytest.raises(UsageError, match="weights already"):
+        bench(published, images=8, checkpoint="w.safetensors")
+    with pytest.raises(UsageError, match="input_options"):
+        bench(published, images=8, input_size=64)
+    with pytest.raises(UsageError, match="weights already"):
+        bench(torch.nn.Conv2d(3, 2, 3), images=8, input_size=32, pretrained=False)
+
+
+def test_the_key_knows_the_code_of_a_network_of_ones_own(tmp_path):
+    from timm_diffsens.measures.bench import prepare
+
+    options = Options(images=4, input_size=32, mean=0.5, std=0.5)
+    layer = torch.nn.Conv2d(3, 2, 3)
+    keys = {
+        prepare(torch.nn.Sequential(layer, act), options).key for act in (torch.nn.ReLU(), torch.nn.Tanh())
+    }
+    assert len(keys) == 2
+    file = tmp_path / "net.py"
+    text = "import torch\nclass Net(torch.nn.Module):\n    def forward(self, x):\n        return x.mean((2, 3)) * {}\n"
+    found = []
+    for factor in (1, 2, 1):
+        file.write_text(text.format(factor))
+        found.append(prepare(f"{file}:Net", options))
+    assert found[0].key == found[2].key != found[1].key
+    assert found[0].model_part.spec == "net.py:Net"  # no machine path in a record
+
+
+def test_scores_that_are_not_finite_give_no_error(pictures, tmp_path):
+    file = tmp_path / "net.py"
+    file.write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return x.mean((2, 3)) * float('nan')\n"
+    )
+    common = {"dataset": "folder", "data_dir": pictures, "input_size": 32, "mean": 0.5, "std": 0.5}
+    for full in (False, True):
+        record = bench(f"{file}:Net", images=8, layers="all", full_error=full, **common)
+        assert record.test_error.value is None
+        assert "finite" in record.test_error.reason
+        assert record.output.reason == "non-finite"
+
+
+def test_an_impossible_initialisation_is_found_before_measuring():
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(3, 1, 1))
+
+        def forward(self, x):
+            return (self.scale * x).mean((2, 3))
+
+    with pytest.raises(UsageError, match="cannot be re-initialised: scale"):
+        bench(
+            Net(),
+            images=8,
+            input_size=32,
+            mean=0.5,
+            std=0.5,
+            variants="all",
+            progress=lambda *a: pytest.fail(),
+        )
+
+
+def test_the_number_format_is_recorded():
+    model = timm.create_model("test_resnet").double()
+    record = bench(model, images=4, layers="stages", variants=["original"])
+    assert record.protocol.dtype == "float64"
+
+
+def test_a_fixed_size_network_is_built_for_the_size_asked_for():
+    record = bench("deit_tiny_patch16_224", pretrained=False, images=2, layers="output", input_size=64)
+    assert record.model.input.height == 64
+    assert record.output.r is not None

@@ -265,6 +265,19 @@ def test_half_precision_sums_are_wide():
         assert half.reason is None
 
 
+def test_sums_inside_autocast_are_those_outside_it():
+    layer = nn.Conv2d(3, 16, 3)  # 16 x 62 x 62 numbers, more than the sums keep in float64
+    batch = triple()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        kept = cloned_outputs(layer, batch)[""]
+        with Probe(nn.Sequential(layer), "all") as probe:
+            probe.model(batch)
+    assert kept.dtype == torch.bfloat16
+    expected = sensitivity(*kept.float().chunk(3))
+    found = probe.results()[0]
+    assert (found.d, found.g, found.r) == pytest.approx(expected, rel=1e-5)
+
+
 def test_state_does_not_grow_with_the_images(resnet):
     def size(probe):
         return sum(e.mean.numel() for e in probe._estimators.values())

@@ -531,17 +531,17 @@ class Forgetful(nn.Linear):
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 @pytest.mark.parametrize(
-    ("net", "named"),
+    ("make", "named"),
     [
-        (Forgetful(), "extra"),
-        (nn.utils.weight_norm(nn.Conv2d(3, 4, 3)), "weight_g, weight_v"),
-        (parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), "parametrizations.weight.original0"),
+        (Forgetful, "extra"),
+        (lambda: nn.utils.weight_norm(nn.Conv2d(3, 4, 3)), "weight_g, weight_v"),
+        (lambda: parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), "parametrizations.weight.original0"),
     ],
     ids=["forgotten", "old weight norm", "weight norm"],
 )
-def test_parameters_that_a_reset_leaves_are_named(net, named):
+def test_parameters_that_a_reset_leaves_are_named(make, named):
     with pytest.raises(UsageError, match=f"cannot be re-initialised: {named}"):
-        reinitialise(net)
+        reinitialise(make())
 
 
 class ZeroHead(nn.Module):

@@ -18,7 +18,7 @@ from timm_diffsens.cli.output import (
     progress_console,
     result_console,
 )
-from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError
+from timm_diffsens.errors import DiffsensError, UsageError
 
 if TYPE_CHECKING:
     from timm_diffsens.measures.bench import Progress
@@ -186,30 +186,20 @@ def _check(models: Sequence[str], options: "Options", out: Path) -> None:
     runtime.prepare()
     for spec in models:
         find_source(spec)
-    check_writable(out / "records")
+    check_writable(out / "records", options.dataset)
 
 
 def _measure(spec: str, options: "Options", folder: Path, force: bool, quiet: bool, say: bool) -> "Record":
-    from timm_diffsens.measures.bench import prepare
-    from timm_diffsens.results.store import find_record, load_record, write_record
+    from timm_diffsens.measures.bench import prepare, run_once
 
     plan = prepare(spec, options)
-    done = None if force else find_record(folder, plan.key)
-    if done is not None:
-        progress_console().print(f"{spec}: measured before, {done}; --force measures again", soft_wrap=True)
-        return load_record(done)
     if say and not quiet and plan.sample.note:
         progress_console().print(f"{spec}: images are {plan.sample.note}", soft_wrap=True)
-    try:
-        with _progress(spec, quiet) as progress:
-            record = plan.run(progress)
-    except DiffsensError:
-        raise
-    except Exception as error:
-        text = (str(error).strip().splitlines() or [""])[0][:200]
-        raise MeasurementError(f"{spec} could not be run: {type(error).__name__}: {text}") from error
-    path = write_record(folder, record)
-    progress_console().print(f"{spec}: {path}", soft_wrap=True)
+    with _progress(spec, quiet) as progress:
+        record, path, now = run_once(plan, folder, force=force, progress=progress)
+    before = "" if now else "measured before, "
+    after = "" if now else "; --force measures again"
+    progress_console().print(f"{spec}: {before}{path}{after}", soft_wrap=True)
     return record
 
 

@@ -28,6 +28,9 @@ def ls(
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="For models: only those with published weights.")
     ] = False,
+    input_size: Annotated[
+        int | None, typer.Option("--input-size", help="For layers: of a network that does not say its own.")
+    ] = None,
     out: Out = OUT,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -36,7 +39,7 @@ def ls(
     if topic == "models":
         rows = _models(pattern, pretrained)
     elif topic == "layers":
-        rows = _layers(pattern, layers or ["blocks"])
+        rows = _layers(pattern, layers or ["blocks"], input_size)
     elif topic == "datasets":
         rows = _datasets(pattern)
     elif topic == "records":
@@ -72,16 +75,17 @@ def _models(pattern: str | None, pretrained: bool) -> list[Row]:
     return [{"name": name} for name in found]
 
 
-def _layers(spec: str | None, selection: list[str]) -> list[Row]:
+def _layers(spec: str | None, selection: list[str], size: int | None) -> list[Row]:
     if spec is None:
         raise UsageError("ls layers needs a model: `diffsens ls layers resnet50`")
     from timm_diffsens import runtime
 
     runtime.prepare()
     from timm_diffsens.models.layers import list_layers
-    from timm_diffsens.models.loading import load_model
+    from timm_diffsens.models.loading import InputOptions, load_model
 
-    model = load_model(spec, pretrained=False)
+    options = None if size is None else InputOptions(size=(size, size), mean=(0.5,), std=(0.5,))
+    model = load_model(spec, pretrained=False, input_options=options)
     return [
         {
             "name": layer.name,

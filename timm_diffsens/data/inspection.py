@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from PIL import UnidentifiedImageError
+
 from timm_diffsens import runtime
 from timm_diffsens.data.sources import Item, Source
 from timm_diffsens.data.streaming import Stream
@@ -27,7 +29,7 @@ def inspect_images(source: Source, indices: list[int]) -> tuple[list[Item], tupl
         if isinstance(result, Item):
             items.append(result)
         else:
-            faults[source.name(index)] = str(result) or type(result).__name__
+            faults[source.name(index)] = _reason(result)
     if not items:
         raise UsageError(f"{source.origin.spec} has no readable image: {_list_faults(faults)}")
     if len(faults) > MAX_CORRUPT * len(indices):
@@ -62,6 +64,12 @@ def _inspect_each(source: Source, indices: list[int]) -> Iterator[Item | Excepti
             yield from pool.map(attempt, window)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"  # PIL's own words name an address in memory, other ones in every run
+    return str(error) or type(error).__name__
 
 
 def _list_faults(faults: dict[str, str], count: int = 5) -> str:

@@ -211,7 +211,7 @@ def _sample(
 def _hash(names: Sequence[str], labels: Sequence[int] | None, items: Sequence[Item]) -> str:
     total = hashlib.sha256()
     for name, label, item in zip(names, labels or itertools.repeat(None), items, strict=False):
-        total.update(json.dumps([name, label, item.digest]).encode() + b"\n")
+        total.update(json.dumps([name, label, item.index, item.digest]).encode() + b"\n")
     return total.hexdigest()
 
 
@@ -266,4 +266,9 @@ def match_labels(
             return None, f"the {where} has the class {missing[0]}, which the model does not have"
     if len(names) != classes:
         return None, f"the {where} has {len(names)} classes, the model {classes}"
+    if imagenet_names is not None and not all(name.isdigit() for name in names):
+        return (
+            None,
+            f"the {where}'s class names are not the model's, which are WordNet ids ({names[0]!r}, say)",
+        )
     return sample.labels, None

@@ -101,7 +101,7 @@ def _image_folder(request: Request, folder: Path, note: str | None = None) -> So
     source = Encoded(request.origin(split, note), dataset, files=True)
     if 0 < source.stray < source.size:
         runtime.warn(
-            f"{source.stray} images lie in {str(root)!r} itself, beside the class folders, so they have no "
+            f"{source.stray} images lie in {root.name!r} itself, beside the class folders, so they have no "
             "class and the set is read as unlabelled; move them away to have the labels used"
         )
     return source

@@ -12,18 +12,20 @@ from torch import nn
 
 from timm_diffsens import runtime
 from timm_diffsens.data.loading import ImageSample, check_request, image_transform, load_images, match_labels
-from timm_diffsens.errors import unknown
+from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError, unknown
 from timm_diffsens.measures import environment, parts
 from timm_diffsens.measures.averages import average_layers, to_record_layers, to_record_spectra
 from timm_diffsens.measures.estimators import LayerSensitivity
 from timm_diffsens.measures.noted import noted
 from timm_diffsens.measures.options import Options
 from timm_diffsens.measures.pipeline import Batch, Pass, Protocol, count_wrong, on_device, run_pass
-from timm_diffsens.models.loading import LoadedModel, given_model, load_model
+from timm_diffsens.models.loading import InputOptions, LoadedModel, given_model, load_model
 from timm_diffsens.models.variants import mean_filters, shuffle_channels
 from timm_diffsens.perturb.streams import stream
 from timm_diffsens.results import record as records
 from timm_diffsens.results.store import check_writable, find_record, load_record, write_record
+
+_NO_SCORES = "the network's output is not a finite score for each class"
 
 Progress = Callable[[str, int, int], None]  # variant, images done, images in all
 
@@ -38,17 +40,13 @@ class Plan:
     device: torch.device
     labels: dict[int, int] | None
     no_labels: str | None
+    whole: tuple[ImageSample, dict[int, int]] | None
     model_part: records.Model
     data_part: records.Data
     protocol_part: records.Protocol
     key_extra: dict[str, Any]
     key: str
     warnings: list[str] = field(default_factory=list)
-
-    def run(self, progress: Progress | None = None) -> records.Record:
-        """Measure; nothing is written."""
-        with noted(self.warnings):
-            return _Run(self, progress).record()
 
 
 def bench(
@@ -83,18 +81,45 @@ def bench(
     for name in options:
         if name not in known:
             raise unknown("option", name, known)
-    folder = Path(out) / "records" if out is not None else None
-    if folder is not None:
-        check_writable(folder)
-    plan = prepare(model, Options(**options))
-    if folder is None:
-        return plan.run(progress)
+    asked = Options(**options)
+    if out is None:
+        return run(prepare(model, asked), progress)
+    folder = Path(out) / "records"
+    check_writable(folder, asked.dataset)
+    return run_once(prepare(model, asked), folder, force=force, progress=progress)[0]
+
+
+def run_once(
+    plan: Plan, folder: Path, *, force: bool = False, progress: Progress | None = None
+) -> tuple[records.Record, Path, bool]:
+    """The record below `folder`: read if it is there already (unless `force`), else measured and written.
+
+    Returns:
+        The record, its file, and whether it was measured now.
+    """
     done = None if force else find_record(folder, plan.key)
     if done is not None:
-        return load_record(done)
-    record = plan.run(progress)
-    write_record(folder, record)
-    return record
+        return load_record(done), done, False
+    record = run(plan, progress)
+    return record, write_record(folder, record), True
+
+
+def run(plan: Plan, progress: Progress | None = None) -> records.Record:
+    """Measure; nothing is written.
+
+    Raises:
+        MeasurementError: the network, or what it was given, failed in its own way.
+    """
+    try:
+        with noted(plan.warnings):
+            return _Run(plan, progress).record()
+    except DiffsensError:
+        raise
+    except Exception as error:
+        text = (str(error).strip().splitlines() or [""])[0][:200]
+        raise MeasurementError(
+            f"{plan.model.spec} could not be run: {type(error).__name__}: {text}"
+        ) from error
 
 
 def prepare(model: str | nn.Module | LoadedModel, options: Options) -> Plan:
@@ -109,21 +134,21 @@ def prepare(model: str | nn.Module | LoadedModel, options: Options) -> Plan:
         problem = diffeo.problem(size)
         if problem:
             runtime.warn(problem)
-        sample = load_images(
-            options.dataset,
-            data_dir=options.data_dir,
-            split=options.split,
-            images=options.images,
-            seed=options.seed,
-            download=options.download,
-            channels=loaded.input.channels,
-        )
-        labels, reason = match_labels(sample, loaded.classes, loaded.class_names)
+        sample = _sample(options, loaded, options.images)
+        labels, reason = _labels(sample, loaded)
+        whole = None
+        if options.full_error and labels is not None and options.test_error is None:
+            everything = _sample(options, loaded, None)
+            all_labels, reason = _labels(everything, loaded)
+            whole = None if all_labels is None else (everything, all_labels)
+            labels = labels if whole else None
         if reason and sample.labels is not None and options.test_error is None:
             runtime.warn(f"no test error: {reason}; pass --test-error if it is known")
+        if "init" in variants and loaded.build is None:
+            loaded.fresh(options.seed)  # cannot be done for every module: better known now than at the end
     model_part = parts.model_part(loaded)
     data_part = parts.data_part(sample)
-    protocol_part = parts.protocol_part(options, diffeo.rms(size))
+    protocol_part = parts.protocol_part(options, diffeo.rms(size), loaded.dtype)
     extra = {"test_error": options.test_error, "full_error": options.full_error, "code": loaded.code_sha256}
     extra = {name: value for name, value in extra.items() if value is not None and value is not False}
     return Plan(
@@ -131,8 +156,9 @@ def prepare(model: str | nn.Module | LoadedModel, options: Options) -> Plan:
         model=loaded,
         sample=sample,
         device=device,
-        labels=dict(zip(sample.indices, labels, strict=True)) if labels is not None else None,
+        labels=labels,
         no_labels=reason,
+        whole=whole,
         model_part=model_part,
         data_part=data_part,
         protocol_part=protocol_part,
@@ -142,18 +168,40 @@ def prepare(model: str | nn.Module | LoadedModel, options: Options) -> Plan:
     )
 
 
-def _load(model: str | nn.Module | LoadedModel, options: Options) -> LoadedModel:
-    if isinstance(model, LoadedModel):
-        return model
-    if isinstance(model, nn.Module):
-        return given_model(model, options.input)
-    return load_model(
-        model,
-        pretrained=options.pretrained,
-        checkpoint=options.checkpoint,
+def _sample(options: Options, loaded: LoadedModel, images: int | None) -> ImageSample:
+    return load_images(
+        options.dataset,
+        data_dir=options.data_dir,
+        split=options.split,
+        images=images,
         seed=options.seed,
-        input_options=options.input,
+        download=options.download,
+        channels=loaded.input.channels,
     )
+
+
+def _labels(sample: ImageSample, loaded: LoadedModel) -> tuple[dict[int, int] | None, str | None]:
+    """Image index -> class of the model, or None and the reason."""
+    labels, reason = match_labels(sample, loaded.classes, loaded.class_names)
+    return (None if labels is None else dict(zip(sample.indices, labels, strict=True))), reason
+
+
+def _load(model: str | nn.Module | LoadedModel, options: Options) -> LoadedModel:
+    if isinstance(model, str):
+        return load_model(
+            model,
+            pretrained=options.pretrained,
+            checkpoint=options.checkpoint,
+            seed=options.seed,
+            input_options=options.input,
+        )
+    if options.checkpoint is not None or not options.pretrained:
+        raise UsageError("checkpoint and pretrained are for model names; this model has its weights already")
+    if isinstance(model, LoadedModel):
+        if options.input != InputOptions():
+            raise UsageError("input_size, mean and std belong to load_model(..., input_options=...)")
+        return model
+    return given_model(model, options.input)
 
 
 class _Run:
@@ -180,14 +228,18 @@ class _Run:
             if original.mean_channel is not None:
                 variants["mean-channel"] = original.mean_channel
             spectra: dict[records.SpectrumOf, list[records.Spectrum]] = {
-                "original": to_record_spectra(original.trace.weights)
+                "original": to_record_spectra(original.weights)
             }
             for name in names:
-                if name not in variants:
-                    passes = [self._pass(name, copy_) for copy_ in self._copies(name)]
-                    variants[name] = average_layers([p.layers for p in passes])
-                    if name == "init":
-                        spectra[name] = to_record_spectra(passes[0].trace.weights)
+                if name in variants:
+                    continue
+                copies = []
+                for changed in self._copies(name):
+                    done = self._pass(name, changed)
+                    copies.append(done.layers)
+                    if name == "init" and name not in spectra:  # of the first initialisation
+                        spectra[name] = to_record_spectra(done.weights)
+                variants[name] = average_layers(copies)
         seconds = time.perf_counter() - clock
         return records.Record(
             key=plan.key,
@@ -200,7 +252,7 @@ class _Run:
             variants={name: to_record_layers(variants[name]) for name in names},
             spectra=spectra,
             key_extra=plan.key_extra,
-            not_called=original.trace.not_called,
+            not_called=original.not_called,
             warnings=list(dict.fromkeys(plan.warnings)),
             environment=environment.describe(plan.device, int(self.batch_size), self.retries),
             timings=records.Timings(
@@ -256,37 +308,27 @@ class _Run:
         options, plan = self.options, self.plan
         if options.test_error is not None:
             return records.TestError(value=options.test_error, source="given")
-        if plan.labels is not None and options.full_error:
-            return self._full_error()
+        if plan.whole is not None:
+            return self._full_error(*plan.whole)
         if original.wrong is not None:
             return _fraction(original.wrong, original.images, "measured")
-        if plan.model.published_error is not None:
+        if plan.labels is not None:
+            return records.TestError(reason=_NO_SCORES)
+        # what was published holds for ImageNet, clean and prepared as the authors did, and for nothing else
+        as_published = plan.sample.labels is None and not options.corrupt and options.input == InputOptions()
+        if as_published and plan.model.published_error is not None:
             return records.TestError(value=plan.model.published_error, source="published")
         return records.TestError(reason=plan.no_labels or "not known")
 
-    def _full_error(self) -> records.TestError:
-        options, plan = self.options, self.plan
-        whole = load_images(
-            options.dataset,
-            data_dir=options.data_dir,
-            split=options.split,
-            images=None,
-            seed=options.seed,
-            download=options.download,
-            channels=plan.model.input.channels,
-        )
-        labels, _ = match_labels(whole, plan.model.classes, plan.model.class_names)
-        assert labels is not None
-        truth = dict(zip(whole.indices, labels, strict=True))
-
+    def _full_error(self, whole: ImageSample, labels: dict[int, int]) -> records.TestError:
         def batches(size: int) -> Iterator[Batch]:
             for positions, images in whole.batches(self.transform, 3 * size):
                 yield [whole.indices[i] for i in positions], images
 
-        progress = self._progress("test error", len(whole))
-        wrong, n = count_wrong(
-            plan.model.module, batches(int(self.batch_size)), self.protocol, truth, progress
-        )
+        progress, size = self._progress("test error", len(whole)), int(self.batch_size)
+        wrong, n = count_wrong(self.plan.model.module, batches(size), self.protocol, labels, progress)
+        if wrong is None:
+            return records.TestError(reason=_NO_SCORES)
         return _fraction(wrong, n, "measured on the full split")
 
 

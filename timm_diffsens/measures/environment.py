@@ -1,15 +1,17 @@
 """Where a measurement ran: versions, device, memory."""
 
+import contextlib
 import importlib.metadata
 import platform
 import subprocess
-import sys
 from pathlib import Path
 
 import torch
 
 import timm_diffsens
 from timm_diffsens.results.record import Environment
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def describe(device: torch.device, batch_size: int, retries: list[str]) -> Environment:
@@ -31,21 +33,23 @@ def describe(device: torch.device, batch_size: int, retries: list[str]) -> Envir
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start counting anew, where the device can."""
+    """Start counting anew, where that can be done."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    elif _CLEAR.exists():
+        with contextlib.suppress(OSError):
+            _CLEAR.write_text("5")  # proc(5): the peak resident set size is reset
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes: the device's peak since the reset, or the process's since it began."""
+    """Bytes since the reset: allocated on the device, or resident in the process; None where not known."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
-        import resource
-    except ImportError:  # Windows
+        lines = _STATUS.read_text().splitlines()
+    except OSError:
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
 
 
 def _version(package: str) -> str | None:

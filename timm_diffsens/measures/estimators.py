@@ -14,6 +14,7 @@ from timm_diffsens.errors import UsageError
 _ROUNDING_UNITS = 64
 # Rows and columns of a block that stays in the cache while it is read four times. Short columns also keep
 # float32 sums exact to 1e-6.
+_STRETCH = 2**12
 _ROWS, _COLUMNS_CPU, _COLUMNS_GPU = 16, 2**15, 2**20
 # Layers up to this size are summed in float64: over fewer columns the rounding of a float32 mean, which
 # matters where it is large beside the spread, does not average out.
@@ -178,9 +179,10 @@ class SensitivityEstimator:
             mean = self.mean[block]
             part = parts[:, :, block].to(mean.dtype)  # half precision is widened before it is subtracted
             centred = part[0] - mean
-            gram += centred @ centred.T
+            for stretch in centred.split(_STRETCH, dim=1):
+                gram += stretch @ stretch.T
             mean.add_(centred.sum(dim=0), alpha=1 / (self.count + n))
-            moves += torch.linalg.vector_norm(part[1:] - part[0], dim=2).double().square_()
+            moves += _square_norms(part[1:] - part[0])
         numbers = torch.cat([moves, 2 * _welford_increments(gram, self.count)[None]])
         self.sums += numbers.sum(dim=1)
         self.products += numbers @ numbers.T
@@ -284,6 +286,14 @@ def _ratio_stderr(
     """Delta method for mean(x) / mean(y): sqrt(sum (x_i - ratio y_i)^2 / (n (n - 1))) / mean(y)."""
     square = products[top][top] - 2 * ratio * products[top][bottom] + ratio**2 * products[bottom][bottom]
     return math.sqrt(max(square, 0.0) / (n * (n - 1))) / mean
+
+
+def _square_norms(x: torch.Tensor) -> torch.Tensor:
+    """Sums of squares over the last dim, in float64 over stretches: float32 drifts in longer ones."""
+    width = x.shape[-1] - x.shape[-1] % _STRETCH
+    squares = torch.linalg.vector_norm(x[..., :width].unflatten(-1, (-1, _STRETCH)), dim=-1).double().square_()
+    rest = torch.linalg.vector_norm(x[..., width:], dim=-1).double().square_()
+    return squares.sum(dim=-1).add_(rest)
 
 
 def _blocks(parts: torch.Tensor) -> Iterator[slice]:

@@ -45,7 +45,7 @@ class Options:
     corrupt: float = 0.0
     seed: int = 0
     layers: str | Sequence[str] = "blocks"
-    variants: Sequence[str] = DEFAULT_VARIANTS
+    variants: str | Sequence[str] = DEFAULT_VARIANTS
     shuffles: int = 1
     shuffle_linear: bool = False
     init_samples: int = 1
@@ -64,8 +64,8 @@ class Options:
             raise UsageError(f"test error must be a fraction between 0 and 1, got {self.test_error}")
         if self.batch_size != "auto" and (not isinstance(self.batch_size, int) or self.batch_size < 1):
             raise UsageError(f"batch size must be a positive number or auto, got {self.batch_size!r}")
-        if self.seed < 0:
-            raise UsageError(f"seed must be at least 0, got {self.seed}")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"seed must be at least 0 and below 2^63, got {self.seed}")
 
     @property
     def diffeo(self) -> Diffeo:
@@ -88,7 +88,8 @@ class Options:
     def variant_names(self) -> list[VariantName]:
         """Variants in their fixed order, `original` always among them."""
         asked: list[str] = []
-        for name in self.variants:
+        listed = [self.variants] if isinstance(self.variants, str) else self.variants
+        for name in (part for text in listed for part in text.split(",") if part):
             asked += VARIANTS if name == "all" else (name,)
         for name in asked:
             if name not in VARIANTS:

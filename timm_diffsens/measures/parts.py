@@ -55,7 +55,7 @@ def data_part(sample: ImageSample) -> records.Data:
     )
 
 
-def protocol_part(options: Options, rms: float) -> records.Protocol:
+def protocol_part(options: Options, rms: float, dtype: str) -> records.Protocol:
     """How they are moved; `rms` is the exact rms displacement in pixels."""
     part = records.Protocol(
         delta=options.delta,
@@ -64,6 +64,7 @@ def protocol_part(options: Options, rms: float) -> records.Protocol:
         corruption_sigma=options.corrupt,
         seed=options.seed,
         layers=options.layer_names,
+        dtype=dtype,
         shuffles=options.shuffles,
         shuffle_linear=options.shuffle_linear,
         init_samples=options.init_samples,

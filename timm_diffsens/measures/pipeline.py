@@ -1,6 +1,7 @@
 """Images -> deformed and noised images -> one forward a batch -> what every layer made of them."""
 
 import gc
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,6 @@ from timm_diffsens import runtime
 from timm_diffsens.errors import MeasurementError, UsageError
 from timm_diffsens.measures.estimators import LayerSensitivity
 from timm_diffsens.measures.probe import Probe, model_output, unwrap
-from timm_diffsens.models.trace import Trace
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.noise import corrupt, matched_noise
 from timm_diffsens.perturb.streams import streams
@@ -44,9 +44,10 @@ class Pass:
 
     Attributes:
         layers: sensitivities of the layers. mean_channel: those of their channel averages, if asked for.
-        wrong: for each label given, whether the top class was another; None without labels.
+        wrong: how many images had another top class than their label; None without labels, or without a
+            finite score for each class.
         batch_size: as used in the end. retries: what was tried before.
-        trace: of the network.
+        not_called: modules that no hook could see. weights: of the convolutions, as applied.
     """
 
     layers: list[LayerSensitivity]
@@ -55,7 +56,8 @@ class Pass:
     images: int
     batch_size: int
     retries: list[str]
-    trace: Trace
+    not_called: list[str]
+    weights: dict[str, torch.Tensor]
 
 
 def measure(
@@ -125,9 +127,9 @@ def run_pass(
         labels: image index -> class, for the top-1 error.
         progress: called with the number of images done after each batch.
     """
+    if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
+        raise UsageError(f"batch size must be a positive number or 'auto', got {batch_size!r}")
     size = batch_size if isinstance(batch_size, int) else _automatic(source, model)
-    if size < 1:
-        raise UsageError(f"batch size must be at least 1, got {size}")
     retries: list[str] = []
     while True:
         try:
@@ -160,12 +162,9 @@ def _run_once(
     retries: list[str],
 ) -> Pass:
     like = next(iter(model.parameters()), torch.empty(0))
-    done, wrong = 0, torch.zeros((), dtype=torch.int64, device=like.device)
-    with (
-        Probe(model, layers, mean_channel=mean_channel) as probe,
-        torch.no_grad(),
-        channels_last(model) as layout,
-    ):
+    done, wrong = 0, torch.zeros((), device=like.device)
+    probe = Probe(model, layers, mean_channel=mean_channel)
+    with probe, torch.no_grad(), full_precision(like.device), channels_last(model) as layout:
         for indices, images in source(size):
             clean = corrupted(
                 images.to(like.dtype if like.is_floating_point() else images.dtype), indices, protocol
@@ -184,11 +183,12 @@ def _run_once(
         return Pass(
             probe.results(),
             probe.mean_channel_results() if mean_channel else None,
-            int(wrong) if labels is not None else None,
+            int(wrong) if labels is not None and bool(wrong.isfinite()) else None,
             done,
             size,
             list(retries),
-            probe.trace,
+            probe.trace.not_called,
+            probe.trace.weights,
         )
 
 
@@ -210,32 +210,52 @@ def count_wrong(
     protocol: Protocol,
     labels: dict[int, int],
     progress: Callable[[int], None] | None = None,
-) -> tuple[int, int]:
-    """Top-1 errors and images seen, on clean (or corrupted) images only."""
+) -> tuple[int | None, int]:
+    """Top-1 errors (None without finite scores) and images seen, on clean (or corrupted) images only."""
     like = next(iter(model.parameters()), torch.empty(0))
     flags = {module: module.training for module in model.modules()}
-    wrong, done = 0, 0
+    wrong, done = 0.0, 0
     model.eval()
     try:
-        with torch.no_grad(), channels_last(model) as layout:
+        with torch.no_grad(), full_precision(like.device), channels_last(model) as layout:
             for indices, images in batches:
                 images = corrupted(images.to(like.dtype), indices, protocol)
                 output = model_output(model(images.to(like.device, memory_format=layout)))
                 truth = torch.tensor([labels[i] for i in indices], device=output.device)
-                wrong += int(_wrong(output, truth))
+                wrong += float(_wrong(output, truth))
                 done += len(indices)
                 if progress:
                     progress(done)
     finally:
         for module, flag in flags.items():
             module.training = flag
-    return wrong, done
+    return (int(wrong) if math.isfinite(wrong) else None), done
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Keep TF32 off for the duration: its ten-bit mantissa is seen by D and G of small deformations."""
+    if device.type != "cuda":
+        yield
+        return
+    switches: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = False
+    try:
+        yield
+    finally:
+        for switch, flag in zip(switches, before, strict=True):
+            switch.allow_tf32 = flag
 
 
 def _wrong(output: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """How many of the first samples have another top class than `truth`."""
-    scores = output[: len(truth)].reshape(len(truth), -1)
-    return (scores.argmax(1) != truth).sum()
+    """How many of the first samples have another top class than `truth`; nan where scores are no scores."""
+    scores = output[: len(truth)]
+    if scores.ndim != 2:
+        return torch.tensor(torch.nan, device=output.device)
+    errors = (scores.argmax(1) != truth).sum().to(torch.float32)
+    return torch.where(scores.isfinite().all(), errors, torch.nan)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -312,8 +332,12 @@ def _as_source(images: torch.Tensor | Iterable[Any]) -> Callable[[int], Iterator
     def regroup(size: int) -> Iterator[Batch]:
         start = 0
         for item in loader:
-            batch = item[0] if isinstance(item, list | tuple) else item
-            for part in batch.split(size):
+            batch = item[0] if isinstance(item, list | tuple) and item else item
+            if not isinstance(batch, torch.Tensor):
+                raise UsageError(
+                    f"expected a loader of tensors or (tensor, label) pairs, got {type(item).__name__}"
+                )
+            for part in torch.split(batch, size):
                 yield range(start, start + len(part)), part
                 start += len(part)
 

@@ -236,7 +236,8 @@ class _LayerHook:
         for path, tensor in tensors(output):
             layer = self.layers.get(call + path)
             if layer is not None:
-                self.probe._reduce(layer, tensor.detach())
+                with torch.autocast(tensor.device.type, enabled=False):  # sums are never in half precision
+                    self.probe._reduce(layer, tensor.detach())
 
 
 def unwrap(model: nn.Module) -> nn.Module:

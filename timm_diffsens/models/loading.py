@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from torch.nn.modules.conv import _ConvNd
 from timm_diffsens import runtime
 from timm_diffsens.errors import UsageError
 from timm_diffsens.models.checkpoints import load_checkpoint, state_sha256
+from timm_diffsens.models.code import code_sha256
 from timm_diffsens.models.hub import fetch
 from timm_diffsens.models.sources import Library, Source, find_source
+from timm_diffsens.models.trace import pick_output
 from timm_diffsens.models.variants import reinitialise
 from timm_diffsens.results.record import InputSpec, Origin, Weights
 
@@ -44,7 +46,7 @@ class LoadedModel:
             that brings its weights.
         class_names: WordNet ids in the order of the classes, where the classes are ImageNet's.
         published_error: top-1 error (fraction) that the weights' authors state, on ImageNet's validation set.
-        code_sha256: of the file that holds the architecture, for `file.py:factory`.
+        code_sha256: of the code of an architecture that is no library's.
         metadata: of the checkpoint.
     """
 
@@ -65,6 +67,12 @@ class LoadedModel:
     def parameters(self) -> int:
         """Number of parameters."""
         return sum(p.numel() for p in self.module.parameters())
+
+    @property
+    def dtype(self) -> str:
+        """Number format of the parameters: "float32", say."""
+        like = next((p for p in self.module.parameters() if p.is_floating_point()), torch.empty(0))
+        return str(like.dtype).removeprefix("torch.")
 
     def fresh(self, seed: int) -> nn.Module:
         """The same architecture with fresh random weights."""
@@ -101,7 +109,7 @@ def load_model(
     metadata = None
     origin: tuple[Origin, str | None, int | None]
     with runtime.seeded(seed):
-        source = find_source(spec)
+        source = _resized(find_source(spec), input_options)
         build: Callable[[], nn.Module] | None = source.build
         if pretrained and checkpoint is None and source.pretrained is not None:
             module = fetch(f"the weights of {spec}", source.pretrained, _ADVICE)
@@ -117,19 +125,19 @@ def load_model(
     module.eval()
     spec_of_input = _input(spec, source, module, input_options or InputOptions())
     return LoadedModel(
-        spec=spec,
+        spec=source.shown or spec,
         arch=_arch(source, module),
         library=source.library,
         module=module,
         input=spec_of_input,
-        classes=_classes(module),
+        classes=_classes_seen(module, spec_of_input) if source.library == "python" else _classes(module),
         weights=Weights(
             source=origin[0], detail=origin[1], seed=origin[2], sha256=state_sha256(module.state_dict())
         ),
         build=build,
         class_names=source.class_names or _imagenet_names(module),
         published_error=source.published_error if origin[0] == "pretrained" else None,
-        code_sha256=source.code_sha256,
+        code_sha256=code_sha256(module, source.code_sha256) if source.library == "python" else None,
         metadata=metadata,
     )
 
@@ -162,13 +170,15 @@ def given_model(module: nn.Module, asked: InputOptions) -> LoadedModel:
     source = Source(
         arch=name, library="python", build=lambda: module, pretrained=None, input=None, detail=None
     )
+    spec_of_input = _input(name, source, module, asked)
     return LoadedModel(
         spec=name,
         arch=name,
         library="python",
         module=module,
-        input=_input(name, source, module, asked),
-        classes=_classes(module),
+        input=spec_of_input,
+        classes=_classes_seen(module, spec_of_input),
+        code_sha256=code_sha256(module),
         weights=Weights(source="given", detail=None, seed=None, sha256=state_sha256(module.state_dict())),
         build=None,
         class_names=_imagenet_names(module),
@@ -262,6 +272,45 @@ def _classes(module: nn.Module) -> int | None:
         return said or None
     linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
     return linear[-1].out_features if linear else None
+
+
+def _classes_seen(module: nn.Module, spec: InputSpec) -> int | None:
+    """The width of the network's output (n, classes), seen on a blank image; None for another output."""
+    flags = {part: part.training for part in module.modules()}
+    module.eval()
+    like = next(iter(module.parameters()), torch.empty(0))
+    try:
+        with torch.no_grad():
+            blank = torch.zeros(
+                2, spec.channels, spec.height, spec.width, dtype=like.dtype, device=like.device
+            )
+            found = pick_output(module(blank))
+    except Exception:  # it will fail again when it is measured, where that is reported
+        return _classes(module)
+    finally:
+        for part, flag in flags.items():
+            part.training = flag
+    return found[1].shape[1] if found is not None and found[1].ndim == 2 else None
+
+
+def _resized(source: Source, asked: InputOptions | None) -> Source:
+    """A network that is fixed to one input size, built for the size asked for (timm's `img_size`)."""
+    if asked is None or asked.size is None or not source.fixed_size:
+        return source
+
+    def at(make: Callable[..., nn.Module]) -> Callable[[], nn.Module]:
+        def build() -> nn.Module:
+            try:
+                return make(img_size=asked.size)
+            except (TypeError, AssertionError) as error:
+                raise UsageError(
+                    f"{source.arch} cannot be built for --input-size {asked.size}: {error}"
+                ) from error
+
+        return build
+
+    pretrained = at(source.pretrained) if source.pretrained is not None else None
+    return replace(source, build=at(source.build), pretrained=pretrained)
 
 
 def _imagenet_names(module: nn.Module) -> tuple[str, ...] | None:

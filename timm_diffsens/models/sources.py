@@ -40,6 +40,8 @@ class Source:
     class_names: tuple[str, ...] | None = None
     published_error: float | None = None
     code_sha256: str | None = None
+    shown: str | None = None  # the spec as records have it, where it is not the one given
+    fixed_size: bool = False  # takes images of one size only
 
 
 def find_source(spec: str) -> Source:
@@ -86,6 +88,7 @@ def _timm(spec: str) -> Source:
         pretrained=functools.partial(make, pretrained=True) if available else _no_weights(spec),
         input=None,
         detail=config.get("hf_hub_id") or config.get("url"),
+        fixed_size=bool(config.get("fixed_input_size")),
     )
 
 
@@ -145,7 +148,10 @@ def _torchvision(spec: str) -> Source:
         )
     weights = members[tag] if tag else (enum.DEFAULT if members else None)
     get = functools.partial(torchvision.models.get_model, name)
-    extra: dict[str, Any] = {"init_weights": True} if name in {"googlenet", "inception_v3"} else {}
+    extra: dict[str, Any] = {}
+    if name in {"googlenet", "inception_v3"}:
+        # the published weights imply the input transform, and it leaves no trace in a state dict
+        extra = {"init_weights": True, "transform_input": True}
     if _has_backbone(name):
         extra["weights_backbone"] = None
     accuracy = _accuracy(weights)
@@ -236,6 +242,7 @@ def _python(spec: str) -> Source:
         input=None,
         detail=None,
         code_sha256=hashlib.sha256(path.read_bytes()).hexdigest() if path else None,
+        shown=f"{path.name}:{name}" if path else None,
     )
 
 
@@ -251,7 +258,10 @@ def _call(spec: str, factory: Any) -> nn.Module:
         raise UsageError(f"{spec} must be callable without arguments: {error}") from error
     except ValueError:  # no signature to be had of some built-in functions
         pass
-    made = factory()
+    try:
+        made = factory()
+    except Exception as error:
+        raise UsageError(f"{spec} raised {type(error).__name__}: {error}") from error
     if not isinstance(made, nn.Module):
         raise UsageError(f"{spec} gives a {type(made).__name__}, expected a torch.nn.Module")
     return made
