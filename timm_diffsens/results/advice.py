@@ -81,7 +81,7 @@ def _reasons(layers: list[Layer]) -> str:
 def _remedy(layers: list[Layer]) -> str:
     reasons = " ".join(layer.reason or "" for layer in layers)
     if "non-finite" in reasons:
-        return ": check the checkpoint and --mean and --std, and leave out --amp"
+        return ": check the checkpoint, --mean and --std"
     if "fewer than" in reasons:
         return ": use more --images"
     return ": choose others with --layers, or leave them as they are"

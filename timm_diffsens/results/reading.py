@@ -137,7 +137,7 @@ def _ratio(top: Layer, bottom: Layer) -> Factor | None:
 
 
 def _draws(count: int, name: str) -> str:
-    """Standard errors are over images: how far random copies differ among themselves is not in them."""
+    """How many random copies were averaged; from one, their spread is not known and not in the error."""
     return f"one {name}" if count == 1 else f"mean of {count} {name}s"
 
 
