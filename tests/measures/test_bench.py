@@ -306,7 +306,8 @@ def test_the_key_knows_the_code_of_a_network_of_ones_own(tmp_path):
     }
     assert len(keys) == 2
     file = tmp_path / "net.py"
-    text = "import torch\nclass Net(torch.nn.Module):\n    def forward(self, x):\n        return x.mean((2, 3)) * {}\n"
+    head = "import torch\nclass Net(torch.nn.Module):\n    def forward(self, x):\n"
+    text = head + "        return x.mean((2, 3)) * {}\n"
     found = []
     for factor in (1, 2, 1):
         file.write_text(text.format(factor))
@@ -348,7 +349,7 @@ def test_an_impossible_initialisation_is_found_before_measuring():
             mean=0.5,
             std=0.5,
             variants="all",
-            progress=lambda *a: pytest.fail(),
+            progress=lambda *a: pytest.fail("measured"),
         )
 
 

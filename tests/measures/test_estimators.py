@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from timm_diffsens import sensitivity
 from timm_diffsens.errors import UsageError
-from timm_diffsens.measures.estimators import Estimate, Moments, SensitivityEstimator, _welford_increments
+from timm_diffsens.measures.estimators import Estimate, Moments, SensitivityEstimator
 
 STDERRS = ("d_stderr", "g_stderr", "r_stderr")
 # What the project promises: the streaming value is the plain one to this relative error.
@@ -186,7 +186,7 @@ def test_merging_is_associative():
     first, second, third = split(three_parts(60), [13, 40])
     left, right = first.merge(second).merge(third), first.merge(second.merge(third))
     assert values(left.compute()) == pytest.approx(values(right.compute()), rel=1e-12)
-    assert torch.allclose(left.mean, right.mean, rtol=1e-12)
+    assert torch.allclose(left.moments().mean, right.moments().mean, rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", PROMISED)
@@ -236,11 +236,12 @@ def test_merging_single_images():
 # ---- standard errors
 
 
-def test_images_merged_one_by_one_give_the_standard_errors_of_one_pass():
-    # The distance of a single image to the mean of those before is its share, so nothing is approximated.
+def test_images_merged_one_by_one_give_the_values_of_one_pass():
     parts = three_parts(30)
     merged = functools.reduce(SensitivityEstimator.merge, split(parts, range(1, 30)))
-    assert stderrs(merged.compute()) == pytest.approx(stderrs(streamed(parts).compute()), rel=1e-10)
+    assert values(merged.compute()) == pytest.approx(values(streamed(parts).compute()), rel=1e-12)
+    # R has no denominator over pairs: its error is that of one pass, whatever was merged
+    assert merged.compute().r_stderr == pytest.approx(streamed(parts).compute().r_stderr, rel=1e-12)
 
 
 @pytest.mark.parametrize("size", [1, 7, 64])
@@ -264,14 +265,18 @@ def test_the_delta_method_by_hand():
     parts = three_parts(30, (4,))
     clean, moved, noised = (part.numpy() for part in parts)
     a, g = (((part - clean) ** 2).sum(axis=1) for part in (moved, noised))
-    b = np.array([2 * i / (i + 1) * ((clean[i] - clean[:i].mean(axis=0)) ** 2).sum() for i in range(1, 30)])
+    pivots = [max(k for k in (1, 2, 4, 8, 16) if k <= i) for i in range(1, 30)]  # images before the stretch
+    b = np.array(
+        [2 * k / (k + 1) * ((clean[i] - clean[:k].mean(0)) ** 2).sum() for i, k in enumerate(pivots, 1)]
+    )
     b = np.array([b.mean(), *b])  # the first image stands at the mean of the others
+    pairs = 2 * ((clean - clean.mean(axis=0)) ** 2).sum() / 29
 
-    def stderr(top, bottom):
+    def stderr(top, bottom, scale):
         residuals = top - top.mean() / bottom.mean() * bottom
-        return math.sqrt((residuals**2).sum() / (30 * 29)) / bottom.mean()
+        return math.sqrt((residuals**2).sum() / (30 * 29)) / scale
 
-    expected = stderr(a, b), stderr(g, b), stderr(a, g)
+    expected = stderr(a, b, pairs), stderr(g, b, pairs), stderr(a, g, g.mean())
     assert stderrs(streamed(parts, 7).compute()) == pytest.approx(expected, rel=1e-10)
 
 
@@ -332,36 +337,42 @@ def test_standard_errors_match_the_scatter_where_images_are_alike():
 # ---- the shares of the denominator
 
 
+@pytest.mark.parametrize("n", [2, 3, 15, 16, 17, 31, 33, 50])
 @pytest.mark.parametrize("size", [1, 7, None])
-def test_shares_sum_to_twice_the_centred_square_sum(size):
-    # Exactly, but for rounding: Welford's recursion is an identity.
-    parts = three_parts(50, (7,), offset=5.0)
+def test_the_centred_square_sum_is_exact_within_and_between_stretches(size, n):
+    parts = three_parts(n, (7,), offset=5.0)
     clean = parts[0]
-    assert float(streamed(parts, size).sums[2]) == pytest.approx(
-        2 * float((clean - clean.mean(0)).square().sum()), rel=1e-12
-    )
+    found = streamed(parts, size).moments()
+    assert found.count == n
+    assert torch.allclose(found.mean, clean.mean(0), rtol=1e-12)
+    assert found.centred_square_sum == pytest.approx(float((clean - clean.mean(0)).square().sum()), rel=1e-12)
 
 
-@pytest.mark.parametrize("before", [0, 1, 5])
-def test_each_share_is_the_growth_of_the_centred_square_sum(before):
-    vectors = torch.randn(before + 6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    start = vectors[:before].mean(0) if before else vectors[0]
-    gaps = vectors[before:] - start
-    squares = [
-        float((vectors[:k] - vectors[:k].mean(0)).square().sum()) if k else 0.0
-        for k in range(before, len(vectors) + 1)
-    ]
-    found = _welford_increments(gaps @ gaps.T, before).tolist()
-    assert found == pytest.approx(np.diff(squares).tolist(), rel=1e-12, abs=1e-14)
+@pytest.mark.parametrize("sizes", [(3, 30), (16, 17), (1, 32), (20, 13)])
+def test_batches_may_end_anywhere_in_a_stretch(sizes):
+    parts = three_parts(33, (5,))
+    whole, cut = streamed(parts), SensitivityEstimator()
+    for chunk in zip(*(part.split(list(sizes)) for part in parts), strict=True):
+        cut.update(*chunk)
+    assert stderrs(cut.compute()) == pytest.approx(stderrs(whole.compute()), rel=1e-12)
+    assert cut.compute().d == pytest.approx(whole.compute().d, rel=1e-12)
 
 
 def test_each_share_is_unbiased():
-    # For Gaussian images f_i - mean of the i - 1 before has covariance i/(i - 1), so b_i follows 2 chi^2
-    # with d degrees of freedom, whatever i is: mean 2 d = 2 tr Cov, variance 8 d.
-    repeats, n, d = 4000, 6, 3
-    vectors = torch.randn(repeats, n, d, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    gaps = vectors - vectors[:, :1]
-    shares = 2 * torch.stack([_welford_increments(u @ u.T, 0) for u in gaps])
+    # For Gaussian images f_i - mean of N others has covariance 1 + 1/N, so b_i follows 2 chi^2 with d degrees
+    # of freedom: mean 2 d = 2 tr Cov, variance 8 d.
+    repeats, d = 2000, 3
+    generator = torch.Generator().manual_seed(0)
+    sums = []
+    for _ in range(repeats):
+        vectors = torch.randn(20, d, generator=generator, dtype=torch.float64)
+        estimator, before, shares = SensitivityEstimator(), 0.0, []
+        for image in vectors.split(1):
+            estimator.update(image, image, image)
+            shares.append(float(estimator.sums[2]) - before)
+            before = float(estimator.sums[2])
+        sums.append(shares)
+    shares = torch.tensor(sums)
     assert (shares[:, 0] == 0).all()
     assert ((shares[:, 1:].mean(0) - 2 * d).abs() < 4 * math.sqrt(8 * d / repeats)).all()
 
@@ -504,13 +515,14 @@ def state_bytes(estimator):
 
 
 def test_the_state_does_not_grow():
-    # One vector of the layer's size, and float64 numbers: sums (3), products (9), the first image (3).
-    expected = LARGE * 4 + 15 * 8
-    estimator, parts = SensitivityEstimator(), three_parts(33, (LARGE,), torch.float32)
-    for _ in range(20):
+    # A vector of the layer's size, a second while a stretch of 16 is open, and some twenty float64 numbers.
+    vector, numbers = LARGE * 4, 40 * 8
+    estimator, parts = SensitivityEstimator(), three_parts(8, (LARGE,), torch.float32)
+    for step in range(1, 41):
         estimator.update(*parts)
-        assert state_bytes(estimator) == expected
-    assert state_bytes(estimator.merge(estimator)) == expected
+        vectors = 1 if step % 2 == 0 or step == 1 else 2
+        assert vectors * vector < state_bytes(estimator) < vectors * vector + numbers
+    assert vector < state_bytes(estimator.merge(estimator)) < vector + numbers
 
 
 # ---- moments

@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torchvision.ops import FrozenBatchNorm2d
 
-from timm_diffsens import Probe
+from timm_diffsens import Probe, runtime
 from timm_diffsens.errors import UsageError
 from timm_diffsens.models.channels import FollowChannels
 from timm_diffsens.models.checkpoints import state_sha256
@@ -554,6 +554,12 @@ class ZeroHead(nn.Module):
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.head.weight)
+
+
+def test_the_seed_may_be_the_one_the_network_was_made_with():
+    with runtime.seeded(5):
+        net = nn.Linear(4, 2)
+    assert sha(reinitialise(net, seed=5)) == sha(net)
 
 
 def test_outer_initialisers_have_the_last_word():

@@ -12,10 +12,10 @@ from timm_diffsens.errors import UsageError
 # Rounding of a forward differs with the position in the batch (blocked matrix products), by some ten units
 # in the last place; a spread below that is no spread.
 _ROUNDING_UNITS = 64
-# Rows and columns of a block that stays in the cache while it is read four times. Short columns also keep
-# float32 sums exact to 1e-6.
+# Rows and columns of a block that stays in the cache while it is read several times; float32 sums of squares
+# over a stretch are exact to 1e-6.
+_ROWS, _COLUMNS_CPU, _COLUMNS_GPU = 16, 2**14, 2**20
 _STRETCH = 2**12
-_ROWS, _COLUMNS_CPU, _COLUMNS_GPU = 16, 2**15, 2**20
 # Layers up to this size are summed in float64: over fewer columns the rounding of a float32 mean, which
 # matters where it is large beside the spread, does not average out.
 _SMALL = 2**12
@@ -98,16 +98,20 @@ class Moments:
 class SensitivityEstimator:
     """D, G and R of one layer from batches of (clean, moved, noised) representations.
 
-    Image i contributes three numbers: a_i = ||f(tau x) - f(x)||^2, g_i = ||f(x + eta) - f(x)||^2, and its
-    share of the denominator, b_i = 2 (i - 1)/i ||f_i - mean of those before||^2 (Welford 1962). Every b_i has
-    expectation 2 tr Cov = E ||f(x1) - f(x2)||^2 for i > 1, and their sum is exactly twice the centred square
-    sum; the first image has no share, and is given the mean of the others. So D = mean(a) / mean(b) and
-    G = mean(g) / mean(b) are ratios of means of per-image numbers, and the delta method over images gives
-    the standard errors:
+    Image i contributes a_i = ||f(tau x) - f(x)||^2 and g_i = ||f(x + eta) - f(x)||^2, and D = mean(a) / B,
+    G = mean(g) / B with B = 2 / (n - 1) times the centred square sum. That is followed exactly: a pivot
+    stays the mean of the N images before it for a stretch of at most 16 images, and after c of them
 
-        Var(D) ~ sum (a_i - D b_i)^2 / (n (n - 1) mean(b)^2), likewise for G and R = mean(a) / mean(g).
+        square sum(N + c) = square sum(N) + sum ||f_i - pivot||^2 - ||sum (f_i - pivot)||^2 / (N + c)
 
-    The state is one vector of the layer's size and some twenty numbers, whatever n is.
+    (Chan, Golub and LeVeque 1979). Stretches end at 1, 2, 4, 8, 16, 32, 48, ... images, wherever batches
+    end, so that nothing depends on the batch size. The share of image i in the denominator is
+    b_i = 2 N / (N + 1) ||f_i - pivot||^2, with expectation 2 tr Cov = E ||f(x1) - f(x2)||^2; the first image
+    has none, and is given the mean of the others. The delta method over images gives the standard errors:
+
+        Var(D) ~ sum (a_i - D b_i)^2 / (n (n - 1) B^2), likewise for G and R = mean(a) / mean(g).
+
+    The state is a vector of the layer's size (two while a stretch is open) and some twenty numbers.
 
     Example:
         >>> import torch
@@ -122,7 +126,13 @@ class SensitivityEstimator:
     """
 
     count: int = 0
-    mean: torch.Tensor | None = None
+    pivot: torch.Tensor | None = None
+    # Square sum of the images before the open stretch, about their mean, which is the pivot.
+    settled: torch.Tensor | None = None
+    # Of the images since: their number, sum ||f_i - pivot||^2, and sum (f_i - pivot) unless there are none.
+    open_count: int = 0
+    open_square_sum: torch.Tensor | None = None
+    drift: torch.Tensor | None = None
     # (a, g, b) summed over images, and the sums of their products, in float64.
     sums: torch.Tensor | None = None
     products: torch.Tensor | None = None
@@ -153,42 +163,80 @@ class SensitivityEstimator:
         Raises:
             UsageError: a sample holds more or fewer numbers than in earlier batches.
         """
-        if self.mean is None:
+        if self.pivot is None:
             self._start(parts[0])
-        assert self.mean is not None
-        if parts.shape[2] != len(self.mean):
-            raise UsageError(f"expected {len(self.mean)} numbers a sample, got {parts.shape[2]}")
-        for start in range(0, parts.shape[1], _ROWS):
-            self._update_rows(parts[:, start : start + _ROWS])
+        assert self.pivot is not None
+        if parts.shape[2] != len(self.pivot):
+            raise UsageError(f"expected {len(self.pivot)} numbers a sample, got {parts.shape[2]}")
+        done = 0
+        while done < parts.shape[1]:
+            take = _stretch_end(self.count) - self.count
+            self._update_rows(parts[:, done : done + take], closes=done + take <= parts.shape[1])
+            done += take
 
     def _start(self, rows: torch.Tensor) -> None:
         dtype = _accumulation_dtype(rows)
         self.eps = torch.finfo(dtype).eps
-        self.mean = rows[0].to(torch.float64 if rows.shape[1] <= _SMALL else dtype, copy=True)
+        self.pivot = rows[0].to(torch.float64 if rows.shape[1] <= _SMALL else dtype, copy=True)
+        self.settled, self.open_square_sum = torch.zeros(2, dtype=torch.float64, device=rows.device)
         self.sums = torch.zeros(3, dtype=torch.float64, device=rows.device)
         self.products = torch.zeros(3, 3, dtype=torch.float64, device=rows.device)
 
-    def _update_rows(self, parts: torch.Tensor) -> None:
-        assert self.mean is not None
+    def _update_rows(self, parts: torch.Tensor, closes: bool) -> None:
+        """Add images of one stretch; `closes` says whether they are its last."""
+        assert self.pivot is not None
+        n, before = parts.shape[1], self.count - self.open_count
+        after = self.count + n
+        squares = torch.zeros(3, n, dtype=torch.float64, device=parts.device)
+        gap = torch.zeros((), dtype=torch.float64, device=parts.device)
+        if self.drift is None and not closes:
+            self.drift = torch.zeros_like(self.pivot)
+        for block in _blocks(parts):
+            pivot = self.pivot[block]
+            part = parts[:, :, block].to(pivot.dtype)  # half precision is widened before it is subtracted
+            gaps = torch.empty_like(part, memory_format=torch.contiguous_format)
+            torch.sub(part[1:], part[0], out=gaps[:2])
+            torch.sub(part[0], pivot, out=gaps[2])
+            squares += _square_norms(gaps)
+            drift = gaps[2].sum(dim=0)
+            if self.drift is not None:
+                drift = self.drift[block].add_(drift)
+            if closes:
+                gap += torch.dot(drift, drift)
+                pivot.add_(drift, alpha=1 / after)
+        self._add_numbers(squares, before)
+        self.count, self.open_count = after, self.open_count + n
+        if closes:
+            self._close(gap)
+
+    def _add_numbers(self, squares: torch.Tensor, before: int) -> None:
+        """Add (a, g, ||f - pivot||^2) of each image, the pivot being the mean of `before` images."""
+        assert self.open_square_sum is not None
         assert self.sums is not None
         assert self.products is not None
-        n = parts.shape[1]
-        gram = torch.zeros(n, n, dtype=torch.float64, device=parts.device)
-        moves = torch.zeros(2, n, dtype=torch.float64, device=parts.device)
-        for block in _blocks(parts):
-            mean = self.mean[block]
-            part = parts[:, :, block].to(mean.dtype)  # half precision is widened before it is subtracted
-            centred = part[0] - mean
-            for stretch in centred.split(_STRETCH, dim=1):
-                gram += stretch @ stretch.T
-            mean.add_(centred.sum(dim=0), alpha=1 / (self.count + n))
-            moves += _square_norms(part[1:] - part[0])
-        numbers = torch.cat([moves, 2 * _welford_increments(gram, self.count)[None]])
-        self.sums += numbers.sum(dim=1)
-        self.products += numbers @ numbers.T
+        self.open_square_sum += squares[2].sum()
+        squares[2] *= 2 * before / (before + 1)
+        self.sums += squares.sum(dim=1)
+        self.products += squares @ squares.T
         if self.first is None:
-            self.first = numbers[:, 0].clone()
-        self.count += n
+            self.first = squares[:, 0].clone()
+
+    def _close(self, gap: torch.Tensor) -> None:
+        assert self.settled is not None
+        assert self.open_square_sum is not None
+        self.settled += self.open_square_sum - gap / self.count
+        self.open_square_sum.zero_()
+        self.open_count, self.drift = 0, None
+
+    def moments(self) -> Moments:
+        """Count, mean and centred square sum of the clean representations."""
+        if self.pivot is None or self.settled is None or self.open_square_sum is None:
+            raise UsageError("no images were added")
+        if self.drift is None:
+            return Moments(self.count, self.pivot, float(self.settled))
+        gap = float(self.drift.double().square().sum())
+        square_sum = float(self.settled + self.open_square_sum) - gap / self.count
+        return Moments(self.count, self.pivot + self.drift / self.count, square_sum)
 
     def merge(self, other: "SensitivityEstimator") -> "SensitivityEstimator":
         """The estimator of both samples together.
@@ -201,73 +249,56 @@ class SensitivityEstimator:
         """
         if not (self.count and other.count):
             return copy.deepcopy(self if self.count else other)
-        assert self.mean is not None
-        assert other.mean is not None
-        if len(self.mean) != len(other.mean):
-            raise UsageError(f"expected {len(self.mean)} numbers a sample, got {len(other.mean)}")
+        one, two = self.moments(), other.moments()
+        if len(one.mean) != len(two.mean):
+            raise UsageError(f"expected {len(one.mean)} numbers a sample, got {len(two.mean)}")
         assert self.sums is not None
         assert other.sums is not None
         assert self.products is not None
         assert other.products is not None
         assert other.first is not None
-        gap = (other.mean - self.mean).double().square().sum()
-        count = self.count + other.count
-        share = float(2 * gap * self.count * other.count / count)
+        both = one.merge(two)
+        share = 2 * (both.centred_square_sum - one.centred_square_sum - two.centred_square_sum)
         return SensitivityEstimator(
-            count,
-            mean=self.mean + (other.mean - self.mean) * (other.count / count),
+            both.count,
+            pivot=both.mean,
+            settled=self.sums.new_tensor(both.centred_square_sum),
+            open_square_sum=self.sums.new_tensor(0.0),
             sums=self.sums + other.sums + _share(share, other.sums),
             products=self.products + _give_share(other.products, other.first, share),
             first=self.first,
             eps=max(self.eps, other.eps),
         )
 
-    def moments(self) -> Moments:
-        """Count, mean and centred square sum of the clean representations."""
-        if self.mean is None or self.sums is None:
-            raise UsageError("no images were added")
-        return Moments(self.count, self.mean, float(self.sums[2]) / 2)
-
     def compute(self) -> Estimate:
         """D, G, R and their standard errors; None with a reason where there is none."""
         n = self.count
-        if self.mean is None or self.sums is None or self.products is None or self.first is None or n < 2:
+        if self.sums is None or self.products is None or self.first is None or n < 2:
             return Estimate(n, reason="fewer than 2 images")
+        moments = self.moments()
         if not (self.sums.isfinite().all() and self.products.isfinite().all()):
             return Estimate(n, reason="non-finite")
+        if not math.isfinite(moments.centred_square_sum):
+            return Estimate(n, reason="non-finite")
         a, g, b = (float(v) for v in self.sums)
-        square_norm = float(self.mean.double().square().sum())
-        threshold = (_ROUNDING_UNITS * self.eps) ** 2 * square_norm
-        if b / (n - 1) <= 2 * threshold:
+        pairs = 2 * moments.centred_square_sum / (n - 1)
+        threshold = (_ROUNDING_UNITS * self.eps) ** 2 * float(moments.mean.double().square().sum())
+        if pairs <= 2 * threshold or b == 0:
             return Estimate(n, reason="constant")
-        pairs = b / (n - 1)
         d, noise = a / n / pairs, g / n / pairs
-        products = _give_share(self.products, self.first, pairs).tolist()
-        d_stderr = _ratio_stderr(products, 0, 2, d, n, pairs)
-        g_stderr = _ratio_stderr(products, 1, 2, noise, n, pairs)
+        share = b / (n - 1)  # equal to `pairs` in expectation
+        products = _give_share(self.products, self.first, share).tolist()
+        d_stderr = _ratio_stderr(products, 0, 2, d * pairs / share, n, pairs)
+        g_stderr = _ratio_stderr(products, 1, 2, noise * pairs / share, n, pairs)
         if g == 0:
             return Estimate(n, d, noise, None, d_stderr, g_stderr, None, reason="noise does not move it")
         r_stderr = _ratio_stderr(products, 0, 1, a / g, n, g / n)
         return Estimate(n, d, noise, a / g, d_stderr, g_stderr, r_stderr)
 
 
-def _welford_increments(gram: torch.Tensor, count: int) -> torch.Tensor:
-    """Growth of the centred square sum by each of n further vectors: (n,).
-
-    Args:
-        gram: (n, n) products of u_i = f_i - (mean of the `count` vectors before the first).
-        count: number of vectors before.
-
-    The mean before vector i is that mean plus s_i / (count + i), s_i = sum of the u_j with j < i, so
-    ||f_i - mean||^2 = u_i.u_i - 2 u_i.s_i / (count + i) + s_i.s_i / (count + i)^2, read off the Gram matrix.
-    """
-    own, place = gram.diagonal(), torch.arange(len(gram), dtype=torch.float64, device=gram.device)
-    # not torch.tril: it starts all threads whatever the size, and waits for them
-    with_sum = torch.where(place[:, None] > place, gram, 0).sum(dim=1)
-    of_sum = torch.cumsum(2 * with_sum + own, dim=0) - (2 * with_sum + own)
-    before = count + place
-    distance = own - 2 * with_sum / before.clamp(min=1) + of_sum / before.clamp(min=1) ** 2
-    return before / (before + 1) * distance
+def _stretch_end(count: int) -> int:
+    """Where the stretch that image `count` (from 0) is in ends: 1, 2, 4, 8, 16, then multiples of 16."""
+    return 1 << count.bit_length() if 0 < count < _ROWS else (count // _ROWS + 1) * _ROWS if count else 1
 
 
 def _share(share: float, like: torch.Tensor) -> torch.Tensor:
@@ -289,11 +320,13 @@ def _ratio_stderr(
 
 
 def _square_norms(x: torch.Tensor) -> torch.Tensor:
-    """Sums of squares over the last dim, in float64 over stretches: float32 drifts in longer ones."""
-    width = x.shape[-1] - x.shape[-1] % _STRETCH
-    squares = torch.linalg.vector_norm(x[..., :width].unflatten(-1, (-1, _STRETCH)), dim=-1).double().square_()
-    rest = torch.linalg.vector_norm(x[..., width:], dim=-1).double().square_()
-    return squares.sum(dim=-1).add_(rest)
+    """Sums of squares over the last dim: (3, n, w) -> (3, n), in float64 over stretches of float32 sums."""
+    whole = x.shape[2] - x.shape[2] % _STRETCH
+    squares: torch.Tensor = torch.linalg.vector_norm(x[:, :, whole:], dim=2).double().square_()
+    if whole:
+        stretches = x[:, :, :whole].reshape(*x.shape[:2], -1, _STRETCH)
+        squares += torch.linalg.vector_norm(stretches, dim=3).double().square_().sum(dim=2)
+    return squares
 
 
 def _blocks(parts: torch.Tensor) -> Iterator[slice]:

@@ -275,7 +275,12 @@ def _classes(module: nn.Module) -> int | None:
 
 
 def _classes_seen(module: nn.Module, spec: InputSpec) -> int | None:
-    """The width of the network's output (n, classes), seen on a blank image; None for another output."""
+    """The width of the network's output (n, classes), seen on a blank image; None for another output.
+
+    A timm model says itself whether what it gives are classes or features.
+    """
+    if timm_input(module) is not None:
+        return _classes(module)
     flags = {part: part.training for part in module.modules()}
     module.eval()
     like = next(iter(module.parameters()), torch.empty(0))

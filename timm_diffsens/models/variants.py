@@ -194,7 +194,9 @@ def _from_timm(model: nn.Module) -> nn.Module | None:
 
 def _reset(model: nn.Module) -> nn.Module:
     """Reset every module, inner ones first, as their initialisers ran; parameters left over are an error."""
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)
     resets = {name: _resetter(module) for name, module in model.named_modules()}
     for reset in reversed(resets.values()):
         if reset is not None:
@@ -202,7 +204,7 @@ def _reset(model: nn.Module) -> nn.Module:
     left = [
         name
         for name, p in model.named_parameters()
-        if resets[name.rpartition(".")[0]] is None or (torch.equal(p, before[name]) and not _is_constant(p))
+        if resets[name.rpartition(".")[0]] is None or bool(p.isnan().any())
     ]
     if left:
         raise UsageError(
@@ -211,10 +213,6 @@ def _reset(model: nn.Module) -> nn.Module:
             "pass factory=, a function that makes the architecture afresh"
         )
     return model
-
-
-def _is_constant(values: torch.Tensor) -> bool:
-    return values.numel() == 0 or bool(values.amin() == values.amax())
 
 
 def _resetter(module: nn.Module) -> Callable[[], object] | None:
