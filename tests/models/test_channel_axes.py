@@ -277,6 +277,12 @@ def test_convolutions_write_to_dim_1(sizes):
         assert channel_axis(F.batch_norm(torch.ones(2, 3, *sizes), torch.zeros(3), torch.ones(3))) == 1
 
 
+def test_one_channel_among_axes_of_one_is_not_known():
+    with FollowChannels():
+        assert channel_axis(conv(6, 5, channels=1).permute(0, 2, 3, 1)) == 3
+        assert channel_axis(conv(6, 5, channels=1).unsqueeze(1)) is None
+
+
 def test_layers_say_what_was_not_known():
     with FollowChannels():
         assert channel_axis(torch.ones(2, 3, 4)) is None

@@ -229,6 +229,24 @@ def test_blocks_that_are_only_called_through_their_parts():
     assert list(select(OpenedBlocks(), "blocks")) == [*expected, "output"]
 
 
+class Holder(nn.Module):
+    """Two blocks; it has no forward of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Pair(), Pair()
+
+
+class HeldBlocks(Blocks):
+    def step(self, block, x):
+        return block.second(block.first(x))
+
+
+def test_blocks_in_holders_that_are_never_called():
+    expected = [f"blocks.{i}.{part}" for i in range(3) for part in ("first", "second")]
+    assert list(select(HeldBlocks(Holder), "blocks")) == [*expected, "output"]
+
+
 class RecurrentBlocks(Blocks):
     def step(self, block, x):
         return block(block(x))
@@ -291,6 +309,13 @@ def test_convolutions_before_fused_norms_and_before_none():
     assert found["blocks.3.0.conv_dw"] == "blocks.3.0.bn2"
     assert found["blocks.3.0.conv_pwl"] == "blocks.3.0.bn3"
     assert found["blocks.3.0.se.conv_reduce"] == "blocks.3.0.se.act1"
+
+
+def test_a_convolution_before_a_norm_that_could_hold_its_activation_but_does_not():
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), BatchNormAct2d(4, apply_act=False), nn.ReLU(inplace=True), nn.Flatten()
+    )
+    assert taps(trace_images(net, images_for(16))) == {"0": "2"}
 
 
 def test_a_convolution_and_a_norm_with_a_permutation_between():
@@ -387,7 +412,8 @@ class HeadThenMore(nn.Module):
 
     def forward(self, x):
         x = self.conv(x).mean((2, 3))
-        return {"out": self.head(x), "extra": self.extra(x)}
+        out = self.head(x)
+        return {"extra": self.extra(x), "out": out}
 
 
 @pytest.mark.parametrize("selection", ["stages", "blocks", "convs", "all"])

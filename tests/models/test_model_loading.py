@@ -68,6 +68,10 @@ def no_module() -> int:
     return 3
 
 
+def fails() -> nn.Module:
+    raise ZeroDivisionError("nothing")
+
+
 instance = trained()
 number = 3
 """
@@ -250,6 +254,28 @@ def test_a_given_timm_model_keeps_the_size_and_channels_it_was_made_with():
         module.eval()(torch.zeros(1, 1, 64, 96))
 
 
+@pytest.mark.parametrize("size", [(64, 64), (64, 96)])
+def test_networks_of_fixed_size_are_built_for_the_size_asked_for(size):
+    assert get_pretrained_cfg("test_maxvit").fixed_input_size
+    model = load("test_maxvit", size=size)
+    assert (model.input.height, model.input.width) == size
+    with torch.no_grad():
+        assert model.module(torch.zeros(1, 3, *size)).shape == (1, 1000)
+        assert model.fresh(1)(torch.zeros(1, 3, *size)).shape == (1, 1000)
+
+
+def test_a_size_that_a_network_cannot_be_built_for():
+    with pytest.raises(UsageError, match=r"test_vit_relpos cannot be built for --input-size \(1, 1\)"):
+        load("test_vit_relpos", size=(1, 1))
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_the_input_is_transformed_as_under_the_published_weights(name):
+    """torchvision sets this for its weights alone, and a state dict does not hold it."""
+    with torch.device("meta"):
+        assert find_source(f"torchvision/{name}").build().transform_input is True
+
+
 def presets():
     """Every different preset of torchvision's classifiers, once."""
     different = {}
@@ -339,6 +365,33 @@ def test_classes_of_imagenet_by_their_wordnet_ids():
         assert (len(names), names[0], names[-1]) == (1000, "n01440764", "n15075141")  # tench, toilet tissue
     assert load("net/lenet").class_names is None
     assert given_model(timm.create_model("test_resnet", num_classes=7), InputOptions()).class_names is None
+
+
+class HeadFirst(nn.Module):
+    """The linear layer that comes last in the list is not the last one that runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.stem = nn.Linear(4, 3), nn.Linear(48, 4)
+
+    def forward(self, x):
+        return self.head(self.stem(x.flatten(1)))
+
+
+@pytest.mark.parametrize(
+    ("net", "classes"),
+    [
+        (HeadFirst(), 3),
+        (nn.Conv2d(3, 6, 3), None),
+        (nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 6),
+        (timm.create_model("test_resnet", num_classes=0), None),
+    ],
+    ids=["linear", "maps", "convolution", "features"],
+)
+def test_classes_of_a_given_network(net, classes):
+    net.train()
+    assert given_model(net, InputOptions(size=(4, 4), mean=HALF, std=HALF)).classes == classes
+    assert all(module.training for module in net.modules())
 
 
 # --- published weights
@@ -436,6 +489,13 @@ def test_a_model_saved_for_the_hub_in_a_folder(tmp_path):
     assert load(f"local-dir:{tmp_path / 'saved'}").weights.source == "random"
 
 
+@pytest.mark.parametrize("options", [None, InputOptions(size=(192, 192))])
+def test_an_architecture_without_weights(options):
+    assert not get_pretrained_cfg("swinv2_cr_tiny_224").has_weights
+    with pytest.raises(UsageError, match="there are no published weights for swinv2_cr_tiny_224"):
+        load_model("swinv2_cr_tiny_224", input_options=options)
+
+
 def test_our_own_networks_have_no_published_weights():
     with pytest.raises(
         UsageError, match=r"no published weights for net/lenet; pass --checkpoint FILE, or --no-pretrained"
@@ -477,6 +537,12 @@ def test_weights_that_a_factory_brings_are_not_called_random(model_file, factory
     assert not torch.equal(fresh[0].weight, model.module[0].weight)
 
 
+def test_a_file_is_shown_by_its_name_alone(model_file):
+    """Records are published: they hold no paths of the machine that made them."""
+    model = load_file(model_file, "make")
+    assert model.spec == "mynets.py:make"
+
+
 def test_an_instance_is_copied(model_file):
     model = load_file(model_file, "instance")
     with torch.no_grad():
@@ -510,6 +576,7 @@ def test_a_file_does_not_take_the_place_of_an_installed_module(model_file):
         ("maek", r"unknown factory in .*mynets\.py 'maek'; did you mean make\?"),
         ("no_module", "gives a int, expected a torch.nn.Module"),
         ("number", "is a int, expected a function that makes a module"),
+        ("fails", r"mynets\.py:fails raised ZeroDivisionError: nothing"),
         ("wants_arguments", "must be callable without arguments: missing a required argument: 'classes'"),
     ],
 )

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from timm_diffsens import runtime
-from timm_diffsens.errors import UsageError
+from timm_diffsens.errors import DiffsensError, UsageError
 from timm_diffsens.models.checkpoints import load_checkpoint, state_sha256
 from timm_diffsens.models.code import code_sha256
 from timm_diffsens.models.hub import fetch
@@ -307,7 +307,9 @@ def _resized(source: Source, asked: InputOptions | None) -> Source:
         def build() -> nn.Module:
             try:
                 return make(img_size=asked.size)
-            except (TypeError, AssertionError) as error:
+            except DiffsensError:
+                raise
+            except (TypeError, AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:
                 raise UsageError(
                     f"{source.arch} cannot be built for --input-size {asked.size}: {error}"
                 ) from error

@@ -110,7 +110,7 @@ def _timm_remote(spec: str) -> Source:
 
 
 def _no_weights(spec: str) -> Callable[[], nn.Module]:
-    def refuse() -> nn.Module:
+    def refuse(**_: Any) -> nn.Module:
         raise UsageError(
             f"there are no published weights for {spec}; "
             "pass --checkpoint FILE, or --no-pretrained for random weights"
