@@ -257,6 +257,124 @@ def test_blocks_that_are_called_twice():
     assert list(select(RecurrentBlocks(), "blocks")) == [*expected, "output"]
 
 
+class TwoLinear(nn.Module):
+    def __init__(self, width: int = 3) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x):
+        return x + self.two(self.one(x))
+
+
+class WithEnds(Blocks):
+    """A stem and a head of two layers each, which stand alone: they are no blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.blocks = Pair(), nn.ModuleList([Pair() for _ in range(3)])
+        self.end = TwoLinear()
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        for block in self.blocks:
+            x = block(x)
+        return self.end(x.mean((2, 3))).softmax(1)
+
+
+def test_a_stem_and_a_head_are_no_blocks():
+    assert list(select(WithEnds(), "blocks")) == ["stem", "blocks.0", "blocks.1", "blocks.2", "output"]
+
+
+class Rich(Pair):
+    """A block with two numbered parts of two layers each, which are less than half of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([Pair(), Pair()])
+        self.others = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(4)))
+
+    def forward(self, x):
+        for part in self.parts:
+            x = part(x)
+        return super().forward(self.others(x))
+
+
+def test_a_block_may_have_numbered_parts():
+    assert list(select(Blocks(Rich), "blocks")) == ["blocks.0", "blocks.1", "blocks.2", "output"]
+
+
+class TwoHeads(nn.Module):
+    """A plain network whose only repeated parts are its two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(*(nn.Conv2d(3, 3, 3) for _ in range(5)))
+        self.heads = nn.ModuleList([TwoLinear(), TwoLinear()])
+
+    def forward(self, x):
+        x = self.features(x).mean((2, 3))
+        return sum(head(x) for head in self.heads)
+
+
+def test_a_plain_network_with_repeated_heads():
+    weights = [f"features.{i}" for i in range(5)] + [
+        f"heads.{i}.{part}" for i in (0, 1) for part in ("one", "two")
+    ]
+    assert list(select(TwoHeads(), "blocks")) == [*weights, "output"]
+
+
+class Halving(Pair):
+    def forward(self, x):
+        return super().forward(F.avg_pool2d(x, 2) if x.shape[-1] > 8 else x)
+
+
+class OneStep(nn.Module):
+    """Six blocks at 8 x 8 after a stem at 16 x 16: of one resolution, for all that matters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 3, 1), nn.Linear(3, 2)
+        self.blocks = nn.Sequential(*(Halving() for _ in range(6)))
+
+    def forward(self, x):
+        return self.head(self.blocks(self.stem(x)).mean((2, 3)))
+
+
+def test_stages_of_a_network_with_one_step_of_resolution():
+    assert list(select(OneStep(), "stages")) == [
+        "stem",
+        "blocks.1",
+        "blocks.2",
+        "blocks.3",
+        "blocks.5",
+        "output",
+    ]
+
+
+class MapsThenTokens(nn.Module):
+    """Maps of 16 x 16, 8 x 8 and 4 x 4, then 4 x 4 tokens and one more."""
+
+    num_prefix_tokens = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Pair() for _ in range(3)])
+        self.later = nn.ModuleList([TwoLinear(), TwoLinear()])
+
+    def forward(self, x):
+        for i, block in enumerate(self.blocks):
+            x = block(x if i == 0 else F.avg_pool2d(x, 2))
+        tokens = x.flatten(2).transpose(1, 2)
+        tokens = torch.cat([tokens.mean(1, keepdim=True), tokens], 1)
+        for block in self.later:
+            tokens = block(tokens)
+        return tokens[:, 0] * 2
+
+
+def test_prefix_tokens_are_no_places():
+    assert list(select(MapsThenTokens(), "stages")) == ["blocks.0", "blocks.1", "later.1", "output"]
+
+
 class WithTable(Blocks):
     """A table that does not depend on the images is made just before the blocks."""
 
