@@ -26,6 +26,12 @@ class DiffsensWarning(UserWarning):
     """Something the user should know: what is wrong, and the option that mends it."""
 
 
+def first_line(error: BaseException, most: int = 200) -> str:
+    """What an error of another library says, in one line; its class where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:most]
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The `count` known names closest to `name`, best first; empty when none is close."""
     known = list(known)

@@ -1,3 +1,4 @@
+import statistics
 import subprocess
 import sys
 
@@ -215,8 +216,11 @@ def test_layout_is_put_back(resnet):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_images():
-    """Peak of a process at 2,000 images within 5 % of the peak at 200."""
-    peaks = {n: _peak(n) for n in (200, 2000)}
+    """Peak of a process at 2,000 images within 5 % of the peak at 200.
+
+    What the allocator keeps differs by some 8 % between equal runs, so medians of five runs are compared.
+    """
+    peaks = {n: statistics.median(_peak(n) for _ in range(5)) for n in (200, 2000)}
     assert peaks[2000] < 1.05 * peaks[200], peaks
 
 

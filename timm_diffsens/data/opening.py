@@ -11,7 +11,7 @@ from timm_diffsens import runtime
 from timm_diffsens.data import dead_leaves, specs
 from timm_diffsens.data.sources import DeadLeaves, Encoded, Origin, Source, Torchvision
 from timm_diffsens.data.streaming import Stream
-from timm_diffsens.errors import UsageError
+from timm_diffsens.errors import UsageError, first_line
 
 _EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -72,8 +72,7 @@ def _create(request: Request, advice: str, **arguments: Any) -> Any:
         with contextlib.redirect_stdout(sys.stderr):  # stdout belongs to `--json`
             return create_dataset(input_img_mode=request.mode, **arguments)
     except Exception as error:  # timm, torchvision and the others raise nearly everything, assertions too
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        reason = reason.removesuffix("You can use download=True to download it").rstrip(" .:")
+        reason = first_line(error).removesuffix("You can use download=True to download it").rstrip(" .:")
         raise UsageError(f"{request.spec} could not be opened: {reason}; {advice}") from error
 
 

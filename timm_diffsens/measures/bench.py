@@ -12,7 +12,7 @@ from torch import nn
 
 from timm_diffsens import runtime
 from timm_diffsens.data.loading import ImageSample, check_request, image_transform, load_images, match_labels
-from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError, unknown
+from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError, first_line, unknown
 from timm_diffsens.measures import environment, parts
 from timm_diffsens.measures.averages import average_layers, to_record_layers, to_record_spectra
 from timm_diffsens.measures.estimators import LayerSensitivity
@@ -116,7 +116,7 @@ def run(plan: Plan, progress: Progress | None = None) -> records.Record:
     except DiffsensError:
         raise
     except Exception as error:
-        text = (str(error).strip().splitlines() or [""])[0][:200]
+        text = first_line(error)
         raise MeasurementError(
             f"{plan.model.spec} could not be run: {type(error).__name__}: {text}"
         ) from error

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from timm_diffsens import runtime
-from timm_diffsens.errors import MeasurementError, UsageError
+from timm_diffsens.errors import MeasurementError, UsageError, first_line
 from timm_diffsens.measures.estimators import LayerSensitivity
 from timm_diffsens.measures.probe import Probe, model_output, unwrap
 from timm_diffsens.perturb.diffeo import Diffeo
@@ -139,7 +139,7 @@ def run_pass(
                 raise
             if size == 1:
                 raise MeasurementError(
-                    f"out of memory with one image a batch: {_first_line(error)}"
+                    f"out of memory with one image a batch: {first_line(error)}"
                 ) from error
             message = f"out of memory at batch size {size}"
         # outside the handler, whose traceback would keep the activations alive
@@ -342,7 +342,3 @@ def _as_source(images: torch.Tensor | Iterable[Any]) -> Callable[[int], Iterator
                 start += len(part)
 
     return regroup
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

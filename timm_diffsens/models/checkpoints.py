@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from timm_diffsens.errors import UsageError
+from timm_diffsens.errors import UsageError, first_line
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
@@ -69,7 +69,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             "save its state_dict alone, best as safetensors"
         ) from error
     except Exception as error:  # a damaged file fails in many ways, and none of them is ours to mend
-        raise UsageError(f"checkpoint {path.name!r} cannot be read: {_first_line(error)}") from error
+        raise UsageError(f"checkpoint {path.name!r} cannot be read: {first_line(error)}") from error
     return _unwrap(loaded, path), {}
 
 
@@ -78,7 +78,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, st
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UsageError(f"checkpoint {path.name!r} cannot be read: {_first_line(error)}") from error
+        raise UsageError(f"checkpoint {path.name!r} cannot be read: {first_line(error)}") from error
 
 
 def _unwrap(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
@@ -110,11 +110,6 @@ def _without_prefix(state: dict[str, torch.Tensor], expected: set[str]) -> dict[
             break
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__
 
 
 def state_sha256(state: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from urllib.request import getproxies
 
 from torch import nn
 
-from timm_diffsens.errors import DiffsensError, UsageError
+from timm_diffsens.errors import DiffsensError, UsageError, first_line
 
 
 def fetch(what: str, make: Callable[[], nn.Module], advice: str) -> nn.Module:
@@ -29,8 +29,7 @@ def fetch(what: str, make: Callable[[], nn.Module], advice: str) -> nn.Module:
         except DiffsensError:
             raise
         except Exception as error:  # timm, torchvision, the hub's client and its transport: each has its own
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            reason = lines[0][:160]
+            reason = first_line(error)
             if not reachable and type(error).__module__.startswith("huggingface_hub"):
                 reason = "the hub's name cannot be resolved: no network?"
             raise UsageError(f"{what} cannot be fetched ({reason}); {advice}") from error

@@ -18,12 +18,12 @@ from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.models.blocks import find_blocks
 from timm_diffsens.models.loading import LoadedModel
 from timm_diffsens.models.trace import Call, Trace, trace
+from timm_diffsens.models.variants import NORM_CLASS
 
 SELECTIONS = ("stages", "blocks", "convs", "all")
 OUTPUT = "output"
 
 _ACTIVATION = re.compile(r"(elu|relu|silu|gelu|mish|swish|sigmoid|tanh|act)", re.IGNORECASE)
-_NORM = re.compile(r"norm|^frn|filterresponse|abn", re.IGNORECASE)
 _ISOTROPIC_STAGES = 4  # a network of one resolution is cut into as many stages as most others have
 
 
@@ -138,7 +138,7 @@ def _tap(leaves: list[Call], start: Call) -> str:
 
 
 def _is_norm(call: Call, before: Call) -> bool:
-    return bool(_NORM.search(call.kind)) and _is_new(call)
+    return bool(NORM_CLASS.search(call.kind)) and _is_new(call)
 
 
 def _is_activation(call: Call, before: Call) -> bool:

@@ -17,7 +17,8 @@ from timm_diffsens import runtime
 from timm_diffsens.errors import UsageError
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
-_NORM = re.compile(r"norm|^frn|filterresponse|abn", re.IGNORECASE)  # the others go by their class names
+# Norms of other libraries go by their class names.
+NORM_CLASS = re.compile(r"norm|^frn|filterresponse|abn", re.IGNORECASE)
 
 
 def shuffle_channels(
@@ -123,7 +124,7 @@ def _average(values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    return isinstance(module, _NORMS) or bool(_NORM.search(type(module).__name__))
+    return isinstance(module, _NORMS) or bool(NORM_CLASS.search(type(module).__name__))
 
 
 def reinitialise(
