@@ -14,7 +14,7 @@ from timm_diffsens.errors import UsageError
 _ROUNDING_UNITS = 64
 # Rows and columns of a block that stays in the cache while it is read several times; float32 sums of squares
 # over a stretch are exact to 1e-6.
-_ROWS, _COLUMNS_CPU, _COLUMNS_GPU = 16, 2**14, 2**20
+_ROWS, _COLUMNS_CPU, _COLUMNS_GPU = 16, 2**15, 2**20
 _STRETCH = 2**12
 # Layers up to this size are summed in float64: over fewer columns the rounding of a float32 mean, which
 # matters where it is large beside the spread, does not average out.
