@@ -29,14 +29,18 @@ _HOMES = {
     "reinitialise": "models.variants",
     "load_model": "models.loading",
     "load_images": "data.loading",
+    "ScaleDetection": "data.scale_detection",
+    "ActivePixels": "perturb.pixels",
     "Record": "results.record",
     "read_records": "results.store",
+    "correlate": "results.correlate",
 }
 
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from timm_diffsens.data.loading import load_images
+    from timm_diffsens.data.scale_detection import ScaleDetection
     from timm_diffsens.errors import DiffsensError, DiffsensWarning, MeasurementError, UsageError
     from timm_diffsens.measures.bench import bench
     from timm_diffsens.measures.estimators import LayerSensitivity
@@ -48,6 +52,8 @@ if TYPE_CHECKING:
     from timm_diffsens.models.variants import mean_filters, reinitialise, shuffle_channels
     from timm_diffsens.perturb.diffeo import Diffeo
     from timm_diffsens.perturb.noise import matched_noise
+    from timm_diffsens.perturb.pixels import ActivePixels
+    from timm_diffsens.results.correlate import correlate
     from timm_diffsens.results.record import Record
     from timm_diffsens.results.store import read_records
 

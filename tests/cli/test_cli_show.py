@@ -58,7 +58,7 @@ def test_a_record_is_shown_in_full(out):
         "vit_tiny.augreg (timm, 11,689,512 parameters)",
         "pretrained (timm/resnet18.a1_in1k)",
         "imagenet, val, 500 images of 224 x 224",
-        "delta = 1 px (rms 0.839 px), cut = 3, layers = blocks, seed = 0",
+        "delta = 1 px, cut = 3 (rms 0.839 px), layers = blocks, seed = 0",
         "28.8% ± 2.0% (measured over 500 images)",
         "R falls from 0.920 ± 0.030 at act1",
         "8 convolutions; constant mode 18% to 41%",

@@ -30,6 +30,8 @@ def test_every_kind_is_listed():
         "dead-leaves",
         "cifar10",
         "imagenet",
+        "scale1",
+        "scale2",
         "folder",
         *(f"{prefix}/NAME" for prefix in ("torch", "hfds", "hfids", "wds", "tfds")),
     ]

@@ -4,9 +4,34 @@ import pytest
 import torch
 from torch import nn
 
-from timm_diffsens.models.nets import NETS, CifarResNet, FullyConnected, LeNet, ResidualBlock
+from timm_diffsens.errors import UsageError
+from timm_diffsens.models.nets import (
+    NETS,
+    VGG,
+    AlexNet,
+    CifarResNet,
+    FullyConnected,
+    LeNet,
+    ResidualBlock,
+    make_net,
+    net_arguments,
+)
+from timm_diffsens.models.variants import reinitialise
+
+
+def vgg_size(*widths: int, batch_norm: bool) -> int:
+    """3 x 3 filters and a bias, or two vectors of batch-norm, a layer; then 512 x 10 + 10."""
+    convolutions = sum(9 * a * b for a, b in zip((3, *widths), widths, strict=False))
+    return convolutions + sum(widths) * (2 if batch_norm else 1) + 5130
+
+
+VGG11 = (64, 128, 256, 256, 512, 512, 512, 512)
+VGG13 = (64, 64, 128, 128, 256, 256, 512, 512, 512, 512)
+VGG16 = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
 
 PARAMETERS = {
+    # twelve 3 x 3 convolutions of 128 channels without bias, and the read-out
+    "simple": 9 * 3 * 128 + 11 * 9 * 128 * 128 + 128 * 10,
     # 3072 w + w, (depth - 2) (w w + w), 10 w + 10 with w = 512
     "fc2": 1_578_506,
     "fc4": 2_103_818,
@@ -16,7 +41,26 @@ PARAMETERS = {
     # He et al. 2016: 0.27 and 0.46 million, here with projections as shortcuts where the width changes
     "resnet20": 272_474,
     "resnet32": 466_906,
+    # 3 x 3 filters and biases; 256 maps of 2 x 2 -> 512 -> 512 -> 10
+    "alexnet": 9 * (3 * 64 + 64 * 192 + 192 * 384 + 384 * 256 + 256 * 256)
+    + (64 + 192 + 384 + 256 + 256)
+    + (1024 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10),
+    "vgg11": vgg_size(*VGG11, batch_norm=False),
+    "vgg11_bn": vgg_size(*VGG11, batch_norm=True),
+    "vgg13": vgg_size(*VGG13, batch_norm=False),
+    "vgg13_bn": vgg_size(*VGG13, batch_norm=True),
+    "vgg16": vgg_size(*VGG16, batch_norm=False),
+    "vgg16_bn": vgg_size(*VGG16, batch_norm=True),
+    # torchvision's 11,689,512 with a 3 x 3 in place of a 7 x 7 stem, and 10 classes in place of 1,000
+    "resnet18": 11_689_512 - (49 - 9) * 3 * 64 - 990 * 513,
 }
+# All networks, none wider than needed to see what they compute.
+NARROW = {"simple": {"width": 8, "depth": 3}, "resnet18": {"width": 4}, "alexnet": {"width": 8}}
+NARROW |= {name: {"width": 8} for name in NETS if name.startswith("vgg")}
+
+
+def narrow(name: str, **arguments: int) -> nn.Module:
+    return make_net(name, **{**NARROW.get(name, {}), **arguments})
 
 
 def numbers_of_layers(net: nn.Module) -> tuple[int, int]:
@@ -41,6 +85,12 @@ def test_parameters(name):
         ("lenet", 2, 3),
         ("resnet20", 19 + 2, 1),  # 20 weight layers on the way, two projections beside it
         ("resnet32", 31 + 2, 1),
+        ("resnet18", 17 + 3, 1),
+        ("simple", 12, 1),
+        ("alexnet", 5, 3),
+        ("vgg11", 8, 1),
+        ("vgg13_bn", 10, 1),
+        ("vgg16", 13, 1),
     ],
 )
 def test_depths(name, convolutions, linear):
@@ -49,7 +99,7 @@ def test_depths(name, convolutions, linear):
 
 @pytest.mark.parametrize("name", NETS)
 def test_ten_classes_image_by_image(name):
-    net = NETS[name]().eval()
+    net = narrow(name).eval()
     images = torch.rand(4, 3, 32, 32)
     with torch.no_grad():
         together = net(images)
@@ -60,7 +110,7 @@ def test_ten_classes_image_by_image(name):
 
 @pytest.mark.parametrize("name", NETS)
 def test_every_call_makes_another_network(name):
-    one, two = NETS[name](), NETS[name]()
+    one, two = narrow(name), narrow(name)
     assert not {id(p) for p in one.parameters()} & {id(p) for p in two.parameters()}
     assert not torch.equal(one(torch.ones(2, 3, 32, 32)), two(torch.ones(2, 3, 32, 32)))
 
@@ -120,3 +170,128 @@ def test_a_block_adds_to_its_shortcut(outputs, stride):
     nn.init.ones_(block.bn2.weight)
     inner = block.bn2(block.conv2(block.bn1(block.conv1(x)).clamp(min=0)))
     torch.testing.assert_close(block(x), (inner + expected).clamp(min=0))
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_one_channel_and_a_single_score(name):
+    net = narrow(name, channels=1, classes=1).eval()
+    with torch.no_grad():
+        assert net(torch.rand(3, 1, 32, 32)).shape == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "sides"),
+    [
+        ("lenet", (16, 17, 28, 31, 33, 48, 64)),
+        ("alexnet", (16, 17, 28, 31, 33, 48, 64)),
+        ("vgg11", (32, 33, 48, 64)),
+        ("resnet18", (8, 31, 64)),
+        ("fc4", (5, 33)),
+        ("simple", (5, 33)),
+    ],
+)
+def test_sides(name, sides):
+    for side in sides:
+        net = narrow(name, side=side, channels=2, classes=3).eval()
+        with torch.no_grad():
+            assert net(torch.rand(2, 2, side, side)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(("name", "side"), [("lenet", 15), ("alexnet", 15), ("vgg16_bn", 31)])
+def test_images_that_are_too_small(name, side):
+    with pytest.raises(UsageError, match=rf"needs images of at least .* got side {side}"):
+        make_net(name, side=side)
+
+
+def test_width_is_that_of_the_first_layer():
+    assert [m.out_channels for m in VGG(11, width=8).modules() if isinstance(m, nn.Conv2d)] == [
+        *(8, 16, 32, 32, 64, 64, 64, 64)
+    ]
+    assert [m.out_channels for m in AlexNet(width=2).modules() if isinstance(m, nn.Conv2d)] == [
+        2,
+        6,
+        12,
+        8,
+        8,
+    ]
+    assert make_net("resnet18", width=4)[0][0].out_channels == 4
+    assert make_net("fc2", width=7)[1].out_features == 7
+
+
+def test_layers_have_the_names_of_the_literature():
+    names = [name for name, m in VGG(16, True, width=2).named_children() if isinstance(m, nn.Conv2d)]
+    assert names[0] == "conv1_1"
+    assert names[-3:] == ["conv5_1", "conv5_2", "conv5_3"]
+    assert [n for n, _ in VGG(11, True, width=2).named_children()][:4] == [
+        "conv1_1",
+        "bn1_1",
+        "relu1_1",
+        "pool1",
+    ]
+    assert [n for n, _ in AlexNet(width=2).named_children() if n[-1] == "8" or "5" in n] == [
+        *("conv5", "relu5", "pool5", "fc8")
+    ]
+
+
+@pytest.mark.parametrize("name", ["vgg16", "alexnet"])
+def test_the_signal_keeps_its_scale_through_the_depth(name):
+    """He's variance 2 / fan_in keeps the mean square; borders of zeros and poolings change it by factors.
+
+    torch's own 1 / (3 fan_in) would divide it by 6 a layer: by 6^12 = 2e9 over VGG-16's convolutions.
+    """
+    for net in (make_net(name), reinitialise(make_net(name), seed=1)):
+        x, seen = torch.randn(4, 3, 32, 32), []
+        for module in net:
+            x = module(x).detach()
+            seen += [float(x.square().mean())] if isinstance(module, nn.Conv2d) else []
+        assert all(1 / 50 < value / seen[0] < 50 for value in seen)
+
+
+def test_reinitialise_follows_from_the_seed():
+    for name in NETS:
+        net = narrow(name)
+        images = torch.rand(2, 3, 32, 32)
+        one, same, other = (reinitialise(net, seed=seed).eval()(images) for seed in (1, 1, 2))
+        assert torch.equal(one, same)
+        assert not torch.equal(one, other)
+
+
+# --- the common vocabulary
+
+
+def test_what_each_network_knows():
+    common = ("channels", "classes", "side")
+    assert all(net_arguments(name)[:3] == common for name in NETS)
+    assert {name: net_arguments(name)[3:] for name in NETS} == {
+        "simple": ("dims", "width", "depth", "filter", "stride"),
+        **dict.fromkeys(("fc2", "fc4", "fc6"), ("dims", "width")),
+        "lenet": (),
+        **{name: ("width",) for name in NETS if name.startswith(("vgg", "resnet", "alexnet"))},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("lenet", {"width": 3}, "net/lenet takes no argument 'width'; it takes channels, classes, side$"),
+        ("vgg11", {"depth": 3}, "net/vgg11 takes no argument 'depth'; it takes channels, .*, width$"),
+        ("resnet20", {"stages": 2}, "net/resnet20 takes no argument 'stages'"),
+        ("resnet20", {"dims": 1}, r"net/resnet20 takes no 1-D inputs \(dims=1\)"),
+        ("fc2", {"width": 0}, "net/fc2: width must be a positive integer, got 0"),
+        ("fc2", {"width": 2.5}, "net/fc2: width must be a positive integer, got 2.5"),
+    ],
+)
+def test_arguments_that_a_network_cannot_have(name, arguments, message):
+    with pytest.raises(UsageError, match=message):
+        make_net(name, **arguments)
+
+
+def test_two_dimensions_may_be_said_to_all():
+    for name in NETS:
+        narrow(name, dims=2)
+
+
+def test_a_fully_connected_network_of_sequences():
+    net = make_net("fc4", dims=1, side=20, channels=2, classes=1, width=5)
+    assert net(torch.rand(3, 2, 20)).shape == (3, 1)
+    assert net[1].in_features == 40

@@ -13,9 +13,13 @@ from typer.core import TyperGroup
 
 from timm_diffsens import __version__
 from timm_diffsens.cli.bench import bench
+from timm_diffsens.cli.demo import demo
+from timm_diffsens.cli.leaderboard import leaderboard
 from timm_diffsens.cli.ls import ls
 from timm_diffsens.cli.output import print_error, showing_warnings, silence
 from timm_diffsens.cli.show import show
+from timm_diffsens.cli.theory import theory
+from timm_diffsens.cli.train import train
 from timm_diffsens.cli.validate import validate
 from timm_diffsens.errors import DiffsensError, unknown
 
@@ -98,7 +102,7 @@ def diffsens(
     silence(quiet)
 
 
-for _verb in (bench, show, ls, validate):
+for _verb in (bench, train, demo, leaderboard, theory, show, ls, validate):
     app.command()(_verb)
 
 

@@ -76,6 +76,18 @@ def bench(
     test_error: Annotated[
         float | None, _option("--test-error", help="A known test error, a fraction.", panel=_IMAGES)
     ] = None,
+    dims: Annotated[
+        int | None, _option("--dims", help="scale1, scale2: 1 or 2 dimensions.", panel=_IMAGES)
+    ] = None,
+    size: Annotated[
+        int | None, _option("--size", help="scale1, scale2: pixels a side.", panel=_IMAGES)
+    ] = None,
+    xi: Annotated[
+        float | None, _option("--xi", help="scale1: the distance; scale2: the patch.", panel=_IMAGES)
+    ] = None,
+    gap: Annotated[
+        float | None, _option("--gap", help="scale1: distances around xi left out.", panel=_IMAGES)
+    ] = None,
     delta: Annotated[
         float, _option("--delta", help="Size of the deformation in pixels.", panel=_MOVES)
     ] = 1.0,
@@ -147,6 +159,10 @@ def bench(
         batch_size=batch_size if batch_size == "auto" else _whole("--batch-size", batch_size),
         full_error=full_error,
         test_error=test_error,
+        dims=dims,
+        size=size,
+        xi=xi,
+        gap=gap,
     )
     _check(models, options, out)
     records, failed = [], 0
@@ -181,7 +197,7 @@ def _check(models: Sequence[str], options: "Options", out: Path) -> None:
         )
     if options.test_error is not None and len(models) > 1:
         raise UsageError(f"--test-error belongs to one model, got {len(models)}: {', '.join(models)}")
-    _ = (options.variant_names, options.diffeo, options.input)
+    _ = (options.variant_names, options.task, options.diffeo, options.input)
     runtime.resolve_device(options.device)
     runtime.prepare()
     for spec in models:

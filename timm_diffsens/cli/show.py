@@ -125,7 +125,7 @@ def _header(record: "Record") -> list[tuple[str, str]]:
         ("data", f"{data.spec}{split}, {data.n} images of {model.input.height} x {model.input.width}{note}"),
         (
             "protocol",
-            f"delta = {protocol.delta:g} px (rms {protocol.rms_displacement:.3g} px), cut = {protocol.cut}, "
+            f"{protocol.moves} (rms {protocol.rms_displacement:.3g} px), "
             f"layers = {','.join(protocol.layers)}, seed = {protocol.seed}{corruption}",
         ),
         ("test error", _error(record)),

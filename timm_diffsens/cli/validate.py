@@ -18,7 +18,11 @@ def validate(
     quiet: Quiet = False,
 ) -> None:
     """Check records: schema, key, protocol hash, file name, ranges. Exit 1 if any is bad."""
-    found = {path: check(path) for path in _files(paths or [out / "records"])}
+    print_checked({path: check(path) for path in files_named(paths or [out / "records"])}, as_json)
+
+
+def print_checked(found: dict[Path, list[str]], as_json: bool) -> None:
+    """A line on each file, or one JSON document; exit 1 if any file has faults."""
     bad = sum(1 for faults in found.values() if faults)
     if as_json:
         files = [{"path": str(path), "faults": faults} for path, faults in found.items()]
@@ -44,7 +48,7 @@ def check(path: Path) -> list[str]:
         return [str(error).removeprefix(f"{path} ")]
 
 
-def _files(paths: list[Path]) -> list[Path]:
+def files_named(paths: list[Path]) -> list[Path]:
     """The files named, and every record file below the folders named, each once.
 
     Raises:

@@ -23,6 +23,7 @@ from timm_diffsens.data import specs
 from timm_diffsens.data.batches import prefetch
 from timm_diffsens.data.inspection import inspect_images, inspect_stream
 from timm_diffsens.data.opening import Request, open_source
+from timm_diffsens.data.scale_detection import ScaleDetection, choose_pairwise
 from timm_diffsens.data.sources import UNKNOWN_CLASSES, Encoded, Item, Source
 from timm_diffsens.data.specs import list_datasets
 from timm_diffsens.data.streaming import Stream
@@ -74,6 +75,15 @@ class ImageSample:
     def __len__(self) -> int:
         return len(self.indices)
 
+    @property
+    def task(self) -> ScaleDetection | None:
+        """The scale-detection task, if the images are of one."""
+        return self.source.task
+
+    def transform(self, spec: InputSpec) -> Callable[[Image.Image], torch.Tensor]:
+        """From an image to what a network of this input is shown."""
+        return self.source.transform(spec.channels) or image_transform(spec)
+
     def load(self, i: int) -> Image.Image:
         """Image at position `i` of the sample, decoded, in the sample's mode (RGB or L).
 
@@ -113,6 +123,7 @@ def load_images(
     seed: int = 0,
     download: bool = False,
     channels: int = 3,
+    task: ScaleDetection | None = None,
 ) -> ImageSample:
     """Choose `images` images of a data set at random (None: the whole split, in its own order).
 
@@ -124,6 +135,7 @@ def load_images(
         seed: chooses them; a smaller sample is a prefix of a larger one.
         download: fetch the set first, where that can be done.
         channels: 3 for RGB, 1 for grey images.
+        task: parameters of `scale1` and `scale2`; their samples are balanced.
 
     Raises:
         UsageError: an unknown name, a missing folder or package, a set without readable images.
@@ -135,11 +147,13 @@ def load_images(
     """
     _check_numbers(images, seed, channels)
     folder = None if data_dir is None else Path(data_dir).expanduser().absolute()
-    source = open_source(Request(spec, folder, split, images, download, _MODES[channels]))
+    source = open_source(Request(spec, folder, split, images, download, _MODES[channels], task))
     if isinstance(source, Stream):
         items, skipped = inspect_stream(source, images)
         return _sample(source, items, skipped, seed, "first")
-    chosen = _choose(source.size, images, seed)
+    if task is not None and source.task is None:
+        raise UsageError(f"xi, gap, size and dims belong to scale1 and scale2, not to {spec}")
+    chosen = _choose(source, images, seed)
     if source.size < 2:
         raise UsageError(f"{spec} has {source.size} image; sensitivities need at least 2")
     if images is not None and source.size < images:
@@ -157,7 +171,7 @@ def check_request(spec: str, data_dir: str | Path | None = None, split: str | No
     prefix, name = specs.parse_spec(spec)
     specs.check_split(split)
     specs.require_packages(spec, prefix)
-    if data_dir is not None or (not prefix and name != "dead-leaves"):
+    if data_dir is not None or (not prefix and name not in ("dead-leaves", *specs.SCALE_TASKS)):
         specs.existing_folder(spec, data_dir)
 
 
@@ -170,14 +184,17 @@ def _check_numbers(images: int | None, seed: int, channels: int) -> None:
         raise UsageError(f"images have 1 or 3 channels, the model wants {channels}")
 
 
-def _choose(size: int, images: int | None, seed: int) -> list[int]:
+def _choose(source: Source, images: int | None, seed: int) -> list[int]:
     """Indices of the sample: the first `images` of a permutation of the split.
 
     The permutation sorts the images by raw Philox output, which NumPy keeps the same from version to
     version, as it does not for `Generator.permutation`.
     """
+    size = source.size
     if images is None:
         return list(range(size))
+    if source.paired:
+        return choose_pairwise(size, min(images, size), seed, source.origin.spec)
     keys = np.random.Philox(np.random.SeedSequence([_STREAM, seed])).random_raw(size)
     return [int(index) for index in np.argsort(keys, kind="stable")[:images]]
 
@@ -253,6 +270,8 @@ def match_labels(
     if classes is None:
         return None, "the model has no classifier"
     names = sample.class_names
+    if classes == 1 and names is not None and len(names) == 2:
+        return sample.labels, None  # the sign of the single score
     if names is None:
         if max(sample.labels) >= classes:
             return None, f"the {where} has a label {max(sample.labels)}, the model {classes} classes"

@@ -9,7 +9,8 @@ from typing import Any
 
 from timm_diffsens import runtime
 from timm_diffsens.data import dead_leaves, specs
-from timm_diffsens.data.sources import DeadLeaves, Encoded, Origin, Source, Torchvision
+from timm_diffsens.data.scale_detection import PARTS, ScaleDetection
+from timm_diffsens.data.sources import DeadLeaves, Encoded, Origin, ScaleImages, Source, Torchvision
 from timm_diffsens.data.streaming import Stream
 from timm_diffsens.errors import UsageError, first_line
 
@@ -29,6 +30,7 @@ class Request:
     images: int | None  # None: all
     download: bool
     mode: str  # PIL mode that images are converted to: RGB or L
+    task: ScaleDetection | None = None
 
     def origin(self, split: str | None, note: str | None = None) -> Origin:
         """How the sample will name what was opened."""
@@ -58,6 +60,8 @@ def open_source(request: Request) -> Source:
         return _stream(request, f"{prefix}/{name}")
     if name == "dead-leaves":
         return _dead_leaves(request)
+    if name in specs.SCALE_TASKS:
+        return _scale_detection(request, name)
     if name == "cifar10":
         return _cifar10(request)
     return _image_folder(request, request.folder())
@@ -85,6 +89,18 @@ def _dead_leaves(request: Request) -> Source:
     if request.split is not None:
         raise UsageError(f"dead-leaves has no splits, so it takes no --split (got {request.split!r})")
     return DeadLeaves(request.origin(None, dead_leaves.NOTE))
+
+
+def _scale_detection(request: Request, name: str) -> Source:
+    if request.data_dir is not None:
+        raise UsageError(f"{name} is made here, not read, so it takes no --data-dir")
+    split = specs.two_way_split(request.split)
+    assert split in PARTS
+    task = request.task or ScaleDetection(int(name.removeprefix("scale")))
+    if name != f"scale{task.task}":
+        raise UsageError(f"data set {name}, but the parameters are of task {task.task}")
+    text = ", ".join(f"{key} {value}" for key, value in task.parameters().items() if key != "task")
+    return ScaleImages(request.origin(split, f"scale detection, made here: {text}"), task)
 
 
 def _image_folder(request: Request, folder: Path, note: str | None = None) -> Source:

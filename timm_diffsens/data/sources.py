@@ -8,14 +8,17 @@ import hashlib
 import io
 import numbers
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 from PIL import Image
 
 from timm_diffsens.data import dead_leaves
+from timm_diffsens.data.scale_detection import ScaleDetection
 from timm_diffsens.errors import UsageError
 
 UNKNOWN_CLASSES = "class names unknown: labels are taken as the model's class indices"
@@ -41,7 +44,15 @@ class Origin:
 
 
 class Source(ABC):
-    """Numbered images."""
+    """Numbered images.
+
+    Attributes:
+        paired: whether the images 2 i and 2 i + 1 are of different classes, so that samples are balanced.
+        task: the scale-detection task, if it is one.
+    """
+
+    paired = False
+    task: ScaleDetection | None = None
 
     def __init__(self, origin: Origin, size: int, class_names: tuple[str, ...] | None = None):
         self.origin = origin
@@ -59,6 +70,10 @@ class Source(ABC):
     @abstractmethod
     def image(self, index: int) -> Image.Image:
         """Image `index`, decoded, in the origin's mode."""
+
+    def transform(self, channels: int) -> Callable[[Image.Image], torch.Tensor] | None:
+        """Image -> tensor (channels, ...), where the set itself says how; None: by the model's input."""
+        return None
 
 
 def convert(image: Image.Image, mode: str) -> Image.Image:
@@ -86,6 +101,47 @@ def as_label(value: Any) -> int | None:
 def pixel_digest(image: Image.Image) -> str:
     """sha256 of the mode, size and pixels of a decoded image."""
     return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()
+
+
+class ScaleImages(Source):
+    """One part of a scale-detection task; as pictures, active pixels are white."""
+
+    paired = True
+
+    def __init__(self, origin: Origin, task: ScaleDetection):
+        self.task: ScaleDetection = task
+        self.part = origin.split or "test"
+        super().__init__(origin, task.count(self.part), ("-1", "+1"))
+
+    def name(self, index: int) -> str:
+        """`scale1/test/00000042`."""
+        return f"{self.origin.spec}/{self.part}/{index:08d}"
+
+    def inspect(self, index: int) -> Item:
+        """The digest is over the task and the active pixels."""
+        sample = self.task.at(self.part, [index])
+        text = f"{sorted(self.task.parameters().items())} {sample.positions.tolist()}"
+        label = (int(sample.labels[0]) + 1) // 2
+        return Item(index, label, hashlib.sha256(text.encode()).hexdigest())
+
+    def image(self, index: int) -> Image.Image:
+        """Draw it; a line of one pixel's height in 1-D."""
+        active = self.task.at(self.part, [index]).images[0] > 0
+        pixels = active.numpy().reshape(-1, self.task.side).astype(np.uint8) * 255
+        return Image.fromarray(pixels).convert(self.origin.mode)
+
+    def transform(self, channels: int) -> Callable[[Image.Image], torch.Tensor]:
+        """Active pixels get the task's amplitude, in every channel."""
+
+        def to_tensor(image: Image.Image) -> torch.Tensor:
+            active = torch.from_numpy(np.array(image.convert("L")) > 0).float()
+            return (
+                (active * self.task.amplitude)
+                .view(1, *self.task.shape)
+                .repeat(channels, *[1] * self.task.dims)
+            )
+
+        return to_tensor
 
 
 class DeadLeaves(Source):

@@ -18,6 +18,8 @@ TORCH_FOLDERS = ("image_folder", "folder")
 TORCH_OTHERS = ("imagenet", "inaturalist", "inat", "places365")
 TORCH_NAMES = (*TORCH_TWO_SPLITS, *TORCH_OTHERS, *TORCH_FOLDERS)
 
+SCALE_TASKS = ("scale1", "scale2")
+
 TRAIN_SPLITS = ("train", "training")
 EVALUATION_SPLITS = ("validation", "val", "valid", "eval", "evaluation")
 TEST_SPLITS = ("test", "testing")
@@ -27,6 +29,8 @@ _BUILT_IN = {
     "dead-leaves": "synthetic images with natural statistics, drawn here, without labels (the default)",
     "cifar10": "CIFAR-10: torchvision's files (--download fetches them) or one image folder per class",
     "imagenet": "a folder in ImageNet's layout, one sub-folder per WordNet id, with or without val/ above",
+    "scale1": "scale detection, made here: are two pixels closer than xi (--dims, --size, --xi, --gap)",
+    "scale2": "scale detection, made here: are two pixels in one patch of side xi",
     "folder": "any folder of images; labels from its sub-folders, if there are any",
 }
 _PREFIXES = {

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from timm_diffsens import runtime
-from timm_diffsens.data.loading import ImageSample, check_request, image_transform, load_images, match_labels
+from timm_diffsens.data.loading import ImageSample, check_request, load_images, match_labels
+from timm_diffsens.data.specs import SCALE_TASKS
 from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError, first_line, unknown
 from timm_diffsens.measures import environment, parts
 from timm_diffsens.measures.averages import average_layers, to_record_layers, to_record_spectra
@@ -19,6 +20,7 @@ from timm_diffsens.measures.estimators import LayerSensitivity
 from timm_diffsens.measures.noted import noted
 from timm_diffsens.measures.options import Options
 from timm_diffsens.measures.pipeline import Batch, Pass, Protocol, count_wrong, on_device, run_pass
+from timm_diffsens.models.checkpoints import read_recipe
 from timm_diffsens.models.loading import InputOptions, LoadedModel, given_model, load_model
 from timm_diffsens.models.variants import mean_filters, shuffle_channels
 from timm_diffsens.perturb.streams import stream
@@ -124,6 +126,7 @@ def run(plan: Plan, progress: Progress | None = None) -> records.Record:
 
 def prepare(model: str | nn.Module | LoadedModel, options: Options) -> Plan:
     """Check all arguments, load the model and the images, and work out the record's key."""
+    options = _as_trained(options)
     variants, diffeo = options.variant_names, options.diffeo
     device = runtime.resolve_device(options.device)
     check_request(options.dataset, options.data_dir, options.split)  # before weights are fetched
@@ -131,6 +134,7 @@ def prepare(model: str | nn.Module | LoadedModel, options: Options) -> Plan:
     with noted(heard):
         loaded = _load(model, options)
         size = loaded.input.height, loaded.input.width
+        _check_task(options, loaded)
         problem = diffeo.problem(size)
         if problem:
             runtime.warn(problem)
@@ -168,6 +172,42 @@ def prepare(model: str | nn.Module | LoadedModel, options: Options) -> Plan:
     )
 
 
+def _as_trained(options: Options) -> Options:
+    """Scale detection with the parameters that a checkpoint was trained on, unless others are asked for."""
+    given = any(getattr(options, name) is not None for name in ("dims", "size", "xi", "gap"))
+    if options.checkpoint is None or options.dataset not in SCALE_TASKS or given:
+        return options
+    training = (read_recipe(Path(options.checkpoint)) or {}).get("training") or {}
+    if training.get("task") != options.dataset:
+        return options
+    scale = training.get("scale") or {}
+    return replace(options, **{n: scale[n] for n in ("dims", "size", "xi", "gap") if n in scale})
+
+
+def _input_options(options: Options) -> InputOptions:
+    """Scale detection is shown as it is, at its own size; 1-D networks say their length themselves."""
+    asked, task = options.input, options.task
+    if task is None:
+        return asked
+    if asked.mean is not None or asked.std is not None:
+        raise UsageError(f"images of {options.dataset} are normalised as they are: no --mean, no --std")
+    size = asked.size or ((task.side, task.side) if task.dims == 2 else None)
+    return InputOptions(size=size, mean=(0.0,), std=(1.0,))
+
+
+def _check_task(options: Options, loaded: LoadedModel) -> None:
+    """A network has to take images of the task's shape."""
+    if options.task is None:
+        return
+    wanted = (1, *options.task.shape)[-2:]
+    if wanted != (loaded.input.height, loaded.input.width):
+        got = f"{loaded.input.height} x {loaded.input.width}"
+        raise UsageError(
+            f"{options.dataset} has images of {wanted[0]} x {wanted[1]}, {loaded.spec} takes {got}; "
+            "give --input-size for the model, or --size and --dims for the task"
+        )
+
+
 def _sample(options: Options, loaded: LoadedModel, images: int | None) -> ImageSample:
     return load_images(
         options.dataset,
@@ -177,6 +217,7 @@ def _sample(options: Options, loaded: LoadedModel, images: int | None) -> ImageS
         seed=options.seed,
         download=options.download,
         channels=loaded.input.channels,
+        task=options.task,
     )
 
 
@@ -193,7 +234,7 @@ def _load(model: str | nn.Module | LoadedModel, options: Options) -> LoadedModel
             pretrained=options.pretrained,
             checkpoint=options.checkpoint,
             seed=options.seed,
-            input_options=options.input,
+            input_options=_input_options(options),
         )
     if options.checkpoint is not None or not options.pretrained:
         raise UsageError("checkpoint and pretrained are for model names; this model has its weights already")
@@ -209,7 +250,7 @@ class _Run:
 
     def __init__(self, plan: Plan, progress: Progress | None) -> None:
         self.plan, self.options, self.model = plan, plan.options, plan.model
-        self.transform = image_transform(plan.model.input)
+        self.transform = plan.sample.transform(plan.model.input)
         self.protocol = Protocol(plan.options.diffeo, plan.options.corrupt, plan.options.seed)
         self.progress = progress
         self.batch_size: int | str = plan.options.batch_size
@@ -310,6 +351,9 @@ class _Run:
             return records.TestError(value=options.test_error, source="given")
         if plan.whole is not None:
             return self._full_error(*plan.whole)
+        stated = parts.stated_test_error(plan.model_part.recipe, plan.data_part, options.corrupt)
+        if stated is not None and (original.images < stated[1]):
+            return _fraction(round(stated[0] * stated[1]), stated[1], "recipe")
         if original.wrong is not None:
             return _fraction(original.wrong, original.images, "measured")
         if plan.labels is not None:

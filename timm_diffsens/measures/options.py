@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from timm_diffsens.data.scale_detection import ScaleDetection
+from timm_diffsens.data.specs import SCALE_TASKS
 from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.models.loading import InputOptions
 from timm_diffsens.perturb.diffeo import Diffeo
+from timm_diffsens.perturb.pixels import ActivePixels, Deformation
 from timm_diffsens.results.record import VARIANTS, VariantName
 
 DEFAULT_VARIANTS = ("original", "channel-shuffled", "mean-channel")
@@ -27,6 +30,7 @@ class Options:
         variants: of `results.record.VARIANTS`.
         shuffles, init_samples: copies averaged over. shuffle_linear: permute linear layers too.
         device, batch_size: where and in what portions; they do not change the numbers beyond rounding.
+        dims, size, xi, gap: of the data sets scale1 and scale2, see `data.scale_detection.ScaleDetection`.
         full_error: top-1 error over the whole split. test_error: a fraction, known from elsewhere.
     """
 
@@ -53,6 +57,10 @@ class Options:
     batch_size: int | str = "auto"
     full_error: bool = False
     test_error: float | None = None
+    dims: int | None = None
+    size: int | None = None
+    xi: float | None = None
+    gap: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("shuffles", "init_samples"):
@@ -68,9 +76,23 @@ class Options:
             raise UsageError(f"seed must be at least 0 and below 2^63, got {self.seed}")
 
     @property
-    def diffeo(self) -> Diffeo:
-        """The deformation asked for."""
-        return Diffeo(self.delta, self.cut)
+    def task(self) -> ScaleDetection | None:
+        """The scale-detection task, if the data set is one.
+
+        Raises:
+            UsageError: its parameters make no sense, or are given for another data set.
+        """
+        given = {n: v for n in ("dims", "size", "xi", "gap") if (v := getattr(self, n)) is not None}
+        if self.dataset in SCALE_TASKS:
+            return ScaleDetection(int(self.dataset.removeprefix("scale")), **given)
+        if given:
+            raise UsageError(f"{', '.join(given)} belong to scale1 and scale2, not to {self.dataset}")
+        return None
+
+    @property
+    def diffeo(self) -> Deformation:
+        """The deformation asked for; scale detection has its own."""
+        return ActivePixels(self.task) if self.task else Diffeo(self.delta, self.cut)
 
     @property
     def input(self) -> InputOptions:

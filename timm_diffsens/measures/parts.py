@@ -40,6 +40,19 @@ def train_error(recipe: dict[str, Any] | None) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
+def stated_test_error(
+    recipe: dict[str, Any] | None, data: records.Data, corruption: float
+) -> tuple[float, int] | None:
+    """Test error and its number of images that the recipe of a checkpoint states, if it is on these data."""
+    training = (recipe or {}).get("training") or {}
+    value, n = (recipe or {}).get("test_error"), (recipe or {}).get("test_images")
+    same = training.get("task") == data.spec and training.get("scale") == data.parameters
+    # of CIFAR-10 there are several encodings, and the recipe's is not known to be this one
+    if not same or data.parameters is None or data.split != "test" or training.get("corrupt") != corruption:
+        return None
+    return (float(value), int(n)) if isinstance(value, int | float) and isinstance(n, int) else None
+
+
 def data_part(sample: ImageSample) -> records.Data:
     """Which images."""
     return records.Data(
@@ -52,14 +65,17 @@ def data_part(sample: ImageSample) -> records.Data:
         selection=sample.selection,
         skipped=list(sample.skipped),
         note=sample.note,
+        parameters=sample.task.parameters() if sample.task else None,
     )
 
 
 def protocol_part(options: Options, rms: float, dtype: str) -> records.Protocol:
     """How they are moved; `rms` is the exact rms displacement in pixels."""
+    smooth = options.task is None
     part = records.Protocol(
-        delta=options.delta,
-        cut=options.cut,
+        deformation="max-entropy" if smooth else "active pixels",
+        delta=options.delta if smooth else None,
+        cut=options.cut if smooth else None,
         rms_displacement=rms,
         corruption_sigma=options.corrupt,
         seed=options.seed,

@@ -16,6 +16,7 @@ from timm_diffsens.measures.estimators import LayerSensitivity
 from timm_diffsens.measures.probe import Probe, model_output, unwrap
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.noise import corrupt, matched_noise
+from timm_diffsens.perturb.pixels import Deformation
 from timm_diffsens.perturb.streams import streams
 
 Batch = tuple[
@@ -33,7 +34,7 @@ _AUTO_MOST = {"cpu": 64, "cuda": 256}
 class Protocol:
     """How images are moved: the deformation, the corruption and the seed."""
 
-    diffeo: Diffeo = field(default_factory=Diffeo)
+    diffeo: Deformation = field(default_factory=Diffeo)
     corruption: float = 0.0
     seed: int = 0
 
@@ -64,7 +65,7 @@ def measure(
     model: nn.Module,
     images: torch.Tensor | Iterable[Any],
     *,
-    diffeo: Diffeo | None = None,
+    diffeo: Deformation | None = None,
     layers: str | Sequence[str] = "blocks",
     batch_size: BatchSize = "auto",
     seed: int = 0,
@@ -76,7 +77,8 @@ def measure(
         model: any module that takes images (n, c, h, w); not changed.
         images: a tensor (n, c, h, w) as the network wants it (normalised), or a loader that yields such
             tensors or (tensor, label) pairs; it is iterated again after an out-of-memory.
-        diffeo: the deformation; by default `Diffeo(delta=1, cut=3)`.
+        diffeo: the deformation; by default `Diffeo(delta=1, cut=3)`. `ActivePixels` takes images (n, c, l)
+            too.
         layers: a selection or shell patterns, see `models.layers.select_layers`.
         batch_size: images a forward (which sees three times as many), or "auto". It does not change
             the numbers beyond rounding; after an out-of-memory it is halved.
@@ -169,7 +171,7 @@ def _run_once(
             clean = corrupted(
                 images.to(like.dtype if like.is_floating_point() else images.dtype), indices, protocol
             )
-            triple = triplets(clean, indices, protocol).to(like.device, memory_format=layout)
+            triple = _to(triplets(clean, indices, protocol), like.device, layout)
             output = model_output(probe.model(triple))
             if labels is not None:
                 truth = torch.tensor([labels[i] for i in indices], device=like.device)
@@ -220,7 +222,7 @@ def count_wrong(
         with torch.no_grad(), full_precision(like.device), channels_last(model) as layout:
             for indices, images in batches:
                 images = corrupted(images.to(like.dtype), indices, protocol)
-                output = model_output(model(images.to(like.device, memory_format=layout)))
+                output = model_output(model(_to(images, like.device, layout)))
                 truth = torch.tensor([labels[i] for i in indices], device=output.device)
                 wrong += float(_wrong(output, truth))
                 done += len(indices)
@@ -249,12 +251,22 @@ def full_precision(device: torch.device) -> Iterator[None]:
             switch.allow_tf32 = flag
 
 
+def _to(images: torch.Tensor, device: torch.device, layout: torch.memory_format) -> torch.Tensor:
+    return images.to(device, memory_format=layout) if images.ndim == 4 else images.to(device)
+
+
 def _wrong(output: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """How many of the first samples have another top class than `truth`; nan where scores are no scores."""
+    """How many of the first samples have another top class than `truth`; nan where scores are no scores.
+
+    A single score stands for two classes by its sign; zero is wrong.
+    """
     scores = output[: len(truth)]
     if scores.ndim != 2:
         return torch.tensor(torch.nan, device=output.device)
-    errors = (scores.argmax(1) != truth).sum().to(torch.float32)
+    if scores.shape[1] == 1:
+        errors = (scores[:, 0].sign() != 2 * truth - 1).sum().to(torch.float32)
+    else:
+        errors = (scores.argmax(1) != truth).sum().to(torch.float32)
     return torch.where(scores.isfinite().all(), errors, torch.nan)
 
 
@@ -304,14 +316,14 @@ def channels_last(model: nn.Module) -> Iterator[torch.memory_format]:
 
 def _automatic(source: Callable[[int], Iterator[Batch]], model: nn.Module) -> int:
     _, images = next(iter(source(1)), ((), torch.empty(0, 1, 1, 1)))
-    pixels = max(1, images.shape[-1] * images.shape[-2])
+    pixels = max(1, math.prod(images.shape[2:]))
     device = next((p.device.type for p in model.parameters()), "cpu")
     return max(1, min(_AUTO_MOST.get(device, 64), _AUTO_PIXELS // pixels))
 
 
 def _as_source(images: torch.Tensor | Iterable[Any]) -> Callable[[int], Iterator[Batch]]:
     if isinstance(images, torch.Tensor):
-        if images.ndim != 4 or not images.is_floating_point():
+        if images.ndim not in (3, 4) or not images.is_floating_point():
             raise UsageError(
                 f"expected floating-point images (n, c, h, w), got {images.dtype} {tuple(images.shape)}"
             )

@@ -1,4 +1,4 @@
-"""Reading weights from files: safely, or not at all."""
+"""Weights in files: read safely or not at all, written whole or not at all."""
 
 import hashlib
 import json
@@ -10,10 +10,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import nn
 
 from timm_diffsens.errors import UsageError, first_line
+from timm_diffsens.results.files import write_atomic
 
+_SUFFIX = ".safetensors"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 
@@ -29,8 +32,7 @@ def load_checkpoint(module: nn.Module, path: Path) -> dict[str, str]:
     Raises:
         UsageError: no such file, unreadable, unsafe (it would run code), or not this network's weights.
     """
-    if not path.is_file():
-        raise UsageError(f"checkpoint {str(path)!r} does not exist or is not a file")
+    _require_file(path)
     state, metadata = _read(path)
     expected = module.state_dict()
     state = _without_prefix(state, set(expected))
@@ -53,8 +55,62 @@ def load_checkpoint(module: nn.Module, path: Path) -> dict[str, str]:
     return metadata
 
 
+def save_checkpoint(module: nn.Module, path: Path, recipe: dict[str, Any]) -> None:
+    """Write a module's weights, and how they were made, as a safetensors file, whole or not at all.
+
+    Tensors that share memory (tied weights) are written each on its own.
+
+    Args:
+        module: on any device.
+        path: ends in .safetensors.
+        recipe: plain values, kept as JSON under `recipe` in the file's metadata. `load_model` builds the
+            architecture from its `model` (a spec), `arguments` (`ModelArguments.to_json`) and `input`
+            (`InputSpec`).
+
+    Raises:
+        UsageError: another ending, or a recipe that JSON does not know (NaN, say).
+        DiffsensError: the file could not be written; what was there is untouched.
+    """
+    if path.suffix != _SUFFIX:
+        raise UsageError(f"a checkpoint is a {_SUFFIX} file, got {path.name!r}")
+    try:
+        text = json.dumps(recipe, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the recipe of checkpoint {path.name!r} is no JSON: {first_line(error)}") from error
+    state = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in module.state_dict().items()
+    }
+    write_atomic(path, save(state, metadata={"format": "pt", "recipe": text}))
+
+
+def read_recipe(path: Path) -> dict[str, Any] | None:
+    """The recipe in a checkpoint's metadata, read without its weights; None if it has none.
+
+    Raises:
+        UsageError: no such file, or a safetensors file that cannot be read.
+    """
+    _require_file(path)
+    if path.suffix != _SUFFIX:
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        recipe = json.loads(metadata.get("recipe", "null"))
+    except json.JSONDecodeError:  # another program's
+        return None
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"checkpoint {path.name!r} cannot be read: {first_line(error)}") from error
+    return recipe if isinstance(recipe, dict) else None
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise UsageError(f"checkpoint {str(path)!r} does not exist or is not a file")
+
+
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    if path.suffix == ".safetensors":
+    if path.suffix == _SUFFIX:
         return _read_safetensors(path)
     if not zipfile.is_zipfile(path):
         raise UsageError(

@@ -83,8 +83,7 @@ def select_layers(seen: Trace, selection: str | Sequence[str] = "blocks") -> lis
 
 def list_layers(model: LoadedModel, selection: str | Sequence[str] = "blocks", seed: int = 0) -> list[Layer]:
     """The layers of a loaded model, found on random images of its own input size."""
-    shape = (3, model.input.channels, model.input.height, model.input.width)
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    images = torch.randn((3, *model.input_shape), generator=torch.Generator().manual_seed(seed))
     return select_layers(trace_images(model.module, images), selection)
 
 

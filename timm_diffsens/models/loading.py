@@ -1,36 +1,27 @@
 """A model spec or a checkpoint -> a `LoadedModel`: the module, its preprocessing, where it is from."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from timm_diffsens import runtime
-from timm_diffsens.errors import DiffsensError, UsageError
-from timm_diffsens.models.checkpoints import load_checkpoint, state_sha256
+from timm_diffsens.errors import DiffsensError, UsageError, first_line
+from timm_diffsens.models.arguments import NO_ARGUMENTS, ModelArguments
+from timm_diffsens.models.checkpoints import load_checkpoint, read_recipe, state_sha256
 from timm_diffsens.models.code import code_sha256
 from timm_diffsens.models.hub import fetch
-from timm_diffsens.models.sources import Library, Source, find_source
+from timm_diffsens.models.inputs import InputOptions as InputOptions
+from timm_diffsens.models.inputs import find_input, input_channels, task_input
+from timm_diffsens.models.inputs import timm_input as timm_input
+from timm_diffsens.models.sources import Library, Source, find_source, shown_spec
 from timm_diffsens.models.trace import pick_output
 from timm_diffsens.models.variants import reinitialise
 from timm_diffsens.results.record import InputSpec, Origin, Weights
 
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _ADVICE = "pass --checkpoint FILE for weights on disk, or --no-pretrained for random ones"
-
-
-@dataclass(frozen=True)
-class InputOptions:
-    """What the user asks for instead of the model's own preprocessing; None keeps the model's."""
-
-    size: tuple[int, int] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +39,7 @@ class LoadedModel:
         published_error: top-1 error (fraction) that the weights' authors state, on ImageNet's validation set.
         code_sha256: of the code of an architecture that is no library's.
         metadata: of the checkpoint.
+        arguments: that the architecture was built with.
     """
 
     spec: str
@@ -62,6 +54,12 @@ class LoadedModel:
     published_error: float | None = None
     code_sha256: str | None = None
     metadata: dict[str, str] | None = None
+    arguments: ModelArguments = NO_ARGUMENTS
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input: (c, h, w), or (c, length) where the network reads sequences."""
+        return _input_shape(self.input, self.arguments.dims)
 
     @property
     def parameters(self) -> int:
@@ -86,6 +84,7 @@ def load_model(
     checkpoint: str | Path | None = None,
     seed: int = 0,
     input_options: InputOptions | None = None,
+    arguments: ModelArguments | None = None,
 ) -> LoadedModel:
     """Load a model by its spec.
 
@@ -93,11 +92,16 @@ def load_model(
         spec: a timm name (`resnet50`, `resnet50.a1_in1k`, `hf-hub:owner/name`), `torchvision/resnet50`,
             `net/NAME` (ours), `file.py:factory` or `package.module:factory`.
         pretrained: fetch the published weights; otherwise random ones from `seed`.
-        checkpoint: a safetensors file, or a torch file, which is read with `weights_only=True`.
-        input_options: size, mean and std in place of the model's own.
+        checkpoint: a safetensors file, or a torch file, which is read with `weights_only=True`. One that
+            `save_checkpoint` wrote says in its recipe how its architecture was built and what it was shown.
+        input_options: size, mean and std in place of the model's own, or of the recipe's.
+        arguments: of the architecture; by default those of the recipe, or its own. An architecture built for
+            a size or a number of channels is shown images as they are (mean 0, std 1), but under published
+            weights.
 
     Raises:
-        UsageError: unknown name, weights that cannot be fetched, a checkpoint that does not fit.
+        UsageError: unknown name, weights that cannot be fetched, a checkpoint that does not fit or was made
+            from another architecture, arguments that the architecture does not take.
 
     Example:
         >>> from timm_diffsens import load_model
@@ -106,10 +110,12 @@ def load_model(
         (160, 1000, 'random')
     """
     runtime.prepare()
-    metadata = None
+    metadata, asked = None, input_options or InputOptions()
+    told_arguments, told_input = _told(spec, Path(checkpoint)) if checkpoint is not None else (None, None)
+    arguments = arguments or told_arguments or NO_ARGUMENTS
     origin: tuple[Origin, str | None, int | None]
     with runtime.seeded(seed):
-        source = _resized(find_source(spec), input_options)
+        source = _resized(find_source(spec, arguments), asked)
         build: Callable[[], nn.Module] | None = source.build
         if pretrained and checkpoint is None and source.pretrained is not None:
             module = fetch(f"the weights of {spec}", source.pretrained, _ADVICE)
@@ -123,23 +129,48 @@ def load_model(
         metadata = load_checkpoint(module, Path(checkpoint))
         origin = ("checkpoint", Path(checkpoint).name, None)
     module.eval()
-    spec_of_input = _input(spec, source, module, input_options or InputOptions())
+    if origin[0] == "pretrained":  # prepared as its authors did, at whatever size
+        known, asked = find_source(spec).input, replace(asked, size=asked.size or arguments.sides)
+    else:
+        known = told_input or source.input
+        known = known or task_input(arguments, timm_input(module), input_channels(module))
+    spec_of_input = find_input(spec, known, module, asked, arguments.dims)
+    published = origin[0] == "pretrained" and not arguments.given
     return LoadedModel(
         spec=source.shown or spec,
         arch=_arch(source, module),
         library=source.library,
         module=module,
         input=spec_of_input,
-        classes=_classes_seen(module, spec_of_input) if source.library == "python" else _classes(module),
+        classes=_classes_found(spec, source, module, spec_of_input, arguments),
         weights=Weights(
             source=origin[0], detail=origin[1], seed=origin[2], sha256=state_sha256(module.state_dict())
         ),
         build=build,
         class_names=source.class_names or _imagenet_names(module),
-        published_error=source.published_error if origin[0] == "pretrained" else None,
+        published_error=source.published_error if published else None,
         code_sha256=code_sha256(module, source.code_sha256) if source.library == "python" else None,
         metadata=metadata,
+        arguments=arguments,
     )
+
+
+def _told(spec: str, checkpoint: Path) -> tuple[ModelArguments | None, InputSpec | None]:
+    """What a checkpoint's recipe says about the architecture's arguments and its input."""
+    recipe = read_recipe(checkpoint) or {}
+    model = recipe.get("model")
+    if not isinstance(model, str):  # another program's recipe
+        return None, None
+    if shown_spec(model) != shown_spec(spec):
+        raise UsageError(f"checkpoint {checkpoint.name!r} was made from {model}, not from {spec}")
+    try:
+        given = recipe.get("arguments")
+        arguments = None if given is None else ModelArguments.from_json(given)
+        shown = recipe.get("input")
+        return arguments, None if shown is None else InputSpec.model_validate(shown)
+    except ValueError as error:  # ours and pydantic's
+        text = first_line(error)
+        raise UsageError(f"the recipe in checkpoint {checkpoint.name!r} is not understood: {text}") from error
 
 
 def _brings_weights(source: Source, module: nn.Module, seed: int) -> bool:
@@ -167,101 +198,18 @@ def given_model(module: nn.Module, asked: InputOptions) -> LoadedModel:
     """
     runtime.prepare()
     name = type(module).__name__
-    source = Source(
-        arch=name, library="python", build=lambda: module, pretrained=None, input=None, detail=None
-    )
-    spec_of_input = _input(name, source, module, asked)
+    spec_of_input = find_input(name, None, module, asked)
     return LoadedModel(
         spec=name,
         arch=name,
         library="python",
         module=module,
         input=spec_of_input,
-        classes=_classes_seen(module, spec_of_input),
+        classes=_classes_seen(module, _input_shape(spec_of_input, 2)),
         code_sha256=code_sha256(module),
         weights=Weights(source="given", detail=None, seed=None, sha256=state_sha256(module.state_dict())),
         build=None,
         class_names=_imagenet_names(module),
-    )
-
-
-def _input(spec: str, source: Source, module: nn.Module, asked: InputOptions) -> InputSpec:
-    known = source.input or timm_input(module)
-    if known is None:
-        if asked.size is None:
-            raise UsageError(
-                f"the input size of {spec} is not known; pass --input-size, and --mean and --std"
-            )
-        if asked.mean is None or asked.std is None:
-            runtime.warn(f"mean and std of {spec} are not known: ImageNet's are used; pass --mean and --std")
-        channels = _channels(module)
-        known = InputSpec(
-            channels=channels,
-            height=asked.size[0],
-            width=asked.size[1],
-            mean=_spread(_IMAGENET_MEAN, channels),
-            std=_spread(_IMAGENET_STD, channels),
-            crop_pct=1.0,
-            crop_mode="center",
-            interpolation="bicubic",
-        )
-    changes: dict[str, Any] = {}
-    if asked.size is not None:
-        if min(asked.size) < 1:
-            raise UsageError(f"--input-size must be at least 1 pixel, got {asked.size}")
-        changes |= {"height": asked.size[0], "width": asked.size[1]}
-    for name, value in (("mean", asked.mean), ("std", asked.std)):
-        if value is not None:
-            changes[name] = _per_channel(name, value, known.channels)
-    return known.model_copy(update=changes)
-
-
-def _per_channel(name: str, value: Sequence[float], channels: int) -> tuple[float, ...]:
-    values = tuple(float(v) for v in value)
-    values = values * channels if len(values) == 1 else values
-    if len(values) != channels:
-        expected = "1 number" if channels == 1 else f"1 or {channels} numbers"
-        raise UsageError(f"--{name} needs {expected}, got {len(values)}")
-    if not all(math.isfinite(v) for v in values):
-        raise UsageError(f"--{name} must be finite, got {values}")
-    if name == "std" and min(values) <= 0:
-        raise UsageError(f"--std must be positive, got {values}")
-    return values
-
-
-def _spread(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """Values of three colours for another number of channels: their average."""
-    same = len(values) == channels
-    return tuple(float(v) for v in values) if same else (float(sum(values) / len(values)),) * channels
-
-
-def _channels(module: nn.Module) -> int:
-    """What the first convolution reads; colour images where there is none."""
-    return next((int(m.in_channels) for m in module.modules() if isinstance(m, _ConvNd)), len(_IMAGENET_MEAN))
-
-
-def timm_input(module: nn.Module) -> InputSpec | None:
-    """The preprocessing of a timm model's own configuration, at the size and the channels it was made for.
-
-    None for other modules.
-    """
-    from timm import models
-    from timm.data import resolve_model_data_config
-
-    if not getattr(module, "pretrained_cfg", None) and not getattr(module, "default_cfg", None):
-        return None
-    config = resolve_model_data_config(module)
-    current = getattr(models, "get_model_input_config", None)  # newer than the oldest timm we run with
-    channels, height, width = current(module)["input_size"] if current else config["input_size"]
-    return InputSpec(
-        channels=channels,
-        height=height,
-        width=width,
-        mean=_spread(config["mean"], channels),
-        std=_spread(config["std"], channels),
-        crop_pct=config["crop_pct"],
-        crop_mode=config["crop_mode"],
-        interpolation=config["interpolation"],
     )
 
 
@@ -274,7 +222,25 @@ def _classes(module: nn.Module) -> int | None:
     return linear[-1].out_features if linear else None
 
 
-def _classes_seen(module: nn.Module, spec: InputSpec) -> int | None:
+def _classes_found(
+    spec: str, source: Source, module: nn.Module, shown: InputSpec, arguments: ModelArguments
+) -> int | None:
+    if source.library != "python":
+        return _classes(module)
+    classes = _classes_seen(module, _input_shape(shown, arguments.dims))
+    if arguments.num_classes not in (None, classes) and classes is not None:
+        raise UsageError(
+            f"{spec} gives {classes} scores where num_classes={arguments.num_classes} was asked for; "
+            "let its function take num_classes"
+        )
+    return classes
+
+
+def _input_shape(spec: InputSpec, dims: int) -> tuple[int, ...]:
+    return (spec.channels, spec.width) if dims == 1 else (spec.channels, spec.height, spec.width)
+
+
+def _classes_seen(module: nn.Module, shape: tuple[int, ...]) -> int | None:
     """The width of the network's output (n, classes), seen on a blank image; None for another output.
 
     A timm model says itself whether what it gives are classes or features.
@@ -286,9 +252,7 @@ def _classes_seen(module: nn.Module, spec: InputSpec) -> int | None:
     like = next(iter(module.parameters()), torch.empty(0))
     try:
         with torch.no_grad():
-            blank = torch.zeros(
-                2, spec.channels, spec.height, spec.width, dtype=like.dtype, device=like.device
-            )
+            blank = torch.zeros(2, *shape, dtype=like.dtype, device=like.device)
             found = pick_output(module(blank))
     except Exception:  # it will fail again when it is measured, where that is reported
         return _classes(module)

@@ -1,30 +1,32 @@
 """A model spec -> where the architecture and its published weights come from."""
 
-import copy
 import functools
 import hashlib
-import importlib
-import importlib.util
 import inspect
 import math
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import nn
 
-from timm_diffsens.errors import UsageError, unknown
+from timm_diffsens.errors import DiffsensError, UsageError, first_line, unknown
+from timm_diffsens.models.arguments import NO_ARGUMENTS
+from timm_diffsens.models.arguments import ModelArguments as ModelArguments
+from timm_diffsens.models.factories import call_factory, find_factory, split_spec
+from timm_diffsens.models.first_conv import replace_input_channels
 from timm_diffsens.models.hub import fetch
-from timm_diffsens.models.nets import NETS
+from timm_diffsens.models.inputs import plain_input, task_input
+from timm_diffsens.models.nets import NETS, check_arguments, make_net
 from timm_diffsens.results.record import InputSpec
 
 Library = Literal["timm", "torchvision", "net", "python"]
 
-_HALF = (0.5, 0.5, 0.5)
 _REMOTE = ("hf-hub:", "hf_hub:", "local-dir:")
 _NAMES = "`diffsens ls models` lists what needs no configuration"
+_HALF = (0.5,)
+# What architectures answer with when they cannot be built for a size or a number of channels.
+_BUILD_ERRORS = (TypeError, AssertionError, ValueError, RuntimeError, ZeroDivisionError)
 
 
 @dataclass(frozen=True)
@@ -44,28 +46,47 @@ class Source:
     fixed_size: bool = False  # takes images of one size only
 
 
-def find_source(spec: str) -> Source:
+def find_source(spec: str, arguments: ModelArguments = NO_ARGUMENTS) -> Source:
     """Find out what a model spec means, without making the model.
 
+    Args:
+        spec: as `models.loading.load_model` takes it.
+        arguments: that `build` makes the architecture with, by the names of its library. With `in_chans` or
+            `size` the input is a task's: of that size, mean 0, std 1, nothing cut off.
+
     Raises:
-        UsageError: nothing of that name; the message has the nearest names.
+        UsageError: nothing of that name, the message has the nearest names; an argument that the
+            architecture does not take.
     """
+    source = _find(spec, arguments)
+    return replace(source, input=task_input(arguments, source.input))
+
+
+def shown_spec(spec: str) -> str:
+    """A spec without what does not tell architectures apart: the folders of a file, and `timm/`."""
+    if ".py:" in spec and not spec.startswith(("torchvision/", "net/", *_REMOTE)):
+        _, name, path = split_spec(spec)
+        return f"{path.name}:{name}" if path else spec
+    return spec.removeprefix("timm/")
+
+
+def _find(spec: str, arguments: ModelArguments) -> Source:
     if not spec.strip():
         raise UsageError(
             "empty model spec; expected a name such as resnet50 (`diffsens ls models` lists them)"
         )
     if spec.startswith("torchvision/"):
-        return _torchvision(spec.removeprefix("torchvision/"))
+        return _torchvision(spec.removeprefix("torchvision/"), arguments)
     if spec.startswith("net/"):
-        return _net(spec.removeprefix("net/"))
+        return _net(spec.removeprefix("net/"), arguments)
     if spec.startswith(_REMOTE):
-        return _timm_remote(spec)
+        return _timm_remote(spec, arguments)
     if ":" not in spec:
-        return _timm(spec.removeprefix("timm/"))
-    return _python(spec)
+        return _timm(spec.removeprefix("timm/"), arguments)
+    return _python(spec, arguments)
 
 
-def _timm(spec: str) -> Source:
+def _timm(spec: str, arguments: ModelArguments) -> Source:
     import timm
     from timm.models import get_pretrained_cfg
 
@@ -80,7 +101,8 @@ def _timm(spec: str) -> Source:
     found = get_pretrained_cfg(spec, allow_unregistered=False)
     config = found.to_dict() if found else {}
     available = config.get("hf_hub_id") or config.get("url") or config.get("file")
-    make = functools.partial(timm.create_model, spec)
+    fixed = bool(config.get("fixed_input_size"))
+    make = _timm_maker(spec, arguments, fixed)
     return Source(
         arch=config.get("architecture") or name,
         library="timm",
@@ -88,15 +110,40 @@ def _timm(spec: str) -> Source:
         pretrained=functools.partial(make, pretrained=True) if available else _no_weights(spec),
         input=None,
         detail=config.get("hf_hub_id") or config.get("url"),
-        fixed_size=bool(config.get("fixed_input_size")),
+        fixed_size=fixed,
     )
 
 
-def _timm_remote(spec: str) -> Source:
-    """An architecture named by a configuration elsewhere, which has to be read even for random weights."""
+def _timm_maker(spec: str, arguments: ModelArguments, fixed_size: bool) -> Callable[..., nn.Module]:
     import timm
 
-    make = functools.partial(timm.create_model, spec)
+    arguments.require(f"timm model {spec}", "in_chans", "num_classes", "size")
+    given: dict[str, Any] = {name: getattr(arguments, name) for name in ("in_chans", "num_classes")}
+    given["img_size"] = arguments.sides if fixed_size else None
+    given = {name: value for name, value in given.items() if value is not None}
+    make = functools.partial(timm.create_model, spec, **given)
+    return _spoken(make, spec, given) if given else make
+
+
+def _spoken(make: Callable[..., nn.Module], name: str, given: dict[str, Any]) -> Callable[..., nn.Module]:
+    """`make`, whose complaints about the arguments name them."""
+
+    def build(**more: Any) -> nn.Module:
+        try:
+            return make(**more)
+        except DiffsensError:
+            raise
+        except _BUILD_ERRORS as error:
+            values = {**given, **more}
+            asked = ", ".join(f"{word}={value}" for word, value in values.items() if word != "pretrained")
+            raise UsageError(f"{name} cannot be built with {asked}: {first_line(error)}") from error
+
+    return build
+
+
+def _timm_remote(spec: str, arguments: ModelArguments) -> Source:
+    """An architecture named by a configuration elsewhere, which has to be read even for random weights."""
+    make = _timm_maker(spec, arguments, fixed_size=False)
     return Source(
         arch=spec.partition(":")[2],
         library="timm",
@@ -134,7 +181,7 @@ def _torchvision_known() -> list[str]:
     return torchvision_names() + [name for part in parts for name in models.list_models(module=part)]
 
 
-def _torchvision(spec: str) -> Source:
+def _torchvision(spec: str, arguments: ModelArguments) -> Source:
     import torchvision
 
     name, _, tag = spec.partition(".")
@@ -147,25 +194,53 @@ def _torchvision(spec: str) -> Source:
             f"weights of torchvision/{name}", tag, members, f"it has: {', '.join(members) or 'none'}"
         )
     weights = members[tag] if tag else (enum.DEFAULT if members else None)
-    get = functools.partial(torchvision.models.get_model, name)
-    extra: dict[str, Any] = {}
-    if name in {"googlenet", "inception_v3"}:
-        # the published weights imply the input transform, and it leaves no trace in a state dict
-        extra = {"init_weights": True, "transform_input": True}
-    if _has_backbone(name):
-        extra["weights_backbone"] = None
-    accuracy = _accuracy(weights)
+    preset, accuracy = _torchvision_input(weights), _accuracy(weights)
     return Source(
         arch=name,
         library="torchvision",
-        build=functools.partial(get, weights=None, **extra),
-        pretrained=functools.partial(get, weights=weights)
-        if weights is not None
-        else _no_weights(f"torchvision/{name}"),
-        input=_torchvision_input(weights),
+        build=_torchvision_maker(name, arguments, preset),
+        pretrained=_torchvision_pretrained(name, arguments, weights),
+        input=preset,
         detail=f"{type(weights).__name__}.{weights.name}" if weights is not None else None,
         published_error=None if accuracy is None else 1 - accuracy / 100,
     )
+
+
+def _torchvision_maker(
+    name: str, arguments: ModelArguments, preset: InputSpec | None
+) -> Callable[[], nn.Module]:
+    """A builder for random weights; torchvision has no word for the channels of the input."""
+    import torchvision
+
+    arguments.require(f"torchvision/{name}", "in_chans", "num_classes", "size")
+    channels = arguments.in_chans or 3
+    extra: dict[str, Any] = {}
+    if name in {"googlenet", "inception_v3"}:
+        # the published weights imply the input transform (of colours), and it leaves no trace in a state dict
+        extra = {"init_weights": True, "transform_input": channels == 3}
+    if _has_backbone(name):
+        extra["weights_backbone"] = None
+    given: dict[str, Any] = {} if arguments.num_classes is None else {"num_classes": arguments.num_classes}
+    sides = arguments.sides or ((preset.height, preset.width) if preset else (224, 224))
+    if name.startswith("vit_"):  # fixed to one size, which is not the same under all of its weights
+        given["image_size"] = sides[0]
+    if name.startswith("maxvit"):
+        given["input_size"] = sides
+    get = functools.partial(torchvision.models.get_model, name, weights=None, **extra, **given)
+    make = _spoken(get, f"torchvision/{name}", given) if given else get
+    if channels == 3:
+        return make
+    return lambda: replace_input_channels(make(), channels, sides, f"torchvision/{name}")
+
+
+def _torchvision_pretrained(name: str, arguments: ModelArguments, weights: Any) -> Callable[[], nn.Module]:
+    import torchvision
+
+    if weights is None:
+        return _no_weights(f"torchvision/{name}")
+    if {"in_chans", "num_classes"} & {*arguments.given}:
+        return _no_weights(f"torchvision/{name} with other channels or classes")
+    return functools.partial(torchvision.models.get_model, name, weights=weights)
 
 
 def _has_backbone(name: str) -> bool:
@@ -200,96 +275,43 @@ def _torchvision_input(weights: Any) -> InputSpec | None:
     )
 
 
-def _net(name: str) -> Source:
+def _net(name: str, arguments: ModelArguments) -> Source:
     if name not in NETS:
         raise unknown(
             "network", f"net/{name}", [f"net/{n}" for n in NETS], "`diffsens ls models 'net/*'` lists them"
         )
-    side = InputSpec(
-        channels=3,
-        height=32,
-        width=32,
-        mean=_HALF,
-        std=_HALF,
-        crop_pct=1.0,
-        crop_mode="center",
-        interpolation="bicubic",
-    )
     return Source(
         arch=name,
         library="net",
-        build=NETS[name],
+        build=functools.partial(make_net, name, **_net_arguments(name, arguments)),
         pretrained=_no_weights(f"net/{name}"),
-        input=side,
+        input=plain_input(3, (1 if arguments.dims == 1 else 32, 32), _HALF, _HALF),
         detail=None,
     )
 
 
-def _python(spec: str) -> Source:
-    """`file.py:factory` or `package.module:factory`; runs that code, as importing it would."""
-    where, _, name = spec.rpartition(":")
-    if not where or not name:
-        raise UsageError(f"model spec {spec!r}: expected file.py:factory or package.module:factory")
-    path = Path(where) if where.endswith(".py") else None
-    module = _import_file(path) if path else _import_module(where)
-    if not hasattr(module, name):
-        raise unknown(f"factory in {where}", name, [n for n in vars(module) if not n.startswith("_")])
+def _net_arguments(name: str, arguments: ModelArguments) -> dict[str, int]:
+    """In the words of our own networks, which take square images."""
+    sides = arguments.sides
+    if sides and arguments.dims == 2 and sides[0] != sides[1]:
+        raise UsageError(f"net/{name} takes square images, got size {sides[0]} x {sides[1]}")
+    words = {"in_chans": "channels", "num_classes": "classes", "size": "side"}
+    given = {words.get(word, word): getattr(arguments, word) for word in arguments.given}
+    given = given | ({"side": sides[1]} if sides else {})
+    check_arguments(name, given)
+    return given
+
+
+def _python(spec: str, arguments: ModelArguments) -> Source:
+    arguments.require(f"the factory {spec}", "in_chans", "num_classes", "size", "dims")
+    _, name, path = split_spec(spec)
     return Source(
         arch=name,
         library="python",
-        build=functools.partial(_call, spec, getattr(module, name)),
+        build=functools.partial(call_factory, spec, find_factory(spec), arguments),
         pretrained=None,
         input=None,
         detail=None,
         code_sha256=hashlib.sha256(path.read_bytes()).hexdigest() if path else None,
-        shown=f"{path.name}:{name}" if path else None,
+        shown=shown_spec(spec) if path else None,
     )
-
-
-def _call(spec: str, factory: Any) -> nn.Module:
-    """A new module from a function, a class or a module."""
-    if isinstance(factory, nn.Module):
-        return copy.deepcopy(factory)
-    if not callable(factory):
-        raise UsageError(f"{spec} is a {type(factory).__name__}, expected a function that makes a module")
-    try:
-        inspect.signature(factory).bind()
-    except TypeError as error:
-        raise UsageError(f"{spec} must be callable without arguments: {error}") from error
-    except ValueError:  # no signature to be had of some built-in functions
-        pass
-    try:
-        made = factory()
-    except Exception as error:
-        raise UsageError(f"{spec} raised {type(error).__name__}: {error}") from error
-    if not isinstance(made, nn.Module):
-        raise UsageError(f"{spec} gives a {type(made).__name__}, expected a torch.nn.Module")
-    return made
-
-
-def _import_file(path: Path) -> Any:
-    if not path.is_file():
-        near = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise unknown("model file", str(path), near)
-    name = f"_diffsens_{path.stem}"  # never that of an installed module
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up there
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise UsageError(f"cannot import {str(path)!r}: {type(error).__name__}: {error}") from error
-    return module
-
-
-def _import_module(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        raise UsageError(
-            f"cannot import {name!r}: {type(error).__name__}: {error}; "
-            "expected file.py:factory or package.module:factory"
-        ) from error

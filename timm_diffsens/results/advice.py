@@ -44,9 +44,11 @@ def _images(record: Record) -> Iterator[str]:
 
 def _deformation(record: Record) -> Iterator[str]:
     """The bounds of T, as delta: T >= 1/(pi n^2 ln cut) is delta >= 1/2, and the upper one n/(pi cut)."""
-    delta, shown = record.protocol.delta, record.model.input
+    delta, cut, shown = record.protocol.delta, record.protocol.cut, record.model.input
+    if delta is None or cut is None:
+        return
     side = min(shown.height, shown.width)
-    most = side / (math.pi * record.protocol.cut)
+    most = side / (math.pi * cut)
     if delta < _LEAST_DELTA:
         fault = "moves less than a pixel"
     elif delta > most:

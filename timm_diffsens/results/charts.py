@@ -59,7 +59,7 @@ def describe(record: Record) -> str:
     data, protocol, error = record.data, record.protocol, record.test_error
     parts = [
         f"{data.spec}, n = {data.n} images of {record.model.input.height} x {record.model.input.width}",
-        f"delta = {protocol.delta:g} px, cut = {protocol.cut}",
+        protocol.moves,
         f"weights: {record.model.weights.source}",
     ]
     if protocol.corruption_sigma:

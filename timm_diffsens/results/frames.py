@@ -1,12 +1,14 @@
 """Records as pandas tables: one row a record, or one row a layer."""
 
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from timm_diffsens.results.record import VARIANTS, Layer, Record, VariantName
+from timm_diffsens.results.record import VARIANTS, Layer, Record, VariantName, digest
 
 MEASURES = ("d", "g", "r", "d_stderr", "g_stderr", "r_stderr")
 _TEXT = "string"
@@ -26,7 +28,22 @@ _OF_RECORD = {
     "error": "float64",
     "error_stderr": "float64",
     "error_source": _TEXT,
+    "train_error": "float64",
+    "split": _TEXT,
+    "data_parameters": _TEXT,
+    "corruption_sigma": "float64",
+    "height": "int64",
+    "width": "int64",
+    "weights_detail": _TEXT,
+    "weights_sha256": _TEXT,
+    "network": _TEXT,
+    "training_seed": "Int64",
 }
+# What a training recipe tells of its outcome and its run; all else in it is a setting.
+_OUTCOMES = re.compile(
+    r"(^|_)(seed|error|stderr|curve|history|seconds|minutes|memory|date|started|device|machine|platform|threads)"
+    r"|_loss$|^(torch|torchvision|timm|python|git|package)"
+)
 _OF_OUTPUT = {
     (measure if variant == "original" else f"{variant}_{measure}"): "float64"
     for variant in VARIANTS
@@ -69,6 +86,32 @@ def output_layer(record: Record, variant: VariantName = "original") -> Layer | N
     return layers[-1] if layers else None
 
 
+def data_parameters(record: Record) -> str | None:
+    """Parameters of a generated data set as JSON with sorted keys, or None where there are none."""
+    parameters = record.data.parameters
+    return json.dumps(parameters, sort_keys=True) if parameters else None
+
+
+def network_of(record: Record) -> str:
+    """What a network is, beyond one training of it: equal for records that differ by the training seed alone.
+
+    Weights whose recipe tells no seed are networks of their own; the same weights shown images in two ways
+    (another size, say) are two.
+    """
+    model = record.model
+    named = model.model_dump(mode="json", include={"spec", "arch", "library", "parameters", "input"})
+    if _seed(record) is None:
+        named["weights"] = model.weights.sha256
+    else:
+        named["recipe"] = {k: v for k, v in (model.recipe or {}).items() if not _OUTCOMES.search(k)}
+    return digest(named)[:12]
+
+
+def _seed(record: Record) -> int | None:
+    seed = (record.model.recipe or {}).get("seed")
+    return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
+
+
 def _row(path: Path, record: Record) -> dict[str, Any]:
     model, error = record.model, record.test_error
     row: dict[str, Any] = {
@@ -87,6 +130,16 @@ def _row(path: Path, record: Record) -> dict[str, Any]:
         "error": error.value,
         "error_stderr": error.stderr,
         "error_source": error.source,
+        "train_error": record.train_error,
+        "split": record.data.split,
+        "data_parameters": data_parameters(record),
+        "corruption_sigma": record.protocol.corruption_sigma,
+        "height": model.input.height,
+        "width": model.input.width,
+        "weights_detail": model.weights.detail,
+        "weights_sha256": model.weights.sha256,
+        "network": network_of(record),
+        "training_seed": _seed(record),
         "path": str(path),
     }
     for variant in record.variants:

@@ -115,15 +115,19 @@ class Data(_Part):
     selection: Literal["random", "first", "all", "given"] = "random"
     skipped: list[Name] = Field(default_factory=list, description="images that could not be read, by name")
     note: str | None = Field(None, description="what the reader must know about the set, e.g. synthetic")
+    parameters: FreeForm | None = Field(None, description="of a set made here: the scale-detection task")
 
 
 class Protocol(_Part):
     """How the inputs were moved and which layers were read."""
 
-    delta: Number = Field(
-        description="deformation size in pixels, by the relation T = 4 delta^2/(pi n^2 ln cut)"
+    deformation: Literal["max-entropy", "active pixels"] = Field(
+        "max-entropy", description="active pixels: of scale detection, each moves by at most one pixel"
     )
-    cut: int = Field(description="cutoff of the displacement field's Fourier modes")
+    delta: Number | None = Field(
+        description="deformation size in pixels, by the relation T = 4 delta^2/(pi n^2 ln cut); max-entropy"
+    )
+    cut: int | None = Field(description="cutoff of the displacement field's Fourier modes; max-entropy")
     rms_displacement: Number = Field(description="exact rms displacement in pixels at this input size")
     noise: Literal["gaussian, norm matched image by image"] = "gaussian, norm matched image by image"
     corruption_sigma: Number = Field(0.0, description="sd of the noise fixed for each image, in input units")
@@ -135,6 +139,13 @@ class Protocol(_Part):
     init_samples: int = Field(1, description="fresh initialisations averaged over")
     sha256: str = Field("", description="hash of the fields above; equal hashes are comparable")
 
+    @property
+    def moves(self) -> str:
+        """The deformation in words."""
+        if self.delta is None or self.cut is None:
+            return "active pixels move by at most one pixel"
+        return f"delta = {self.delta:g} px, cut = {self.cut}"
+
 
 class TestError(_Part):
     """Top-1 error as a fraction."""
@@ -144,7 +155,9 @@ class TestError(_Part):
     value: Number | None = None
     stderr: Number | None = None
     n: int | None = None
-    source: Literal["measured", "measured on the full split", "published", "given"] | None = None
+    source: Literal["measured", "measured on the full split", "recipe", "published", "given"] | None = Field(
+        None, description="recipe: measured at the end of the training that made the checkpoint"
+    )
     reason: str | None = Field(None, description="why there is no value")
 
 

@@ -114,7 +114,10 @@ def read_records(folder: Folder) -> "pd.DataFrame":
 
     - `key`, `file` (name), `model` (spec), `arch`, `library`, `weights` (source), `parameters`,
       `dataset` (spec), `protocol` and `sample` (hashes: equal ones are comparable), `n` (images), `trained`;
-    - `error`, `error_stderr` (top-1, a fraction), `error_source`;
+    - `error`, `error_stderr` (top-1, a fraction), `error_source`, `train_error`;
+    - `split`, `data_parameters` (JSON, of generated sets), `corruption_sigma`, `height`, `width` (of the
+      input), `weights_detail`, `weights_sha256`, `network` (equal for trainings that differ by their seed
+      alone), `training_seed`;
     - `d`, `g`, `r`, `d_stderr`, `g_stderr`, `r_stderr` at the output of the original network;
     - `<variant>_d`, ..., `<variant>_r_stderr` for the other variants, `channel-shuffled_r` for one;
     - `path` of the file.

@@ -1,0 +1,159 @@
+"""`diffsens leaderboard`."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from results.test_leaderboard import HOSTILE, trained, written
+from typer.testing import CliRunner
+
+from timm_diffsens.cli import app
+from timm_diffsens.results.record import Record
+from timm_diffsens.results.store import write_record
+
+
+def run(*arguments: object):
+    return CliRunner(env={"COLUMNS": "160"}).invoke(app, ["leaderboard", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def records() -> list[Record]:
+    return [trained(i) for i in range(8)]
+
+
+@pytest.fixture
+def folder(tmp_path, records) -> Path:
+    return written(tmp_path, records)
+
+
+def test_table_verdict_and_files(folder, records):
+    result = run("--out", folder, "--resamples", 200)
+    assert result.exit_code == 0, result.output
+    for record in records:
+        assert record.model.spec in result.stdout
+    for word in ("cifar10, val", "95 % BCa", "Over 8 networks", "R correlates", "channel-shuffled"):
+        assert word in result.stdout
+    for name in ("leaderboard.csv", "README.md", "index.html"):
+        assert (folder / name).stat().st_size > 500
+        assert name in result.stderr
+    assert len(list((folder / "figures").glob("*.svg"))) == 2
+
+
+def test_json_is_one_document(folder):
+    result = run("--out", folder, "--resamples", 200, "--json")
+    assert result.exit_code == 0
+    board = json.loads(result.stdout)
+    (group,) = board["groups"]
+    assert len(group["models"]) == len(group["points"]) == 8
+    assert group["verdict"].startswith("Over 8 networks")
+    assert {row["measure"] for row in group["correlations"]} == {"d", "g", "r"}
+    assert board["faulty"] == []
+    assert Path(board["written"][0]).name == "leaderboard.csv"
+
+
+def test_figures_in_every_format(folder, tmp_path):
+    assert run("--out", folder, "--resamples", 200, "--figures", tmp_path / "drawn").exit_code == 0
+    starts = {".png": b"\x89PNG", ".svg": b"<svg", ".pdf": b"%PDF"}
+    files = list((tmp_path / "drawn").iterdir())
+    assert len(files) == 6
+    for file in files:
+        assert file.read_bytes().startswith(starts[file.suffix])
+
+
+def test_a_faulty_file_is_named_and_everything_else_is_built(folder):
+    (folder / "records" / "half.json").write_text('{"schema_version": 1')
+    result = run("--out", folder, "--resamples", 200)
+    assert result.exit_code == 1
+    assert "half.json" in result.stderr
+    assert "Over 8 networks" in result.stdout
+    assert (folder / "index.html").exists()
+
+
+def test_only_faulty_files(tmp_path):
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "half.json").write_text("{")
+    result = run("--out", tmp_path)
+    assert result.exit_code == 1
+    assert "half.json" in result.stderr
+    assert not (tmp_path / "README.md").exists()
+
+
+def test_unfitted_networks_on_request(tmp_path, records):
+    folder = written(tmp_path, [*records[:5], trained(20, train_error=0.3)])
+    result = run("--out", folder, "--resamples", 200)
+    assert "Over 5 networks" in result.stdout
+    assert "train error 30.0%" in result.stdout
+    result = run("--out", folder, "--resamples", 200, "--include-unfitted")
+    assert "Over 6 networks" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--out", "nowhere"], "no folder"),
+        (["--errors", "nowhere.csv"], "cannot read"),
+        (["record.json"], "without --check"),
+        (["--check"], "needs the files"),
+        (["--check", "nowhere.json"], "no file or folder"),
+        (["--resamples", "3"], "100"),
+    ],
+)
+def test_wrong_use(arguments, word, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    result = run("--out", folder, *arguments)
+    assert result.exit_code == 2
+    assert word in result.stderr
+    assert result.stdout == ""
+
+
+def test_check_of_new_records(folder, tmp_path):
+    good = write_record(tmp_path / "new", trained(30))
+    odd = write_record(tmp_path / "new", trained(31, protocol={"delta": 2.0}))
+    result = run("--out", folder, "--check", good)
+    assert (result.exit_code, result.stdout) == (0, f"{good}: ok\n1 records, 0 bad\n")
+    assert not (folder / "README.md").exists(), "nothing is written"
+    result = run("--out", folder, "--check", good, odd, "--json")
+    assert result.exit_code == 1
+    faults = {Path(file["path"]): file["faults"] for file in json.loads(result.stdout)["files"]}
+    assert faults[good] == []
+    assert "delta: 2 instead of 1" in faults[odd][0]
+
+
+def test_check_of_records_that_lie_in_the_board_already(folder):
+    new = write_record(folder / "records", trained(30))
+    assert run("--out", folder, "--check", new).exit_code == 0
+    assert run("--out", folder, "--check", folder / "records").exit_code == 0, "there is no board beside them"
+
+
+def test_published_errors(tmp_path, records):
+    table = tmp_path / "errors.csv"
+    table.write_text("model,top1_err\nnet00,31.0\n")
+    weights = {"source": "pretrained", "sha256": "a" * 64}
+    imagenet = [
+        trained(i, dataset="imagenet", model={"weights": weights | {"sha256": f"{i:064x}"}}) for i in range(2)
+    ]
+    result = run("--out", written(tmp_path / "board", imagenet), "--errors", table, "--json")
+    assert result.exit_code == 0
+    board = json.loads(result.stdout)
+    rows = {row["model"]: row for row in board["groups"][0]["models"]}
+    assert (rows["net00"]["error"], rows["net00"]["error_source"]) == (0.31, "published")
+    assert rows["net01"]["error_source"] == "measured"
+    assert "net01" in board["notes"][0]
+
+
+def test_a_hostile_name_is_shown_as_it_is(tmp_path, records):
+    folder = written(tmp_path, [*records[:5], trained(9, HOSTILE + "\x1b[31m[bold]")])
+    result = run("--out", folder, "--resamples", 200)
+    assert result.exit_code == 0
+    assert "\x1b" not in result.stdout
+    assert "[bold]" in "".join(result.stdout.split())
+
+
+@pytest.mark.slow
+def test_fifteen_hundred_records(tmp_path):
+    """Ten seconds on an idle machine, in processor time of this process."""
+    folder = written(tmp_path, [trained(i, train_error=None) for i in range(1500)])
+    started = time.process_time()
+    assert run("--out", folder).exit_code == 0
+    assert time.process_time() - started < 10

@@ -1,0 +1,119 @@
+"""A leaderboard in the terminal."""
+
+from typing import TYPE_CHECKING, Any
+
+from timm_diffsens.cli.output import result_console
+from timm_diffsens.results.markdown_text import one_line
+from timm_diffsens.results.numbers import with_error
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+
+    from timm_diffsens.results.leaderboard import Group, Leaderboard, Series
+
+_MOST_ROWS = 40
+_NAMES = {"d": "D", "g": "G", "r": "R"}
+Row = dict[Any, Any]
+
+
+def print_board(board: "Leaderboard") -> None:
+    """For each group: networks by test error, correlations, a verdict; then what is left out."""
+    console = result_console()
+    for group in board.groups:
+        _print_group(console, group)
+    for series in board.series:
+        console.print(one_line(series.title), style="bold", soft_wrap=True)
+        console.print(_series_table(series))
+        console.print()
+    _print_reasons(console, "not comparable", board.not_comparable)
+    for note in board.notes:
+        console.print(f"note: {note}", soft_wrap=True)
+
+
+def _print_group(console: "Console", group: "Group") -> None:
+    console.print(one_line(group.title), style="bold", soft_wrap=True)
+    console.print(_models_table(group))
+    console.print()
+    console.print(_correlation_table(group))
+    console.print()
+    console.print(group.verdict)
+    _print_reasons(console, "not in the fits", group.left_out)
+    console.print()
+
+
+def _print_reasons(console: "Console", what: str, table: "pd.DataFrame") -> None:
+    """The records left out, put together by reason."""
+    for reason, rows in table.groupby("reason", sort=True):
+        named = ", ".join(map(one_line, rows["model"].head(_MOST_ROWS // 4)))
+        more = f" and {len(rows) - _MOST_ROWS // 4} more" if len(rows) > _MOST_ROWS // 4 else ""
+        console.print(f"{what}: {named}{more}: {one_line(str(reason))}", soft_wrap=True)
+
+
+def _models_table(group: "Group") -> "Table":
+    table = _table(["network", "seed", "test error", "D", "G", "R", "R, shuffled", "fit"])
+    rows = _dicts(group.models)
+    for row in rows[:_MOST_ROWS]:
+        error = "-" if _missing(row["error"]) else f"{row['error']:.1%}"
+        values = (_measured(row, name) for name in ("d", "g", "r", "channel-shuffled_r"))
+        seed = "" if _missing(row["seed"]) else str(row["seed"])
+        table.add_row(one_line(row["model"]), seed, error, *values, "yes" if row["in_fit"] else "no")
+    if len(rows) > _MOST_ROWS:
+        table.caption = f"{len(rows) - _MOST_ROWS} more are in leaderboard.csv"
+    return table
+
+
+def _correlation_table(group: "Group") -> "Table":
+    heads = ["variant", "X", "n", "rho", "95 % BCa", "Fisher z", "Spearman", "Kendall", "p"]
+    table = _table([*heads, "partial", "exponent"], left=2)
+    table.columns[0].no_wrap = True
+    for row in _dicts(group.correlations):
+        cells = [_number(row["pearson"]), _interval(row, "pearson"), _interval(row, "fisher")]
+        cells += [_number(row["spearman"]), _number(row["kendall"])]
+        cells += ["-" if _missing(row["p_corrected"]) else f"{row['p_corrected']:.1g}"]
+        cells += [_number(row["partial"]), _number(row["exponent"]) if not row["note"] else row["note"]]
+        table.add_row(row["variant"], _NAMES[row["measure"]], str(row["n"]), *cells)
+    return table
+
+
+def _series_table(series: "Series") -> "Table":
+    table = _table(["corruption sigma", "X", "n", "rho", "95 % BCa"])
+    for row in _dicts(series.rows):
+        cells = [str(row["n"]), _number(row["pearson"]), _interval(row, "pearson")]
+        table.add_row(f"{row['sigma']:g}", _NAMES[row["measure"]], *cells)
+    return table
+
+
+def _table(heads: list[str], left: int = 1) -> "Table":
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for place, head in enumerate(heads):
+        table.add_column(head, justify="left" if place < left else "right", overflow="fold")
+    return table
+
+
+def _measured(row: Row, name: str) -> str:
+    value, stderr = row[name], row[f"{name}_stderr"]
+    return with_error(None if _missing(value) else value, None if _missing(stderr) else stderr)
+
+
+def _interval(row: Row, name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return "-" if _missing(low) or _missing(high) else f"{low:.2f} to {high:.2f}"
+
+
+def _number(value: float) -> str:
+    return "-" if _missing(value) else f"{value:.2f}"
+
+
+def _missing(value: Any) -> bool:
+    import pandas as pd
+
+    return bool(pd.isna(value))
+
+
+def _dicts(table: "pd.DataFrame") -> list[Row]:
+    rows: list[Row] = table.to_dict("records")
+    return rows

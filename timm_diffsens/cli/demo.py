@@ -1,0 +1,95 @@
+"""`diffsens demo`: the whole chain on built-in data, in a few minutes."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from timm_diffsens.cli.output import Json, Quiet, print_json, progress_console, result_console
+
+if TYPE_CHECKING:
+    from timm_diffsens.train.demo import Progress, Trained
+    from timm_diffsens.train.recipe import Recipe
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Gets records, page and weights.")] = Path(
+        "demo"
+    ),
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of each training.")] = 40,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of weights, images and order.")] = 0,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:i.")] = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train small networks on scale detection, measure them, and build the leaderboard with its page.
+
+    A run that was interrupted goes on where it was.
+    """
+    from timm_diffsens import runtime
+    from timm_diffsens.results.board_files import write_board
+    from timm_diffsens.results.files import check_writable_folder
+    from timm_diffsens.results.leaderboard import Choices, build_leaderboard
+    from timm_diffsens.train.demo import demo_recipes, run_demo
+
+    runtime.prepare()
+    runtime.resolve_device(device)
+    check_writable_folder(out / "records")
+    recipes = demo_recipes(epochs, seed)
+    done = []
+    with _progress(recipes, quiet) as progress:
+        for trained in run_demo(out, recipes, device=device, progress=progress):
+            done.append(trained)
+            if not as_json:
+                _print(trained)
+    board = build_leaderboard(out, Choices(resamples=500))
+    written = write_board(board, out)
+    if as_json:
+        results = [one.training.to_json() for one in done]
+        print_json({"trainings": results, "written": [str(path) for path in written]})
+        return
+    from timm_diffsens.cli.board import print_board
+
+    print_board(board)
+    result_console().print(f"Open {out / 'index.html'} for the page.", soft_wrap=True)
+
+
+def _print(trained: "Trained") -> None:
+    training, output = trained.training, trained.record.output
+    values = "  ".join(
+        f"{name} = {value:.3g}" if value is not None else f"{name} = none"
+        for name, value in (("D", output.d), ("G", output.g), ("R", output.r))
+    )
+    result_console().print(
+        f"{training.recipe.model:14} train {training.train_error:6.1%}  test {training.test_error:6.1%}  "
+        f"{values}  ({training.seconds:.0f} s)",
+        soft_wrap=True,
+    )
+
+
+@contextmanager
+def _progress(recipes: "list[Recipe]", quiet: bool) -> Iterator["Progress | None"]:
+    """One bar over all epochs of all networks, on standard error; nothing without a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich import progress as rich_progress
+
+    columns: tuple[Any, ...] = (
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.TimeRemainingColumn(),
+    )
+    position = {recipe.model: k for k, recipe in enumerate(recipes)}
+    with rich_progress.Progress(*columns, console=progress_console()) as bars:
+        bar = bars.add_task("training", total=sum(recipe.epochs or 0 for recipe in recipes))
+
+        def tell(model: str, row: dict[str, float | int | None]) -> None:
+            before = sum(recipe.epochs or 0 for recipe in recipes[: position[model]])
+            text = f"{model}, {position[model] + 1} of {len(recipes)}, epoch {row['epoch']}"
+            bars.update(bar, completed=before + int(row["epoch"] or 0), description=text)
+
+        yield tell

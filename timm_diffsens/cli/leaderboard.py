@@ -1,0 +1,82 @@
+"""`diffsens leaderboard`: does R predict the test error, over all records?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_error, print_json, progress_console
+from timm_diffsens.errors import UsageError
+
+_RESAMPLES, _FEWEST_RESAMPLES = 2000, 100
+
+
+def leaderboard(
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE...", help="With --check: the new records.")
+    ] = None,
+    out: Out = OUT,
+    check: Annotated[
+        bool, typer.Option("--check", help="Would these records fit on the board? Writes nothing.")
+    ] = False,
+    errors: Annotated[
+        Path | None,
+        typer.Option("--errors", metavar="FILE", help="Published errors: timm's results-imagenet.csv."),
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option("--figures", metavar="DIR", help="Charts as PNG, SVG and PDF too.")
+    ] = None,
+    include_unfitted: Annotated[
+        bool, typer.Option("--include-unfitted", help="Fit networks with a train error above 1 % too.")
+    ] = False,
+    resamples: Annotated[
+        int, typer.Option("--resamples", min=_FEWEST_RESAMPLES, help="Bootstrap samples of the networks.")
+    ] = _RESAMPLES,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Correlate test error with D, G and R over DIR/records; write leaderboard.csv, README.md, index.html.
+
+    Exit 1 if a file below DIR/records is no record; everything else is built all the same.
+    """
+    if check:
+        _check(files or [], out, as_json)
+        return
+    if files:
+        raise UsageError(f"{files[0]} is given without --check; records are read from {out / 'records'}")
+    from timm_diffsens.results.board_files import write_board
+    from timm_diffsens.results.leaderboard import Choices, build_leaderboard
+
+    board = build_leaderboard(out, Choices(errors, include_unfitted, resamples, seed))
+    written = [] if board.main is None else write_board(board, out, figures)
+    if as_json:
+        from timm_diffsens.results.board_text import plain_board
+
+        print_json({**plain_board(board), "written": [str(path) for path in written]})
+    else:
+        from timm_diffsens.cli.board import print_board
+
+        print_board(board)
+        progress_console().print("written: " + ", ".join(map(str, written)), soft_wrap=True)
+    for _, fault in board.faulty:
+        print_error(f"left out: {fault}")
+    if board.faulty:
+        raise typer.Exit(1)
+
+
+def _check(files: list[Path], out: Path, as_json: bool) -> None:
+    """Each file with what is wrong with it; exit 1 if anything is."""
+    from timm_diffsens.cli.validate import files_named, print_checked
+    from timm_diffsens.results.leaderboard import Choices, build_leaderboard
+    from timm_diffsens.results.store import record_files
+    from timm_diffsens.results.submission import submission_faults
+
+    if not files:
+        raise UsageError("--check needs the files of new records: `diffsens leaderboard --check FILE...`")
+    named, board = files_named(files), None
+    aside = {path.resolve() for path in named}
+    records = out / "records"
+    if records.is_dir() and any(path.resolve() not in aside for path in record_files(records)):
+        board = build_leaderboard(out, Choices(resamples=_FEWEST_RESAMPLES), without=named)
+    print_checked({path: submission_faults(path, board) for path in named}, as_json)

@@ -1,0 +1,242 @@
+"""`diffsens theory`: predicted, exact and measured scaling with the effective receptive field."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from timm_diffsens.cli.output import Json, Quiet, print_json, progress_console, result_console
+from timm_diffsens.results.numbers import with_error
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from timm_diffsens.measures.estimators import LayerSensitivity
+    from timm_diffsens.measures.exponents import Exponent
+    from timm_diffsens.measures.receptive_field import Diffusion
+    from timm_diffsens.measures.theory_report import TheoryResult
+
+_MOST_ROWS = 16
+_FILTERS = (2, 3, 4, 5)  # of the table of Proposition A.1, and those asked for
+_LAYERS = 12
+_NAMES = {"d": "D", "g": "G", "r": "R", "g_linear": "G, no ReLU", "r_linear": "R, no ReLU"}
+
+
+def theory(
+    task: Annotated[
+        list[int] | None,
+        typer.Option("--task", help="1 (stride 1) or 2 (stride = filter); by default both."),
+    ] = None,
+    depth: Annotated[
+        list[int] | None, typer.Option("--depth", help="Layers; several show how the powers are approached.")
+    ] = None,
+    filter_size: Annotated[
+        int | None, typer.Option("--filter", help="Filter size; 3 in task 1, 2 in 2.")
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option("--length", help="Pixels; 128, more for other depths.")
+    ] = None,
+    xi: Annotated[float | None, typer.Option("--xi", help="The task's scale in pixels.")] = None,
+    images: Annotated[
+        int | None, typer.Option("--images", help="For the measured curves; a multiple of 8.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the images and the noise.")] = 0,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", metavar="FILE", help="Draw it: .png, .pdf, .svg or .html.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Write theory.json, .csv and .svg there.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Scaling of D, G and R with depth in networks that pool: exact, measured, and the paper's exponents.
+
+    The network has one channel and homogeneous filters (arXiv 2210.01506, Section 4 and App. A).
+    """
+    if figure is not None:
+        from timm_diffsens.results.export import figure_format
+
+        figure_format(figure)
+    from timm_diffsens import runtime
+
+    runtime.prepare()
+    from timm_diffsens.measures.receptive_field import diffusion
+    from timm_diffsens.measures.theory_report import run_theory, theory_setting
+
+    settings = [
+        theory_setting(t, k, filter_size=filter_size, length=length, xi=xi, images=images, seed=seed)
+        for t in dict.fromkeys(task or (1, 2))
+        for k in dict.fromkeys(depth or (None,))
+    ]
+    results = []
+    for setting in settings:
+        if not quiet:
+            progress_console().print(f"{setting.title}: {setting.depth} layers", soft_wrap=True)
+        results.append(run_theory(setting))
+    sizes = sorted({*_FILTERS, *(s.filter_size for s in settings if s.stride == 1)})
+    table = [diffusion(size, _LAYERS) for size in sizes]
+    if as_json:
+        print_json(_document(results, table))
+    else:
+        _print(result_console(), results, table)
+    _write(results, table, figure, out)
+
+
+def _document(results: "Sequence[TheoryResult]", table: "Sequence[Diffusion]") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from timm_diffsens.measures.theory_report import theory_document
+
+    return {
+        "settings": [theory_document(result) for result in results],
+        "proposition_a1": [asdict(row) for row in table],
+    }
+
+
+def _write(
+    results: "Sequence[TheoryResult]", table: "Sequence[Diffusion]", figure: Path | None, out: Path | None
+) -> None:
+    """The figure, and the folder's three files."""
+    if figure is None and out is None:
+        return
+    from timm_diffsens.measures.theory_report import theory_rows
+    from timm_diffsens.results.export import save_chart
+    from timm_diffsens.results.theory_charts import theory_chart
+
+    rows = [row for result in results for row in theory_rows(result)]
+    paths = [path for path in (figure, out and out / "theory.svg") if path is not None]
+    for path in paths:
+        save_chart(theory_chart(rows), path)
+    if out is not None:
+        paths += _write_data(out, rows, _document(results, table))
+    for path in paths:
+        progress_console().print(f"written: {path}", soft_wrap=True)
+
+
+def _write_data(out: Path, rows: list[dict[str, Any]], document: dict[str, Any]) -> list[Path]:
+    import json
+
+    import pandas as pd
+
+    from timm_diffsens.results.files import write_atomic
+
+    texts = {
+        out / "theory.csv": pd.DataFrame(rows).to_csv(index=False),
+        out / "theory.json": json.dumps(document, indent=2, allow_nan=False) + "\n",
+    }
+    for path, text in texts.items():
+        write_atomic(path, text.encode())
+    return list(texts)
+
+
+# ---- tables
+
+
+def _print(console: "Console", results: "Sequence[TheoryResult]", table: "Sequence[Diffusion]") -> None:
+    for result in results:
+        setting = result.setting
+        console.print(
+            f"{setting.title}: {setting.depth} layers, {setting.length} pixels, xi = {setting.xi:g}, "
+            f"{setting.images} images",
+            style="bold",
+        )
+        console.print(_layer_table(result))
+        console.print(_layer_note(result), style="dim")
+        console.print()
+        console.print(_exponent_table(result))
+        console.print(_exponent_note(result), style="dim")
+        console.print()
+    console.print(f"Proposition A.1: the Gaussian after {_LAYERS} layers of stride 1", style="bold")
+    console.print(_diffusion_table(table))
+    console.print("Variance 2 D k, centre i - v k; widths in pixels.", style="dim")
+
+
+def _table(*titles: str) -> "Table":
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for title in titles:
+        table.add_column(title, justify="right")
+    return table
+
+
+def _every(result: "TheoryResult") -> int:
+    return -(-result.setting.depth // _MOST_ROWS)
+
+
+def _layer_note(result: "TheoryResult") -> str:
+    every = _every(result)
+    shown = f"every {every} layers, --json has all. " if every > 1 else ""
+    return (
+        f"{shown}A in pixels. run: measured on the homogeneous network. G and R with rectified noise; "
+        "white: G with white noise on the image."
+    )
+
+
+def _layer_table(result: "TheoryResult") -> "Table":
+    """Each layer: predicted and measured A, exact values beside measured ones."""
+    table = _table("k", "A_k", "run", "D", "run", "G", "run", "no ReLU", "run", "white", "R", "run")
+    exact = result.exact
+    every = _every(result)
+    for k in result.setting.layers:
+        i = k - 1
+        if i % every and k != result.setting.depth:
+            continue
+        run, linear, white = result.homogeneous[i], result.linear[i], result.white[i]
+        table.add_row(
+            *(str(k), _number(exact.width[i]), _number(result.fields[i].width)),
+            *(_number(exact.d[i]), _run(run, "d")),
+            *(_number(exact.g[i]), _run(run, "g")),
+            *(_number(exact.g_linear[i]), _run(linear, "g"), _run(white, "g")),
+            *(_number(exact.r[i]), _run(run, "r")),
+        )
+    return table
+
+
+def _run(layer: "LayerSensitivity", measure: str) -> str:
+    return with_error(getattr(layer, measure), getattr(layer, f"{measure}_stderr")).replace(" ", "")
+
+
+def _number(value: float) -> str:
+    return "-" if value != value else f"{value:.3g}"
+
+
+def _exponent_table(result: "TheoryResult") -> "Table":
+    """Fits to the exact and to the measured curve, beside the paper's exponents."""
+    from timm_diffsens.measures.theory_report import theory_exponents
+
+    table = _table("exponent of", "asymptotic", "exact", "measured", "from images")
+    for name, found in theory_exponents(result).items():
+        measured = found.measured
+        spread = "" if measured is None or measured.sampling is None else f"± {measured.sampling:.2g}"
+        table.add_row(
+            _NAMES[name], f"{found.asymptotic:g}", _exponent(found.exact), _exponent(measured), spread
+        )
+    return table
+
+
+def _exponent_note(result: "TheoryResult") -> str:
+    fitted = result.setting.fitted
+    return (
+        f"Least squares on logs over layers {fitted[0]} to {fitted[-1]}, ± standard error of the slope. "
+        "From images: standard error from which images were drawn."
+    )
+
+
+def _exponent(found: "Exponent | None") -> str:
+    if found is None:
+        return "-"
+    return f"{found.value:.3f}" if found.stderr is None else f"{found.value:.3f} ± {found.stderr:.3f}"
+
+
+def _diffusion_table(rows: "Sequence[Diffusion]") -> "Table":
+    table = _table("F", "D printed", "D exact", "v printed", "v exact", "width printed", "exact", "measured")
+    for row in rows:
+        constants = (row.constant_printed, row.constant_exact, row.drift_printed, row.drift_exact)
+        widths = (row.width_printed, row.width_exact, row.width_measured)
+        table.add_row(str(row.filter_size), *(f"{value:.4g}" for value in (*constants, *widths)))
+    return table

@@ -1,0 +1,207 @@
+"""Two active pixels on a circle: how the pair is distributed, how the pixels move, and exact second moments.
+
+Conventions, as in arXiv 2210.01506, Section 4: one dimension of `length` pixels with periodic borders,
+x = a (delta_i + delta_j) with i != j and a = sqrt(length / 2), so that ||x||^2 = length. A deformation moves
+each active pixel by one, left or right with probability 1/2 each and independently of the other; two pixels
+on one place add up. In task 2 a pixel does not leave its patch: at the patch's border it moves inwards.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from timm_diffsens.errors import UsageError
+from timm_diffsens.perturb.noise import matched_noise
+
+Array = npt.NDArray[np.float64]
+
+_MOST_PIXELS = 4096  # matrices of length^2 numbers are held
+
+
+@dataclass(frozen=True)
+class PairImages:
+    """Images (n, 1, length), float64: clean, moved, and white noise with ||eta|| = ||moved - clean||."""
+
+    clean: torch.Tensor
+    moved: torch.Tensor
+    eta: torch.Tensor
+
+
+@dataclass(frozen=True)
+class PixelPairs:
+    """A distribution over ordered pairs of distinct pixels, and how a pixel moves.
+
+    Attributes:
+        weights: (length, length), symmetric, zero diagonal, sum 1: probability of (i, j).
+        left: (length,): probability that pixel i moves to i - 1; otherwise it moves to i + 1.
+
+    Raises:
+        UsageError: arrays that do not fit this description.
+    """
+
+    weights: Array
+    left: Array
+
+    def __post_init__(self) -> None:
+        w, left = self.weights, self.left
+        if w.ndim != 2 or w.shape != (len(w), len(w)) or left.shape != (len(w),):
+            raise UsageError(
+                f"expected weights (length, length) and left (length,), got {w.shape} and {left.shape}"
+            )
+        if not (w >= 0).all() or not math.isclose(w.sum(), 1, rel_tol=1e-9) or not np.allclose(w, w.T):
+            raise UsageError("weights must be symmetric, not negative, and add up to 1")
+        if w.diagonal().any():
+            raise UsageError("a pair has two distinct pixels: the diagonal of weights must be zero")
+        if not ((left >= 0) & (left <= 1)).all():
+            raise UsageError("left holds probabilities, from 0 to 1")
+
+    @property
+    def length(self) -> int:
+        """Pixels on the circle."""
+        return len(self.left)
+
+    @property
+    def amplitude(self) -> float:
+        """Value a of an active pixel: 2 a^2 = length."""
+        return math.sqrt(self.length / 2)
+
+    # ---- distributions
+
+    @classmethod
+    def from_list(
+        cls, length: int, pairs: npt.ArrayLike, weights: npt.ArrayLike | None = None
+    ) -> "PixelPairs":
+        """Pairs (n, 2) of pixels with weights (n,), by default equal; the pixels move freely."""
+        listed = np.asarray(pairs, dtype=np.int64)
+        if listed.ndim != 2 or listed.shape[1] != 2 or len(listed) == 0:
+            raise UsageError(f"expected pairs (n, 2), got {listed.shape}")
+        if listed.min() < 0 or listed.max() >= length:
+            raise UsageError(f"pixels are numbered from 0 to {length - 1}")
+        table = np.zeros((_checked(length), length))
+        np.add.at(table, (listed[:, 0], listed[:, 1]), 1.0 if weights is None else np.asarray(weights))
+        return cls(_normalised(table + table.T), _freely(length))
+
+    @classmethod
+    def uniform(cls, length: int) -> "PixelPairs":
+        """Every pair of distinct pixels alike."""
+        table = np.ones((_checked(length), length))
+        np.fill_diagonal(table, 0)
+        return cls(_normalised(table), _freely(length))
+
+    @classmethod
+    def task1(cls, length: int, xi: float, gap: float = 2) -> "PixelPairs":
+        """Task 1: half of the pairs nearer than xi - gap / 2, half farther than xi + gap / 2.
+
+        Distances are along the circle, which is all that a periodic network can tell.
+        """
+        distance = _distances(_checked(length))
+        near, far = (distance > 0) & (distance < xi - gap / 2), distance > xi + gap / 2
+        return cls(_balanced(near, far, f"xi = {xi:g}, gap = {gap:g} and length {length}"), _freely(length))
+
+    @classmethod
+    def task2(cls, length: int, xi: int) -> "PixelPairs":
+        """Task 2: half of the pairs within one patch of `xi` pixels, half in two; no pixel leaves its patch.
+
+        Raises:
+            UsageError: `xi` does not cut the circle into two patches of two pixels or more.
+        """
+        if not 2 <= xi < _checked(length) or length % xi:
+            raise UsageError(f"xi must cut {length} pixels into patches of at least 2 pixels, got {xi}")
+        patch = np.arange(length) // xi
+        same = patch[:, None] == patch
+        left = _freely(length)
+        left[::xi], left[xi - 1 :: xi] = 0, 1
+        return cls(_balanced(same & ~np.eye(length, dtype=bool), ~same, f"xi = {xi}"), left)
+
+    # ---- exact second moments, in units of a^2
+
+    def occupation(self) -> Array:
+        """(length,): E of the number of active pixels at each place; E x = a occupation."""
+        return np.asarray(2 * self.weights.sum(axis=1))
+
+    def image_moment(self) -> Array:
+        """(length, length): E[x x^T] / a^2 = diag(occupation) + 2 weights."""
+        return np.asarray(np.diag(self.occupation()) + 2 * self.weights)
+
+    def image_covariance(self) -> Array:
+        """(length, length): Cov(x) / a^2."""
+        occupation = self.occupation()
+        return np.asarray(self.image_moment() - np.outer(occupation, occupation))
+
+    def shift_moment(self) -> Array:
+        """(length, length): E[(tau x - x)(tau x - x)^T] / a^2.
+
+        With u_i = delta_m(i) - delta_i, the change that the move i -> m(i) makes, independent moves give
+        E[(u_i + u_j)(u_i + u_j)^T] = E[u_i u_i^T] + E[u_j u_j^T] + E u_i E u_j^T + E u_j E u_i^T.
+        """
+        moment = 2 * self._mean_change(self._mean_change(self.weights).T)
+        every = np.arange(self.length)
+        for step, chance in ((-1, self.left), (1, 1 - self.left)):
+            share, there = self.occupation() * chance, (every + step) % self.length
+            np.add.at(moment, (every, every), share)
+            np.add.at(moment, (there, there), share)
+            np.add.at(moment, (every, there), -share)
+            np.add.at(moment, (there, every), -share)
+        return moment
+
+    def _mean_change(self, table: Array) -> Array:
+        """sum over i of E u_i table[i]: (length, n) -> (length, n)."""
+        to_left = np.roll(self.left[:, None] * table, -1, axis=0)
+        to_right = np.roll((1 - self.left)[:, None] * table, 1, axis=0)
+        return np.asarray(to_left + to_right - table)
+
+    # ---- samples
+
+    def sample(self, n: int, rng: np.random.Generator) -> PairImages:
+        """`n` independent images with their deformations and noise (uniform on the sphere)."""
+        start = self.draw(n, rng)
+        step = np.where(rng.random((n, 2)) < self.left[start], -1, 1)
+        clean, moved = self.render(start), self.render((start + step) % self.length)
+        return PairImages(clean, moved, matched_noise(clean, moved, rng))
+
+    def draw(self, n: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """`n` independent pairs: (n, 2)."""
+        steps = np.cumsum(self.weights)
+        flat = np.searchsorted(steps, rng.random(n) * steps[-1], side="right")
+        pairs: npt.NDArray[np.int64] = np.stack([flat // self.length, flat % self.length], axis=1)
+        return pairs
+
+    def render(self, pairs: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Images (n, 1, length) of pairs (n, 2)."""
+        images = np.zeros((len(pairs), 1, self.length))
+        for column in pairs.T:
+            images[np.arange(len(pairs)), 0, column] += self.amplitude
+        return torch.from_numpy(images)
+
+
+def _checked(length: int) -> int:
+    if not 4 <= length <= _MOST_PIXELS:
+        raise UsageError(f"length must be from 4 to {_MOST_PIXELS} pixels, got {length}")
+    return length
+
+
+def _freely(length: int) -> Array:
+    return np.full(length, 0.5)
+
+
+def _distances(length: int) -> npt.NDArray[np.int64]:
+    """(length, length): along the circle."""
+    every = np.arange(length)
+    steps = np.abs(every[:, None] - every)
+    return np.asarray(np.minimum(steps, length - steps), dtype=np.int64)
+
+
+def _balanced(near: npt.NDArray[np.bool_], far: npt.NDArray[np.bool_], what: str) -> Array:
+    if not near.any() or not far.any():
+        raise UsageError(f"no pairs of one class with {what}")
+    return np.asarray(near / (2 * near.sum()) + far / (2 * far.sum()))
+
+
+def _normalised(table: Array) -> Array:
+    total = table.sum()
+    if not total > 0:
+        raise UsageError("the weights add up to nothing")
+    return np.asarray(table / total)

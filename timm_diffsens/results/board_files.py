@@ -1,0 +1,47 @@
+"""The files of a leaderboard, beside its records."""
+
+from pathlib import Path
+
+from timm_diffsens.errors import UsageError
+from timm_diffsens.results.board_text import MARKER, csv_text, markdown
+from timm_diffsens.results.correlation_charts import board_charts
+from timm_diffsens.results.export import render
+from timm_diffsens.results.files import write_atomic
+from timm_diffsens.results.leaderboard import Leaderboard
+from timm_diffsens.results.page import render_page
+
+_GUIDE = "CONTRIBUTING.md"
+FIGURE_FORMATS = ("png", "svg", "pdf")
+
+
+def write_board(board: Leaderboard, folder: Path, figures: Path | None = None) -> list[Path]:
+    """Write `leaderboard.csv`, `README.md` with its `figures/*.svg`, and `index.html`; returns their paths.
+
+    All is made before anything is written, and each file is replaced whole. Equal boards give equal bytes.
+
+    Args:
+        board: what to show.
+        folder: of the leaderboard, with its records.
+        figures: a folder for the charts as PNG, SVG and PDF too.
+
+    Raises:
+        UsageError: `README.md` is there and not from here.
+        DiffsensError: a file could not be written.
+    """
+    readme = folder / "README.md"
+    if readme.exists() and not readme.read_bytes().startswith(MARKER.encode()):
+        raise UsageError(f"{readme} was not written by this command, and would be lost; choose another --out")
+    charts = board_charts(board)
+    guide = _GUIDE if (folder / _GUIDE).exists() else None
+    content = {
+        folder / "leaderboard.csv": csv_text(board).encode(),
+        **{folder / "figures" / f"{name}.svg": render(chart, "svg") for name, chart in charts.items()},
+        readme: markdown(board, charts, guide).encode(),
+        folder / "index.html": render_page(board).encode(),
+    }
+    if figures is not None:
+        named = [(name, form) for name in charts for form in FIGURE_FORMATS]
+        content |= {figures / f"{name}.{form}": render(charts[name], form) for name, form in named}
+    for path, data in content.items():
+        write_atomic(path, data)
+    return list(content)

@@ -1,0 +1,75 @@
+"""The whole chain on built-in data: small networks of several families, trained on task 1 and measured."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from timm_diffsens.measures.bench import prepare, run_once
+from timm_diffsens.measures.options import Options
+from timm_diffsens.models.arguments import ModelArguments
+from timm_diffsens.results.record import Record
+from timm_diffsens.train.loop import Row
+from timm_diffsens.train.recipe import Recipe
+from timm_diffsens.train.run import TrainResult, train
+
+TASK = "scale1"
+IMAGES = 500
+# Families that pool in different ways, from not at all to all the way; narrow enough for two cores.
+NETWORKS: tuple[tuple[str, ModelArguments], ...] = (
+    ("net/fc2", ModelArguments()),
+    ("net/fc4", ModelArguments()),
+    ("net/lenet", ModelArguments()),
+    ("net/alexnet", ModelArguments(width=16)),
+    ("net/vgg11", ModelArguments(width=8)),
+    ("net/vgg11_bn", ModelArguments(width=8)),
+    ("net/vgg13_bn", ModelArguments(width=8)),
+    ("net/resnet20", ModelArguments(width=8)),
+)
+
+Progress = Callable[[str, Row], None]  # model, row of its error curve
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One network of the demo."""
+
+    training: TrainResult
+    record: Record
+
+
+def demo_recipes(epochs: int = 40, seed: int = 0) -> list[Recipe]:
+    """Task 1 as in Fig. 8 of arXiv 2210.01506 (2-D, xi = 14, gap 2, side 32, 1,024 images)."""
+    return [
+        Recipe(TASK, model, arguments, epochs=epochs, seed=seed, lr=0.05, momentum=0.9, schedule="cosine")
+        for model, arguments in NETWORKS
+    ]
+
+
+def run_demo(
+    out: Path, recipes: list[Recipe], *, device: str = "auto", progress: Progress | None = None
+) -> Iterator[Trained]:
+    """Train and measure, one network after the other; what is done already is read.
+
+    Args:
+        out: gets `runs/` and `records/`.
+        recipes: of the networks, see `demo_recipes`.
+        device: auto, cpu, cuda or cuda:i.
+        progress: called with each epoch's row.
+    """
+    for recipe in recipes:
+        tell = None if progress is None else _named(progress, recipe.model)
+        training = train(recipe, out=out / "runs", device=device, progress=tell)
+        options = Options(
+            dataset=TASK,
+            checkpoint=training.checkpoint,
+            images=IMAGES,
+            layers="convs" if not recipe.model.startswith("net/fc") else "blocks",
+            variants=("original", "channel-shuffled", "mean-channel", "init"),
+            device=device,
+        )
+        record, _, _ = run_once(prepare(recipe.model, options), out / "records")
+        yield Trained(training, record)
+
+
+def _named(progress: Progress, model: str) -> Callable[[Row], None]:
+    return lambda row: progress(model, row)

@@ -1,0 +1,276 @@
+"""The training loop: epochs that can be taken up again after a kill, at any moment, to the same result.
+
+Everything random in an epoch (order, augmentation, dropout) is a function of the seed and the epoch, so the
+state is that of the network and the optimiser and nothing else. It is saved atomically after each epoch.
+"""
+
+import copy
+import io
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from timm_diffsens import runtime
+from timm_diffsens.errors import MeasurementError
+from timm_diffsens.measures.pipeline import full_precision
+from timm_diffsens.perturb.streams import stream
+from timm_diffsens.results.files import write_atomic
+from timm_diffsens.train.data import Images, TaskData, augmented
+from timm_diffsens.train.recipe import Recipe
+
+_EVALUATION_BATCH = 500
+
+Row = dict[str, float | int | None]
+Watch = Callable[[int, nn.Module], None]  # epochs done, the network in evaluation mode
+Progress = Callable[[Row], None]
+
+
+class DivergedError(MeasurementError):
+    """The loss is no longer a number."""
+
+
+@dataclass
+class State:
+    """A training between two epochs.
+
+    Attributes:
+        epoch: epochs done.
+        best: weights of the latest epoch with the least validation error (of the latest one without a
+            validation set), and what that epoch and error were. improved: the latest epoch that was better
+            than all before.
+        curve: a row an epoch: epoch, lr, loss, train_error (running, on augmented images),
+            validation_error, seconds.
+    """
+
+    model: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    best: dict[str, torch.Tensor]
+    epoch: int = 0
+    best_epoch: int = 0
+    best_error: float | None = None
+    improved: int = 0
+    curve: list[Row] = field(default_factory=list)
+
+    def save(self, path: Path, recipe: Recipe) -> None:
+        """Write atomically."""
+        buffer = io.BytesIO()
+        torch.save({**vars(self), "recipe": recipe.sha256}, buffer)
+        write_atomic(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: Path, recipe: Recipe) -> "State | None":
+        """What was saved for this very recipe; None where there is nothing, or it cannot be read."""
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # a damaged file fails in many ways
+            runtime.warn(f"{path.name} cannot be read ({type(error).__name__}): training starts anew")
+            return None
+        if not isinstance(found, dict) or found.pop("recipe", None) != recipe.sha256:
+            return None
+        return cls(**found)
+
+
+def fit(
+    module: nn.Module,
+    data: TaskData,
+    recipe: Recipe,
+    *,
+    state_file: Path | None = None,
+    watch: Watch | None = None,
+    progress: Progress | None = None,
+) -> State:
+    """Train a module in place, on its device; it ends with the selected weights.
+
+    Args:
+        module: with fresh weights.
+        data: on the same device.
+        recipe: how.
+        state_file: where the state is kept after each epoch; taken up again from there.
+        watch: called before the first epoch and after each one. progress: called with each new row.
+
+    Raises:
+        DivergedError: the loss became infinite or no number; the state of the last good epoch is kept.
+    """
+    optimizer = make_optimizer(module, recipe)
+    state = State.load(state_file, recipe) if state_file else None
+    if state is None:
+        weights = _weights(module)
+        state = State(weights, optimizer.state_dict(), weights)
+    module.load_state_dict(state.model)
+    optimizer.load_state_dict(state.optimizer)
+    if watch and state.epoch == 0:
+        watch(0, module.eval())
+    # not channels-last: oneDNN's backward of narrow convolutions (4 channels) then writes past its memory
+    with full_precision(next(module.parameters()).device):
+        while state.epoch < _last_epoch(recipe, state):
+            row = _epoch(module, optimizer, data, recipe, state.epoch)
+            _advance(state, module, optimizer, row)
+            if state_file:
+                state.save(state_file, recipe)
+            if progress:
+                progress(row)
+            if watch:
+                watch(state.epoch, module.eval())
+    module.load_state_dict(state.best)
+    module.eval()
+    return state
+
+
+def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD, Adam (L2 penalty in the gradient) or AdamW (decoupled decay: Loshchilov and Hutter 2019).
+
+    A mean-field network divides its output by its width H, and with it all gradients: SGD multiplies the
+    learning rate by H, and divides the decay by H, so that both act on the scale of the weights. Adam is
+    invariant to the scale of gradients.
+    """
+    lr, decay = recipe.lr or 0.0, recipe.weight_decay or 0.0
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(module.parameters(), lr=lr, weight_decay=decay)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=decay)
+    scale = float(getattr(module, "lr_scale", 1.0))
+    return torch.optim.SGD(
+        module.parameters(), lr=lr * scale, momentum=recipe.momentum, weight_decay=decay / scale
+    )
+
+
+def learning_rate(recipe: Recipe, epoch: int) -> float:
+    """Of an epoch (from 0), as a multiple of the first: constant, or cosine annealing to zero."""
+    if recipe.schedule == "constant":
+        return 1.0
+    return (1 + math.cos(math.pi * epoch / (recipe.epochs or 1))) / 2
+
+
+def _last_epoch(recipe: Recipe, state: State) -> int:
+    most = recipe.epochs or 0
+    return most if recipe.patience is None else min(most, max(state.improved, 1) + recipe.patience)
+
+
+def _epoch(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data: TaskData,
+    recipe: Recipe,
+    epoch: int,
+) -> Row:
+    clock, factor = time.perf_counter(), learning_rate(recipe, epoch)
+    first = make_optimizer(module, recipe).param_groups[0]["lr"]
+    for group in optimizer.param_groups:
+        group["lr"] = first * factor
+    rng = stream(recipe.seed, "epoch", epoch)
+    module.train()
+    with runtime.seeded(int(rng.integers(2**63))):
+        loss, wrong = _steps(module, optimizer, data.train, recipe, rng)
+    if not math.isfinite(loss):
+        raise DivergedError(
+            f"{recipe.model} diverged in epoch {epoch + 1}: the loss is {loss}; try a lower --lr than "
+            f"{recipe.lr:g}"
+        )
+    held = error_of(module, data.validation, recipe) if len(data.validation) else None
+    return {
+        "epoch": epoch + 1,
+        "lr": (recipe.lr or 0.0) * factor,
+        "loss": loss,
+        "train_error": wrong,
+        "validation_error": held,
+        "seconds": round(time.perf_counter() - clock, 3),
+    }
+
+
+def _steps(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Images,
+    recipe: Recipe,
+    rng: np.random.Generator,
+) -> tuple[float, float]:
+    """One epoch of steps: mean loss and share of wrong answers over it."""
+    order = torch.from_numpy(rng.permutation(len(images)))
+    total = torch.zeros(2, dtype=torch.float64, device=images.y.device)
+    seen = 0
+    for rows in torch.split(order, recipe.batch_size or 1):
+        if len(rows) == 1 and len(order) > 1:  # batch-norm has no spread of a single image
+            continue
+        x, y = images.x[rows.to(images.x.device)], images.y[rows.to(images.y.device)]
+        outputs = module(augmented(x, rng) if recipe.augment else x)
+        loss = loss_of(outputs, y, recipe)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        with torch.no_grad():
+            total[0] += loss.detach() * len(rows)
+            total[1] += wrong_answers(outputs, y).sum()
+        seen += len(rows)
+    loss_sum, wrong = total.tolist()
+    return loss_sum / seen, wrong / seen
+
+
+def loss_of(outputs: torch.Tensor, y: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """Hinge loss max(0, 1 - y f) on a single score (n, 1), or cross-entropy on (n, classes)."""
+    if recipe.loss == "hinge":
+        return F.relu(1 - outputs[:, 0] * y).mean()
+    return F.cross_entropy(outputs, classes_of(y, outputs.shape[1]))
+
+
+def classes_of(y: torch.Tensor, outputs: int) -> torch.Tensor:
+    """Class indices of labels: -1 and +1 are the classes 0 and 1."""
+    return (y + 1) // 2 if outputs <= 2 else y
+
+
+def wrong_answers(outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """(n,) whether each answer is wrong: the sign of a single score (zero is wrong), else the top class."""
+    if outputs.shape[1] == 1:
+        return outputs[:, 0].sign() != y
+    return outputs.argmax(dim=1) != classes_of(y, outputs.shape[1])
+
+
+def error_of(module: nn.Module, images: Images, recipe: Recipe) -> float:
+    """Share of wrong answers in evaluation mode; the mode is put back."""
+    flags = {part: part.training for part in module.modules()}
+    module.eval()
+    wrong = torch.zeros((), device=images.y.device)
+    with torch.no_grad():
+        for start in range(0, len(images), _EVALUATION_BATCH):
+            rows = slice(start, start + _EVALUATION_BATCH)
+            wrong += wrong_answers(module(images.x[rows]), images.y[rows]).sum()
+    for part, flag in flags.items():
+        part.training = flag
+    return float(wrong) / len(images)
+
+
+def _advance(state: State, module: nn.Module, optimizer: torch.optim.Optimizer, row: Row) -> None:
+    state.epoch += 1
+    state.curve.append(row)
+    state.model, state.optimizer = _weights(module), _on_cpu(optimizer.state_dict())
+    error = row["validation_error"]
+    if error is None or state.best_error is None or error < state.best_error:
+        state.improved = state.epoch
+    if error is None or state.best_error is None or error <= state.best_error:
+        state.best, state.best_epoch, state.best_error = state.model, state.epoch, error
+
+
+def _weights(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in module.state_dict().items()
+    }
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().clone()
+    if isinstance(value, dict):
+        return {k: _on_cpu(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_on_cpu(v) for v in value]
+    return copy.copy(value)

@@ -1,0 +1,139 @@
+"""All that decides the outcome of a training, as plain values: checked, defaulted by task, hashed."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from timm_diffsens.data.scale_detection import ScaleDetection
+from timm_diffsens.errors import UsageError, unknown
+from timm_diffsens.models.arguments import ModelArguments
+from timm_diffsens.results.record import digest
+
+TASKS = ("scale1", "scale2", "cifar10")
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "cosine")
+LOSSES = ("hinge", "cross-entropy")
+CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of its training pixels
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training, in full: two equal recipes give the same weights on the same machine.
+
+    Defaults that depend on the task (None here) follow App. B.1 of arXiv 2210.01506: SGD with momentum 0.9
+    and cosine annealing, learning rate 0.1 with cross-entropy, batch 128, translations and flips on
+    CIFAR-10 (Adam for fully connected networks, where its 0.1 diverges: 0.001), and 0.05 with the hinge
+    loss on scale detection.
+
+    Attributes:
+        task: scale1, scale2 or cifar10. model: a spec, see `models.loading.load_model`.
+        arguments: of the architecture. scale: parameters of the scale-detection task.
+        epochs, batch_size, optimizer, lr, momentum, weight_decay, schedule, loss: of the optimisation. The
+            learning rate is that of a standard network; a mean-field one (`lr_scale`) multiplies it by its
+            width and divides the weight decay by it.
+        train_images, validation_images: how many; chosen by `seed`. With validation images the epoch of least
+            error on them is kept (early stopping: 5,000 on CIFAR-10), without any the last (scale detection).
+        augment: random translations by up to 4 pixels, and flips.
+        corrupt: standard deviation of the Gaussian noise fixed for each image, in training and test.
+        patience: epochs without a better validation error after which to stop; None: never.
+        seed: of weights, data and order.
+    """
+
+    task: str
+    model: str
+    arguments: ModelArguments = field(default_factory=ModelArguments)
+    scale: dict[str, Any] | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    optimizer: str | None = None
+    lr: float | None = None
+    momentum: float = 0.9
+    weight_decay: float | None = None
+    schedule: str = "cosine"
+    loss: str | None = None
+    train_images: int | None = None
+    validation_images: int | None = None
+    augment: bool | None = None
+    corrupt: float = 0.0
+    patience: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for what, value, known in (
+            ("task", self.task, TASKS),
+            ("optimizer", self.optimizer or "sgd", OPTIMIZERS),
+            ("schedule", self.schedule, SCHEDULES),
+            ("loss", self.loss or "hinge", LOSSES),
+        ):
+            if value not in known:
+                raise unknown(what, value, known)
+        for name, value in self._defaults().items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        self._check()
+
+    def _defaults(self) -> dict[str, Any]:
+        if self.task == "cifar10":
+            connected = self.model.startswith("net/fc")
+            return {
+                "epochs": 250,
+                "batch_size": 128,
+                "optimizer": "adam" if connected else "sgd",
+                "lr": 0.001 if (self.optimizer or ("adam" if connected else "sgd")) != "sgd" else 0.1,
+                "weight_decay": 0.0,
+                "loss": "cross-entropy",
+                "validation_images": 5000,
+                "augment": True,
+            }
+        return {
+            "epochs": 40,
+            "batch_size": 64,
+            "optimizer": "sgd",
+            "lr": 0.05 if (self.optimizer or "sgd") == "sgd" else 0.001,
+            "weight_decay": 0.0,
+            "loss": "hinge",
+            "train_images": 1024,
+            "validation_images": 0,
+            "augment": False,
+            "scale": self.detection.parameters() if self.detection else None,
+        }
+
+    def _check(self) -> None:
+        for name in ("epochs", "batch_size", "train_images", "patience"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise UsageError(f"{name.replace('_', '-')} must be a positive integer, got {value!r}")
+        for name in ("weight_decay", "momentum", "corrupt"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise UsageError(f"{name.replace('_', '-')} must be at least 0, got {value!r}")
+        if not (self.lr and math.isfinite(self.lr) and self.lr > 0):
+            raise UsageError(f"lr must be positive, got {self.lr!r}")
+        if self.validation_images is not None and self.validation_images < 0:
+            raise UsageError(f"validation-images must be at least 0, got {self.validation_images}")
+        if self.task == "cifar10" and self.loss == "hinge":
+            raise UsageError("the hinge loss is for two classes; cifar10 needs cross-entropy")
+        if self.task == "cifar10" and self.scale is not None:
+            raise UsageError("xi, gap, size and dims belong to scale1 and scale2, not to cifar10")
+        if self.augment and self.task != "cifar10":
+            raise UsageError("augmentation would move the active pixels of scale detection")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"seed must be at least 0 and below 2^63, got {self.seed}")
+
+    @property
+    def detection(self) -> ScaleDetection | None:
+        """The scale-detection task, if it is one."""
+        if not self.task.startswith("scale"):
+            return None
+        return ScaleDetection(**{**(self.scale or {}), "task": int(self.task.removeprefix("scale"))})
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {**plain, "arguments": self.arguments.to_json()}
+
+    @property
+    def sha256(self) -> str:
+        """Hash of everything in it."""
+        return digest(self.to_json())

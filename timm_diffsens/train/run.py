@@ -1,0 +1,250 @@
+"""Recipe -> trained network, its files, and what it reached."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from timm_diffsens import runtime
+from timm_diffsens.errors import DiffsensError, UsageError
+from timm_diffsens.measures import environment
+from timm_diffsens.measures.averages import to_record_layers
+from timm_diffsens.measures.pipeline import Batch, Protocol, run_pass
+from timm_diffsens.models.arguments import ModelArguments
+from timm_diffsens.models.checkpoints import save_checkpoint
+from timm_diffsens.models.loading import InputOptions, LoadedModel, load_model
+from timm_diffsens.perturb.diffeo import Diffeo
+from timm_diffsens.perturb.pixels import ActivePixels
+from timm_diffsens.results.files import check_writable_folder, slug, write_atomic
+from timm_diffsens.train.data import Images, TaskData, load_task
+from timm_diffsens.train.loop import Progress, Row, State, error_of, fit
+from timm_diffsens.train.recipe import Recipe
+
+CHECKPOINT, CURVE, STATE, TRACK = "checkpoint.safetensors", "curve.json", "state.pt", "track.json"
+FITTED = 0.01  # training error up to which a network counts as having fitted its training set
+_HASH_DIGITS = 8
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training.
+
+    Attributes:
+        recipe: as run. folder: of its files. checkpoint: safetensors, the recipe in its metadata.
+        epoch: the epoch whose weights were kept. epochs: how many were run.
+        train_error, validation_error, test_error: of those weights, fractions, without augmentation.
+        test_images: how many. seconds: of training, all sessions together.
+        now: whether it was trained now, or found done.
+    """
+
+    recipe: Recipe
+    folder: Path
+    checkpoint: Path
+    epoch: int
+    epochs: int
+    train_error: float
+    validation_error: float | None
+    test_error: float
+    test_images: int
+    seconds: float
+    now: bool = True
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the training error is at most 1 %."""
+        return self.train_error <= FITTED
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        plain = {k: v for k, v in vars(self).items() if k not in ("recipe", "folder", "checkpoint")}
+        files = {"folder": str(self.folder), "checkpoint": str(self.checkpoint)}
+        return {"recipe": self.recipe.to_json(), **files, **plain, "fitted": self.fitted}
+
+
+def run_folder(out: str | Path, recipe: Recipe) -> Path:
+    """`OUT/<task>/<model>.<hash of the recipe>.seed<seed>`."""
+    name = f"{slug(recipe.model)}.{recipe.sha256[:_HASH_DIGITS]}.seed{recipe.seed}"
+    return Path(out) / recipe.task / name
+
+
+def train(
+    recipe: Recipe,
+    *,
+    out: str | Path = "runs",
+    data: TaskData | None = None,
+    data_dir: str | Path | None = None,
+    test_dir: str | Path | None = None,
+    download: bool = False,
+    device: str = "auto",
+    track: Sequence[int] = (),
+    track_images: int = 200,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train one network; what `diffsens train` does.
+
+    Args:
+        recipe: what and how.
+        out: folder; the files go to `run_folder(out, recipe)`. A training that was interrupted there goes on,
+            one that is done is not repeated.
+        data: the images, if they are loaded already; else see `train.data.load_task` for the next three.
+        device: auto, cpu, cuda or cuda:i.
+        track: epochs after which D, G and R of every block are measured on `track_images` test images.
+        force: start anew.
+        progress: called with each epoch's row of the error curve.
+
+    Raises:
+        UsageError: wrong arguments. DivergedError: the loss became no number.
+
+    Example:
+        >>> import tempfile
+        >>> from timm_diffsens.train.recipe import Recipe
+        >>> from timm_diffsens.train.run import train
+        >>> recipe = Recipe("scale1", "net/lenet", epochs=1, train_images=128)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = train(recipe, out=folder)
+        >>> result.epochs, 0 <= result.test_error <= 1
+        (1, True)
+    """
+    folder = run_folder(out, recipe)
+    check_writable_folder(folder)
+    if force:
+        for name in (STATE, CURVE, CHECKPOINT, TRACK):
+            (folder / name).unlink(missing_ok=True)
+    done = read_result(folder, recipe)
+    if done is not None:
+        return done
+    target = runtime.resolve_device(device)
+    data = data or load_task(recipe, data_dir=data_dir, test_dir=test_dir, download=download)
+    loaded = build(recipe, data)
+    module = loaded.module.to(target)
+    here = _on(data, target)
+    watch = _Tracker(folder / TRACK, here, recipe, set(track), track_images) if track else None
+    state = fit(module, here, recipe, state_file=folder / STATE, watch=watch, progress=progress)
+    return _finish(folder, recipe, loaded, here, state)
+
+
+def build(recipe: Recipe, data: TaskData) -> LoadedModel:
+    """The recipe's architecture with fresh weights, for the task's input and outputs."""
+    spec, arguments = data.input, recipe.arguments.to_json()
+    detection = recipe.detection
+    fixed: dict[str, Any] = {"in_chans": spec.channels, "num_classes": data.outputs, "size": spec.width}
+    if detection is not None and detection.dims == 1:
+        fixed["dims"] = 1
+    given = ModelArguments.from_json({**arguments, **fixed})
+    options = InputOptions(size=(spec.height, spec.width), mean=spec.mean, std=spec.std)
+    seed = recipe.seed
+    return load_model(recipe.model, pretrained=False, seed=seed, input_options=options, arguments=given)
+
+
+def read_result(folder: Path, recipe: Recipe) -> TrainResult | None:
+    """The result of a finished training; None if it is not finished, or its files are damaged."""
+    try:
+        found = json.loads((folder / CURVE).read_text())
+        matches = found["recipe_sha256"] == recipe.sha256 and (folder / CHECKPOINT).is_file()
+        values = found["result"]
+        return TrainResult(recipe, folder, folder / CHECKPOINT, **values, now=False) if matches else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _finish(folder: Path, recipe: Recipe, loaded: LoadedModel, data: TaskData, state: State) -> TrainResult:
+    module = loaded.module
+    errors: dict[str, Any] = {
+        "train_error": error_of(module, data.train, recipe),
+        "validation_error": error_of(module, data.validation, recipe) if len(data.validation) else None,
+        "test_error": error_of(module, data.test, recipe),
+        "test_images": len(data.test),
+    }
+    seconds = round(sum(float(row["seconds"] or 0) for row in state.curve), 3)
+    result: dict[str, Any] = {"epoch": state.best_epoch, "epochs": state.epoch, **errors, "seconds": seconds}
+    module.cpu()
+    stated = {
+        "model": recipe.model,
+        "arguments": loaded.arguments.to_json(),
+        "input": data.input.model_dump(mode="json"),
+        "training": recipe.to_json(),
+        "data_sha256": data.sha256,
+        "data_note": data.note,
+        **result,
+    }
+    save_checkpoint(module, folder / CHECKPOINT, stated)
+    device = data.train.x.device
+    _write_json(
+        folder / CURVE,
+        {
+            "recipe": recipe.to_json(),
+            "recipe_sha256": recipe.sha256,
+            "curve": state.curve,
+            "result": result,
+            "environment": environment.describe(device, recipe.batch_size or 0, []).model_dump(mode="json"),
+        },
+    )
+    (folder / STATE).unlink(missing_ok=True)  # last: until here a kill loses nothing
+    return TrainResult(recipe, folder, folder / CHECKPOINT, **result)
+
+
+def _on(data: TaskData, device: torch.device) -> TaskData:
+    return TaskData(
+        train=data.train.to(device),
+        validation=data.validation.to(device),
+        test=data.test.to(device),
+        input=data.input,
+        outputs=data.outputs,
+        sha256=data.sha256,
+        note=data.note,
+    )
+
+
+@dataclass
+class _Tracker:
+    """Measures D, G and R of every block at chosen epochs, on the first test images."""
+
+    path: Path
+    data: TaskData
+    recipe: Recipe
+    epochs: set[int]
+    images: int
+
+    def __call__(self, epoch: int, module: nn.Module) -> None:
+        if epoch not in self.epochs:
+            return
+        rows = [row for row in self._read() if row["epoch"] < epoch]  # an epoch may be run twice after a kill
+        task = self.recipe.detection
+        protocol = Protocol(ActivePixels(task) if task else Diffeo())
+        test = Images(self.data.test.x[: self.images], self.data.test.y[: self.images])
+        try:
+            layers = run_pass(module, _cut(test.x.cpu()), protocol).layers
+            error = error_of(module, test, self.recipe)
+        except DiffsensError as fault:
+            raise UsageError(f"{self.recipe.model} cannot be tracked: {fault}") from fault
+        plain = [layer.model_dump(mode="json") for layer in to_record_layers(layers)]
+        _write_json(self.path, [*rows, {"epoch": epoch, "test_error": error, "layers": plain}])
+
+    def _read(self) -> list[dict[str, Any]]:
+        try:
+            rows = json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            return []
+        return rows if isinstance(rows, list) else []
+
+
+def _cut(images: torch.Tensor) -> Callable[[int], Any]:
+    def batches(size: int) -> Any:
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            batch: Batch = (range(start, start + len(part)), part)
+            yield batch
+
+    return batches
+
+
+def _write_json(path: Path, value: Any) -> None:
+    write_atomic(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+__all__ = ["Recipe", "Row", "TrainResult", "build", "read_result", "run_folder", "train"]
