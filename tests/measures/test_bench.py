@@ -96,7 +96,7 @@ def test_the_key_does_not_know_what_does_not(change, key_of):
 
 @pytest.fixture(scope="module")
 def key_of():
-    from timm_diffsens.measures.bench import prepare
+    from timm_diffsens.measures.plan import prepare
 
     seen = {}
 
@@ -110,7 +110,7 @@ def key_of():
 
 
 def test_the_key_knows_the_weights():
-    from timm_diffsens.measures.bench import prepare
+    from timm_diffsens.measures.plan import prepare
 
     one, other = timm.create_model("test_resnet"), timm.create_model("test_resnet")
     other.load_state_dict(one.state_dict())
@@ -297,7 +297,7 @@ def test_options_without_effect_are_refused(published):
 
 
 def test_the_key_knows_the_code_of_a_network_of_ones_own(tmp_path):
-    from timm_diffsens.measures.bench import prepare
+    from timm_diffsens.measures.plan import prepare
 
     options = Options(images=4, input_size=32, mean=0.5, std=0.5)
     layer = torch.nn.Conv2d(3, 2, 3)

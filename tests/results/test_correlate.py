@@ -323,12 +323,13 @@ def test_the_same_weights_count_once():
 
 
 def test_trainings_that_differ_by_their_seed_are_one_network():
-    def record(sha: str, **recipe):
+    def record(sha: str, seconds: float = 80.0, **training):
+        recipe = {"training": training, "train_error": 1 / seconds, "seconds": seconds}
         return make_record(model={"recipe": recipe, "weights": {"source": "checkpoint", "sha256": sha}})
 
-    first = record("a", task="cifar10", lr=0.1, loss="hinge", seed=0, train_error=0.0, seconds=81.5)
+    first = record("a", task="cifar10", lr=0.1, loss="hinge", seed=0)
     names = {
-        "seed": record("b", task="cifar10", lr=0.1, loss="hinge", seed=1, train_error=0.002, seconds=79.0),
+        "seed": record("b", 79.0, task="cifar10", lr=0.1, loss="hinge", seed=1),
         "lr": record("b", task="cifar10", lr=0.2, loss="hinge", seed=1, train_error=0.0),
         "loss": record("b", task="cifar10", lr=0.1, loss="cross-entropy", seed=1),
         "no seed": record("b", task="cifar10", lr=0.1, loss="hinge"),

@@ -481,7 +481,7 @@ def test_trainings_of_one_network_share_a_point():
         make_record(
             "net/vgg",
             key=f"{seed:064x}",
-            model={"recipe": {**recipe, "seed": seed}},
+            model={"recipe": {"training": {**recipe, "seed": seed}}},
             test_error={"value": 0.2 + seed / 100},
         )
         for seed in (0, 1)

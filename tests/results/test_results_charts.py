@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ET
 from typing import Any
 
 import pytest
+from results.chart_parts import parts
 from results.record_factory import make_layer, make_record, null_layer, replace_layer
 
 from timm_diffsens.errors import DiffsensError, UsageError
@@ -15,15 +16,6 @@ from timm_diffsens.results.looks import COLOURS, DASHES, POINTS
 from timm_diffsens.results.record import VARIANTS, Record
 
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-def parts(node: Any, key: str) -> list[Any]:
-    """Every value of `key` anywhere in a specification."""
-    if isinstance(node, dict):
-        return [v for k, v in node.items() if k == key] + [x for v in node.values() for x in parts(v, key)]
-    if isinstance(node, list):
-        return [x for v in node for x in parts(v, key)]
-    return []
 
 
 def rows(chart: Any, name: str) -> list[dict[str, Any]]:

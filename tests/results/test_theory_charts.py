@@ -4,6 +4,7 @@ import xml.etree.ElementTree as ET
 from typing import Any
 
 import pytest
+from results.chart_parts import parts
 
 from timm_diffsens.errors import UsageError
 from timm_diffsens.results.export import render
@@ -39,15 +40,6 @@ def make_rows(
 def panels(chart: Any) -> list[list[Any]]:
     """Rows of panels, below the legend."""
     return [row["hconcat"] for row in chart.to_dict()["vconcat"][1:]]
-
-
-def parts(node: Any, key: str) -> list[Any]:
-    """Every value of `key` anywhere in a specification."""
-    if isinstance(node, dict):
-        return [v for k, v in node.items() if k == key] + [x for v in node.values() for x in parts(v, key)]
-    if isinstance(node, list):
-        return [x for v in node for x in parts(v, key)]
-    return []
 
 
 def test_a_row_a_task_and_a_column_a_measure():

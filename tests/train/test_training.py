@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from timm_diffsens import bench
+from timm_diffsens import bench, read_records
 from timm_diffsens.data.scale_detection import ScaleDetection
 from timm_diffsens.models.arguments import ModelArguments
 from timm_diffsens.models.loading import load_model
@@ -115,7 +115,7 @@ def test_corruption_is_fixed_for_each_image_and_the_one_bench_uses():
 
 
 def test_a_lenet_learns_and_its_checkpoint_says_everything(tmp_path):
-    recipe = Recipe("scale1", "net/lenet", epochs=12)
+    recipe = Recipe("scale1", "net/lenet", epochs=12, validation_images=512)
     result = train(recipe, out=tmp_path)
     assert result.test_error < 0.3  # chance is 0.5; 60 standard errors of 10,000 answers below
     with safe_open(result.checkpoint, "pt") as file:
@@ -268,3 +268,21 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path):
         for name in one.keys():  # noqa: SIM118
             assert torch.equal(one.get_tensor(name), other.get_tensor(name)), name
     assert resumed.epochs == whole.epochs == 4
+
+
+def test_seeds_of_one_network_are_one_point_on_the_page(tmp_path):
+    """The whole chain: trained, measured, read, merged and drawn."""
+    from timm_diffsens.results.leaderboard import build_leaderboard
+    from timm_diffsens.results.page import render_page
+    from timm_diffsens.results.page_data import facts
+
+    for model, seed in (("net/lenet", 0), ("net/lenet", 1), ("net/fc2", 0)):
+        recipe = Recipe("scale1", model, seed=seed, train_images=64, epochs=1)
+        result = train(recipe, out=tmp_path / "runs")
+        options = {"dataset": "scale1", "images": 20, "layers": "stages", "variants": ["original"]}
+        record = bench(model, checkpoint=result.checkpoint, out=tmp_path, **options)
+        assert "active pixels move by at most one pixel" in dict(facts(record))["deformation"]
+    frame = read_records(tmp_path / "records")
+    assert frame.groupby("model")["network"].nunique().tolist() == [1, 1]
+    assert sorted(frame.loc[frame["model"] == "net/lenet", "training_seed"]) == [0, 1]
+    assert render_page(build_leaderboard(tmp_path)).count('data-model="net/lenet"') == 2

@@ -1,6 +1,5 @@
 """`diffsens bench`: measure models, write records, print what was found."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +14,15 @@ from timm_diffsens.cli.output import (
     Quiet,
     print_error,
     print_json,
+    progress_bars,
     progress_console,
     result_console,
 )
 from timm_diffsens.errors import DiffsensError, UsageError
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from timm_diffsens.measures.bench import Progress
     from timm_diffsens.measures.options import Options
     from timm_diffsens.results.record import Record
@@ -206,7 +208,8 @@ def _check(models: Sequence[str], options: "Options", out: Path) -> None:
 
 
 def _measure(spec: str, options: "Options", folder: Path, force: bool, quiet: bool, say: bool) -> "Record":
-    from timm_diffsens.measures.bench import prepare, run_once
+    from timm_diffsens.measures.bench import run_once
+    from timm_diffsens.measures.plan import prepare
 
     plan = prepare(spec, options)
     if say and not quiet and plan.sample.note:
@@ -230,20 +233,11 @@ def _print(record: "Record", all_layers: bool, quiet: bool) -> None:
 @contextmanager
 def _progress(spec: str, quiet: bool) -> Iterator["Progress | None"]:
     """A bar a variant on standard error: images, images per second, time left; nothing without a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich import progress as rich_progress
-
-    columns = (
-        rich_progress.TextColumn("{task.description}"),
-        rich_progress.BarColumn(),
-        rich_progress.MofNCompleteColumn(),
-        rich_progress.TextColumn("{task.fields[speed]}"),
-        rich_progress.TimeRemainingColumn(),
-    )
-    tasks: dict[str, rich_progress.TaskID] = {}
-    with rich_progress.Progress(*columns, console=progress_console()) as bars:
+    with progress_bars(quiet, "speed") as bars:
+        if bars is None:
+            yield None
+            return
+        tasks: dict[str, TaskID] = {}
 
         def tell(variant: str, done: int, total: int) -> None:
             if variant not in tasks:

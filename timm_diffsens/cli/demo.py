@@ -1,14 +1,13 @@
 """`diffsens demo`: the whole chain on built-in data, in a few minutes."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from timm_diffsens.cli.output import Json, Quiet, print_json, progress_console, result_console
+from timm_diffsens.cli.output import Json, Quiet, print_json, progress_bars, result_console
 
 if TYPE_CHECKING:
     from timm_diffsens.train.demo import Progress, Trained
@@ -73,18 +72,11 @@ def _print(trained: "Trained") -> None:
 @contextmanager
 def _progress(recipes: "list[Recipe]", quiet: bool) -> Iterator["Progress | None"]:
     """One bar over all epochs of all networks, on standard error; nothing without a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich import progress as rich_progress
-
-    columns: tuple[Any, ...] = (
-        rich_progress.TextColumn("{task.description}"),
-        rich_progress.BarColumn(),
-        rich_progress.TimeRemainingColumn(),
-    )
     position = {recipe.model: k for k, recipe in enumerate(recipes)}
-    with rich_progress.Progress(*columns, console=progress_console()) as bars:
+    with progress_bars(quiet) as bars:
+        if bars is None:
+            yield None
+            return
         bar = bars.add_task("training", total=sum(recipe.epochs or 0 for recipe in recipes))
 
         def tell(model: str, row: dict[str, float | int | None]) -> None:

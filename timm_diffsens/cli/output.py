@@ -19,6 +19,8 @@ from timm_diffsens.errors import DiffsensWarning
 from timm_diffsens.results.numbers import sparkline, with_error
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from timm_diffsens.results.record import Layer
 
 __all__ = ["layer_table", "print_error", "print_json", "progress_console", "result_console", "sparkline"]
@@ -61,6 +63,25 @@ def _console(stderr: bool) -> Console:
     asked = stream.isatty() or "COLUMNS" in os.environ
     width = None if asked else _PIPED_WIDTH
     return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+
+
+@contextmanager
+def progress_bars(quiet: bool, *fields: str) -> "Iterator[Progress | None]":
+    """Bars on standard error, with these fields beside them; None where they would not be seen."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich import progress
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        *(progress.TextColumn(f"{{task.fields[{field}]}}") for field in fields),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=progress_console()) as bars:
+        yield bars
 
 
 def print_json(value: Any) -> None:

@@ -1,6 +1,5 @@
 """`diffsens train`: train small networks on scale detection or CIFAR-10."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from timm_diffsens.cli.output import Json, Quiet, print_error, print_json, progress_console, result_console
+from timm_diffsens.cli.output import (
+    Json,
+    Quiet,
+    print_error,
+    print_json,
+    progress_bars,
+    progress_console,
+    result_console,
+)
 from timm_diffsens.errors import DiffsensError, UsageError
 
 if TYPE_CHECKING:
@@ -195,19 +202,10 @@ def _print(result: "TrainResult", quiet: bool) -> None:
 @contextmanager
 def _progress(recipe: "Recipe", quiet: bool) -> Iterator["Progress | None"]:
     """A bar on standard error: epochs, loss, errors; nothing without a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich import progress as rich_progress
-
-    columns = (
-        rich_progress.TextColumn("{task.description}"),
-        rich_progress.BarColumn(),
-        rich_progress.MofNCompleteColumn(),
-        rich_progress.TextColumn("{task.fields[state]}"),
-        rich_progress.TimeRemainingColumn(),
-    )
-    with rich_progress.Progress(*columns, console=progress_console()) as bars:
+    with progress_bars(quiet, "state") as bars:
+        if bars is None:
+            yield None
+            return
         name = f"{recipe.model} seed {recipe.seed}"
         bar = bars.add_task(name, total=recipe.epochs, state="")
 

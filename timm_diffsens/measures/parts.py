@@ -1,10 +1,10 @@
 """The record's parts that are known before anything runs: model, data, protocol."""
 
-import json
 from typing import Any
 
 from timm_diffsens.data.loading import ImageSample
 from timm_diffsens.measures.options import Options
+from timm_diffsens.models.checkpoints import recipe_in
 from timm_diffsens.models.loading import LoadedModel
 from timm_diffsens.results import record as records
 
@@ -19,19 +19,8 @@ def model_part(loaded: LoadedModel) -> records.Model:
         classes=loaded.classes,
         weights=loaded.weights,
         input=loaded.input,
-        recipe=_recipe(loaded.metadata),
+        recipe=recipe_in(loaded.metadata),
     )
-
-
-def _recipe(metadata: dict[str, str] | None) -> dict[str, Any] | None:
-    """The training recipe that `diffsens` puts in a checkpoint's metadata, as JSON under `recipe`."""
-    if not metadata or "recipe" not in metadata:
-        return None
-    try:
-        recipe = json.loads(metadata["recipe"])
-    except json.JSONDecodeError:
-        return None
-    return recipe if isinstance(recipe, dict) else None
 
 
 def train_error(recipe: dict[str, Any] | None) -> float | None:

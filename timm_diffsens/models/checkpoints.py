@@ -95,12 +95,17 @@ def read_recipe(path: Path) -> dict[str, Any] | None:
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        recipe = json.loads(metadata.get("recipe", "null"))
-    except json.JSONDecodeError:  # another program's
-        return None
+            return recipe_in(file.metadata())
     except (SafetensorError, OSError) as error:
         raise UsageError(f"checkpoint {path.name!r} cannot be read: {first_line(error)}") from error
+
+
+def recipe_in(metadata: Mapping[str, str] | None) -> dict[str, Any] | None:
+    """The recipe in a checkpoint's metadata; None if it has none, or another program's."""
+    try:
+        recipe = json.loads((metadata or {}).get("recipe", "null"))
+    except json.JSONDecodeError:
+        return None
     return recipe if isinstance(recipe, dict) else None
 
 

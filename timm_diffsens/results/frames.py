@@ -1,7 +1,6 @@
 """Records as pandas tables: one row a record, or one row a layer."""
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,11 +38,6 @@ _OF_RECORD = {
     "network": _TEXT,
     "training_seed": "Int64",
 }
-# What a training recipe tells of its outcome and its run; all else in it is a setting.
-_OUTCOMES = re.compile(
-    r"(^|_)(seed|error|stderr|curve|history|seconds|minutes|memory|date|started|device|machine|platform|threads)"
-    r"|_loss$|^(torch|torchvision|timm|python|git|package)"
-)
 _OF_OUTPUT = {
     (measure if variant == "original" else f"{variant}_{measure}"): "float64"
     for variant in VARIANTS
@@ -95,20 +89,26 @@ def data_parameters(record: Record) -> str | None:
 def network_of(record: Record) -> str:
     """What a network is, beyond one training of it: equal for records that differ by the training seed alone.
 
-    Weights whose recipe tells no seed are networks of their own; the same weights shown images in two ways
-    (another size, say) are two.
+    The settings of a training stand under `training` in the recipe that `diffsens train` writes. Weights
+    without them are networks of their own; the same weights shown images in two ways (another size, say) are
+    two.
     """
     model = record.model
     named = model.model_dump(mode="json", include={"spec", "arch", "library", "parameters", "input"})
     if _seed(record) is None:
         named["weights"] = model.weights.sha256
     else:
-        named["recipe"] = {k: v for k, v in (model.recipe or {}).items() if not _OUTCOMES.search(k)}
+        named["training"] = {name: value for name, value in _training(record).items() if name != "seed"}
     return digest(named)[:12]
 
 
+def _training(record: Record) -> dict[str, Any]:
+    settings = (record.model.recipe or {}).get("training")
+    return settings if isinstance(settings, dict) else {}
+
+
 def _seed(record: Record) -> int | None:
-    seed = (record.model.recipe or {}).get("seed")
+    seed = _training(record).get("seed")
     return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
 
 

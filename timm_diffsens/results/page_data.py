@@ -85,7 +85,7 @@ def facts(record: Record) -> list[tuple[str, str]]:
         ("images", f"{data.n} of {data.spec}{f', {data.split}' if data.split else ''}; {data.selection}"),
         (
             "deformation",
-            f"delta {protocol.delta:g}, cut {protocol.cut}, rms {protocol.rms_displacement:g} px",
+            f"{protocol.moves}, rms {protocol.rms_displacement:g} px",
         ),
         ("layers", ", ".join(protocol.layers)),
         ("test error", _error(record)),

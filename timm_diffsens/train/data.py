@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from timm_diffsens.data.loading import ImageSample, load_images
 from timm_diffsens.data.scale_detection import ScaleDetection
 from timm_diffsens.errors import UsageError
+from timm_diffsens.models.inputs import plain_input
 from timm_diffsens.perturb.noise import corrupt
 from timm_diffsens.perturb.streams import stream, streams
 from timm_diffsens.results.record import InputSpec
@@ -96,22 +97,8 @@ def _scale_detection(recipe: Recipe, task: ScaleDetection) -> TaskData:
         train=Images(x[:wanted], chosen.labels[:wanted]),
         validation=Images(x[wanted:], chosen.labels[wanted:]),
         test=Images(test_x, tested.labels),
-        input=task_input(task),
+        input=plain_input(1, (task.side if task.dims == 2 else 1, task.side)),
         outputs=1 if recipe.loss == "hinge" else 2,
-    )
-
-
-def task_input(task: ScaleDetection, channels: int = 1) -> InputSpec:
-    """The input of a network on a scale-detection task: the images are normalised as they are."""
-    return InputSpec(
-        channels=channels,
-        height=task.side if task.dims == 2 else 1,
-        width=task.side,
-        mean=(0.0,) * channels,
-        std=(1.0,) * channels,
-        crop_pct=1.0,
-        crop_mode="center",
-        interpolation="nearest",
     )
 
 
@@ -141,16 +128,7 @@ def _cifar10(
         train=Images(x[chosen], y[chosen]),
         validation=Images(x[rest], y[rest]),
         test=Images(test_x, test_y),
-        input=InputSpec(
-            channels=3,
-            height=32,
-            width=32,
-            mean=CIFAR10_MEAN,
-            std=CIFAR10_STD,
-            crop_pct=1.0,
-            crop_mode="center",
-            interpolation="bicubic",
-        ),
+        input=plain_input(3, (32, 32), CIFAR10_MEAN, CIFAR10_STD),
         outputs=10,
         sha256=training.sha256,
         note=training.note,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +137,9 @@ def build(recipe: Recipe, data: TaskData) -> LoadedModel:
         fixed["dims"] = 1
     given = ModelArguments.from_json({**arguments, **fixed})
     options = InputOptions(size=(spec.height, spec.width), mean=spec.mean, std=spec.std)
-    seed = recipe.seed
-    return load_model(recipe.model, pretrained=False, seed=seed, input_options=options, arguments=given)
+    return load_model(
+        recipe.model, pretrained=False, seed=recipe.seed, input_options=options, arguments=given
+    )
 
 
 def read_result(folder: Path, recipe: Recipe) -> TrainResult | None:
@@ -189,15 +190,8 @@ def _finish(folder: Path, recipe: Recipe, loaded: LoadedModel, data: TaskData, s
 
 
 def _on(data: TaskData, device: torch.device) -> TaskData:
-    return TaskData(
-        train=data.train.to(device),
-        validation=data.validation.to(device),
-        test=data.test.to(device),
-        input=data.input,
-        outputs=data.outputs,
-        sha256=data.sha256,
-        note=data.note,
-    )
+    parts = {name: getattr(data, name).to(device) for name in ("train", "validation", "test")}
+    return replace(data, **parts)
 
 
 @dataclass
