@@ -106,8 +106,7 @@ def test_readme_sets_up_with_exactly_two_commands():
     first_screen = README.split("\n## ")[0]
     install, test = (block.strip() for block in fenced(first_screen, "sh"))
     assert install == (
-        "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt . "
-        "&& .venv/bin/diffsens bench resnet18 --no-pretrained"
+        "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt . && .venv/bin/diffsens demo"
     )
     steps = [step.strip() for step in test.split("&&")]
     *before, last = steps

@@ -121,7 +121,12 @@ def test_ctrl_c_is_exit_130_and_leaves_nothing_half_written(tmp_path):
     command = [sys.executable, "-m", "timm_diffsens.cli", "bench", "test_resnet", "--no-pretrained"]
     options = ["--images", "3000", "--batch-size", "2", "--out", str(tmp_path)]
     process = subprocess.Popen(
-        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a background job of a shell ignores Ctrl-C, and its children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     # the output folder is tried first; after that the model is loaded and measured
     deadline = time.monotonic() + 60
