@@ -2,20 +2,17 @@
 
 import copy
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from timm_diffsens.errors import UsageError
+from timm_diffsens.measures.reductions import reduce_rows, square_norm
 
 # Rounding of a forward differs with the position in the batch (blocked matrix products), by some ten units
 # in the last place; a spread below that is no spread.
 _ROUNDING_UNITS = 64
-# Rows and columns of a block that stays in the cache while it is read several times; float32 sums of squares
-# over a stretch are exact to 1e-6.
-_ROWS, _COLUMNS_CPU, _COLUMNS_GPU = 16, 2**15, 2**20
-_STRETCH = 2**12
+_ROWS = 16  # images of a stretch; the more, the less the pivot is written
 # Layers up to this size are summed in float64: over fewer columns the rounding of a float32 mean, which
 # matters where it is large beside the spread, does not average out.
 _SMALL = 2**12
@@ -168,11 +165,11 @@ class SensitivityEstimator:
         assert self.pivot is not None
         if parts.shape[2] != len(self.pivot):
             raise UsageError(f"expected {len(self.pivot)} numbers a sample, got {parts.shape[2]}")
-        done = 0
-        while done < parts.shape[1]:
-            take = _stretch_end(self.count) - self.count
-            self._update_rows(parts[:, done : done + take], closes=done + take <= parts.shape[1])
-            done += take
+        first, n = 0, parts.shape[1]
+        while first < n:
+            end = first + _stretch_end(self.count) - self.count
+            self._update_rows(parts, first, min(end, n), closes=end <= n)
+            first = end
 
     def _start(self, rows: torch.Tensor) -> None:
         dtype = _accumulation_dtype(rows)
@@ -182,32 +179,17 @@ class SensitivityEstimator:
         self.sums = torch.zeros(3, dtype=torch.float64, device=rows.device)
         self.products = torch.zeros(3, 3, dtype=torch.float64, device=rows.device)
 
-    def _update_rows(self, parts: torch.Tensor, closes: bool) -> None:
+    def _update_rows(self, parts: torch.Tensor, first: int, last: int, closes: bool) -> None:
         """Add images of one stretch; `closes` says whether they are its last."""
         assert self.pivot is not None
-        n, before = parts.shape[1], self.count - self.open_count
-        after = self.count + n
-        squares = torch.zeros(3, n, dtype=torch.float64, device=parts.device)
-        gap = torch.zeros((), dtype=torch.float64, device=parts.device)
-        if self.drift is None and not closes:
+        before = self.count - self.open_count
+        if self.drift is None:
             self.drift = torch.zeros_like(self.pivot)
-        for block in _blocks(parts):
-            pivot = self.pivot[block]
-            part = parts[:, :, block].to(pivot.dtype)  # half precision is widened before it is subtracted
-            gaps = torch.empty_like(part, memory_format=torch.contiguous_format)
-            torch.sub(part[1:], part[0], out=gaps[:2])
-            torch.sub(part[0], pivot, out=gaps[2])
-            squares += _square_norms(gaps)
-            drift = gaps[2].sum(dim=0)
-            if self.drift is not None:
-                drift = self.drift[block].add_(drift)
-            if closes:
-                gap += torch.dot(drift, drift)
-                pivot.add_(drift, alpha=1 / after)
-        self._add_numbers(squares, before)
-        self.count, self.open_count = after, self.open_count + n
+        self._add_numbers(reduce_rows(parts, first, last, self.pivot, self.drift), before)
+        self.count += last - first
+        self.open_count += last - first
         if closes:
-            self._close(gap)
+            self._close(self.drift)
 
     def _add_numbers(self, squares: torch.Tensor, before: int) -> None:
         """Add (a, g, ||f - pivot||^2) of each image, the pivot being the mean of `before` images."""
@@ -221,10 +203,12 @@ class SensitivityEstimator:
         if self.first is None:
             self.first = squares[:, 0].clone()
 
-    def _close(self, gap: torch.Tensor) -> None:
+    def _close(self, drift: torch.Tensor) -> None:
+        assert self.pivot is not None
         assert self.settled is not None
         assert self.open_square_sum is not None
-        self.settled += self.open_square_sum - gap / self.count
+        self.settled += self.open_square_sum - square_norm(drift) / self.count
+        self.pivot.add_(drift, alpha=1 / self.count)
         self.open_square_sum.zero_()
         self.open_count, self.drift = 0, None
 
@@ -317,22 +301,6 @@ def _ratio_stderr(
     """Delta method for mean(x) / mean(y): sqrt(sum (x_i - ratio y_i)^2 / (n (n - 1))) / mean(y)."""
     square = products[top][top] - 2 * ratio * products[top][bottom] + ratio**2 * products[bottom][bottom]
     return math.sqrt(max(square, 0.0) / (n * (n - 1))) / mean
-
-
-def _square_norms(x: torch.Tensor) -> torch.Tensor:
-    """Sums of squares over the last dim: (3, n, w) -> (3, n), in float64 over stretches of float32 sums."""
-    whole = x.shape[2] - x.shape[2] % _STRETCH
-    squares: torch.Tensor = torch.linalg.vector_norm(x[:, :, whole:], dim=2).double().square_()
-    if whole:
-        stretches = x[:, :, :whole].reshape(*x.shape[:2], -1, _STRETCH)
-        squares += torch.linalg.vector_norm(stretches, dim=3).double().square_().sum(dim=2)
-    return squares
-
-
-def _blocks(parts: torch.Tensor) -> Iterator[slice]:
-    width = _COLUMNS_GPU if parts.is_cuda else _COLUMNS_CPU
-    for start in range(0, parts.shape[2], width):
-        yield slice(start, start + width)
 
 
 def _accumulation_dtype(rows: torch.Tensor) -> torch.dtype:
