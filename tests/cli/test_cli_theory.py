@@ -9,6 +9,9 @@ from typer.testing import CliRunner
 
 from timm_diffsens.cli import _Verbs
 from timm_diffsens.cli.theory import theory
+from timm_diffsens.models.arguments import ModelArguments
+from timm_diffsens.train.recipe import Recipe
+from timm_diffsens.train.run import train
 
 # a second command keeps Typer from leaving out the verb
 app = typer.Typer(cls=_Verbs)
@@ -97,3 +100,31 @@ def test_wrong_use_is_one_line_and_exit_code_two(arguments, message):
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
+
+
+def test_trained_checkpoints_stand_beside_the_theory(tmp_path):
+    size = {"size": 32, "xi": 4}
+    arguments = ModelArguments(width=4, depth=4, filter=2, stride=2)
+    for seed in (0, 1):
+        recipe = Recipe(
+            "scale2",
+            "net/simple",
+            arguments,
+            scale={"dims": 1, **size},
+            epochs=1,
+            train_images=32,
+            seed=seed,
+        )
+        train(recipe, out=tmp_path)
+    files = sorted(tmp_path.glob("scale2/*/checkpoint.safetensors"))
+    result = run(*files, "--images", "16", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert "task 2, stride 2, F = 2: 4 layers, 32 pixels, xi = 4" in result.stdout
+    assert "trained, seeds 0, 1: test error" in result.stdout
+    curves = set(pd.read_csv(tmp_path / "out" / "theory.csv")["curve"])
+    assert {"exact", "trained", "mean channel", "init"} <= curves
+    document = json.loads((tmp_path / "out" / "theory.json").read_text())
+    assert [s["seed"] for s in document["settings"][0]["trained"]["seeds"]] == [0, 1]
+    result = run(*files, "--task", "2")
+    assert result.exit_code == 2
+    assert "the checkpoints say which task" in result.stderr

@@ -15,7 +15,6 @@ from timm_diffsens.measures.theory import exact_curve
 from timm_diffsens.measures.theory_report import (
     TheoryResult,
     layer_rows,
-    network_rows,
     run_theory,
     theory_document,
     theory_exponents,
@@ -116,8 +115,9 @@ def test_channels_that_are_all_alike_are_their_mean():
     for module in network.modules():
         if isinstance(module, nn.Conv1d):
             nn.init.constant_(module.weight, 1 / 3 / module.in_channels)
-    rows = network_rows(network, setting)
-    assert {row["curve"] for row in rows} == {"trained", "mean channel"}
+    measured = measured_curve(network, setting.portions())
+    rows = layer_rows(setting, "trained", measured.layers)
+    rows += layer_rows(setting, "mean channel", measured.mean_channel)
     single = layer_rows(
         setting,
         "homogeneous",
@@ -128,11 +128,10 @@ def test_channels_that_are_all_alike_are_their_mean():
         assert row["value"] == pytest.approx(expected[row["measure"], row["layer"]], rel=1e-10)
 
 
-def test_a_network_of_another_depth_is_refused():
-    with pytest.raises(UsageError, match="expected 3 convolutions, the network has 2"):
-        network_rows(homogeneous_network(2, 3), theory_setting(1, 3, images=16))
+def test_what_cannot_be_measured_is_refused():
+    portions = theory_setting(1, 3, images=16).portions()
     with pytest.raises(UsageError, match="no convolutions"):
-        network_rows(nn.Sequential(nn.Flatten(), nn.Linear(32, 2)), theory_setting(1, 3, images=16))
+        measured_curve(nn.Sequential(nn.Flatten(), nn.Linear(32, 2)), portions)
     with pytest.raises(UsageError, match="unknown noise 'pink'"):
         measured_curve(homogeneous_network(1, 3), [], "pink")
 

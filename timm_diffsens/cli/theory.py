@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from timm_diffsens.measures.exponents import Exponent
     from timm_diffsens.measures.receptive_field import Diffusion
     from timm_diffsens.measures.theory_report import TheoryResult
+    from timm_diffsens.measures.trained_theory import SeedExponent, TrainedCurves
 
 _MOST_ROWS = 16
 _FILTERS = (2, 3, 4, 5)  # of the table of Proposition A.1, and those asked for
@@ -26,6 +27,15 @@ _NAMES = {"d": "D", "g": "G", "r": "R", "g_linear": "G, no ReLU", "r_linear": "R
 
 
 def theory(
+    checkpoints: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[CHECKPOINT]...",
+            help="Networks to measure too: net/simple trained on scale1 or scale2 with --dims 1, any seeds.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
     task: Annotated[
         list[int] | None,
         typer.Option("--task", help="1 (stride 1) or 2 (stride = filter); by default both."),
@@ -55,23 +65,35 @@ def theory(
 ) -> None:
     """Scaling of D, G and R with depth in networks that pool: exact, measured, and the paper's exponents.
 
-    The network has one channel and homogeneous filters (arXiv 2210.01506, Section 4 and App. A).
+    The network has one channel and homogeneous filters (arXiv 2210.01506, Section 4 and App. A); with
+    checkpoints trained networks stand beside it, and the same with fresh weights.
     """
     if figure is not None:
         from timm_diffsens.results.export import figure_format
 
         figure_format(figure)
+    if checkpoints and any(value is not None for value in (task, depth, filter_size, length, xi)):
+        from timm_diffsens.errors import UsageError
+
+        raise UsageError("the checkpoints say which task, depth, filter, length and xi: leave those out")
     from timm_diffsens import runtime
 
     runtime.prepare()
     from timm_diffsens.measures.receptive_field import diffusion
     from timm_diffsens.measures.theory_report import run_theory, theory_setting
 
-    settings = [
-        theory_setting(t, k, filter_size=filter_size, length=length, xi=xi, images=images, seed=seed)
-        for t in dict.fromkeys(task or (1, 2))
-        for k in dict.fromkeys(depth or (None,))
-    ]
+    trained: list[TrainedCurves] = []
+    if checkpoints:
+        from timm_diffsens.measures.trained_theory import trained_curves
+
+        trained = trained_curves(checkpoints, images=images, seed=seed)
+        settings = [found.setting for found in trained]
+    else:
+        settings = [
+            theory_setting(t, k, filter_size=filter_size, length=length, xi=xi, images=images, seed=seed)
+            for t in dict.fromkeys(task or (1, 2))
+            for k in dict.fromkeys(depth or (None,))
+        ]
     results = []
     for setting in settings:
         if not quiet:
@@ -80,25 +102,34 @@ def theory(
     sizes = sorted({*_FILTERS, *(s.filter_size for s in settings if s.stride == 1)})
     table = [diffusion(size, _LAYERS) for size in sizes]
     if as_json:
-        print_json(_document(results, table))
+        print_json(_document(results, table, trained))
     else:
-        _print(result_console(), results, table)
-    _write(results, table, figure, out)
+        _print(result_console(), results, table, trained)
+    _write(results, table, trained, figure, out)
 
 
-def _document(results: "Sequence[TheoryResult]", table: "Sequence[Diffusion]") -> dict[str, Any]:
+def _document(
+    results: "Sequence[TheoryResult]", table: "Sequence[Diffusion]", trained: "Sequence[TrainedCurves]"
+) -> dict[str, Any]:
     from dataclasses import asdict
 
     from timm_diffsens.measures.theory_report import theory_document
 
-    return {
-        "settings": [theory_document(result) for result in results],
-        "proposition_a1": [asdict(row) for row in table],
-    }
+    settings = [theory_document(result) for result in results]
+    if trained:
+        from timm_diffsens.measures.trained_theory import trained_document
+
+        for document, found, result in zip(settings, trained, results, strict=True):
+            document["trained"] = trained_document(found, result)
+    return {"settings": settings, "proposition_a1": [asdict(row) for row in table]}
 
 
 def _write(
-    results: "Sequence[TheoryResult]", table: "Sequence[Diffusion]", figure: Path | None, out: Path | None
+    results: "Sequence[TheoryResult]",
+    table: "Sequence[Diffusion]",
+    trained: "Sequence[TrainedCurves]",
+    figure: Path | None,
+    out: Path | None,
 ) -> None:
     """The figure, and the folder's three files."""
     if figure is None and out is None:
@@ -108,11 +139,15 @@ def _write(
     from timm_diffsens.results.theory_charts import theory_chart
 
     rows = [row for result in results for row in theory_rows(result)]
+    if trained:
+        from timm_diffsens.measures.trained_theory import trained_rows
+
+        rows += [row for found in trained for row in trained_rows(found)]
     paths = [path for path in (figure, out and out / "theory.svg") if path is not None]
     for path in paths:
         save_chart(theory_chart(rows), path)
     if out is not None:
-        paths += _write_data(out, rows, _document(results, table))
+        paths += _write_data(out, rows, _document(results, table, trained))
     for path in paths:
         progress_console().print(f"written: {path}", soft_wrap=True)
 
@@ -136,8 +171,13 @@ def _write_data(out: Path, rows: list[dict[str, Any]], document: dict[str, Any])
 # ---- tables
 
 
-def _print(console: "Console", results: "Sequence[TheoryResult]", table: "Sequence[Diffusion]") -> None:
-    for result in results:
+def _print(
+    console: "Console",
+    results: "Sequence[TheoryResult]",
+    table: "Sequence[Diffusion]",
+    trained: "Sequence[TrainedCurves]",
+) -> None:
+    for number, result in enumerate(results):
         setting = result.setting
         console.print(
             f"{setting.title}: {setting.depth} layers, {setting.length} pixels, xi = {setting.xi:g}, "
@@ -150,6 +190,8 @@ def _print(console: "Console", results: "Sequence[TheoryResult]", table: "Sequen
         console.print(_exponent_table(result))
         console.print(_exponent_note(result), style="dim")
         console.print()
+        if trained:
+            _print_trained(console, trained[number], result)
     console.print(f"Proposition A.1: the Gaussian after {_LAYERS} layers of stride 1", style="bold")
     console.print(_diffusion_table(table))
     console.print("Variance 2 D k, centre i - v k; widths in pixels.", style="dim")
@@ -217,6 +259,32 @@ def _exponent_table(result: "TheoryResult") -> "Table":
             _NAMES[name], f"{found.asymptotic:g}", _exponent(found.exact), _exponent(measured), spread
         )
     return table
+
+
+def _print_trained(console: "Console", found: "TrainedCurves", result: "TheoryResult") -> None:
+    """Test errors of the seeds; exponents of the trained network beside the homogeneous one's."""
+    from timm_diffsens.measures.trained_theory import CURVES, homogeneous_exponents, trained_exponents
+
+    errors = ", ".join(f"{100 * seed.test_error:.2f}%" for seed in found.seeds)
+    console.print(f"trained, seeds {', '.join(str(s.seed) for s in found.seeds)}: test error {errors}")
+    homogeneous = homogeneous_exponents(found, result)
+    table = _table("exponent of", "homogeneous", *CURVES)
+    for measure, fits in trained_exponents(found).items():
+        cells = (_seed_exponent(fits[curve]) for curve in CURVES)
+        table.add_row(_NAMES[measure], f"{homogeneous[measure].value:.3f}", *cells)
+    console.print(table)
+    console.print(
+        f"Fitted over layers {found.fitted[0]} to {found.fitted[-1]}: mean over seeds ± its standard error; "
+        "homogeneous: exact, over the same layers.",
+        style="dim",
+    )
+    console.print()
+
+
+def _seed_exponent(found: "SeedExponent | None") -> str:
+    if found is None:
+        return "-"
+    return f"{found.value:.2f}" if found.stderr is None else f"{found.value:.2f} ± {found.stderr:.2f}"
 
 
 def _exponent_note(result: "TheoryResult") -> str:

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from torch import nn
 
 from timm_diffsens.errors import DiffsensWarning, UsageError
 from timm_diffsens.measures.estimators import LayerSensitivity
@@ -169,27 +168,6 @@ def run_theory(setting: Setting) -> TheoryResult:
         measured_curve(homogeneous_network(*shape, relu=False), setting.portions(few), "white").layers,
         [measured_curve(network, setting.portions([group])).layers for group in range(_GROUPS)],
     )
-
-
-def network_rows(model: nn.Module, setting: Setting, curve: str = "trained") -> list[Row]:
-    """Rows for the figure of any network on (n, 1, length): its layers and, as `mean channel`, their average.
-
-    The images are independent draws of the setting's task, the noise is rectified (App. B.2). The network
-    has one convolution for each of the setting's layers; x is A_k as predicted.
-
-    Args:
-        model: a network of the setting's depth.
-        setting: which task; the images are drawn by its seed.
-        curve: `trained` or `init`, see `results.theory_charts.CURVES`.
-
-    Raises:
-        UsageError: another number of convolutions.
-    """
-    measured = measured_curve(model, setting.portions())
-    if len(measured.layers) != setting.depth:
-        raise UsageError(f"expected {setting.depth} convolutions, the network has {len(measured.layers)}")
-    rows = layer_rows(setting, curve, measured.layers)
-    return rows if curve == "init" else rows + layer_rows(setting, "mean channel", measured.mean_channel)
 
 
 def layer_rows(

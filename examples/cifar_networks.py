@@ -1,0 +1,31 @@
+"""timm architectures cut down to 32 x 32 images, as factories for `diffsens train cifar10 FILE.py:FACTORY`.
+
+The full-sized ones shrink an image 32-fold, or cut it into patches of 16 pixels, which leaves little of a
+CIFAR-10 image to look at.
+"""
+
+import timm
+from torch import nn
+
+
+def vit(in_chans: int = 3, num_classes: int = 10) -> nn.Module:
+    """Vision transformer (Dosovitskiy et al. 2021): 8 x 8 patches of 4 pixels, 4 blocks of 64 channels."""
+    size = {"img_size": 32, "patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 2}
+    return timm.create_model(
+        "vit_tiny_patch16_224", pretrained=False, in_chans=in_chans, num_classes=num_classes, **size
+    )
+
+
+def convnext(in_chans: int = 3, num_classes: int = 10) -> nn.Module:
+    """ConvNeXt (Liu et al. 2022): stem of 2 x 2 patches, stages of 2, 2, 4, 2 blocks, 24 to 192 channels."""
+    size = {"patch_size": 2, "depths": (2, 2, 4, 2), "dims": (24, 48, 96, 192)}
+    return timm.create_model(
+        "convnext_atto", pretrained=False, in_chans=in_chans, num_classes=num_classes, **size
+    )
+
+
+def mixer(in_chans: int = 3, num_classes: int = 10) -> nn.Module:
+    """MLP-Mixer (Tolstikhin et al. 2021): 8 x 8 patches of 4 pixels, 6 blocks of 96 channels."""
+    return timm.models.MlpMixer(
+        num_classes, img_size=32, in_chans=in_chans, patch_size=4, num_blocks=6, embed_dim=96
+    )
