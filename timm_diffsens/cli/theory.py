@@ -271,7 +271,8 @@ def _print_trained(console: "Console", found: "TrainedCurves", result: "TheoryRe
     table = _table("exponent of", "homogeneous", *CURVES)
     for measure, fits in trained_exponents(found).items():
         cells = (_seed_exponent(fits[curve]) for curve in CURVES)
-        table.add_row(_NAMES[measure], f"{homogeneous[measure].value:.3f}", *cells)
+        exact = homogeneous[measure]
+        table.add_row(_NAMES[measure], "-" if exact is None else f"{exact.value:.2f}", *cells)
     console.print(table)
     console.print(
         f"Fitted over layers {found.fitted[0]} to {found.fitted[-1]}: mean over seeds ± its standard error; "

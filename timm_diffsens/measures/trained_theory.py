@@ -178,21 +178,28 @@ def trained_exponents(found: TrainedCurves) -> dict[str, dict[str, SeedExponent 
 
 
 def _seed_exponent(found: TrainedCurves, curve: str, measure: str) -> SeedExponent | None:
-    widths, fits = found.setting.widths, []
+    fits = []
     for seed in found.seeds:
         values = [getattr(layer, measure) for layer in seed.curves[curve]]
-        try:
-            known = [math.nan if value is None else value for value in values]
-            fits.append(fit_exponent(widths, known, found.fitted).value)
-        except UsageError:
+        known = [math.nan if value is None else value for value in values]
+        fit = _fit(found.setting.widths, known, found.fitted)
+        if fit is None:
             return None
+        fits.append(fit.value)
     spread = float(np.std(fits, ddof=1) / math.sqrt(len(fits))) if len(fits) > 1 else None
     return SeedExponent(float(np.mean(fits)), spread, len(fits))
 
 
-def homogeneous_exponents(found: TrainedCurves, result: TheoryResult) -> dict[str, Exponent]:
-    """What the homogeneous network has over the same layers, exactly, by measure."""
-    return {m: fit_exponent(result.exact.width, getattr(result.exact, m), found.fitted) for m in "dgr"}
+def homogeneous_exponents(found: TrainedCurves, result: TheoryResult) -> dict[str, Exponent | None]:
+    """What the homogeneous network has over the same layers, exactly, by measure; None as above."""
+    return {m: _fit(result.exact.width, getattr(result.exact, m), found.fitted) for m in "dgr"}
+
+
+def _fit(widths: Any, values: Any, layers: range) -> Exponent | None:
+    try:
+        return fit_exponent(widths, values, layers)
+    except UsageError:
+        return None
 
 
 def trained_document(found: TrainedCurves, result: TheoryResult) -> Row:
@@ -202,8 +209,8 @@ def trained_document(found: TrainedCurves, result: TheoryResult) -> Row:
     exponents = {
         measure: {
             "asymptotic": powers[measure],
-            "homogeneous": exact[measure].value,
-            **{curve: None if fit is None else vars(fit) for curve, fit in fits.items()},
+            "homogeneous": None if (fit := exact[measure]) is None else fit.value,
+            **{curve: None if one is None else vars(one) for curve, one in fits.items()},
         }
         for measure, fits in trained_exponents(found).items()
     }
