@@ -203,6 +203,15 @@ def test_cifar10_as_an_image_folder(parent, make_folder):
     assert (len(sample), sample.class_names) == (10, CIFAR10)
     assert sample.split == ("test" if parent else None)
     assert "image folder, possibly re-encoded" in sample.note
+    assert sample.title is None  # PNG keeps every pixel
+
+
+def test_cifar10_that_went_through_jpeg_says_so(make_folder):
+    root = make_folder(classes=CIFAR10, per_class=1)
+    for path in sorted(root.glob("*/*.png")):
+        Image.open(path).save(path.with_suffix(".jpg"))
+        path.unlink()
+    assert load_images("cifar10", data_dir=root, images=None).title == "CIFAR-10 (JPEG)"
 
 
 def test_what_is_not_cifar10(make_folder, tmp_path):

@@ -55,6 +55,7 @@ class ImageSample:
         selection: "random"; "first" for a stream; "all" if every image of the split was taken.
         skipped: names of the images that could not be read.
         note: what the reader must know about the set, or None.
+        title: a name to show where `spec` would mislead, or None.
         size: images in the whole split, -1 for a stream.
     """
 
@@ -69,6 +70,7 @@ class ImageSample:
     selection: Selection
     skipped: tuple[str, ...]
     note: str | None
+    title: str | None
     size: int
     source: Source = field(repr=False, compare=False)
 
@@ -220,6 +222,7 @@ def _sample(
         selection=selection,
         skipped=skipped,
         note=note,
+        title=source.origin.title,
         size=source.size,
         source=source,
     )

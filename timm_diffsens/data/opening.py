@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ _EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _CIFAR10_FILES = "cifar-10-batches-py"  # where torchvision keeps them
 _CIFAR10_NOTE = "CIFAR-10 read from an image folder, possibly re-encoded: not the original files"
+_JPEG, _JPEG_TITLE = (".jpg", ".jpeg"), "CIFAR-10 (JPEG)"
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,8 @@ def _cifar10(request: Request) -> Source:
             "pass --download to fetch it, or another --data-dir"
         )
     source = _image_folder(request, folder, _CIFAR10_NOTE)
+    if source.size > 0 and source.name(0).lower().endswith(_JPEG):
+        source.origin = replace(source.origin, title=_JPEG_TITLE)  # lossy: errors are not the originals'
     if source.class_names not in (_CIFAR10, tuple("0123456789")):
         found = "no classes" if source.class_names is None else f"{len(source.class_names)} classes"
         raise UsageError(

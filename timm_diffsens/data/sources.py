@@ -41,6 +41,7 @@ class Origin:
     split: str | None
     mode: str  # PIL mode that images are converted to: RGB or L
     note: str | None = None
+    title: str | None = None
 
 
 class Source(ABC):

@@ -54,6 +54,7 @@ def data_part(sample: ImageSample) -> records.Data:
         selection=sample.selection,
         skipped=list(sample.skipped),
         note=sample.note,
+        title=sample.title,
         parameters=sample.task.parameters() if sample.task else None,
     )
 

@@ -57,7 +57,7 @@ def _title(record: Record) -> str:
 
 
 def _data_title(record: Record) -> str:
-    return record.data.spec + (f", {record.data.split}" if record.data.split else "")
+    return (record.data.title or record.data.spec) + (f", {record.data.split}" if record.data.split else "")
 
 
 def group_fields(record: Record, sources: Sequence[str]) -> dict[str, str]:

@@ -115,6 +115,7 @@ class Data(_Part):
     selection: Literal["random", "first", "all", "given"] = "random"
     skipped: list[Name] = Field(default_factory=list, description="images that could not be read, by name")
     note: str | None = Field(None, description="what the reader must know about the set, e.g. synthetic")
+    title: Name | None = Field(None, description="shown where `spec` would mislead: CIFAR-10 (JPEG)")
     parameters: FreeForm | None = Field(None, description="of a set made here: the scale-detection task")
 
 
@@ -278,7 +279,7 @@ def record_key(
         {
             "schema": SCHEMA_VERSION,
             "model": model.model_dump(mode="json", exclude={"recipe"}),
-            "data": data.model_dump(mode="json", exclude={"skipped", "note"}),
+            "data": data.model_dump(mode="json", exclude={"skipped", "note", "title"}),
             "protocol": protocol_hash(protocol),
             "variants": sorted(variants),
             "extra": extra or {},
