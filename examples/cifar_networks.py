@@ -17,15 +17,15 @@ def vit(in_chans: int = 3, num_classes: int = 10) -> nn.Module:
 
 
 def convnext(in_chans: int = 3, num_classes: int = 10) -> nn.Module:
-    """ConvNeXt (Liu et al. 2022): stem of 2 x 2 patches, stages of 2, 2, 4, 2 blocks, 24 to 192 channels."""
-    size = {"patch_size": 2, "depths": (2, 2, 4, 2), "dims": (24, 48, 96, 192)}
+    """ConvNeXt (Liu et al. 2022): stem of 2 x 2 patches, stages of 2, 2, 4, 2 blocks, 16 to 128 channels."""
+    size = {"patch_size": 2, "depths": (2, 2, 4, 2), "dims": (16, 32, 64, 128)}
     return timm.create_model(
         "convnext_atto", pretrained=False, in_chans=in_chans, num_classes=num_classes, **size
     )
 
 
 def mixer(in_chans: int = 3, num_classes: int = 10) -> nn.Module:
-    """MLP-Mixer (Tolstikhin et al. 2021): 8 x 8 patches of 4 pixels, 6 blocks of 96 channels."""
+    """MLP-Mixer (Tolstikhin et al. 2021): 8 x 8 patches of 4 pixels, 6 blocks of 64 channels."""
     return timm.models.MlpMixer(
-        num_classes, img_size=32, in_chans=in_chans, patch_size=4, num_blocks=6, embed_dim=96
+        num_classes, img_size=32, in_chans=in_chans, patch_size=4, num_blocks=6, embed_dim=64
     )

@@ -10,15 +10,29 @@ to leaderboard/records, and the smallest checkpoints, one a network, to leaderbo
 
 import argparse
 import json
+import os
 import shlex
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-BENCH = ("--images", "500", "--layers", "blocks", "--variants", "all")
+BENCH = (
+    "--images",
+    "500",
+    "--layers",
+    "blocks",
+    "--variants",
+    "all",
+    "--shuffles",
+    "3",
+    "--init-samples",
+    "3",
+)
 LIMIT = {"cifar10": 8e6, "scale1": 2e6}  # bytes, of the checkpoints kept in the repository
+ENV = dict(os.environ)  # of the command line
 
 
 def main() -> None:
@@ -28,12 +42,22 @@ def main() -> None:
     parser.add_argument("--data-dir")
     parser.add_argument("--test-dir")
     parser.add_argument("--runs", default="runs")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time; they share the cores")
     options = parser.parse_args()
-    results = [trained for line in recipes(options.task) for trained in train(options, line)]
-    for result in results:
-        measure(options, result)
+    ENV["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.jobs))
+    with ThreadPoolExecutor(options.jobs) as pool:
+        found = pool.map(lambda line: each(options, line), recipes(options.task))
+        results = [result for trained in found for result in trained]
     keep(results, LIMIT[options.task])
     diffsens("leaderboard", "--include-unfitted", "--figures", str(HERE / "figures"), "--out", str(HERE))
+
+
+def each(options: argparse.Namespace, line: list[str]) -> list[dict]:
+    """Train what a line says, and measure it."""
+    results = train(options, line)
+    for result in results:
+        measure(options, result)
+    return results
 
 
 def recipes(task: str) -> list[list[str]]:
@@ -76,7 +100,7 @@ def given(options: argparse.Namespace, name: str) -> str | None:
 def diffsens(*arguments: str, read: bool = False) -> str:
     """Run the command line; a failure ends the build."""
     command = [sys.executable, "-m", "timm_diffsens", *arguments]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE if read else None, text=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE if read else None, text=True, env=ENV)
     return done.stdout or ""
 
 

@@ -24,7 +24,7 @@ every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.relati
 def part_of(path: Path) -> str:
     """The part a file belongs to; empty for the package's own `__init__.py`."""
     first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    return "" if first == "__init__" else first
+    return {"__init__": "", "__main__": "cli"}.get(first, first)
 
 
 def imported(path: Path) -> Iterator[str]:

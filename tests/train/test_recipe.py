@@ -32,6 +32,8 @@ def test_the_hash_covers_every_field():
         Recipe("scale1", "net/lenet", arguments=ModelArguments(width=8)),
         Recipe("scale1", "net/lenet", weight_decay=1e-4),
         Recipe("scale1", "net/lenet", patience=3),
+        Recipe("scale1", "net/lenet", amp=True),
+        Recipe("scale1", "net/lenet", half=True),
     ]
     assert len({one.sha256, *(other.sha256 for other in others)}) == len(others) + 1
 

@@ -1,5 +1,6 @@
 """The loop: what it minimises, what it keeps, and that a kill at any moment changes nothing."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from torch import nn
 
 from timm_diffsens import bench, read_records
 from timm_diffsens.data.scale_detection import ScaleDetection
+from timm_diffsens.models import checkpoints
 from timm_diffsens.models.arguments import ModelArguments
 from timm_diffsens.models.loading import load_model
 from timm_diffsens.train import loop
@@ -137,6 +139,35 @@ def test_a_lenet_learns_and_its_checkpoint_says_everything(tmp_path):
     assert record.test_error.value == pytest.approx(result.test_error, rel=1e-6)
     assert record.protocol.deformation == "active pixels"
     assert record.data.parameters == recipe.scale
+
+
+def test_half_the_bytes_hold_the_very_network_that_was_tested(tmp_path):
+    recipe = Recipe("scale1", "net/resnet20", ModelArguments(width=4), **{**SMALL, "epochs": 1}, amp=True)
+    whole = train(recipe, out=tmp_path)
+    half = train(dataclasses.replace(recipe, half=True), out=tmp_path)
+    assert half.checkpoint.stat().st_size < 0.75 * whole.checkpoint.stat().st_size
+    kept = load_model("net/resnet20", checkpoint=half.checkpoint).module
+    assert loop.error_of(kept, load_task(recipe).test, recipe) == half.test_error
+    rounded = load_model("net/resnet20", checkpoint=whole.checkpoint).module
+    checkpoints.round_to_half(rounded)
+    assert checkpoints.state_sha256(rounded.state_dict()) == checkpoints.state_sha256(kept.state_dict())
+
+
+def test_amp_trains_in_bfloat16_and_tests_in_float32():
+    recipe = Recipe("scale1", "net/lenet", **SMALL, amp=True)
+    data = load_task(recipe)
+    module = load_model(
+        "net/lenet", pretrained=False, arguments=ModelArguments(in_chans=1, num_classes=1, size=32)
+    ).module
+    seen = {}
+
+    def note(part, inputs, output):
+        seen.setdefault(part.training, output.dtype)
+
+    module.register_forward_hook(note)
+    loop.fit(module, data, recipe)
+    assert seen == {True: torch.bfloat16, False: torch.float32}
+    assert {p.dtype for p in module.parameters()} == {torch.float32}
 
 
 def test_a_finished_training_is_not_repeated(tmp_path):

@@ -81,6 +81,10 @@ def train(
     patience: Annotated[
         int | None, _option("--patience", help="Stop after so many epochs without a better one.", panel=_HOW)
     ] = None,
+    amp: Annotated[bool, _option("--amp", help="Train in bfloat16 (autocast).", panel=_HOW)] = False,
+    half: Annotated[
+        bool, _option("--half", help="Round the trained weights to float16: small files.", panel=_HOW)
+    ] = False,
     seed: Annotated[int, _option("--seed", help="Of weights, images and order.", panel=_HOW)] = 0,
     seeds: Annotated[
         int, _option("--seeds", help="Train so many, from --seed on.", panel=_HOW, metavar="N")
@@ -133,6 +137,8 @@ def train(
             validation_images=validation_images,
             corrupt=corrupt,
             patience=patience,
+            amp=amp,
+            half=half,
             seed=seed + k,
         )
         for model in models

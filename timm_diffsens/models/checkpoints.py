@@ -55,7 +55,7 @@ def load_checkpoint(module: nn.Module, path: Path) -> dict[str, str]:
     return metadata
 
 
-def save_checkpoint(module: nn.Module, path: Path, recipe: dict[str, Any]) -> None:
+def save_checkpoint(module: nn.Module, path: Path, recipe: dict[str, Any], *, half: bool = False) -> None:
     """Write a module's weights, and how they were made, as a safetensors file, whole or not at all.
 
     Tensors that share memory (tied weights) are written each on its own.
@@ -66,6 +66,7 @@ def save_checkpoint(module: nn.Module, path: Path, recipe: dict[str, Any]) -> No
         recipe: plain values, kept as JSON under `recipe` in the file's metadata. `load_model` builds the
             architecture from its `model` (a spec), `arguments` (`ModelArguments.to_json`) and `input`
             (`InputSpec`).
+        half: matrices and filters as float16. Nothing is lost of a module after `round_to_half`.
 
     Raises:
         UsageError: another ending, or a recipe that JSON does not know (NaN, say).
@@ -78,10 +79,28 @@ def save_checkpoint(module: nn.Module, path: Path, recipe: dict[str, Any]) -> No
     except (TypeError, ValueError) as error:
         raise UsageError(f"the recipe of checkpoint {path.name!r} is no JSON: {first_line(error)}") from error
     state = {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        name: (value.half() if half and _is_matrix(value) else value)
+        .detach()
+        .cpu()
+        .clone(memory_format=torch.contiguous_format)
         for name, value in module.state_dict().items()
     }
     write_atomic(path, save(state, metadata={"format": "pt", "recipe": text}))
+
+
+def round_to_half(module: nn.Module) -> None:
+    """Round matrices and filters to float16, in place and still stored as they were.
+
+    Biases, and parameters and statistics of norms are left: they are few, and variances may be too small.
+    """
+    with torch.no_grad():
+        for value in module.state_dict().values():
+            if _is_matrix(value):
+                value.copy_(value.half())
+
+
+def _is_matrix(value: torch.Tensor) -> bool:
+    return value.is_floating_point() and value.dim() > 1
 
 
 def read_recipe(path: Path) -> dict[str, Any] | None:

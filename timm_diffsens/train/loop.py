@@ -202,7 +202,8 @@ def _steps(
         if len(rows) == 1 and len(order) > 1:  # batch-norm has no spread of a single image
             continue
         x, y = images.x[rows.to(images.x.device)], images.y[rows.to(images.y.device)]
-        outputs = module(augmented(x, rng) if recipe.augment else x)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.amp):
+            outputs = module(augmented(x, rng) if recipe.augment else x).float()
         loss = loss_of(outputs, y, recipe)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

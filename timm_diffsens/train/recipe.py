@@ -37,6 +37,9 @@ class Recipe:
         augment: random translations by up to 4 pixels, and flips.
         corrupt: standard deviation of the Gaussian noise fixed for each image, in training and test.
         patience: epochs without a better validation error after which to stop; None: never.
+        amp: forwards of training in bfloat16 where autocast allows it; errors are always of float32 forwards.
+        half: round the trained matrices and filters to float16 and keep them so; errors are
+            those of the rounded network.
         seed: of weights, data and order.
     """
 
@@ -57,6 +60,8 @@ class Recipe:
     augment: bool | None = None
     corrupt: float = 0.0
     patience: int | None = None
+    amp: bool = False
+    half: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

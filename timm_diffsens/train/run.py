@@ -15,7 +15,7 @@ from timm_diffsens.measures import environment
 from timm_diffsens.measures.averages import to_record_layers
 from timm_diffsens.measures.pipeline import Batch, Protocol, run_pass
 from timm_diffsens.models.arguments import ModelArguments
-from timm_diffsens.models.checkpoints import save_checkpoint
+from timm_diffsens.models.checkpoints import round_to_half, save_checkpoint
 from timm_diffsens.models.loading import InputOptions, LoadedModel, load_model
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.pixels import ActivePixels
@@ -155,6 +155,8 @@ def read_result(folder: Path, recipe: Recipe) -> TrainResult | None:
 
 def _finish(folder: Path, recipe: Recipe, loaded: LoadedModel, data: TaskData, state: State) -> TrainResult:
     module = loaded.module
+    if recipe.half:
+        round_to_half(module)
     errors: dict[str, Any] = {
         "train_error": error_of(module, data.train, recipe),
         "validation_error": error_of(module, data.validation, recipe) if len(data.validation) else None,
@@ -173,7 +175,7 @@ def _finish(folder: Path, recipe: Recipe, loaded: LoadedModel, data: TaskData, s
         "data_note": data.note,
         **result,
     }
-    save_checkpoint(module, folder / CHECKPOINT, stated)
+    save_checkpoint(module, folder / CHECKPOINT, stated, half=recipe.half)
     device = data.train.x.device
     _write_json(
         folder / CURVE,
