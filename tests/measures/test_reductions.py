@@ -1,13 +1,23 @@
 """One pass over a layer: against float64 sums, for every type, layout and number of threads."""
 
-import numpy as np
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from timm_diffsens.measures import kernel_cpu
-from timm_diffsens.measures.reductions import STRETCH, reduce_rows, reduce_rows_in_blocks, square_norm
+from timm_diffsens.measures.reductions import (
+    STRETCH,
+    Portion,
+    add_rows,
+    add_rows_in_blocks,
+    new_numbers,
+    square_norm,
+)
 
-SIZES = [0, 1, 7, STRETCH - 1, STRETCH, STRETCH + 1, 5 * STRETCH + 321]
+SIZES = [0, 1, 7, STRETCH - 1, STRETCH, STRETCH + 1, 5 * STRETCH + 321, 70 * STRETCH + 9]
 # A float32 sum of STRETCH squares in at least eight lanes: STRETCH / 8 roundings of half a unit, at most.
 FLOAT32 = STRETCH / 8 * 2**-24
 TYPES = [
@@ -26,60 +36,124 @@ def case(d, given=torch.float32, real=torch.float32, n=5):
     return parts, pivot, drift
 
 
-def truth(parts, first, last, pivot):
+def in_blocks(portion, pivot, drift, numbers):
+    add_rows_in_blocks(portion, pivot, drift, numbers, 2 * STRETCH)
+
+
+def truth(parts, first, last, pivot, before):
+    """Gaps to the pivot (n, d), and the sums and products of (a, g, b)."""
     clean, moved, noised = parts[:, first:last].double()
-    gaps = torch.stack([moved - clean, noised - clean, clean - pivot.double()])
-    return gaps.square().sum(2), gaps[2].sum(0)
+    gaps = clean - pivot.double()
+    squares = torch.stack([moved - clean, noised - clean, gaps]).square().sum(2)
+    in_stretch = squares[2].sum()
+    squares[2] *= 2 * before / (before + 1)
+    return gaps, torch.cat([squares.sum(1)[None], squares @ squares.T, squares[:, :1].T]), in_stretch
 
 
-def by_blocks(parts, first, last, pivot, drift):
-    return reduce_rows_in_blocks(parts, first, last, pivot, drift, 2 * STRETCH)
-
-
-@pytest.mark.parametrize("reduce", [reduce_rows, by_blocks])
+@pytest.mark.parametrize("add", [add_rows, in_blocks])
 @pytest.mark.parametrize(("given", "real", "tolerance"), TYPES)
 @pytest.mark.parametrize("d", SIZES)
-def test_norms_and_drift_are_those_of_float64(reduce, given, real, tolerance, d):
+def test_sums_inside_a_stretch_are_those_of_float64(add, given, real, tolerance, d):
     parts, pivot, drift = case(d, given, real)
-    before = drift.clone()
-    norms, moved_by = truth(parts, 1, 4, pivot)
-    found = reduce(parts, 1, 4, pivot, drift)
-    assert found.shape == (3, 3)
-    assert found.dtype == torch.float64
-    torch.testing.assert_close(found, norms, rtol=tolerance, atol=0)
+    before, start = drift.clone(), pivot.clone()
+    numbers = new_numbers(parts.device)
+    add(Portion(parts, 1, 4, 0, opens=False, after=0), pivot, drift, numbers)
+    gaps, expected, in_stretch = truth(parts, 1, 4, pivot, 0)
+    # products of two sums have twice their relative error
+    torch.testing.assert_close(numbers[:5], expected, rtol=2.1 * tolerance, atol=0)
+    torch.testing.assert_close(numbers[5, 0], in_stretch, rtol=tolerance, atol=0)
+    assert torch.equal(pivot, start)
     # three additions of numbers below 6 standard deviations
     bound = 3 * 12 * torch.finfo(real).eps
-    torch.testing.assert_close(drift.double(), before.double() + moved_by, rtol=0, atol=bound)
+    torch.testing.assert_close(drift.double(), before.double() + gaps.sum(0), rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("add", [add_rows, in_blocks])
+@pytest.mark.parametrize(("given", "real", "tolerance"), TYPES)
+@pytest.mark.parametrize("d", SIZES)
+@pytest.mark.parametrize("kept", [True, False], ids=["drift", "brief"])
+def test_the_end_of_a_stretch_moves_the_pivot_to_the_mean(add, given, real, tolerance, d, kept):
+    parts, pivot, drift = case(d, given, real, n=4)
+    gaps, expected, in_stretch = truth(parts, 0, 4, pivot, 6)
+    mean = pivot.double() + gaps.sum(0) / 10
+    numbers = new_numbers(parts.device)
+    drift.fill_(torch.nan)  # what it held before is of no account
+    add(Portion(parts, 0, 4, 6, opens=True, after=10), pivot, drift if kept else None, numbers)
+    torch.testing.assert_close(numbers[:4], expected[:4], rtol=2.1 * tolerance, atol=0)
+    assert not numbers[4].any()  # these are not the first
+    assert numbers[5, 0] == 0
+    settled = in_stretch - gaps.sum(0).square().sum() / 10
+    # the drift carries the rounding of its four additions into its square, of which a tenth is taken away
+    torch.testing.assert_close(numbers[5, 1], settled, rtol=10 * tolerance, atol=0)
+    torch.testing.assert_close(pivot.double(), mean, rtol=0, atol=4 * 12 * torch.finfo(real).eps)
 
 
 def test_parts_need_not_be_contiguous():
     parts, pivot, drift = case(3 * STRETCH + 5)
     spread = torch.empty(*parts.shape, 2)[..., 0].copy_(parts)
-    other = drift.clone()
-    assert torch.equal(reduce_rows(spread, 0, 5, pivot, drift), reduce_rows(parts, 0, 5, pivot, other))
-    assert torch.equal(drift, other)
-
-
-def test_threads_do_not_change_a_bit():
-    parts, pivot, drift = case(9 * STRETCH + 5)
-    arrays = [parts.numpy(), pivot.numpy()]
     results = []
-    for threads in (1, 2, 1000):
-        total = drift.numpy().copy()
-        results.append((kernel_cpu.reduce(arrays[0], 0, 5, arrays[1], total, threads), total))
-    for squares, total in results[1:]:
-        assert np.array_equal(squares, results[0][0])
-        assert np.array_equal(total, results[0][1])
+    for given in (parts, spread):
+        numbers, total = new_numbers(parts.device), drift.clone()
+        add_rows(Portion(given, 0, 5, 0, opens=False, after=0), pivot, total, numbers)
+        results.append((numbers, total))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def one_pass(threads, kept, after):
+    """(numbers, pivot) after five images of several stretches' width on so many threads."""
+    parts, pivot, drift = case(90 * STRETCH + 5)
+    numbers, before = new_numbers(parts.device), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        add_rows(Portion(parts, 0, 5, 3, opens=True, after=after), pivot, drift if kept else None, numbers)
+    finally:
+        torch.set_num_threads(before)
+    return numbers, pivot
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_neither_threads_nor_the_place_of_the_drift_change_a_bit(kept):
+    expected = one_pass(1, True, 8)
+    for threads in (1, 2, 3, 16):
+        found = one_pass(threads, kept, 8)
+        assert torch.equal(found[0], expected[0])
+        assert torch.equal(found[1], expected[1])
+
+
+def test_without_the_openmp_of_pytorch_threads_of_python_do_the_same(monkeypatch):
+    expected = one_pass(2, False, 8)
+    monkeypatch.setattr(kernel_cpu, "_team", lambda: kernel_cpu.run_on_python_threads)
+    found = one_pass(4, False, 8)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PyTorch's wheels for Linux bring OpenMP")
+def test_pytorchs_own_threads_run_the_kernel():
+    code = (
+        "import torch; from timm_diffsens.measures import kernel_cpu as k\n"
+        "assert k._team() is not k.run_on_python_threads\n"
+        "from tests.measures.test_reductions import one_pass; one_pass(2, False, 8)\n"
+        "from pathlib import Path\n"
+        "maps = Path('/proc/self/maps').read_text().split()\n"
+        "print(len({m for m in maps if 'gomp' in m or 'omp.so' in m or 'omp5' in m}))"
+    )
+    root = Path(__file__).resolve().parents[2]
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "1"  # one OpenMP in the process
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_not_finite_stays_so(bad):
+@pytest.mark.parametrize("add", [add_rows, in_blocks])
+def test_what_is_not_finite_stays_so(add, bad):
     parts, pivot, drift = case(STRETCH + 100)
     parts[1, 2, 17] = bad
-    found = reduce_rows(parts, 0, 5, pivot, drift)
-    assert not found[0, 2].isfinite()
-    assert found[:, [0, 1, 3, 4]].isfinite().all()
-    assert found[1:].isfinite().all()
+    numbers = new_numbers(parts.device)
+    add(Portion(parts, 0, 5, 4, opens=False, after=0), pivot, drift, numbers)
+    assert numbers[0].isfinite().tolist() == [False, True, True]
+    assert numbers[5].isfinite().all()
 
 
 @pytest.mark.parametrize("d", SIZES)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from timm_diffsens.errors import UsageError
-from timm_diffsens.measures.reductions import reduce_rows, square_norm
+from timm_diffsens.measures.reductions import Portion, add_rows, new_numbers
 
 # Rounding of a forward differs with the position in the batch (blocked matrix products), by some ten units
 # in the last place; a spread below that is no spread.
@@ -124,19 +124,11 @@ class SensitivityEstimator:
 
     count: int = 0
     pivot: torch.Tensor | None = None
-    # Square sum of the images before the open stretch, about their mean, which is the pivot.
-    settled: torch.Tensor | None = None
-    # Of the images since: their number, sum ||f_i - pivot||^2, and sum (f_i - pivot) unless there are none.
+    # Of the images since the pivot was set: their number and, once a batch ended among them, sum (f - pivot).
     open_count: int = 0
-    open_square_sum: torch.Tensor | None = None
     drift: torch.Tensor | None = None
-    # (a, g, b) summed over images, and the sums of their products, in float64.
-    sums: torch.Tensor | None = None
-    products: torch.Tensor | None = None
-    # (a, g, 0) of the first image, whose share of the denominator is settled later.
-    first: torch.Tensor | None = None
-    # Rounding unit of what was given, at most that of float32.
-    eps: float = 0.0
+    numbers: torch.Tensor | None = None  # see `reductions.new_numbers`
+    eps: float = 0.0  # rounding unit of what was given, at most that of float32
 
     def update(self, clean: torch.Tensor, moved: torch.Tensor, noised: torch.Tensor) -> None:
         """Add n images: three arrays (n, ...) of equal shape.
@@ -175,52 +167,43 @@ class SensitivityEstimator:
         dtype = _accumulation_dtype(rows)
         self.eps = torch.finfo(dtype).eps
         self.pivot = rows[0].to(torch.float64 if rows.shape[1] <= _SMALL else dtype, copy=True)
-        self.settled, self.open_square_sum = torch.zeros(2, dtype=torch.float64, device=rows.device)
-        self.sums = torch.zeros(3, dtype=torch.float64, device=rows.device)
-        self.products = torch.zeros(3, 3, dtype=torch.float64, device=rows.device)
+        self.numbers = new_numbers(rows.device)
 
     def _update_rows(self, parts: torch.Tensor, first: int, last: int, closes: bool) -> None:
         """Add images of one stretch; `closes` says whether they are its last."""
         assert self.pivot is not None
-        before = self.count - self.open_count
-        if self.drift is None:
-            self.drift = torch.zeros_like(self.pivot)
-        self._add_numbers(reduce_rows(parts, first, last, self.pivot, self.drift), before)
+        assert self.numbers is not None
+        before, opens = self.count - self.open_count, self.open_count == 0
         self.count += last - first
         self.open_count += last - first
+        if opens and not closes:
+            self.drift = torch.empty_like(self.pivot)
+        portion = Portion(parts, first, last, before, opens, self.count if closes else 0)
+        add_rows(portion, self.pivot, self.drift, self.numbers)
         if closes:
-            self._close(self.drift)
+            self.open_count, self.drift = 0, None
 
-    def _add_numbers(self, squares: torch.Tensor, before: int) -> None:
-        """Add (a, g, ||f - pivot||^2) of each image, the pivot being the mean of `before` images."""
-        assert self.open_square_sum is not None
-        assert self.sums is not None
-        assert self.products is not None
-        self.open_square_sum += squares[2].sum()
-        squares[2] *= 2 * before / (before + 1)
-        self.sums += squares.sum(dim=1)
-        self.products += squares @ squares.T
-        if self.first is None:
-            self.first = squares[:, 0].clone()
+    @property
+    def sums(self) -> torch.Tensor | None:
+        """(a, g, b) summed over images: (3,), float64."""
+        return None if self.numbers is None else self.numbers[0]
 
-    def _close(self, drift: torch.Tensor) -> None:
-        assert self.pivot is not None
-        assert self.settled is not None
-        assert self.open_square_sum is not None
-        self.settled += self.open_square_sum - square_norm(drift) / self.count
-        self.pivot.add_(drift, alpha=1 / self.count)
-        self.open_square_sum.zero_()
-        self.open_count, self.drift = 0, None
+    @property
+    def products(self) -> torch.Tensor | None:
+        """Sums of their products: (3, 3), float64."""
+        return None if self.numbers is None else self.numbers[1:4]
 
     def moments(self) -> Moments:
         """Count, mean and centred square sum of the clean representations."""
-        if self.pivot is None or self.settled is None or self.open_square_sum is None:
+        if self.pivot is None or self.numbers is None:
             raise UsageError("no images were added")
+        in_stretch, settled = self.numbers[5, :2].tolist()
         if self.drift is None:
-            return Moments(self.count, self.pivot, float(self.settled))
+            return Moments(self.count, self.pivot, settled)
         gap = float(self.drift.double().square().sum())
-        square_sum = float(self.settled + self.open_square_sum) - gap / self.count
-        return Moments(self.count, self.pivot + self.drift / self.count, square_sum)
+        return Moments(
+            self.count, self.pivot + self.drift / self.count, settled + in_stretch - gap / self.count
+        )
 
     def merge(self, other: "SensitivityEstimator") -> "SensitivityEstimator":
         """The estimator of both samples together.
@@ -236,42 +219,38 @@ class SensitivityEstimator:
         one, two = self.moments(), other.moments()
         if len(one.mean) != len(two.mean):
             raise UsageError(f"expected {len(one.mean)} numbers a sample, got {len(two.mean)}")
-        assert self.sums is not None
-        assert other.sums is not None
-        assert self.products is not None
-        assert other.products is not None
-        assert other.first is not None
+        assert self.numbers is not None
+        assert other.numbers is not None
         both = one.merge(two)
         share = 2 * (both.centred_square_sum - one.centred_square_sum - two.centred_square_sum)
+        numbers = self.numbers + other.numbers
+        numbers[0, 2] += share
+        numbers[1:4] += _cross_terms(other.numbers[4], share)
+        numbers[4] = self.numbers[4]
+        numbers[5] = numbers.new_tensor([0.0, both.centred_square_sum, 0.0])
         return SensitivityEstimator(
-            both.count,
-            pivot=both.mean,
-            settled=self.sums.new_tensor(both.centred_square_sum),
-            open_square_sum=self.sums.new_tensor(0.0),
-            sums=self.sums + other.sums + _share(share, other.sums),
-            products=self.products + _give_share(other.products, other.first, share),
-            first=self.first,
-            eps=max(self.eps, other.eps),
+            both.count, pivot=both.mean, numbers=numbers, eps=max(self.eps, other.eps)
         )
 
     def compute(self) -> Estimate:
         """D, G, R and their standard errors; None with a reason where there is none."""
         n = self.count
-        if self.sums is None or self.products is None or self.first is None or n < 2:
+        if self.numbers is None or n < 2:
             return Estimate(n, reason="fewer than 2 images")
+        numbers = self.numbers.cpu()  # all at once: the one time that this waits for a device
         moments = self.moments()
-        if not (self.sums.isfinite().all() and self.products.isfinite().all()):
+        if not numbers[:4].isfinite().all():
             return Estimate(n, reason="non-finite")
         if not math.isfinite(moments.centred_square_sum):
             return Estimate(n, reason="non-finite")
-        a, g, b = (float(v) for v in self.sums)
+        a, g, b = numbers[0].tolist()
         pairs = 2 * moments.centred_square_sum / (n - 1)
         threshold = (_ROUNDING_UNITS * self.eps) ** 2 * float(moments.mean.double().square().sum())
         if pairs <= 2 * threshold or b == 0:
             return Estimate(n, reason="constant")
         d, noise = a / n / pairs, g / n / pairs
         share = b / (n - 1)  # equal to `pairs` in expectation
-        products = _give_share(self.products, self.first, share).tolist()
+        products = (numbers[1:4] + _cross_terms(numbers[4], share)).tolist()
         d_stderr = _ratio_stderr(products, 0, 2, d * pairs / share, n, pairs)
         g_stderr = _ratio_stderr(products, 1, 2, noise * pairs / share, n, pairs)
         if g == 0:
@@ -285,14 +264,10 @@ def _stretch_end(count: int) -> int:
     return 1 << count.bit_length() if 0 < count < _ROWS else (count // _ROWS + 1) * _ROWS if count else 1
 
 
-def _share(share: float, like: torch.Tensor) -> torch.Tensor:
-    return like.new_tensor([0.0, 0.0, share])
-
-
-def _give_share(products: torch.Tensor, first: torch.Tensor, share: float) -> torch.Tensor:
-    """Sums of products after an image with the numbers (a, g, 0) got its share of the denominator."""
-    b = _share(share, first)
-    return products + torch.outer(first, b) + torch.outer(b, first) + torch.outer(b, b)
+def _cross_terms(first: torch.Tensor, share: float) -> torch.Tensor:
+    """What sums of products gain when the image (a, g, 0) gets its share of the denominator."""
+    b = first.new_tensor([0.0, 0.0, share])
+    return torch.outer(first, b) + torch.outer(b, first) + torch.outer(b, b)
 
 
 def _ratio_stderr(

@@ -1,75 +1,203 @@
-"""One pass over a layer's output on the CPU: three square norms of every image and the sum over images.
+"""One pass over a layer's output on the CPU, on PyTorch's own threads.
 
-Importing this module compiles the kernel, or loads it from numba's cache.
+The work on one layer takes from ten microseconds to some milliseconds, and PyTorch's idle OpenMP threads go
+on spinning for about as long. Threads of any other pool would share the cores with them. So the kernel is a
+plain function for one thread, compiled by numba, and run by the OpenMP team that PyTorch itself uses.
 """
 
-import threading
+import ctypes
+import functools
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
-from numba import prange
+import torch
+from llvmlite import ir
+from numba import carray, types
+from numba.extending import intrinsic
 
-from timm_diffsens.measures.reductions import STRETCH
+from timm_diffsens.measures.reductions import STRETCH, Portion
 
-# PyTorch's own OpenMP threads, where both use one library; others would fight with them for the cores.
-numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
 _FAST_MATH = {"reassoc", "contract", "nsz"}  # sums in vector lanes; infinities and nans stay what they are
-_lock = threading.Lock()  # numba's last choice of threads does not bear two callers
+# Stretches that a thread takes at once: more of them read memory in longer runs, fewer share a layer evenly.
+_LONG, _LONG_FROM = 4, 64 * STRETCH
+
+# A task in 64-bit integers: three counters that the threads share, numbers, and addresses.
+_TAKEN, _TEAM, _DONE, _CHUNK, _IMAGES, _WIDTH, _FIRST, _LAST, _BEFORE, _AFTER, _OPENS, _BRIEF = range(12)
+_PARTS, _PIVOT, _DRIFT, _SQUARES, _NUMBERS, _FIELDS = range(12, 18)
+_ROWS = 6  # of the numbers, see `reductions.Portion`
 
 
-def _reduce(parts: Any, first: int, last: int, pivot: Any, drift: Any, squares: Any) -> None:
-    """See `reduce`; squares (stretches, 3, last - first)."""
-    real = pivot.dtype.type
-    for stretch in prange(squares.shape[0]):
-        start = stretch * STRETCH
-        stop = min(start + STRETCH, len(pivot))
-        origin, total = pivot[start:stop], drift[start:stop]
-        for row in range(first, last):
-            clean = parts[0, row, start:stop]
-            moved = parts[1, row, start:stop]
-            noised = parts[2, row, start:stop]
-            from_moved, from_noised, from_pivot = real(0), real(0), real(0)
-            for j in range(stop - start):
-                here = real(clean[j])
-                a, g, b = real(moved[j]) - here, real(noised[j]) - here, here - origin[j]
-                from_moved += a * a
-                from_noised += g * g
-                from_pivot += b * b
-                total[j] += b
-            squares[stretch, 0, row - first] = from_moved
-            squares[stretch, 1, row - first] = from_noised
-            squares[stretch, 2, row - first] = from_pivot
+@intrinsic  # type: ignore[untyped-decorator]
+def _pointer(typing: Any, address: Any) -> Any:
+    """An address as a pointer."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
+
+    return types.voidptr(types.int64), generate
 
 
-def _compile() -> Callable[..., None]:
-    signatures = [
-        f"void({parts}[:,:,::1], int64, int64, {real}[::1], {real}[::1], {real}[:,:,::1])"
-        for parts, real in (("float32", "float32"), ("float32", "float64"), ("float64", "float64"))
-    ]
-    options: dict[str, Any] = {"parallel": True, "nogil": True, "fastmath": _FAST_MATH}
+@intrinsic  # type: ignore[untyped-decorator]
+def _count(typing: Any, task: Any, counter: Any) -> Any:
+    """A counter's value, which is raised by one in the same moment."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        integer = ir.IntType(64)
+        counters = builder.bitcast(args[0], integer.as_pointer())
+        place = builder.gep(counters, [args[1]])
+        return builder.atomic_rmw("add", place, ir.Constant(integer, 1), "seq_cst")
+
+    return types.int64(types.voidptr, types.int64), generate
+
+
+@numba.njit(fastmath=_FAST_MATH)  # type: ignore[untyped-decorator]
+def _gaps(clean: Any, moved: Any, noised: Any, origin: Any, total: Any, real: Any) -> Any:
+    """Square norms of moved - clean, noised - clean, clean - origin; the last gap is added to `total`."""
+    from_moved, from_noised, from_origin = real(0), real(0), real(0)
+    for j in range(len(clean)):
+        here = real(clean[j])
+        x, y, z = real(moved[j]) - here, real(noised[j]) - here, here - origin[j]
+        from_moved += x * x
+        from_noised += y * y
+        from_origin += z * z
+        total[j] += z
+    return from_moved, from_noised, from_origin
+
+
+@numba.njit(fastmath=_FAST_MATH)  # type: ignore[untyped-decorator]
+def _move(origin: Any, total: Any, share: Any, real: Any) -> Any:
+    """Add `share` of `total` to `origin`, and give the square norm of `total`."""
+    square = real(0)
+    for j in range(len(total)):
+        square += total[j] * total[j]
+        origin[j] += total[j] * share
+    return square
+
+
+@numba.njit  # type: ignore[untyped-decorator]
+def _tally(squares: Any, numbers: Any, n: int, before: int, after: int) -> None:
+    """Add the sums over stretches, taken in float64, to the numbers of the layer."""
+    for i in range(n):
+        image = np.zeros(3)
+        for kind in range(3):
+            for stretch in range(len(squares)):
+                image[kind] += squares[stretch, kind * n + i]
+        numbers[5, 0] += image[2]
+        image[2] *= 2 * before / (before + 1)
+        if before + i == 0:
+            numbers[4] = image
+        for kind in range(3):
+            numbers[0, kind] += image[kind]
+            for other in range(3):
+                numbers[1 + kind, other] += image[kind] * image[other]
+    if after:
+        gap = 0.0
+        for stretch in range(len(squares)):
+            gap += squares[stretch, 3 * n]
+        numbers[5, 1] += numbers[5, 0] - gap / after
+        numbers[5, 0] = 0.0
+
+
+def _kernel(given: Any, real: Any) -> Callable[[Any], None]:
+    """What each thread does for a task; `given` is the type of the layer, `real` that of the pivot."""
+
+    def share(task: Any) -> None:
+        it = carray(task, (_FIELDS,), np.int64)
+        d, first, last, after, chunk = it[_WIDTH], it[_FIRST], it[_LAST], it[_AFTER], it[_CHUNK]
+        n, chunks = last - first, -(-d // chunk)
+        parts = carray(_pointer(it[_PARTS]), (3, it[_IMAGES], d), given)
+        pivot = carray(_pointer(it[_PIVOT]), (d,), real)
+        squares = carray(_pointer(it[_SQUARES]), (-(-d // STRETCH), 3 * n + 1), real)
+        own = _count(task, _TEAM) * chunk if it[_BRIEF] else 0
+        drift = carray(_pointer(it[_DRIFT]), (own + chunk if it[_BRIEF] else d,), real)
+        while True:
+            number = _count(task, _TAKEN)
+            if number >= chunks:
+                return
+            start, stop = number * chunk, min(number * chunk + chunk, d)
+            shift = own - start if it[_BRIEF] else 0
+            if it[_OPENS]:
+                drift[start + shift : stop + shift] = 0
+            for row in range(first, last):
+                for a in range(start, stop, STRETCH):
+                    b = min(a + STRETCH, stop)
+                    found = _gaps(
+                        parts[0, row, a:b],
+                        parts[1, row, a:b],
+                        parts[2, row, a:b],
+                        pivot[a:b],
+                        drift[a + shift : b + shift],
+                        real,
+                    )
+                    for kind in range(3):
+                        squares[a // STRETCH, kind * n + row - first] = found[kind]
+            if after:
+                for a in range(start, stop, STRETCH):
+                    b = min(a + STRETCH, stop)
+                    total = drift[a + shift : b + shift]
+                    squares[a // STRETCH, 3 * n] = _move(pivot[a:b], total, real(1 / after), real)
+            if _count(task, _DONE) == chunks - 1:  # all the others have been written
+                numbers = carray(_pointer(it[_NUMBERS]), (_ROWS, 3), np.float64)
+                _tally(squares, numbers, n, it[_BEFORE], after)
+
+    return share
+
+
+@functools.cache
+def compiled(given: Any, real: Any) -> Any:
+    """The kernel for a pair of NumPy types: compiled, or read from numba's cache if that can be used."""
+    signature = types.void(types.voidptr)
     try:
-        compiled = numba.njit(signatures, cache=True, **options)(_reduce)
-    except RuntimeError:  # no folder to write the cache to
-        compiled = numba.njit(signatures, **options)(_reduce)
-    return compiled  # type: ignore[no-any-return]
+        return numba.cfunc(signature, cache=True)(_kernel(given, real))
+    except Exception:  # nowhere to write, or nothing sensible there: an error of ours comes again below
+        return numba.cfunc(signature)(_kernel(given, real))
 
 
-_kernel = _compile()
+@functools.cache
+def _team() -> Callable[[int, int, int], None]:
+    """Runs a compiled function, given its address and its argument's, in several threads at once."""
+    suffix = {"win32": "torch_cpu.dll", "darwin": "libtorch_cpu.dylib"}.get(sys.platform, "libtorch_cpu.so")
+    try:
+        # as libtorch_cpu finds it: GNU's OpenMP and LLVM's both have this entry
+        start = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / suffix)).GOMP_parallel
+    except (OSError, AttributeError):
+        return run_on_python_threads
+    start.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    start.restype = None
+    return lambda function, task, threads: start(function, task, threads, 0)
 
 
-def reduce(
-    parts: np.ndarray, first: int, last: int, pivot: np.ndarray, drift: np.ndarray, threads: int
-) -> np.ndarray:
-    """Square norms (3, last - first), float64, of images `first` to `last` of `parts` (3, n, d).
+def run_on_python_threads(function: int, task: int, threads: int) -> None:
+    """The same where PyTorch has another OpenMP; ctypes lets go of the interpreter's lock."""
+    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function)
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(call, [task] * threads))
 
-    They are those of moved - clean, noised - clean and clean - pivot; the sum over images of the last is
-    added to `drift` (d,). Arithmetic is in the type of `pivot`.
-    """
-    squares = np.empty((-(-len(pivot) // STRETCH), 3, last - first), pivot.dtype)
-    with _lock:
-        numba.set_num_threads(max(1, min(threads, numba.config.NUMBA_NUM_THREADS)))
-        _kernel(parts, first, last, pivot, drift, squares)
-    total: np.ndarray = squares.sum(axis=0, dtype=np.float64)
-    return total
+
+def add(portion: Portion, pivot: torch.Tensor, drift: torch.Tensor | None, numbers: torch.Tensor) -> None:
+    """See `reductions.add_rows`; `parts` is contiguous, and of float32 or float64."""
+    parts, n, d = portion.parts, portion.last - portion.first, len(pivot)
+    chunk = STRETCH * (_LONG if d >= _LONG_FROM else 1)
+    threads = max(1, min(torch.get_num_threads(), -(-d // chunk)))
+    brief = drift is None
+    if drift is None:
+        drift = pivot.new_empty(threads * chunk)
+    squares = pivot.new_empty((-(-d // STRETCH), 3 * n + 1))
+    task = np.array(
+        [
+            *(0, 0, 0, chunk, parts.shape[1], d, portion.first, portion.last),
+            *(portion.before, portion.after, portion.opens, brief),
+            *(each.data_ptr() for each in (parts, pivot, drift, squares, numbers)),
+        ],
+        dtype=np.int64,
+    )
+    function = compiled(_NUMPY[parts.dtype], _NUMPY[pivot.dtype])
+    _team()(function.address, task.ctypes.data, threads)
+
+
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}

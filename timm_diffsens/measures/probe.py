@@ -56,7 +56,7 @@ class Probe:
         self._estimators: dict[str, SensitivityEstimator] = {}
         self._mean_estimators: dict[str, SensitivityEstimator] = {}
         self._faults: dict[str, str] = {}
-        self._orders: dict[str, tuple[int, ...]] = {}
+        self._orders: dict[int, tuple[int, ...]] = {}
         self._counts: dict[str, int] = {}
         self._batch = 0
         self._tracing = False
@@ -85,8 +85,10 @@ class Probe:
 
     def reset(self) -> None:
         """Forget all images; the layers stay."""
-        for kept in (self._estimators, self._mean_estimators, self._faults, self._orders):
-            kept.clear()
+        self._estimators.clear()
+        self._mean_estimators.clear()
+        self._faults.clear()
+        self._orders.clear()
 
     @property
     def not_called(self) -> list[str]:
@@ -214,10 +216,12 @@ class Probe:
         return output.reshape(self._batch, layer.fold, *output.shape[1:])
 
     def _update(self, estimators: dict[str, SensitivityEstimator], name: str, samples: torch.Tensor) -> None:
-        key = f"{name}/{id(estimators)}"
-        order = self._orders.setdefault(key, memory_order(samples))
-        parts = samples.permute(0, *order).reshape(_PARTS, self._batch // _PARTS, -1)
-        estimators.setdefault(name, SensitivityEstimator()).update_parts(parts)
+        estimator = estimators.get(name)
+        if estimator is None:
+            estimator = estimators[name] = SensitivityEstimator()
+            self._orders[id(estimator)] = memory_order(samples)  # the same for all batches
+        parts = samples.permute(0, *self._orders[id(estimator)])
+        estimator.update_parts(parts.reshape(_PARTS, self._batch // _PARTS, -1))
 
 
 class _LayerHook:
@@ -226,7 +230,6 @@ class _LayerHook:
     def __init__(self, probe: Probe, module: str, layers: dict[str, Layer]) -> None:
         self.probe, self.module, self.layers = probe, module, layers
 
-    @torch.no_grad()
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         if self.probe._tracing:
             return
@@ -235,9 +238,14 @@ class _LayerHook:
         call = call_name(self.module, count)
         for path, tensor in tensors(output):
             layer = self.layers.get(call + path)
-            if layer is not None:
-                with torch.autocast(tensor.device.type, enabled=False):  # sums are never in half precision
+            if layer is None:
+                continue
+            kind = tensor.device.type
+            if torch.is_autocast_enabled(kind):
+                with torch.autocast(kind, enabled=False):  # sums are never in half precision
                     self.probe._reduce(layer, tensor.detach())
+            else:
+                self.probe._reduce(layer, tensor.detach())
 
 
 def unwrap(model: nn.Module) -> nn.Module:
