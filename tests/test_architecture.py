@@ -17,6 +17,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 # A file imports only from its own part and from the parts before it.
 ORDER = ["errors", "runtime", "results", "models", "data", "perturb", "measures", "train", "sweep", "cli"]
 HEAVY = {"torch", "torchvision", "timm"}
+SLOW = HEAVY | {"numba", "pandas", "altair", "scipy", "numpy"}  # to import
 
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 
@@ -145,3 +146,14 @@ def test_importing_does_not_load_torch(module):
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("arguments", [["-c", "import timm_diffsens"], ["-m", "timm_diffsens", "--help"]])
+def test_the_package_and_its_help_import_nothing_slow(arguments):
+    run = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in run.stderr.splitlines()}
+    assert "timm_diffsens" in loaded
+    assert not loaded & SLOW

@@ -100,6 +100,25 @@ def test_a_device_that_is_not_there_is_named_with_the_count():
         runtime.resolve_device("cuda:99")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="PyTorch's wheels for Linux use OpenMP")
+def test_helpers_use_one_core_each_and_the_others_are_left_alone():
+    run = python(
+        "import torch, threading\n"
+        "from timm_diffsens import runtime\n"
+        "torch.set_num_threads(3)\n"
+        "with runtime.helpers(2, 'test') as pool:\n"
+        "    def count(_):\n"
+        "        torch.rand(300, 300).exp()\n"
+        "        return torch.get_num_threads()\n"
+        "    print(*pool.map(count, range(8)), torch.get_num_threads())\n"
+        "found = []\n"
+        "other = threading.Thread(target=lambda: found.append(torch.get_num_threads()))\n"
+        "other.start(); other.join(); print(*found)"
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["1"] * 8 + ["3", "3"]
+
+
 def test_equal_seeds_give_equal_draws():
     def draw(seed):
         with runtime.seeded(seed):

@@ -10,6 +10,7 @@ import platform
 import sys
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -103,6 +104,34 @@ def resolve_device(name: str = "auto") -> torch.device:
             f"device {name!r} does not exist ({torch.cuda.device_count()} CUDA devices); use --device cpu"
         )
     return device
+
+
+@functools.cache
+def torch_library() -> ctypes.CDLL | None:
+    """PyTorch's library for the CPU; through it one reaches the OpenMP that it is linked to, and no other."""
+    names = {"win32": "torch_cpu.dll", "darwin": "libtorch_cpu.dylib"}
+    try:
+        return ctypes.CDLL(
+            str(Path(torch.__file__).parent / "lib" / names.get(sys.platform, "libtorch_cpu.so"))
+        )
+    except OSError:
+        return None
+
+
+def helpers(count: int, name: str) -> ThreadPoolExecutor:
+    """Threads for work beside the network, each of one core.
+
+    By default PyTorch's operations in another thread call up a team of as many threads as there are cores,
+    which then spin, and take the cores from the network's own.
+    """
+    return ThreadPoolExecutor(count, thread_name_prefix=f"diffsens-{name}", initializer=_use_one_core)
+
+
+def _use_one_core() -> None:
+    torch.get_num_threads()  # sets up what PyTorch keeps a thread; later it would undo the next line
+    setter = getattr(torch_library(), "omp_set_num_threads", None)
+    if setter is not None:  # unlike torch.set_num_threads, it is for this thread alone
+        setter(1)
 
 
 @contextmanager

@@ -8,17 +8,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from timm_diffsens import Diffeo, UsageError, measure, sensitivity
+from timm_diffsens import Diffeo, UsageError, measure, runtime, sensitivity
 from timm_diffsens.errors import MeasurementError
-from timm_diffsens.measures.pipeline import (
-    Protocol,
-    channels_last,
-    corrupted,
-    count_wrong,
-    is_out_of_memory,
-    run_pass,
-    triplets,
-)
+from timm_diffsens.measures.pipeline import channels_last, count_wrong, is_out_of_memory, run_pass
+from timm_diffsens.measures.triplets import Protocol, corrupted, moved_batches, triplets
 
 VALUES = ("d", "g", "r", "d_stderr", "g_stderr", "r_stderr")
 
@@ -65,6 +58,45 @@ def test_draws_belong_to_the_image(images):
     # resampling and norms are per image, so equal to the bit in any batch
     assert torch.equal(part[:2], whole[:2, order])
     assert torch.allclose(part[2], whole[2, order], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_threads_and_layout_do_not_change_a_bit_of_the_draws(layout):
+    images = torch.rand(3, 3, 160, 160, generator=torch.Generator().manual_seed(1))
+    expected = triplets(images, [4, 0, 9], Protocol())
+    with runtime.helpers(3, "test") as pool:
+        found = triplets(images, [4, 0, 9], Protocol(), layout, pool)
+    assert torch.equal(found, expected)
+    assert found.is_contiguous(memory_format=layout)
+
+
+def test_batches_for_another_device_are_made_ahead():
+    """`meta` stands for a GPU here: it has shapes and no values."""
+    made = []
+
+    def source():
+        for i in range(3):
+            made.append(i)
+            yield [i], torch.rand(1, 3, 16, 16)
+
+    like = torch.empty(0, device="meta", dtype=torch.float64)
+    batches = moved_batches(source(), Protocol(), like, torch.channels_last)
+    indices, triple = next(batches)
+    assert (list(indices), triple.device.type, triple.dtype) == ([0], "meta", torch.float64)
+    assert triple.is_contiguous(memory_format=torch.channels_last)
+    assert [list(indices) for indices, _ in batches] == [[1], [2]]
+    assert made == [0, 1, 2]
+
+
+def test_what_goes_wrong_ahead_is_raised_here():
+    def source():
+        yield [0], torch.rand(1, 3, 16, 16)
+        raise MeasurementError("the second image is gone")
+
+    batches = moved_batches(source(), Protocol(), torch.empty(0, device="meta"), torch.contiguous_format)
+    next(batches)
+    with pytest.raises(MeasurementError, match="second image"):
+        next(batches)
 
 
 def test_seed_changes_the_draws_and_nothing_else_does(images):

@@ -1,22 +1,29 @@
-"""Batches prepared one ahead in a background thread."""
+"""Batches prepared one ahead in background threads."""
 
+import os
 import threading
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 
+from timm_diffsens import runtime
+
 Batch = tuple[list[int], torch.Tensor]
+Item = TypeVar("Item")
+
+# Threads that read images: the network has the other half of the cores, if it runs on them.
+READERS = max(1, min(8, (os.cpu_count() or 1) // 2))
 
 
 def prefetch(
-    make: Callable[[int], torch.Tensor], positions: Sequence[int], batch_size: int
+    make: Callable[[int], torch.Tensor], positions: Sequence[int], batch_size: int, readers: int = 1
 ) -> Generator[Batch, None, None]:
     """Yield (positions, tensor (b, ...)) over `positions` in order; the last batch may be smaller.
 
-    One thread makes the next batch while the caller works on this one, so two batches exist at a time. What
-    `make` raises is raised here. The thread ends with the generator: when it is exhausted, closed, or left
-    by an exception.
+    Threads make the next batch while the caller works on this one, so two batches exist at a time. What
+    `make` raises is raised here. The threads end with the generator: when it is exhausted, closed, or left
+    by an exception. One reader makes the images in order.
 
     >>> import torch
     >>> [(p, t.tolist()) for p, t in prefetch(lambda i: torch.tensor(i * i), range(3), 2)]
@@ -25,21 +32,29 @@ def prefetch(
     stopped = threading.Event()
     chunks = [list(positions[start : start + batch_size]) for start in range(0, len(positions), batch_size)]
 
-    def prepare(chunk: list[int]) -> Batch | None:
-        tensors = []
-        for position in chunk:
-            if stopped.is_set():
-                return None
-            tensors.append(make(position))
-        return chunk, torch.stack(tensors)
+    def one(position: int) -> torch.Tensor | None:
+        return None if stopped.is_set() else make(position)
 
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="diffsens-batches") as pool:
+    with runtime.helpers(readers, "batches") as pool:
         try:
-            ahead: Future[Batch | None] | None = pool.submit(prepare, chunks[0]) if chunks else None
-            for following in [*chunks[1:], None]:
-                batch = ahead.result() if ahead else None
-                ahead = pool.submit(prepare, following) if following else None
-                if batch is not None:
-                    yield batch
+            ahead = [pool.submit(one, position) for position in chunks[0]] if chunks else []
+            for chunk, following in zip(chunks, [*chunks[1:], []], strict=True):
+                made = [future.result() for future in ahead]
+                ahead = [pool.submit(one, position) for position in following]
+                yield chunk, torch.stack([tensor for tensor in made if tensor is not None])
         finally:
             stopped.set()
+
+
+def one_ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
+    """The items of an iterator, each made in a thread while the caller works on the one before.
+
+    >>> list(one_ahead(iter("ab")))
+    ['a', 'b']
+    """
+    end = object()
+    with runtime.helpers(1, "ahead") as pool:
+        coming = pool.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, items, end)
+            yield item  # type: ignore[misc]

@@ -20,7 +20,7 @@ from PIL import Image
 
 from timm_diffsens import runtime
 from timm_diffsens.data import specs
-from timm_diffsens.data.batches import prefetch
+from timm_diffsens.data.batches import READERS, prefetch
 from timm_diffsens.data.inspection import inspect_images, inspect_stream
 from timm_diffsens.data.opening import Request, open_source
 from timm_diffsens.data.scale_detection import ScaleDetection, choose_pairwise
@@ -106,14 +106,17 @@ class ImageSample:
     ) -> Generator[tuple[list[int], torch.Tensor], None, None]:
         """Yield (positions, tensor (b, c, h, w)) over the sample in order, one batch prepared ahead.
 
-        About two batches exist at a time. The thread that prepares them ends with the generator.
+        About two batches exist at a time. The threads that prepare them end with the generator.
 
         Raises:
             UsageError: `batch_size` is below 1.
         """
         if batch_size < 1:
             raise UsageError(f"--batch-size must be at least 1, not {batch_size}")
-        return prefetch(lambda position: transform(self.load(position)), range(len(self)), batch_size)
+        readers = 1 if isinstance(self.source, Stream) else READERS  # a stream is read in its own order
+        return prefetch(
+            lambda position: transform(self.load(position)), range(len(self)), batch_size, readers
+        )
 
 
 def load_images(

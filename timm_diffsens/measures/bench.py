@@ -15,8 +15,9 @@ from timm_diffsens.measures.averages import average_layers, to_record_layers, to
 from timm_diffsens.measures.estimators import LayerSensitivity
 from timm_diffsens.measures.noted import noted
 from timm_diffsens.measures.options import Options
-from timm_diffsens.measures.pipeline import Batch, Pass, Protocol, count_wrong, on_device, run_pass
+from timm_diffsens.measures.pipeline import Pass, count_wrong, on_device, run_pass
 from timm_diffsens.measures.plan import Plan, prepare
+from timm_diffsens.measures.triplets import Batch, Protocol
 from timm_diffsens.models.loading import InputOptions, LoadedModel
 from timm_diffsens.models.variants import mean_filters, shuffle_channels
 from timm_diffsens.perturb.streams import stream

@@ -7,10 +7,8 @@ plain function for one thread, compiled by numba, and run by the OpenMP team tha
 
 import ctypes
 import functools
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numba
@@ -20,6 +18,7 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
+from timm_diffsens import runtime
 from timm_diffsens.measures.reductions import STRETCH, Portion
 
 _FAST_MATH = {"reassoc", "contract", "nsz"}  # sums in vector lanes; infinities and nans stay what they are
@@ -83,15 +82,17 @@ def _move(origin: Any, total: Any, share: Any, real: Any) -> Any:
 def _tally(squares: Any, numbers: Any, n: int, before: int, after: int) -> None:
     """Add the sums over stretches, taken in float64, to the numbers of the layer."""
     for i in range(n):
-        image = np.zeros(3)
+        a, g, b = 0.0, 0.0, 0.0
+        for stretch in range(len(squares)):
+            a += squares[stretch, i]
+            g += squares[stretch, n + i]
+            b += squares[stretch, 2 * n + i]
+        numbers[5, 0] += b
+        b *= 2 * before / (before + 1)
+        image = (a, g, b)
         for kind in range(3):
-            for stretch in range(len(squares)):
-                image[kind] += squares[stretch, kind * n + i]
-        numbers[5, 0] += image[2]
-        image[2] *= 2 * before / (before + 1)
-        if before + i == 0:
-            numbers[4] = image
-        for kind in range(3):
+            if before + i == 0:
+                numbers[4, kind] = image[kind]
             numbers[0, kind] += image[kind]
             for other in range(3):
                 numbers[1 + kind, other] += image[kind] * image[other]
@@ -161,11 +162,8 @@ def compiled(given: Any, real: Any) -> Any:
 @functools.cache
 def _team() -> Callable[[int, int, int], None]:
     """Runs a compiled function, given its address and its argument's, in several threads at once."""
-    suffix = {"win32": "torch_cpu.dll", "darwin": "libtorch_cpu.dylib"}.get(sys.platform, "libtorch_cpu.so")
-    try:
-        # as libtorch_cpu finds it: GNU's OpenMP and LLVM's both have this entry
-        start = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / suffix)).GOMP_parallel
-    except (OSError, AttributeError):
+    start = getattr(runtime.torch_library(), "GOMP_parallel", None)  # GNU's OpenMP and LLVM's have it
+    if start is None:
         return run_on_python_threads
     start.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
     start.restype = None

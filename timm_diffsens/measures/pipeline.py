@@ -4,7 +4,7 @@ import gc
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -14,29 +14,16 @@ from timm_diffsens import runtime
 from timm_diffsens.errors import MeasurementError, UsageError, first_line
 from timm_diffsens.measures.estimators import LayerSensitivity
 from timm_diffsens.measures.probe import Probe, model_output, unwrap
+from timm_diffsens.measures.triplets import Batch, Protocol, corrupted, moved_batches, with_layout
 from timm_diffsens.perturb.diffeo import Diffeo
-from timm_diffsens.perturb.noise import corrupt, matched_noise
 from timm_diffsens.perturb.pixels import Deformation
-from timm_diffsens.perturb.streams import streams
 
-Batch = tuple[
-    Sequence[int], torch.Tensor
-]  # indices of the images (their random streams), images (n, c, h, w)
 BatchSize = int | Literal["auto"]
 
 _AUTO_PIXELS = (
     16 * 224 * 224
 )  # images of an automatic batch: cache-friendly on a CPU, and few launches on a GPU
 _AUTO_MOST = {"cpu": 64, "cuda": 256}
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How images are moved: the deformation, the corruption and the seed."""
-
-    diffeo: Deformation = field(default_factory=Diffeo)
-    corruption: float = 0.0
-    seed: int = 0
 
 
 @dataclass
@@ -167,16 +154,12 @@ def _run_once(
     done, wrong = 0, torch.zeros((), device=like.device)
     probe = Probe(model, layers, mean_channel=mean_channel)
     with probe, torch.no_grad(), full_precision(like.device), channels_last(model) as layout:
-        for indices, images in source(size):
-            clean = corrupted(
-                images.to(like.dtype if like.is_floating_point() else images.dtype), indices, protocol
-            )
-            triple = _to(triplets(clean, indices, protocol), like.device, layout)
+        for indices, triple in moved_batches(source(size), protocol, like, layout):
             output = model_output(probe.model(triple))
             if labels is not None:
-                truth = torch.tensor([labels[i] for i in indices], device=like.device)
+                truth = torch.tensor([labels[i] for i in indices]).to(like.device, non_blocking=True)
                 wrong += _wrong(output, truth)
-            done += len(images)
+            done += len(indices)
             if progress:
                 progress(done)
         if done < 2:
@@ -192,18 +175,6 @@ def _run_once(
             probe.trace.not_called,
             probe.trace.weights,
         )
-
-
-def corrupted(images: torch.Tensor, indices: Sequence[int], protocol: Protocol) -> torch.Tensor:
-    """Images with the noise that is fixed for each of them (Fig. 1 right)."""
-    return corrupt(images, protocol.corruption, streams(protocol.seed, "corruption", indices))
-
-
-def triplets(clean: torch.Tensor, indices: Sequence[int], protocol: Protocol) -> torch.Tensor:
-    """(n, c, h, w) -> (3 n, c, h, w): clean, deformed, noised, each image with streams of its own."""
-    moved = protocol.diffeo(clean, streams(protocol.seed, "diffeo", indices))
-    noise = matched_noise(clean, moved, streams(protocol.seed, "noise", indices))
-    return torch.cat([clean, moved, noise.add_(clean)])
 
 
 def count_wrong(
@@ -222,7 +193,7 @@ def count_wrong(
         with torch.no_grad(), full_precision(like.device), channels_last(model) as layout:
             for indices, images in batches:
                 images = corrupted(images.to(like.dtype), indices, protocol)
-                output = model_output(model(_to(images, like.device, layout)))
+                output = model_output(model(with_layout(images, layout).to(like.device)))
                 truth = torch.tensor([labels[i] for i in indices], device=output.device)
                 wrong += float(_wrong(output, truth))
                 done += len(indices)
@@ -249,10 +220,6 @@ def full_precision(device: torch.device) -> Iterator[None]:
     finally:
         for switch, flag in zip(switches, before, strict=True):
             switch.allow_tf32 = flag
-
-
-def _to(images: torch.Tensor, device: torch.device, layout: torch.memory_format) -> torch.Tensor:
-    return images.to(device, memory_format=layout) if images.ndim == 4 else images.to(device)
 
 
 def _wrong(output: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:

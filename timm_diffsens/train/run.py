@@ -13,7 +13,8 @@ from timm_diffsens import runtime
 from timm_diffsens.errors import DiffsensError, UsageError
 from timm_diffsens.measures import environment
 from timm_diffsens.measures.averages import to_record_layers
-from timm_diffsens.measures.pipeline import Batch, Protocol, run_pass
+from timm_diffsens.measures.pipeline import run_pass
+from timm_diffsens.measures.triplets import Batch, Protocol
 from timm_diffsens.models.arguments import ModelArguments
 from timm_diffsens.models.checkpoints import round_to_half, save_checkpoint
 from timm_diffsens.models.loading import InputOptions, LoadedModel, load_model

@@ -1,0 +1,97 @@
+"""Images -> batches of clean, deformed and noised images, on their way to the network."""
+
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import closing
+from dataclasses import dataclass, field
+
+import torch
+
+from timm_diffsens import runtime
+from timm_diffsens.data.batches import one_ahead
+from timm_diffsens.perturb.diffeo import Diffeo
+from timm_diffsens.perturb.noise import corrupt, matched_noise
+from timm_diffsens.perturb.pixels import Deformation
+from timm_diffsens.perturb.streams import streams
+
+Batch = tuple[Sequence[int], torch.Tensor]  # indices of the images (their random streams), (n, c, h, w)
+
+_SMALL = 2**17  # numbers: below, handing images to other threads costs more than it saves
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How images are moved: the deformation, the corruption and the seed."""
+
+    diffeo: Deformation = field(default_factory=Diffeo)
+    corruption: float = 0.0
+    seed: int = 0
+
+
+def corrupted(images: torch.Tensor, indices: Sequence[int], protocol: Protocol) -> torch.Tensor:
+    """Images with the noise that is fixed for each of them (Fig. 1 right)."""
+    return corrupt(images, protocol.corruption, streams(protocol.seed, "corruption", indices))
+
+
+def triplets(
+    clean: torch.Tensor,
+    indices: Sequence[int],
+    protocol: Protocol,
+    layout: torch.memory_format = torch.contiguous_format,
+    pool: Executor | None = None,
+) -> torch.Tensor:
+    """(n, c, h, w) -> (3 n, c, h, w): clean, deformed, noised, each image with streams of its own.
+
+    Args:
+        clean: the images.
+        indices: of their streams.
+        protocol: how they are moved.
+        layout: of the result.
+        pool: threads that share the images.
+    """
+    n = len(clean)
+    whole = with_layout(clean.new_empty(3 * n, *clean.shape[1:]), layout)
+    into = whole.chunk(3) if n else (whole,) * 3
+
+    def fill(some: slice) -> None:
+        images, chosen = clean[some], indices[some]
+        moved = protocol.diffeo(images, streams(protocol.seed, "diffeo", chosen))
+        noise = matched_noise(images, moved, streams(protocol.seed, "noise", chosen))
+        for part, made in zip(into, (images, moved, noise.add_(images)), strict=True):
+            part[some].copy_(made)
+
+    if pool is None or clean.numel() < _SMALL:
+        fill(slice(None))
+    else:
+        list(pool.map(fill, [slice(i, i + 1) for i in range(n)]))
+    return whole
+
+
+def moved_batches(
+    batches: Iterator[Batch], protocol: Protocol, like: torch.Tensor, layout: torch.memory_format
+) -> Generator[Batch, None, None]:
+    """(indices, triplets) of each batch, of the type and on the device of `like`, a parameter.
+
+    For another device the next batch is drawn, and on its way there, while the caller works on this one. On
+    the CPU, where the network has all the cores already, all of them draw each batch in its turn.
+    """
+    elsewhere = like.device.type != "cpu"
+
+    def moved() -> Iterator[Batch]:
+        for indices, images in batches:
+            images = images.to(like.dtype if like.is_floating_point() else images.dtype)
+            triple = triplets(corrupted(images, indices, protocol), indices, protocol, layout, pool)
+            yield indices, triple.pin_memory() if like.device.type == "cuda" else triple
+
+    with runtime.helpers(max(1, torch.get_num_threads()), "draws") as pool:
+        if not elsewhere:
+            yield from moved()
+            return
+        with closing(one_ahead(moved())) as coming:
+            for indices, triple in coming:
+                yield indices, triple.to(like.device, non_blocking=True)
+
+
+def with_layout(images: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:
+    """Images (n, c, h, w) in that layout; others as they are."""
+    return images.contiguous(memory_format=layout) if images.ndim == 4 else images
