@@ -5,15 +5,17 @@ from pathlib import Path
 from timm_diffsens.errors import UsageError
 from timm_diffsens.results.board_text import MARKER, csv_text, markdown
 from timm_diffsens.results.correlation_charts import board_charts
-from timm_diffsens.results.export import render
+from timm_diffsens.results.export import render, unchecked
 from timm_diffsens.results.files import write_atomic
 from timm_diffsens.results.leaderboard import Leaderboard
+from timm_diffsens.results.memory import without_garbage_collection
 from timm_diffsens.results.page import render_page
 
 _GUIDE = "CONTRIBUTING.md"
 FIGURE_FORMATS = ("png", "svg", "pdf")
 
 
+@without_garbage_collection()
 def write_board(board: Leaderboard, folder: Path, figures: Path | None = None) -> list[Path]:
     """Write `leaderboard.csv`, `README.md` with its `figures/*.svg`, and `index.html`; returns their paths.
 
@@ -31,17 +33,23 @@ def write_board(board: Leaderboard, folder: Path, figures: Path | None = None) -
     readme = folder / "README.md"
     if readme.exists() and not readme.read_bytes().startswith(MARKER.encode()):
         raise UsageError(f"{readme} was not written by this command, and would be lost; choose another --out")
+    with unchecked():
+        content = _content(board, folder, figures)
+    for path, data in content.items():
+        write_atomic(path, data)
+    return list(content)
+
+
+def _content(board: Leaderboard, folder: Path, figures: Path | None) -> dict[Path, bytes]:
     charts = board_charts(board)
     guide = _GUIDE if (folder / _GUIDE).exists() else None
     content = {
         folder / "leaderboard.csv": csv_text(board).encode(),
         **{folder / "figures" / f"{name}.svg": render(chart, "svg") for name, chart in charts.items()},
-        readme: markdown(board, charts, guide).encode(),
+        folder / "README.md": markdown(board, charts, guide).encode(),
         folder / "index.html": render_page(board).encode(),
     }
     if figures is not None:
         named = [(name, form) for name in charts for form in FIGURE_FORMATS]
         content |= {figures / f"{name}.{form}": render(charts[name], form) for name, form in named}
-    for path, data in content.items():
-        write_atomic(path, data)
-    return list(content)
+    return content

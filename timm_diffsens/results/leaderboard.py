@@ -1,8 +1,6 @@
 """The leaderboard: comparable records put together, with their correlations. Nothing is measured here."""
 
-import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from timm_diffsens.results.comparisons import compare
 from timm_diffsens.results.correlate import correlate_networks
 from timm_diffsens.results.depth_correlation import correlate_by_depth, from_which_depth
 from timm_diffsens.results.frames import records_frame
+from timm_diffsens.results.memory import without_garbage_collection
 from timm_diffsens.results.population import FEWEST, MEASURES, MOST_TRAIN_ERROR, groups, left_out, networks
 from timm_diffsens.results.published import read_errors, with_published
 from timm_diffsens.results.record import Record
@@ -107,6 +106,7 @@ class Choices:
     seed: int = 0
 
 
+@without_garbage_collection()
 def build_leaderboard(
     folder: str | Path, choices: Choices | None = None, *, without: Sequence[Path] = ()
 ) -> Leaderboard:
@@ -159,27 +159,14 @@ def _read(folder: Path, without: Sequence[Path]) -> tuple[list[tuple[Path, Recor
     aside = {path.resolve() for path in without}
     good: list[tuple[Path, Record]] = []
     bad: list[tuple[Path, str]] = []
-    with _without_garbage_collection():
-        for path, record in iter_records(folder / "records"):
-            if path.resolve() in aside:
-                continue
-            if isinstance(record, UsageError):
-                bad.append((path, str(record)))
-            else:
-                good.append((path, record))
+    for path, record in iter_records(folder / "records"):
+        if aside and path.resolve() in aside:
+            continue
+        if isinstance(record, UsageError):
+            bad.append((path, str(record)))
+        else:
+            good.append((path, record))
     return sorted(good, key=lambda pair: (pair[1].key, pair[0])), bad
-
-
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Records hold no cycles, but so many objects that looking for some takes 40 % of the reading."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _group(title: str, rows: pd.DataFrame, records: list[Record], choices: Choices) -> Group:

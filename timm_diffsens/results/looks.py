@@ -48,3 +48,8 @@ def legend(variants: Sequence[str]) -> Any:
     return alt.layer(lines, points, names).properties(
         width=WIDTH, height=14, view=alt.ViewConfig(stroke=None)
     )
+
+
+def named_data(name: str) -> alt.NamedData:
+    """Rows that a chart has in its `datasets` as JSON text: lists would be copied with every part of it."""
+    return alt.NamedData(name, format=alt.JsonDataFormat(type="json"))

@@ -9,6 +9,7 @@ import base64
 import json
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from timm_diffsens.results.reading import reading
@@ -71,7 +72,8 @@ def column(values: Sequence[float | None], digits: int = DIGITS) -> str:
         >>> column([0.123456, None, 2.0, 1.5e-7])
         '0.1235 - 2 1.5e-07'
     """
-    return " ".join("-" if value is None else f"{value:.{digits}g}" for value in values)
+    form = f"%.{digits}g"
+    return " ".join(["-" if value is None else form % value for value in values])
 
 
 def facts(record: Record) -> list[tuple[str, str]]:
@@ -136,8 +138,14 @@ def _spectra(spectra: Sequence[Spectrum], grids: dict[str, int]) -> dict[str, An
         "kernels": [" × ".join(map(str, s.kernel)) for s in spectra],
         "mean": column([s.mean_frequency for s in spectra]),
         "power": [column(powers) for _, powers in levels],
-        "grid": [grids.setdefault(column(values), len(grids)) for values, _ in levels],
+        "grid": [grids.setdefault(_grid(tuple(values)), len(grids)) for values, _ in levels],
     }
+
+
+@lru_cache(maxsize=256)
+def _grid(values: tuple[float, ...]) -> str:
+    """Filters of one size have the same eigenvalues."""
+    return column(values)
 
 
 def _levels(spectrum: Spectrum) -> tuple[list[float], list[float]]:
