@@ -2,8 +2,8 @@
 
     python benchmarks/board.py 1500
 
-Each record is the project's own of EfficientNet-Lite0 (18 layers, five variants, spectra: 56 kB) with weights,
-test error and numbers of its own: every D and G is moved at random, and R at the output goes with the error.
+Each record is the project's own of EfficientNet-Lite0 (18 layers, five variants, spectra: 56 kB) with other
+weights, test error and numbers: every D and G is moved at random, and R at the output goes with the error.
 The command runs in a process of its own, Python's start included; the seconds are the wall clock's. What the
 records are made of decides the time as much as their number does: `--layers` cuts them to the first few.
 """
@@ -48,7 +48,7 @@ def main() -> None:
 
 def varied(model: Record, number: int, layers: int | None) -> Record:
     """The record of another network; only its numbers are made up."""
-    source = random.Random(number)  # noqa: S311 no secret
+    source = random.Random(number)
     quality = source.gauss(0, 0.5)
     fields = model.model_dump()
     fields["model"] |= {"spec": f"network{number:04d}", "parameters": 100_000 + 9_973 * number}
@@ -74,7 +74,10 @@ def moved(source: random.Random, layer: Layer, quality: float) -> dict:
     fields = layer.model_dump()
     if layer.r is None:
         return fields
-    factor = {"d": math.exp(quality * layer.depth + source.gauss(0, 0.1)), "g": math.exp(source.gauss(0, 0.1))}
+    factor = {
+        "d": math.exp(quality * layer.depth + source.gauss(0, 0.1)),
+        "g": math.exp(source.gauss(0, 0.1)),
+    }
     factor["r"] = factor["d"] / factor["g"]
     for name, by in factor.items():
         fields |= {key: fields[key] * by for key in (name, f"{name}_stderr")}

@@ -1,5 +1,6 @@
 """The files of a leaderboard, beside its records."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from timm_diffsens.errors import UsageError
@@ -41,15 +42,22 @@ def write_board(board: Leaderboard, folder: Path, figures: Path | None = None) -
 
 
 def _content(board: Leaderboard, folder: Path, figures: Path | None) -> dict[Path, bytes]:
+    """What to write, by path. Charts are drawn outside of Python, so the page is made meanwhile."""
     charts = board_charts(board)
     guide = _GUIDE if (folder / _GUIDE).exists() else None
-    content = {
-        folder / "leaderboard.csv": csv_text(board).encode(),
-        **{folder / "figures" / f"{name}.svg": render(chart, "svg") for name, chart in charts.items()},
-        folder / "README.md": markdown(board, charts, guide).encode(),
-        folder / "index.html": render_page(board).encode(),
-    }
+    wanted = {folder / "figures" / f"{name}.svg": (chart, "svg") for name, chart in charts.items()}
     if figures is not None:
-        named = [(name, form) for name in charts for form in FIGURE_FORMATS]
-        content |= {figures / f"{name}.{form}": render(charts[name], form) for name, form in named}
-    return content
+        wanted |= {
+            figures / f"{name}.{form}": (chart, form)
+            for name, chart in charts.items()
+            for form in FIGURE_FORMATS
+        }
+    with ThreadPoolExecutor(1) as beside:
+        drawn = beside.map(lambda chart: render(*chart), wanted.values())
+        texts = {
+            folder / "leaderboard.csv": csv_text(board),
+            folder / "README.md": markdown(board, charts, guide),
+            folder / "index.html": render_page(board),
+        }
+        pictures = dict(zip(wanted, drawn, strict=True))
+    return {**pictures, **{path: text.encode() for path, text in texts.items()}}

@@ -8,7 +8,7 @@ import pandas as pd
 
 from timm_diffsens.results.charts import MEASURES as TITLES
 from timm_diffsens.results.leaderboard import Group, Leaderboard, Series
-from timm_diffsens.results.looks import COLOURS, POINTS, legend, look, named_data
+from timm_diffsens.results.looks import COLOURS, FONT, POINTS, legend, look, named_data
 from timm_diffsens.results.record import VARIANTS
 
 Row = dict[str, Any]
@@ -18,6 +18,7 @@ _FIT = "#555555"
 _CONFIG = {
     "aria": False,  # pictures in a page of text, which describes them
     "background": "white",
+    "font": FONT,
     "padding": 14,
     "view": {"stroke": "#ccc"},
     "title": {"anchor": "start", "frame": "group", "subtitleFontSize": 12, "offset": 12},

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 
 import altair as alt
 import vl_convert
@@ -45,8 +46,8 @@ def figure_format(path: str | Path) -> str:
 def render(chart: alt.TopLevelMixin, form: str) -> bytes:
     """A chart as the bytes of a png, svg, pdf or html file; equal charts give equal svg, png and html.
 
-    Charts are drawn as they are: that they fit the schema of Vega-Lite is tested, and not looked up each time,
-    which takes longer than to draw them.
+    Charts are drawn as they are: that they fit the schema of Vega-Lite is tested, and not looked up each
+    time, which takes longer than to draw them.
     """
     if form == "html":
         text = io.StringIO()
@@ -62,6 +63,14 @@ def render(chart: alt.TopLevelMixin, form: str) -> bytes:
         return png
     pdf: bytes = vl_convert.vegalite_to_pdf(spec, vl_version=version)
     return pdf
+
+
+def start_renderer() -> Thread:
+    """Loads the renderer's scripts beside what goes on; the first chart would wait half a second for them."""
+    empty = alt.Chart(alt.NamedData("nothing")).mark_point()
+    thread = Thread(target=render, args=(empty, "svg"))
+    thread.start()
+    return thread
 
 
 @contextmanager

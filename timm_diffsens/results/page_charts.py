@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import altair as alt
 
 from timm_diffsens.results.export import render
-from timm_diffsens.results.looks import look, named_data
+from timm_diffsens.results.looks import FONT, look, named_data
 from timm_diffsens.results.record import VARIANTS
 
 Rows = Sequence[dict[str, Any]]
@@ -30,8 +30,6 @@ _STEPS: list[tuple[int, Sequence[float]]] = [
 ]
 _NOISE = re.compile(r"aria-|role$|pointer-events$|font-family$|stroke-miterlimit$|version$|class$")
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
-# Bundled with the renderer: text is measured alike on every machine. The page shows its own font.
-_FONT = "Liberation Sans"
 
 
 @dataclass(frozen=True)
@@ -151,7 +149,7 @@ def inline_svg(chart: Any, label: str, points: Sequence[dict[str, str]]) -> str:
 
 _CONFIG: dict[str, Any] = {
     "background": "transparent",
-    "font": _FONT,
+    "font": FONT,  # for the layout; the page shows its own
     "padding": 4,
     "view": {"stroke": "currentColor", "strokeOpacity": 0.25},
     "axis": {

@@ -18,7 +18,7 @@ from timm_diffsens.results.record import Layer, Record, Spectrum
 DIGITS = 4  # of a value
 STDERR_DIGITS = 2  # of a standard error
 MEASURES = ("d", "g", "r")
-_LEVEL = 9  # of deflate; given, so that equal records give equal bytes
+_LEVEL = 6  # of deflate; given, so that equal records give equal bytes; 9 saves 0.2 % more in twice the time
 
 
 def packed(record: Record) -> str:
