@@ -1,8 +1,8 @@
 """Write the measured tables of the README from the records: `python docs/render.py`; `--check` compares.
 
 A block stands between `<!-- record: KEY -->` and `<!-- /record -->`, KEY being the start of a record's key,
-or between `<!-- board: DATASET -->` and `<!-- /board -->`: the correlations over the networks of the project's
-own leaderboard. A board block is empty as long as fewer than five networks of the data set are in the fits.
+or between `<!-- board: DATASET -->` and `<!-- /board -->`: the correlations over the networks of the
+project's own leaderboard. A board block is empty as long as fewer than five networks of the set are in the fits.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from timm_diffsens.results.board_text import correlations
 from timm_diffsens.results.leaderboard import Choices, Group, build_leaderboard
 from timm_diffsens.results.markdown_text import text
 from timm_diffsens.results.numbers import with_error
-from timm_diffsens.results.population import FEWEST, MOST_TRAIN_ERROR
+from timm_diffsens.results.population import FEWEST
 from timm_diffsens.results.reading import reading
 from timm_diffsens.results.record import Record
 from timm_diffsens.results.store import iter_records
@@ -75,11 +75,9 @@ def board(group: Group | None) -> str:
         return ""
     errors = group.points["error"]
     trainings = f"{len(group.points)} networks in {int(group.points['seeds'].sum())} trainings"
-    unfitted = int((group.models["train_error"] > MOST_TRAIN_ERROR).sum())
-    note = f"; {unfitted} trainings ended with a train error above {MOST_TRAIN_ERROR:.0%}" if unfitted else ""
     lines = [
         f"### {text(group.title)}",
-        f"{trainings}, with test errors from {errors.min():.1%} to {errors.max():.1%}{note}.",
+        f"{trainings}, with test errors from {errors.min():.1%} to {errors.max():.1%}.",
         text(group.verdict),
         f"![test error against D, G and R](leaderboard/figures/{group.slug}-scatter.svg)",
         correlations(group, SHOWN),

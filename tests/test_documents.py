@@ -36,7 +36,7 @@ def test_a_block_of_the_board_shows_its_correlations(render, tmp_path, monkeypat
     assert f"| {rho:.2f} |" in row
     assert f"figures/{group.slug}-scatter.svg" in filled
     assert "7 networks in 7 trainings" in filled
-    assert "7 trainings ended with a train error above 1%" in filled
+    assert "None of the 7 networks fits its training set (train error above 1 %)" in filled
     assert "old" not in filled
 
 

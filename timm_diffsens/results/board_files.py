@@ -54,10 +54,9 @@ def _content(board: Leaderboard, folder: Path, figures: Path | None) -> dict[Pat
         }
     with ThreadPoolExecutor(1) as beside:
         drawn = beside.map(lambda chart: render(*chart), wanted.values())
-        texts = {
-            folder / "leaderboard.csv": csv_text(board),
-            folder / "README.md": markdown(board, charts, guide),
-            folder / "index.html": render_page(board),
+        listed = {folder / "leaderboard.csv": csv_text(board).encode()}
+        pages = {
+            folder / "README.md": markdown(board, charts, guide).encode(),
+            folder / "index.html": render_page(board).encode(),
         }
-        pictures = dict(zip(wanted, drawn, strict=True))
-    return {**pictures, **{path: text.encode() for path, text in texts.items()}}
+        return {**listed, **dict(zip(wanted, drawn, strict=True)), **pages}

@@ -52,7 +52,15 @@ def scatter_chart(group: Group) -> alt.TopLevelMixin:
         data[f"fit_{measure}"] = _rows(fit, ["x", "error", "low", "high"])
     panels = alt.hconcat(*(_scatter_panel(group, measure, data) for measure in TITLES), spacing=28)
     note = "line: e ~ a X^b, least squares on logarithms; band: 95 % of the fits to resampled networks"
-    return _figure(group.title, [f"{len(group.points)} networks", note], panels, data)
+    return _figure(group.title, [_counted(group), note], panels, data)
+
+
+def _counted(group: Group) -> str:
+    """How many points there are, and what they stand for."""
+    seeds = int(group.points["seeds"].sum()) - len(group.points)
+    means = ", means over training seeds" if seeds else ""
+    unfitted = f"; {group.unfitted} did not fit their training set" if group.unfitted else ""
+    return f"{len(group.points)} networks{means}{unfitted}"
 
 
 def _scatter_panel(group: Group, measure: str, data: dict[str, list[Row]]) -> Any:

@@ -80,6 +80,7 @@ def facts(record: Record) -> list[tuple[str, str]]:
     """What one should know about a measurement beside its numbers: pairs of a name and a text."""
     model, data, protocol = record.model, record.data, record.protocol
     listed = [
+        ("measured as", model.spec),
         ("architecture", f"{model.arch} ({model.library}), {model.parameters:,} parameters"),
         ("weights", _weights(record)),
         ("trained", {True: "yes", False: "no", None: "not known"}[record.trained]),
