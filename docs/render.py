@@ -1,22 +1,32 @@
 """Write the measured tables of the README from the records: `python docs/render.py`; `--check` compares.
 
-A block stands between `<!-- record: KEY -->` and `<!-- /record -->`, KEY being the start of a record's key.
+A block stands between `<!-- record: KEY -->` and `<!-- /record -->`, KEY being the start of a record's key,
+or between `<!-- board: DATASET -->` and `<!-- /board -->`: the correlations over the networks of the
+project's own leaderboard. A board block is empty as long as fewer than five networks of the set are in the fits.
 """
 
 import argparse
 import re
+import runpy
 import sys
 from pathlib import Path
 
+from timm_diffsens.results.board_text import correlations
+from timm_diffsens.results.leaderboard import Choices, Group, build_leaderboard
+from timm_diffsens.results.markdown_text import text
 from timm_diffsens.results.numbers import with_error
+from timm_diffsens.results.population import FEWEST
 from timm_diffsens.results.reading import reading
 from timm_diffsens.results.record import Record
 from timm_diffsens.results.store import iter_records
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (ROOT / "README.md",)
+BOARD_FOLDER = ROOT / "leaderboard"
 BLOCK = re.compile(r"(<!-- record: ([0-9a-f]+) -->\n).*?(<!-- /record -->)", re.DOTALL)
+BOARD_BLOCK = re.compile(r"(<!-- board: (\S+) -->\n).*?(<!-- /board -->)", re.DOTALL)
 ROWS = 7
+SHOWN = ("original", "channel-shuffled", "init")  # of the variants, in the table of correlations
 
 
 def main() -> int:
@@ -33,8 +43,8 @@ def main() -> int:
 
 
 def rendered(page: Path) -> str:
-    """The page with every block filled from its record."""
-    records = {r.key: r for _, r in iter_records(ROOT / "leaderboard" / "records") if isinstance(r, Record)}
+    """The page with every block filled from the records."""
+    records = {r.key: r for _, r in iter_records(BOARD_FOLDER / "records") if isinstance(r, Record)}
 
     def fill(match: re.Match[str]) -> str:
         found = [record for key, record in records.items() if key.startswith(match[2])]
@@ -42,7 +52,38 @@ def rendered(page: Path) -> str:
             raise SystemExit(f"{page.name}: {len(found)} records have a key that starts with {match[2]}")
         return f"{match[1]}{table(found[0])}{match[3]}"
 
-    return BLOCK.sub(fill, page.read_text())
+    filled = BLOCK.sub(fill, page.read_text())
+    if not BOARD_BLOCK.search(filled):
+        return filled
+    groups = board_groups(BOARD_FOLDER)
+    return BOARD_BLOCK.sub(lambda match: f"{match[1]}{board(groups.get(match[2]))}{match[3]}", filled)
+
+
+def board_groups(folder: Path) -> dict[str, Group]:
+    """Data set -> its largest group, with the fits that `build.py` asks for."""
+    asked = runpy.run_path(str(ROOT / "leaderboard" / "build.py"))["BOARD"]
+    made = build_leaderboard(folder, Choices(include_unfitted="--include-unfitted" in asked))
+    found: dict[str, Group] = {}
+    for group in made.groups:
+        found.setdefault(group.fields["data set"], group)
+    return found
+
+
+def board(group: Group | None) -> str:
+    """Which networks, the verdict, the scatter plot and the correlations; nothing below five networks."""
+    if group is None or len(group.points) < FEWEST:
+        return ""
+    errors = group.points["error"]
+    trainings = f"{len(group.points)} networks in {int(group.points['seeds'].sum())} trainings"
+    lines = [
+        f"### {text(group.title)}",
+        f"{trainings}, with test errors from {errors.min():.1%} to {errors.max():.1%}.",
+        text(group.verdict),
+        f"![test error against D, G and R](leaderboard/figures/{group.slug}-scatter.svg)",
+        correlations(group, SHOWN),
+        "Every network: [leaderboard](leaderboard/README.md).",
+    ]
+    return "\n" + "\n\n".join(lines) + "\n\n"
 
 
 def table(record: Record) -> str:

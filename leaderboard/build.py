@@ -3,18 +3,23 @@
     python leaderboard/build.py cifar10 --data-dir TRAIN --test-dir TEST
     python leaderboard/build.py scale1
 
+    python leaderboard/build.py board
+
 What is trained or measured already is not done again, so it can be interrupted, and run for one more line of
 the recipes. `leaderboard/TASK.recipes` has a training a line: what follows `diffsens train TASK`. Records go
-to leaderboard/records, and the smallest checkpoints, one a network, to leaderboard/checkpoints.
+to leaderboard/records, and checkpoints, one a network, to leaderboard/checkpoints: the smallest first, as far
+as the limit goes. `board` trains and measures nothing: it makes table, page and pictures from the records.
 """
 
 import argparse
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,32 +36,43 @@ BENCH = (
     "--init-samples",
     "3",
 )
-LIMIT = {"cifar10": 8e6, "scale1": 2e6}  # bytes, of the checkpoints kept in the repository
+LIMIT = {"cifar10": 8_000_000, "scale1": 2_000_000}  # bytes, of the checkpoints kept: 10 MB altogether
+# Few epochs on two cores: hardly a network here fits its training set, and the fits are of all of them.
+BOARD = ("--include-unfitted",)
 ENV = dict(os.environ)  # of the command line
 
 
 def main() -> None:
     """Run the recipes of one task."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("task", choices=sorted(path.stem for path in HERE.glob("*.recipes")))
+    parser.add_argument("task", choices=[*sorted(path.stem for path in HERE.glob("*.recipes")), "board"])
     parser.add_argument("--data-dir")
     parser.add_argument("--test-dir")
     parser.add_argument("--runs", default="runs")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time; they share the cores")
     options = parser.parse_args()
-    ENV["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.jobs))
-    with ThreadPoolExecutor(options.jobs) as pool:
-        found = pool.map(lambda line: each(options, line), recipes(options.task))
-        results = [result for trained in found for result in trained]
-    keep(results, LIMIT[options.task])
-    diffsens("leaderboard", "--include-unfitted", "--figures", str(HERE / "figures"), "--out", str(HERE))
+    if options.task != "board":
+        ENV["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.jobs))
+        with ThreadPoolExecutor(options.jobs) as pool:
+            found = pool.map(lambda line: each(options, line), recipes(options.task))
+            results = [result for trained in found for result in trained]
+        keep(results, options.task, HERE / "checkpoints")
+    board(HERE)
+
+
+def board(folder: Path) -> None:
+    """Table, page and pictures of the records below a folder, as those in the repository are made."""
+    for stale in folder.glob("figures/*.svg"):  # a group that is no more
+        stale.unlink()
+    diffsens("leaderboard", *BOARD, "--out", str(folder), "--quiet")
 
 
 def each(options: argparse.Namespace, line: list[str]) -> list[dict]:
     """Train what a line says, and measure it."""
     results = train(options, line)
+    images = options.test_dir or options.data_dir
     for result in results:
-        measure(options, result)
+        measure(options.task, result, images if options.task == "cifar10" else None, HERE)
     return results
 
 
@@ -73,23 +89,52 @@ def train(options: argparse.Namespace, line: list[str]) -> list[dict]:
     return json.loads(found)
 
 
-def measure(options: argparse.Namespace, result: dict) -> None:
+def measure(task: str, result: dict, images: str | None, out: Path) -> None:
     """The record of one trained network, on the images that it was tested on."""
-    where = ("--data-dir", options.test_dir or options.data_dir) if options.task == "cifar10" else ()
-    full = ("--full-error",) if options.task == "cifar10" else ()
+    where = ("--data-dir", images, "--full-error") if images else ()
     model = ("bench", result["recipe"]["model"], "--checkpoint", result["checkpoint"])
-    diffsens(*model, "--dataset", options.task, *where, *BENCH, *full, "--out", str(HERE), "--quiet")
+    diffsens(*model, "--dataset", task, *where, *BENCH, "--out", str(out), "--quiet")
 
 
-def keep(results: list[dict], limit: float) -> None:
-    """Copy checkpoints of seed 0, the smallest first, as far as the limit goes."""
-    first = [Path(r["checkpoint"]) for r in results if r["recipe"]["seed"] == 0]
-    folder, used = HERE / "checkpoints", 0
+def keep(results: list[dict], task: str, folder: Path) -> None:
+    """Copy checkpoints of seed 0, the smallest first, as far as the limit goes; say which are not kept."""
+    names = checkpoint_names([result for result in results if result["recipe"]["seed"] == 0])
     folder.mkdir(exist_ok=True)
-    for path in sorted(first, key=lambda path: path.stat().st_size):
-        used += path.stat().st_size
-        if used <= limit:
-            shutil.copyfile(path, folder / f"{path.parent.name}.safetensors")
+    for stale in folder.glob(f"{task}-*.safetensors"):
+        stale.unlink()
+    used = 0
+    for name, path in sorted(names.items(), key=lambda item: (item[1].stat().st_size, item[0])):
+        size = path.stat().st_size
+        if used + size > LIMIT[task]:
+            limit = f"{LIMIT[task] / 1e6:g} MB are {used / 1e6:.2f} MB full"
+            print(f"checkpoint not kept: {name}, {size / 1e6:.2f} MB; the {limit}", file=sys.stderr)
+            continue
+        used += size
+        shutil.copyfile(path, folder / f"{name}.safetensors")
+
+
+def checkpoint_names(results: list[dict]) -> dict[str, Path]:
+    """`<task>-<network>-<arguments>` -> checkpoint; where recipes share one, the hash of each is added."""
+    named = [(plain_name(result["recipe"]), Path(result["checkpoint"])) for result in results]
+    count = Counter(name for name, _ in named)
+
+    def unique(name: str, path: Path) -> str:
+        return name if count[name] == 1 else f"{name}-{path.parent.name.split('.')[-2]}"
+
+    return {unique(name, path): path for name, path in named}
+
+
+def plain_name(recipe: dict) -> str:
+    """`net/resnet20` of width 8 is `cifar10-resnet20-width8`.
+
+    >>> plain_name({"task": "cifar10", "model": "net/resnet20", "arguments": {"width": 8, "dims": 2}})
+    'cifar10-resnet20-width8'
+    >>> plain_name({"task": "cifar10", "model": "examples/cifar_networks.py:vit"})
+    'cifar10-vit'
+    """
+    network = re.split(r"[/:]", recipe["model"])[-1]
+    arguments = sorted((recipe.get("arguments") or {}).items())
+    return "-".join([recipe["task"], network, *(f"{k}{v}" for k, v in arguments if k != "dims")])
 
 
 def given(options: argparse.Namespace, name: str) -> str | None:

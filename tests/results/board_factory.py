@@ -65,6 +65,7 @@ def make_group(records: list[tuple[Path, Record]], title: str = "imagenet", slug
     models = records_frame(records).sort_values(["error", "key"], ignore_index=True)
     models["file"] = [f"records/{name}" for name in models["file"]]
     models["seed"] = models["training_seed"]
+    models["spec"] = models["model"]
     models["input"] = "224 x 224"
     models["in_fit"] = models["trained"].fillna(False).astype(bool) & models["error"].notna()
     models["reason"] = ["" if fits else "random weights" for fits in models["in_fit"]]

@@ -20,6 +20,7 @@ from timm_diffsens.results.correlation_charts import board_charts
 from timm_diffsens.results.export import render
 from timm_diffsens.results.leaderboard import Choices, Leaderboard, build_leaderboard
 from timm_diffsens.results.markdown_text import code, link, text
+from timm_diffsens.results.page import render_page
 from timm_diffsens.results.published import read_errors, with_published
 from timm_diffsens.results.record import Record
 from timm_diffsens.results.store import read_records, record_path, write_record
@@ -276,6 +277,42 @@ def test_an_interval_that_holds_zero_decides_nothing():
 def test_initialisation_is_set_beside():
     assert "not seen" in verdict(*tables(init=(0.1, -0.3, 0.5)), {"r": None})
     assert "seen too" in verdict(*tables(init=(0.6, 0.3, 0.8)), {"r": None})
+
+
+def test_networks_that_did_not_fit_their_training_set_are_told():
+    correlations, comparisons = tables()[:2]
+    some, none = (verdict(correlations, comparisons, {"r": None}, unfitted) for unfitted in (3, 20))
+    assert "3 of the 20 networks do not fit their training set (train error above 1 %)" in some
+    assert "None of the 20 networks fits its training set" in none
+    assert "fit its training" not in verdict(correlations, comparisons, {"r": None})
+
+
+def test_unfitted_networks_in_the_fits_are_told_in_the_picture_and_seeds_are_one_point(tmp_path):
+    """Three seeds of each of six networks: eighteen rows, six points, in the file, on the page and drawn."""
+    made = [seeded(i, seed) for i in range(6) for seed in range(3)]
+    board = build(written(tmp_path, made), include_unfitted=True)
+    main = board.main
+    assert (len(main.models), len(main.points), main.unfitted) == (18, 6, 6)
+    assert set(main.points["seeds"]) == {3}
+    assert main.correlations["n"].max() == 6
+    assert set(main.models["model"]) == {f"net/resnet20, width {8 + i}" for i in range(6)}
+    assert set(main.models["spec"]) == {"net/resnet20"}
+    assert csv_text(board).count("net/resnet20, width 8") == 3
+    drawn = render(board_charts(board)[f"{main.slug}-scatter"], "svg").decode()
+    assert "6 networks, means over training seeds; 6 did not fit their training set" in drawn
+    page = render_page(board)
+    assert page.count("mean of 3 trainings") == 18  # six points in each of three charts
+    assert "None of the 6 networks fits its training set" in page
+    assert "None of the 6 networks fits its training set" in markdown(board)
+
+
+def seeded(i: int, seed: int) -> Record:
+    """One training of the i-th network, as `diffsens train` leaves it."""
+    training = {"arguments": {"dims": 2, "width": 8 + i}, "seed": seed, "epochs": 3}
+    first = trained(i)
+    model = first.model.model_dump() | {"recipe": {"training": training}}
+    model["weights"] |= {"sha256": f"{100 * i + seed:064x}"}
+    return trained(i, "net/resnet20", model=model | {"spec": "net/resnet20"}, train_error=0.2)
 
 
 def test_no_value_at_all():

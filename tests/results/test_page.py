@@ -17,6 +17,8 @@ import pytest
 from results.board_factory import FOUR, make_board, make_group, make_series, random_record
 from results.record_factory import make_record, null_layer, replace_layer
 
+from timm_diffsens.results import page_charts
+from timm_diffsens.results.export import render
 from timm_diffsens.results.leaderboard import Choices, build_leaderboard
 from timm_diffsens.results.looks import COLOURS
 from timm_diffsens.results.page import SCRIPTS, render_page
@@ -178,6 +180,16 @@ def test_a_hundred_networks_of_fifty_layers_fit_in_two_megabytes():
     many = render_page(make_board([random_record(f"network_{i}", i, 50, FOUR) for i in range(100)]))
     assert len(many.encode()) < 2_000_000
     assert len(Page(many).data["records"]) == 100
+
+
+def test_the_charts_are_what_vega_lite_takes(board, monkeypatch):
+    """They are drawn unchecked, so their specifications are checked here."""
+    drawn = []
+    monkeypatch.setattr(page_charts, "render", lambda chart, form: drawn.append(chart) or render(chart, form))
+    render_page(board)
+    assert len(drawn) >= 6
+    for chart in drawn:
+        chart.to_dict(validate=True)
 
 
 def test_equal_boards_give_equal_bytes(board, text):

@@ -46,8 +46,10 @@ def leaderboard(
     if files:
         raise UsageError(f"{files[0]} is given without --check; records are read from {out / 'records'}")
     from timm_diffsens.results.board_files import write_board
+    from timm_diffsens.results.export import start_renderer
     from timm_diffsens.results.leaderboard import Choices, build_leaderboard
 
+    start_renderer()
     board = build_leaderboard(out, Choices(errors, include_unfitted, resamples, seed))
     written = [] if board.main is None else write_board(board, out, figures)
     if as_json:

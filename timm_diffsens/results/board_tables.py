@@ -13,7 +13,7 @@ from timm_diffsens.results.record import VARIANTS, Record
 _DIGITS = 7  # of the numbers on the board: what lies beyond may differ between machines
 _DESCRIBED = ["model", "key", "file"]
 _OF_RECORD = [
-    *("model", "network", "arch", "library", "weights", "parameters"),
+    *("model", "network", "spec", "arch", "library", "weights", "parameters"),
     *("error", "error_stderr", "error_source", "train_error", "trained"),
 ]
 _VALUES = [value if name == "original" else f"{name}_{value}" for name in VARIANTS for value in VALUES]

@@ -9,6 +9,7 @@ import pandas as pd
 from timm_diffsens.results.leaderboard import Group, Leaderboard, Series
 from timm_diffsens.results.markdown_text import code, link, table, text
 from timm_diffsens.results.numbers import with_error
+from timm_diffsens.results.record import VARIANTS
 
 MARKER = "<!-- written by `diffsens leaderboard`; edits will be lost -->"
 _NUMBER = "%.7g"
@@ -77,7 +78,7 @@ def _group(group: Group, figures: Collection[str]) -> Iterator[str]:
     yield from _picture(f"{group.slug}-scatter", alt, figures)
     if len(group.correlations):
         yield "### Correlation with the test error"
-        yield _correlations(group)
+        yield correlations(group)
     if len(group.comparisons):
         yield "Is |rho| of R larger? Paired over the same networks:"
         yield _comparisons(group)
@@ -102,10 +103,11 @@ def _picture(name: str, alt: str, figures: Collection[str]) -> Iterator[str]:
         yield f"![{text(alt)}](figures/{name}.svg)"
 
 
-def _correlations(group: Group) -> str:
+def correlations(group: Group, variants: Collection[str] = VARIANTS) -> str:
+    """The table of a group's correlations, of these variants."""
     head = ["variant", "X", "n", "rho", "BCa", "Fisher z", "Spearman", "Kendall", "p", "partial"]
     rows = []
-    for row in _dicts(group.correlations):
+    for row in _dicts(group.correlations[group.correlations["variant"].isin(list(variants))]):
         cells = [row["variant"], _NAMES[row["measure"]], str(row["n"]), _number(row["pearson"])]
         cells += [interval(row, "pearson"), interval(row, "fisher"), _number(row["spearman"])]
         cells += [_number(row["kendall"]), _p(row["p_corrected"])]

@@ -8,7 +8,7 @@ import pandas as pd
 
 from timm_diffsens.results.charts import MEASURES as TITLES
 from timm_diffsens.results.leaderboard import Group, Leaderboard, Series
-from timm_diffsens.results.looks import COLOURS, POINTS, legend, look
+from timm_diffsens.results.looks import COLOURS, FONT, POINTS, legend, look, named_data
 from timm_diffsens.results.record import VARIANTS
 
 Row = dict[str, Any]
@@ -18,6 +18,7 @@ _FIT = "#555555"
 _CONFIG = {
     "aria": False,  # pictures in a page of text, which describes them
     "background": "white",
+    "font": FONT,
     "padding": 14,
     "view": {"stroke": "#ccc"},
     "title": {"anchor": "start", "frame": "group", "subtitleFontSize": 12, "offset": 12},
@@ -51,7 +52,15 @@ def scatter_chart(group: Group) -> alt.TopLevelMixin:
         data[f"fit_{measure}"] = _rows(fit, ["x", "error", "low", "high"])
     panels = alt.hconcat(*(_scatter_panel(group, measure, data) for measure in TITLES), spacing=28)
     note = "line: e ~ a X^b, least squares on logarithms; band: 95 % of the fits to resampled networks"
-    return _figure(group.title, [f"{len(group.points)} networks", note], panels, data)
+    return _figure(group.title, [_counted(group), note], panels, data)
+
+
+def _counted(group: Group) -> str:
+    """How many points there are, and what they stand for."""
+    seeds = int(group.points["seeds"].sum()) - len(group.points)
+    means = ", means over training seeds" if seeds else ""
+    unfitted = f"; {group.unfitted} did not fit their training set" if group.unfitted else ""
+    return f"{len(group.points)} networks{means}{unfitted}"
 
 
 def _scatter_panel(group: Group, measure: str, data: dict[str, list[Row]]) -> Any:
@@ -65,10 +74,10 @@ def _scatter_panel(group: Group, measure: str, data: dict[str, list[Row]]) -> An
         return alt.Y(f"{field}:Q", title="test error", scale=y_scale, axis=axis)
 
     tips = ["model:N", "seeds:Q", f"{measure}:Q", "error:Q"]
-    base = alt.Chart(_named(f"fit_{measure}")).encode(x=x("x"))
+    base = alt.Chart(named_data(f"fit_{measure}")).encode(x=x("x"))
     band = base.mark_area(opacity=0.18, color=_FIT, clip=True).encode(y=y("low"), y2="high:Q")
     line = base.mark_line(strokeWidth=1.6, color=_FIT, clip=True).encode(y=y("error"))
-    dots = alt.Chart(_named("points")).mark_point(filled=True, size=42, opacity=0.85, color=COLOURS[0])
+    dots = alt.Chart(named_data("points")).mark_point(filled=True, size=42, opacity=0.85, color=COLOURS[0])
     dots = dots.encode(x=x(measure), y=y("error"), tooltip=tips)
     title = alt.TitleParams(_rho(group, measure), fontSize=12, fontWeight="normal", anchor="middle")
     title.frame = "group"
@@ -106,14 +115,14 @@ def _depth_panel(measure: str, encodings: dict[str, Any]) -> Any:
         alt.Y(f"{field}:Q", title=f"rho(error, {measure.upper()}_k)", scale=scale, axis=axis)
         for field in ("pearson", "pearson_low", "zero")
     )
-    base = alt.Chart(_named(measure)).encode(x=x, color=encodings["color"])
+    base = alt.Chart(named_data(measure)).encode(x=x, color=encodings["color"])
     original = "datum.variant == 'original' && isValid(datum.pearson_low)"
     band = base.transform_filter(original).mark_area(opacity=0.18).encode(y=low, y2="pearson_high:Q")
     lines = base.mark_line(strokeWidth=1.6).encode(y=y, strokeDash=encodings["strokeDash"])
     tips = ["variant:N", "depth:Q", "n:Q", "pearson:Q", "pearson_low:Q", "pearson_high:Q"]
     points = base.mark_point(filled=True, size=30, opacity=1)
     points = points.encode(y=y, shape=encodings["shape"], tooltip=tips)
-    ruled = alt.Chart(_named("zero")).mark_rule(color="#999").encode(y=zero)
+    ruled = alt.Chart(named_data("zero")).mark_rule(color="#999").encode(y=zero)
     return alt.layer(ruled, band, lines, points).properties(width=_SIDE, height=_SIDE)
 
 
@@ -132,7 +141,7 @@ def series_chart(series: Series) -> alt.TopLevelMixin:
         for field in ("pearson", "pearson_low")
     )
     colour = alt.Color("measure:N", **by_measure(COLOURS))
-    base = alt.Chart(_named("rows")).encode(x=x, color=colour)
+    base = alt.Chart(named_data("rows")).encode(x=x, color=colour)
     bars = base.transform_filter("isValid(datum.pearson_low)").mark_rule(opacity=0.6)
     points = base.mark_point(filled=True, size=50, opacity=1)
     tips = ["measure:N", *(f"{field}:Q" for field in fields if field != "measure")]
@@ -149,10 +158,6 @@ def _figure(title: str, subtitle: list[str], whole: Any, data: dict[str, list[Ro
     framed["config"] = _CONFIG
     framed["datasets"] = {name: json.dumps(rows) for name, rows in data.items()}
     return framed
-
-
-def _named(name: str) -> alt.NamedData:
-    return alt.NamedData(name, format=alt.JsonDataFormat(type="json"))
 
 
 def _rows(table: pd.DataFrame, names: list[str]) -> list[Row]:

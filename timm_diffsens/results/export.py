@@ -2,10 +2,14 @@
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from threading import Thread
 
 import altair as alt
+import vl_convert
+from altair.utils.schemapi import debug_mode
 
 from timm_diffsens.errors import unknown
 from timm_diffsens.results.files import write_atomic
@@ -40,15 +44,40 @@ def figure_format(path: str | Path) -> str:
 
 
 def render(chart: alt.TopLevelMixin, form: str) -> bytes:
-    """A chart as the bytes of a png, svg, pdf or html file; equal charts give equal svg, png and html."""
-    if form in ("png", "pdf"):
-        binary = io.BytesIO()
-        chart.save(binary, format=form, scale_factor=_PIXELS_PER_POINT if form == "png" else 1)
-        return binary.getvalue()
-    text = io.StringIO()
-    options: dict[str, Any] = {"inline": True} if form == "html" else {}
-    chart.save(text, format=form, **options)
-    return _renumbered(text.getvalue()).encode() if form == "svg" else text.getvalue().encode()
+    """A chart as the bytes of a png, svg, pdf or html file; equal charts give equal svg, png and html.
+
+    Charts are drawn as they are: that they fit the schema of Vega-Lite is tested, and not looked up each
+    time, which takes longer than to draw them.
+    """
+    if form == "html":
+        text = io.StringIO()
+        chart.save(text, format=form, inline=True)
+        return text.getvalue().encode()
+    with alt.data_transformers.disable_max_rows():
+        spec = chart.to_dict(validate=False)
+    version = "_".join(alt.SCHEMA_VERSION.split(".")[:2])
+    if form == "svg":
+        return _renumbered(vl_convert.vegalite_to_svg(spec, vl_version=version)).encode()
+    if form == "png":
+        png: bytes = vl_convert.vegalite_to_png(spec, vl_version=version, scale=_PIXELS_PER_POINT)
+        return png
+    pdf: bytes = vl_convert.vegalite_to_pdf(spec, vl_version=version)
+    return pdf
+
+
+def start_renderer() -> Thread:
+    """Loads the renderer's scripts beside what goes on; the first chart would wait half a second for them."""
+    empty = alt.Chart(alt.NamedData("nothing")).mark_point()
+    thread = Thread(target=render, args=(empty, "svg"))
+    thread.start()
+    return thread
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Charts that are put together inside are not checked against the schema, part by part."""
+    with debug_mode(False):
+        yield
 
 
 def _renumbered(svg: str) -> str:

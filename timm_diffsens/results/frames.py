@@ -86,6 +86,18 @@ def data_parameters(record: Record) -> str | None:
     return json.dumps(parameters, sort_keys=True) if parameters else None
 
 
+def readable_name(record: Record) -> str:
+    """The spec with what tells networks of one spec apart; a factory goes before the file that it is from.
+
+    `cifar_networks.py:vit` is "vit (cifar_networks.py)", `net/resnet20` of width 8 "net/resnet20, width 8".
+    """
+    file, colon, factory = record.model.spec.rpartition(":")
+    name = f"{factory} ({file})" if colon and file.endswith(".py") else record.model.spec
+    given = _training(record).get("arguments")
+    arguments = given if isinstance(given, dict) else {}
+    return ", ".join([name, *(f"{k} {v}" for k, v in sorted(arguments.items()) if (k, v) != ("dims", 2))])
+
+
 def network_of(record: Record) -> str:
     """What a network is, beyond one training of it: equal for records that differ by the training seed alone.
 

@@ -1,8 +1,6 @@
 """The leaderboard: comparable records put together, with their correlations. Nothing is measured here."""
 
-import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,8 @@ from timm_diffsens.results import group_names as names
 from timm_diffsens.results.comparisons import compare
 from timm_diffsens.results.correlate import correlate_networks
 from timm_diffsens.results.depth_correlation import correlate_by_depth, from_which_depth
-from timm_diffsens.results.frames import records_frame
+from timm_diffsens.results.frames import readable_name, records_frame
+from timm_diffsens.results.memory import without_garbage_collection
 from timm_diffsens.results.population import FEWEST, MEASURES, MOST_TRAIN_ERROR, groups, left_out, networks
 from timm_diffsens.results.published import read_errors, with_published
 from timm_diffsens.results.record import Record
@@ -30,8 +29,9 @@ class Group:
 
     Tables (missing values are NaN or NA):
 
-    - `models`: one row a record, sorted by test error. `model`, `network` (records of one network differ by
-      their training seed alone), `arch`, `library`, `weights`, `parameters`, `error`, `error_stderr`,
+    - `models`: one row a record, sorted by test error. `model` (a readable name), `network` (records of one
+      network differ by their training seed alone), `spec` (what `diffsens bench` was given), `arch`,
+      `library`, `weights`, `parameters`, `error`, `error_stderr`,
       `error_source`, `train_error`, `trained`, `d`, `g`, `r` and their `_stderr`, the same for the other
       variants (`channel-shuffled_r`, ...), `seed` (of the training), `input` (height x width), `in_fit`
       (bool), `reason` (why it is not in the fits), `key`, `file` (path below the board's
@@ -59,6 +59,7 @@ class Group:
     left_out: pd.DataFrame
     from_depth: dict[str, float | None]  # measure -> relative depth from which on its interval excludes zero
     verdict: str  # one paragraph, plain text
+    unfitted: int = 0  # networks in the fits whose train error is above 1 %
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class Choices:
     seed: int = 0
 
 
+@without_garbage_collection()
 def build_leaderboard(
     folder: str | Path, choices: Choices | None = None, *, without: Sequence[Path] = ()
 ) -> Leaderboard:
@@ -139,6 +141,7 @@ def build_leaderboard(
     if published is not None:
         frame, unmatched = with_published(frame, published)
         notes += unmatched
+    frame = frame.assign(spec=frame["model"], model=[readable_name(record) for _, record in found])
     parts = groups(frame)
     kept = [rows for place, rows in enumerate(parts) if place == 0 or len(rows) >= FEWEST]
     records = [record for _, record in found]
@@ -159,27 +162,14 @@ def _read(folder: Path, without: Sequence[Path]) -> tuple[list[tuple[Path, Recor
     aside = {path.resolve() for path in without}
     good: list[tuple[Path, Record]] = []
     bad: list[tuple[Path, str]] = []
-    with _without_garbage_collection():
-        for path, record in iter_records(folder / "records"):
-            if path.resolve() in aside:
-                continue
-            if isinstance(record, UsageError):
-                bad.append((path, str(record)))
-            else:
-                good.append((path, record))
+    for path, record in iter_records(folder / "records"):
+        if aside and path.resolve() in aside:
+            continue
+        if isinstance(record, UsageError):
+            bad.append((path, str(record)))
+        else:
+            good.append((path, record))
     return sorted(good, key=lambda pair: (pair[1].key, pair[0])), bad
-
-
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Records hold no cycles, but so many objects that looking for some takes 40 % of the reading."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _group(title: str, rows: pd.DataFrame, records: list[Record], choices: Choices) -> Group:
@@ -193,6 +183,7 @@ def _group(title: str, rows: pd.DataFrame, records: list[Record], choices: Choic
     by_depth = correlate_by_depth(measured, list(used["network"]), errors, **drawn)
     from_depth = {measure: from_which_depth(by_depth, measure) for measure in MEASURES}
     first = records[rows.index[0]]
+    unfitted = used.loc[used["train_error"] > MOST_TRAIN_ERROR, "network"].nunique()
     return Group(
         title=title,
         slug=names.group_slug(first),
@@ -205,7 +196,8 @@ def _group(title: str, rows: pd.DataFrame, records: list[Record], choices: Choic
         fits=tables.rounded(tables.fit_curves(points, drawn)),
         left_out=tables.left_out_table(rows, reasons),
         from_depth=from_depth,
-        verdict=verdict(correlations, comparisons, from_depth),
+        verdict=verdict(correlations, comparisons, from_depth, unfitted),
+        unfitted=unfitted,
     )
 
 

@@ -12,6 +12,8 @@ from timm_diffsens.results.record import VARIANTS
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#AA4499", "#555555"]
 DASHES = [[1, 0], [7, 4], [9, 3, 2, 3], [12, 5], [2, 3]]
 POINTS = ["circle", "square", "triangle-up", "diamond", "cross"]
+# Bundled with the renderer: text is measured, and charts are laid out, alike on every machine.
+FONT = "Liberation Sans"
 WIDTH = 880  # of a row of panels, in points
 MOST_POINTS = 40  # of a line whose every layer gets a full-size point and an error bar
 
@@ -48,3 +50,8 @@ def legend(variants: Sequence[str]) -> Any:
     return alt.layer(lines, points, names).properties(
         width=WIDTH, height=14, view=alt.ViewConfig(stroke=None)
     )
+
+
+def named_data(name: str) -> alt.NamedData:
+    """Rows that a chart has in its `datasets` as JSON text: lists would be copied with every part of it."""
+    return alt.NamedData(name, format=alt.JsonDataFormat(type="json"))

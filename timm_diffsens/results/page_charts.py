@@ -4,6 +4,7 @@ The charts stand in the page as they are, so they show without JavaScript and in
 hover and selection to their points. Colours are CSS variables, so that one drawing serves light and dark.
 """
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from xml.etree import ElementTree
 import altair as alt
 
 from timm_diffsens.results.export import render
-from timm_diffsens.results.looks import look
+from timm_diffsens.results.looks import FONT, look, named_data
 from timm_diffsens.results.record import VARIANTS
 
 Rows = Sequence[dict[str, Any]]
@@ -29,8 +30,6 @@ _STEPS: list[tuple[int, Sequence[float]]] = [
 ]
 _NOISE = re.compile(r"aria-|role$|pointer-events$|font-family$|stroke-miterlimit$|version$|class$")
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
-# Bundled with the renderer: text is measured alike on every machine. The page shows its own font.
-_FONT = "Liberation Sans"
 
 
 @dataclass(frozen=True)
@@ -62,12 +61,12 @@ def scatter(dots: Sequence[Dot], fit: Rows, title: str, errors: Sequence[float],
     y, low, line = (
         alt.Y(f"{field}:Q", title="test error", scale=scale, axis=axis) for field in ("y", "low", "error")
     )
-    curve = alt.Chart(alt.NamedData("fit"))
+    curve = alt.Chart(named_data("fit"))
     band = curve.mark_area(color="var(--accent)", opacity=0.15).encode(x=x, y=low, y2="high:Q")
     drawn = curve.mark_line(color="var(--accent)", strokeWidth=1.4).encode(x=x, y=line)
     within = alt.Scale(domain=[True, False])
     points = (
-        alt.Chart(alt.NamedData("dots"), name="points")
+        alt.Chart(named_data("dots"), name="points")
         .mark_point(size=46, opacity=1, strokeWidth=1.4, stroke="var(--accent)")
         .encode(
             x=x,
@@ -78,7 +77,10 @@ def scatter(dots: Sequence[Dot], fit: Rows, title: str, errors: Sequence[float],
         )
     )
     chart = alt.layer(band, drawn, points)
-    chart["datasets"] = {"fit": [_inside(row, domain) for row in fit], "dots": data}
+    chart["datasets"] = {
+        "fit": json.dumps([_inside(row, domain) for row in fit]),
+        "dots": json.dumps(data),
+    }
     return inline_svg(chart, label, [{"data-point": d.point, "data-tip": d.tip} for d in ordered])
 
 
@@ -103,7 +105,7 @@ def lines(rows: Rows, field: str, title: str, label: str) -> str:
         for name in ("pearson", "pearson_low")
     )
     data = [{**row, "i": str(i)} for i, row in enumerate(rows)]
-    base = alt.Chart(alt.NamedData("rows")).encode(x=x, color=encodings["color"])
+    base = alt.Chart(named_data("rows")).encode(x=x, color=encodings["color"])
     band = base.transform_filter("datum.variant == 'original' && isValid(datum.pearson_low)")
     band = band.mark_area(opacity=0.15).encode(y=low, y2="pearson_high:Q")
     zero = alt.Chart(alt.Data(values=[{"y": 0}])).mark_rule(color="currentColor", opacity=0.5).encode(y="y:Q")
@@ -111,7 +113,7 @@ def lines(rows: Rows, field: str, title: str, label: str) -> str:
     points = base.mark_point(filled=True, size=34, opacity=1).properties(name="points")
     points = points.encode(y=y, shape=encodings["shape"], description="i:N")
     chart = alt.layer(band, zero, line, points)
-    chart["datasets"] = {"rows": data}
+    chart["datasets"] = {"rows": json.dumps(data)}
     return inline_svg(chart, label, [_spoken(row, field) for row in rows])
 
 
@@ -147,7 +149,7 @@ def inline_svg(chart: Any, label: str, points: Sequence[dict[str, str]]) -> str:
 
 _CONFIG: dict[str, Any] = {
     "background": "transparent",
-    "font": _FONT,
+    "font": FONT,  # for the layout; the page shows its own
     "padding": 4,
     "view": {"stroke": "currentColor", "strokeOpacity": 0.25},
     "axis": {

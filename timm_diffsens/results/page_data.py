@@ -9,6 +9,7 @@ import base64
 import json
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from timm_diffsens.results.reading import reading
@@ -17,7 +18,7 @@ from timm_diffsens.results.record import Layer, Record, Spectrum
 DIGITS = 4  # of a value
 STDERR_DIGITS = 2  # of a standard error
 MEASURES = ("d", "g", "r")
-_LEVEL = 9  # of deflate; given, so that equal records give equal bytes
+_LEVEL = 6  # of deflate; given, so that equal records give equal bytes; 9 saves 0.2 % more in twice the time
 
 
 def packed(record: Record) -> str:
@@ -71,13 +72,15 @@ def column(values: Sequence[float | None], digits: int = DIGITS) -> str:
         >>> column([0.123456, None, 2.0, 1.5e-7])
         '0.1235 - 2 1.5e-07'
     """
-    return " ".join("-" if value is None else f"{value:.{digits}g}" for value in values)
+    form = f"%.{digits}g"
+    return " ".join(["-" if value is None else form % value for value in values])
 
 
 def facts(record: Record) -> list[tuple[str, str]]:
     """What one should know about a measurement beside its numbers: pairs of a name and a text."""
     model, data, protocol = record.model, record.data, record.protocol
     listed = [
+        ("measured as", model.spec),
         ("architecture", f"{model.arch} ({model.library}), {model.parameters:,} parameters"),
         ("weights", _weights(record)),
         ("trained", {True: "yes", False: "no", None: "not known"}[record.trained]),
@@ -136,8 +139,14 @@ def _spectra(spectra: Sequence[Spectrum], grids: dict[str, int]) -> dict[str, An
         "kernels": [" × ".join(map(str, s.kernel)) for s in spectra],
         "mean": column([s.mean_frequency for s in spectra]),
         "power": [column(powers) for _, powers in levels],
-        "grid": [grids.setdefault(column(values), len(grids)) for values, _ in levels],
+        "grid": [grids.setdefault(_grid(tuple(values)), len(grids)) for values, _ in levels],
     }
+
+
+@lru_cache(maxsize=256)
+def _grid(values: tuple[float, ...]) -> str:
+    """Filters of one size have the same eigenvalues."""
+    return column(values)
 
 
 def _levels(spectrum: Spectrum) -> tuple[list[float], list[float]]:

@@ -139,12 +139,17 @@ def plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def number(value: Any) -> float | None:
     """A float, or None for what is missing."""
-    return None if value is None or pd.isna(value) else float(value)
+    return None if _missing(value) else float(value)
 
 
 def text(value: Any) -> str:
     """A string, empty for what is missing."""
-    return "" if value is None or pd.isna(value) else str(value)
+    return "" if _missing(value) else str(value)
+
+
+def _missing(value: Any) -> bool:
+    """As `pd.isna` of one value, which takes ten times as long: a page asks a hundred thousand times."""
+    return value is None or value is pd.NA or bool(value != value)
 
 
 def interval(row: dict[str, Any], name: str) -> str:

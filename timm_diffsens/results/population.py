@@ -48,7 +48,8 @@ def left_out(frame: pd.DataFrame, include_unfitted: bool = False) -> "pd.Series[
         frame: rows of one group.
         include_unfitted: keep networks whose train error is above 1 %.
     """
-    found = [_reason(row, include_unfitted) for row in frame.to_dict("records")]
+    asked = frame[["error", "trained", "train_error", *MEASURES]]
+    found = [_reason(row, include_unfitted) for row in asked.to_dict("records")]
     reasons: pd.Series[Any] = pd.Series(found, index=frame.index, dtype="string")
     repeated = _repeated(frame[reasons.isna()])
     reasons.loc[repeated.index] = repeated

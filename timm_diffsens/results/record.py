@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -28,6 +29,23 @@ def _rounded(value: float) -> float:
     if not math.isfinite(value):
         raise ValueError("must be finite; use null and a reason")
     return float(f"{value:.{_DIGITS}g}") + 0.0  # no negative zero: it equals zero but prints otherwise
+
+
+def _all_rounded(values: list[float]) -> list[float]:
+    """A call a list, not one a number: most of a record's numbers stand in lists."""
+    if not all(map(math.isfinite, values)):
+        raise ValueError("must be finite; use null and a reason")
+    return [float(f"{value:.{_DIGITS}g}") + 0.0 for value in values]
+
+
+def _grid_rounded(values: list[float]) -> list[float]:
+    return list(_remembered(tuple(values)))
+
+
+@lru_cache(maxsize=256)
+def _remembered(values: tuple[float, ...]) -> list[float]:
+    """Filters of one size have the same eigenvalues: a few lists in a thousand records."""
+    return _all_rounded(list(values))
 
 
 def _printable(value: Any) -> Any:
@@ -57,6 +75,8 @@ def _sorted(value: dict[_Key, _Value]) -> dict[_Key, _Value]:
 
 
 Number = Annotated[float, AfterValidator(_rounded)]
+Numbers = Annotated[list[float], AfterValidator(_all_rounded)]
+Grid = Annotated[list[float], AfterValidator(_grid_rounded)]
 Name = Annotated[str, BeforeValidator(_printable)]
 FreeForm = Annotated[dict[str, Any], AfterValidator(_jsonable)]
 
@@ -187,12 +207,12 @@ class Spectrum(_Part):
 
     layer: str
     kernel: list[int]
-    eigenvalues: list[Number] = Field(description="of the modes, ascending")
-    power: list[Number] = Field(description="gamma: mean squared projection on each mode")
+    eigenvalues: Grid = Field(description="of the modes, ascending")
+    power: Numbers = Field(description="gamma: mean squared projection on each mode")
     low_frequency_share: Number | None = Field(description="share of the constant mode in the power")
     mean_frequency: Number | None = Field(description="power-weighted mean eigenvalue")
-    levels: list[Number] = Field(default_factory=list, description="distinct eigenvalues, ascending")
-    level_power: list[Number] = Field(
+    levels: Grid = Field(default_factory=list, description="distinct eigenvalues, ascending")
+    level_power: Numbers = Field(
         default_factory=list, description="power summed over the modes of each distinct eigenvalue"
     )
     reason: str | None = None

@@ -6,14 +6,17 @@ from typing import Any
 
 import pandas as pd
 
-from timm_diffsens.results.population import FEWEST
+from timm_diffsens.results.population import FEWEST, MOST_TRAIN_ERROR
 
 NAMES = {"d": "D", "g": "G", "r": "R"}
 Row = dict[Any, Any]
 
 
 def verdict(
-    correlations: pd.DataFrame, comparisons: pd.DataFrame, from_depth: dict[str, float | None]
+    correlations: pd.DataFrame,
+    comparisons: pd.DataFrame,
+    from_depth: dict[str, float | None],
+    unfitted: int = 0,
 ) -> str:
     """What the correlations say, in one paragraph that claims no more than their 95 % intervals allow.
 
@@ -21,8 +24,20 @@ def verdict(
         correlations: from `correlate_networks`.
         comparisons: from `compare`.
         from_depth: measure -> relative depth from which on its interval excludes zero.
+        unfitted: networks in the fits that did not fit their training set, which the paper's did.
     """
-    return " ".join(_sentences(correlations, comparisons, from_depth))
+    said = [*_sentences(correlations, comparisons, from_depth)]
+    rows = correlations[(correlations["variant"] == "original") & (correlations["measure"] == "r")]
+    if unfitted and len(rows):
+        said.append(_unfitted(unfitted, int(rows["n"].iloc[0])))
+    return " ".join(said)
+
+
+def _unfitted(unfitted: int, n: int) -> str:
+    some = f"{unfitted} of the {_count(n)} do not fit their"
+    which = f"None of the {_count(n)} fits its" if unfitted == n else some
+    above = f"train error above {100 * MOST_TRAIN_ERROR:g} %"
+    return f"{which} training set ({above}), unlike those of the paper; they are in the fits all the same."
 
 
 def _sentences(

@@ -1,0 +1,240 @@
+"""The leaderboard in the repository: it follows from its records, and its checkpoints from nobody's word."""
+
+import importlib.util
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from timm_diffsens import bench
+from timm_diffsens.models.checkpoints import read_recipe
+from timm_diffsens.models.loading import LoadedModel, load_model
+from timm_diffsens.models.sources import find_source
+from timm_diffsens.results.record import Record
+from timm_diffsens.results.store import iter_records
+from timm_diffsens.train.recipe import Recipe
+from timm_diffsens.train.run import train
+
+ROOT = Path(__file__).parent.parent
+BOARD = ROOT / "leaderboard"
+CHECKPOINTS = BOARD / "checkpoints"
+UNIT = 2.0**-24  # rounding of one float32 operation, relative
+
+
+def load_build():
+    spec = importlib.util.spec_from_file_location("leaderboard_build", BOARD / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+build = load_build()
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """What follows from the records, by name."""
+    names = ["leaderboard.csv", "README.md", "index.html"]
+    paths = [*(folder / name for name in names), *sorted(folder.glob("figures/*"))]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def test_the_leaderboard_follows_from_its_records_to_the_byte(tmp_path):
+    shutil.copytree(BOARD / "records", tmp_path / "records")
+    shutil.copy(BOARD / "CONTRIBUTING.md", tmp_path)
+    build.board(tmp_path)
+    ours, theirs = written(BOARD), written(tmp_path)
+    assert list(ours) == list(theirs)
+    different = [name for name, content in ours.items() if content != theirs[name]]
+    assert not different, f"run `python leaderboard/build.py board`: {', '.join(different)} differ"
+
+
+# ---- which checkpoints are kept
+
+
+def trained(
+    folder: Path, model: str, size: int, *, task: str = "cifar10", seed: int = 0, **arguments
+) -> dict:
+    """What `diffsens train --json` tells of a training, and its checkpoint of so many bytes."""
+    name = f"{model.replace('/', '-')}.{size:08x}.seed{seed}"
+    checkpoint = folder / name / "checkpoint.safetensors"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(bytes(size))
+    recipe = {"task": "cifar10", "model": model, "arguments": arguments, "seed": seed}
+    return {"recipe": recipe, "checkpoint": str(checkpoint)}
+
+
+def test_the_limits_are_ten_megabytes_altogether():
+    assert sum(build.LIMIT.values()) <= 10_000_000
+    kept = sum(path.stat().st_size for path in CHECKPOINTS.glob("*"))
+    assert kept <= 10_000_000
+    assert set(build.LIMIT) == {path.stem for path in BOARD.glob("*.recipes")}
+
+
+def test_kept_checkpoints_have_plain_names_one_a_network(tmp_path):
+    runs = [
+        trained(tmp_path / "runs", "net/resnet20", 10, width=8, dims=2),
+        trained(tmp_path / "runs", "net/resnet20", 20, width=16),
+        trained(tmp_path / "runs", "net/resnet20", 20, width=16, seed=1),
+        trained(tmp_path / "runs", "examples/cifar_networks.py:vit", 30),
+        trained(tmp_path / "runs", "net/fc2", 40),
+        trained(tmp_path / "runs", "net/fc2", 41),
+    ]
+    build.keep(runs, "cifar10", tmp_path / "kept")
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == [
+        "cifar10-fc2-00000028.safetensors",
+        "cifar10-fc2-00000029.safetensors",
+        "cifar10-resnet20-width16.safetensors",
+        "cifar10-resnet20-width8.safetensors",
+        "cifar10-vit.safetensors",
+    ]
+
+
+def test_what_does_not_fit_is_named_and_other_tasks_are_left_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(build.LIMIT, "cifar10", 100)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for name in ("scale1-lenet", "cifar10-gone"):
+        (kept / f"{name}.safetensors").write_bytes(b"x")
+    runs = [
+        trained(tmp_path / "runs", f"net/{name}", size) for name, size in (("c", 90), ("a", 40), ("b", 60))
+    ]
+    build.keep(runs, "cifar10", kept)
+    names = sorted(path.name for path in kept.iterdir())
+    assert names == ["cifar10-a.safetensors", "cifar10-b.safetensors", "scale1-lenet.safetensors"]
+    told = capsys.readouterr().err
+    assert "cifar10-c" in told
+    assert told.count("not kept") == 1
+
+
+def test_every_recipe_names_a_network_that_there_is(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for task in build.LIMIT:
+        for line in build.recipes(task):
+            assert find_source(line[0]).arch
+
+
+# ---- kept checkpoints give the numbers of their records
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A checkpoint, the network that it holds, and the record of these weights."""
+
+    path: Path
+    loaded: LoadedModel
+    record: Record | None
+
+
+def kept(checkpoints: Path, records: Path) -> list[Kept]:
+    """Checkpoints, the smallest first."""
+    known = [record for _, record in iter_records(records) if isinstance(record, Record)]
+    by_weights = {record.model.weights.sha256: record for record in known}
+    found = []
+    for path in sorted(checkpoints.glob("*.safetensors"), key=lambda path: (path.stat().st_size, path.name)):
+        recipe = read_recipe(path)
+        assert recipe is not None, f"{path.name} does not say what it is"
+        loaded = load_model(recipe["model"], checkpoint=path)
+        found.append(Kept(path, loaded, by_weights.get(loaded.weights.sha256)))
+    return found
+
+
+def measured_again(one: Kept, data_dir: Path | None) -> Record:
+    """The original network on the images of its record, without any other file."""
+    record, protocol = one.record, one.record.protocol
+    given = {} if protocol.delta is None else {"delta": protocol.delta, "cut": protocol.cut}
+    return bench(
+        one.loaded,
+        dataset=record.data.spec,
+        data_dir=data_dir,
+        images=record.data.n,
+        seed=protocol.seed,
+        layers=protocol.layers,
+        variants=["original"],
+        full_error=bool(record.key_extra.get("full_error")),
+        **given,
+    )
+
+
+def assert_same_numbers(one: Kept, again: Record) -> None:
+    """Equal images and weights; D, G, R and the error to what rounding differs by from machine to machine.
+
+    Sums of m products in float32 err by about sqrt(m) u of their size (Higham and Mary 2019), the more so the
+    more layers there are one after another. D is the square of a difference of two such outputs, smaller than
+    they are by sqrt(D), so its relative error is at most 4 layers sqrt(m) u / sqrt(D); that of R is the sum
+    of two. An image whose two largest outputs are closer than this may change its class.
+    """
+    record = one.record
+    assert again.data.sample_sha256 == record.data.sample_sha256
+    assert again.model.weights.sha256 == record.model.weights.sha256
+    assert again.protocol.rms_displacement == record.protocol.rms_displacement
+    weights = [p for p in one.loaded.module.parameters() if p.dim() > 1]
+    forward = len(weights) * math.sqrt(max(p[0].numel() for p in weights)) * UNIT
+    before, now = record.variants["original"], again.variants["original"]
+    assert [layer.layer for layer in now] == [layer.layer for layer in before]
+    for old, new in zip(before, now, strict=True):
+        bounds = {name: 4 * forward / math.sqrt(getattr(old, name)) for name in ("d", "g")}
+        bounds["r"] = bounds["d"] + bounds["g"]
+        for name, bound in bounds.items():
+            assert bound < 0.02, "the bound says nothing"
+            assert getattr(new, name) == pytest.approx(getattr(old, name), rel=bound), (old.layer, name)
+    flips = 2 * forward * record.test_error.n
+    assert again.test_error.n == record.test_error.n
+    changed = abs(again.test_error.value - record.test_error.value) * record.test_error.n
+    assert changed <= flips + 4 * math.sqrt(flips) + 1e-6
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory) -> Kept:
+    """A network trained for three epochs now, measured as the board's are, and kept as theirs are."""
+    folder = tmp_path_factory.mktemp("fresh")
+    recipe = Recipe("scale1", "net/lenet", epochs=3, half=True)
+    result = train(recipe, out=folder / "runs")
+    told = {"recipe": recipe.to_json(), "checkpoint": str(result.checkpoint)}
+    build.keep([told], "scale1", folder / "checkpoints")
+    build.measure("scale1", told, None, folder)
+    (only,) = kept(folder / "checkpoints", folder / "records")
+    return only
+
+
+def test_a_kept_checkpoint_gives_the_numbers_of_its_record(fresh):
+    assert fresh.path.name == "scale1-lenet.safetensors"
+    assert fresh.record is not None
+    assert fresh.path.stat().st_size < 2.2 * sum(p.numel() for p in fresh.loaded.module.parameters())
+    assert_same_numbers(fresh, measured_again(fresh, None))
+
+
+def test_other_weights_do_not_give_them(fresh):
+    other = load_model("net/lenet", checkpoint=fresh.path)
+    with torch.no_grad():
+        next(other.module.parameters()).mul_(1.05)
+    changed = replace(fresh, loaded=other)
+    again = measured_again(changed, None)
+    same = again.model_copy(update={"model": fresh.record.model})
+    with pytest.raises(AssertionError):
+        assert_same_numbers(changed, same)
+
+
+@pytest.fixture(scope="module")
+def checkpoints() -> Iterator[list[Kept]]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(ROOT)  # recipes name the files of their networks from here
+        yield kept(CHECKPOINTS, BOARD / "records")
+
+
+def test_every_kept_checkpoint_has_a_record(checkpoints):
+    unknown = [one.path.name for one in checkpoints if one.record is None]
+    assert not unknown, f"no record is of these weights: {unknown}"
+
+
+def test_the_smallest_scale_detection_network_measured_again(checkpoints):
+    for one in [one for one in checkpoints if one.record and one.record.data.spec == "scale1"][:1]:
+        assert_same_numbers(one, measured_again(one, None))
+
+
+def test_the_smallest_cifar_network_measured_again(checkpoints, real_data):
+    for one in [one for one in checkpoints if one.record and one.record.data.spec == "cifar10"][:1]:
+        assert_same_numbers(one, measured_again(one, real_data.folder("cifar10-jpeg-test")))
