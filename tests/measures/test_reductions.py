@@ -1,5 +1,8 @@
 """One pass over a layer: against float64 sums, for every type, layout and number of threads."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -86,3 +89,14 @@ def test_what_is_not_finite_stays_so(bad):
 def test_square_norm(d):
     x = torch.randn(d, generator=torch.Generator().manual_seed(d))
     torch.testing.assert_close(square_norm(x), x.double().square().sum(), rtol=FLOAT32, atol=0)
+
+
+def test_loading_the_kernel_leaves_the_number_of_threads():
+    code = (
+        "import torch\n"
+        "torch.set_num_threads(1)\n"
+        "import timm_diffsens.measures.kernel_cpu\n"
+        "print(torch.get_num_threads())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["1"]

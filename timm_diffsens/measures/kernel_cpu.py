@@ -9,6 +9,7 @@ from typing import Any
 
 import numba
 import numpy as np
+import torch
 from numba import prange
 
 from timm_diffsens.measures.reductions import STRETCH
@@ -49,10 +50,13 @@ def _compile() -> Callable[..., None]:
         for parts, real in (("float32", "float32"), ("float32", "float64"), ("float64", "float64"))
     ]
     options: dict[str, Any] = {"parallel": True, "nogil": True, "fastmath": _FAST_MATH}
+    threads = torch.get_num_threads()
     try:
         compiled = numba.njit(signatures, cache=True, **options)(_reduce)
     except RuntimeError:  # no folder to write the cache to
         compiled = numba.njit(signatures, **options)(_reduce)
+    finally:  # starting its threads, numba gives OpenMP, and so PyTorch, one for every core
+        torch.set_num_threads(threads)
     return compiled  # type: ignore[no-any-return]
 
 
