@@ -114,6 +114,9 @@ def sweep(
             device=device,
             batch_size=ask.batch_size_given(batch_size),
         )
+    for name, value in (("--jobs", jobs), ("--threads", threads)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} must be at least 1, got {value}")
     jobs = jobs or ((os.cpu_count() or 1) if structure and engine == "local" else 1)
     executor = _executor(engine, out, jobs, threads, gpus, address, slurm)
     job = Job(

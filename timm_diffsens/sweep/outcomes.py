@@ -71,7 +71,7 @@ def failed(job: Job, status: Status, seconds: float, error: BaseException) -> Ou
 
 def write_outcome(job: Job, outcome: Outcome) -> None:
     """Write the outcome where `Job.file` says, whole or not at all."""
-    text = json.dumps(asdict(outcome), indent=1, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(asdict(outcome), indent=1, allow_nan=False)
     write_atomic(job.file, text.encode() + b"\n")
 
 
@@ -103,7 +103,7 @@ def log_error(out: Path, outcome: Outcome) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            os.write(descriptor, (json.dumps(line, ensure_ascii=False) + "\n").encode())
+            os.write(descriptor, (json.dumps(line) + "\n").encode())
         finally:
             os.close(descriptor)
     except OSError as error:

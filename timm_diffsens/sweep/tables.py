@@ -30,8 +30,8 @@ def write_tables(out: Path, like: Job) -> list[Path]:
     if not outcomes:
         return []
     table, summary = (out / f"{NAMES[like.kind]}.{ending}" for ending in ("csv", "json"))
-    write_atomic(table, table_text(outcomes).encode())
-    write_atomic(summary, (json.dumps(summarise(outcomes), indent=1, ensure_ascii=False) + "\n").encode())
+    write_atomic(table, table_text(outcomes).encode(errors="backslashreplace"))
+    write_atomic(summary, (json.dumps(summarise(outcomes), indent=1) + "\n").encode())
     return [table, summary]
 
 
