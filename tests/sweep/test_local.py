@@ -75,6 +75,14 @@ def start(out: Path, models: list[str], workers: int) -> subprocess.Popen:
     )
 
 
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process that has not ended; one that nobody waits for stays in the list."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def workers_of(process: subprocess.Popen) -> list[int]:
     """Processes that do a model: forked from the one that the sweep has started for that."""
 
@@ -117,7 +125,7 @@ def kill_at_random(process: subprocess.Popen, draw: random.Random, within: float
         kills += 1
     process.wait(timeout=60)
     end = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}").exists() for pid in left):  # they end with the sweep
+    while any(map(is_alive, left)):  # they end with the sweep
         assert time.monotonic() < end
         time.sleep(0.05)
     return kills
@@ -171,4 +179,4 @@ def test_ctrl_c_leaves_everything_readable(tmp_path):
     assert process.wait(timeout=60) == 130
     assert (out / "sweep.csv").read_text().splitlines()[1].startswith("net/lenet,done")
     assert len(records_in(out)) == 1
-    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+    assert not any(map(is_alive, workers))

@@ -69,9 +69,9 @@ class Slurm:
             part = jobs[first : first + _MOST]
             clock = time.monotonic()
             running = dict(zip(self.executor.map_array(work, part), part, strict=True))
-            for job in part:
-                started(job)
             try:
+                for job in part:
+                    started(job)
                 while running:
                     ready = [task for task in running if task.done()]
                     for task in ready:
