@@ -48,8 +48,9 @@ PINS = read_pins()
 
 def direct_requirements() -> list[Requirement]:
     extras = PROJECT["optional-dependencies"]
-    listed = [Requirement(text) for text in [*PROJECT["dependencies"], *extras["test"], *extras["dev"]]]
-    return [r for r in listed if canonicalize_name(r.name) != OWN_NAME]
+    listed = [*PROJECT["dependencies"], *(text for extra in extras.values() for text in extra)]
+    found = {canonicalize_name(r.name): r for r in map(Requirement, listed)}
+    return [r for name, r in found.items() if name != OWN_NAME]
 
 
 def requirements_of(name: str, extras: frozenset[str]) -> list[Requirement]:

@@ -207,7 +207,7 @@ def test_version():
 def test_an_unknown_verb_names_the_nearest():
     result = run("shw", "x")
     assert result.exit_code == 2
-    assert result.stderr.startswith("error: unknown command 'shw'; did you mean show?")
+    assert result.stderr.startswith("error: unknown command 'shw'; did you mean show")
 
 
 def test_an_unknown_option_before_the_verb():

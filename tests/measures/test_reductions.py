@@ -160,3 +160,14 @@ def test_what_is_not_finite_stays_so(add, bad):
 def test_square_norm(d):
     x = torch.randn(d, generator=torch.Generator().manual_seed(d))
     torch.testing.assert_close(square_norm(x), x.double().square().sum(), rtol=FLOAT32, atol=0)
+
+
+def test_loading_the_kernel_leaves_the_number_of_threads():
+    code = (
+        "import torch\n"
+        "torch.set_num_threads(1)\n"
+        "import timm_diffsens.measures.kernel_cpu\n"
+        "print(torch.get_num_threads())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["1"]

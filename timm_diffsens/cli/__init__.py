@@ -18,6 +18,7 @@ from timm_diffsens.cli.leaderboard import leaderboard
 from timm_diffsens.cli.ls import ls
 from timm_diffsens.cli.output import print_error, showing_warnings, silence
 from timm_diffsens.cli.show import show
+from timm_diffsens.cli.sweep import sweep
 from timm_diffsens.cli.theory import theory
 from timm_diffsens.cli.train import train
 from timm_diffsens.cli.validate import validate
@@ -102,7 +103,7 @@ def diffsens(
     silence(quiet)
 
 
-for _verb in (bench, train, demo, leaderboard, theory, show, ls, validate):
+for _verb in (bench, sweep, train, demo, leaderboard, theory, show, ls, validate):
     app.command()(_verb)
 
 

@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from timm_diffsens.cli import measuring as ask
+from timm_diffsens.cli.measuring import IMAGES, MODEL, RUN, option, split_commas, whole
 from timm_diffsens.cli.output import (
     OUT,
     Json,
@@ -27,12 +29,6 @@ if TYPE_CHECKING:
     from timm_diffsens.measures.options import Options
     from timm_diffsens.results.record import Record
 
-_IMAGES, _MODEL, _MOVES, _RUN = "Images", "Model", "Perturbation and layers", "Running"
-
-
-def _option(*names: str, help: str, panel: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar)
-
 
 def bench(
     models: Annotated[
@@ -44,92 +40,55 @@ def bench(
     ],
     checkpoint: Annotated[
         Path | None,
-        _option("--checkpoint", help="Weights: a safetensors or torch file.", panel=_MODEL, metavar="FILE"),
+        option("--checkpoint", help="Weights: a safetensors or torch file.", panel=MODEL, metavar="FILE"),
     ] = None,
-    pretrained: Annotated[
-        bool, _option("--pretrained/--no-pretrained", help="Published or random weights.", panel=_MODEL)
-    ] = True,
+    pretrained: ask.Pretrained = True,
     input_size: Annotated[
         str | None,
-        _option("--input-size", help="In place of the model's own.", panel=_MODEL, metavar="H[,W]"),
+        option("--input-size", help="In place of the model's own.", panel=MODEL, metavar="H[,W]"),
     ] = None,
     mean: Annotated[
-        list[str] | None, _option("--mean", help="Per channel, or one.", panel=_MODEL, metavar="M,...")
+        list[str] | None, option("--mean", help="Per channel, or one.", panel=MODEL, metavar="M,...")
     ] = None,
     std: Annotated[
-        list[str] | None, _option("--std", help="Per channel, or one.", panel=_MODEL, metavar="S,...")
+        list[str] | None, option("--std", help="Per channel, or one.", panel=MODEL, metavar="S,...")
     ] = None,
-    dataset: Annotated[
-        str, _option("--dataset", help="`diffsens ls datasets` lists them.", panel=_IMAGES)
-    ] = "dead-leaves",
-    data_dir: Annotated[
-        Path | None, _option("--data-dir", help="Where the images are.", panel=_IMAGES, metavar="DIR")
-    ] = None,
-    split: Annotated[str | None, _option("--split", help="Split of the dataset.", panel=_IMAGES)] = None,
-    images: Annotated[
-        str, _option("--images", help="How many, chosen by the seed.", panel=_IMAGES, metavar="N|all")
-    ] = "500",
+    dataset: ask.Dataset = "dead-leaves",
+    data_dir: ask.DataDir = None,
+    split: ask.Split = None,
+    images: ask.Images = "500",
     download: Annotated[
-        bool, _option("--download", help="Fetch the dataset, for those that can.", panel=_IMAGES)
+        bool, option("--download", help="Fetch the dataset, for those that can.", panel=IMAGES)
     ] = False,
-    full_error: Annotated[
-        bool, _option("--full-error", help="Test error over the whole split.", panel=_IMAGES)
-    ] = False,
+    full_error: ask.FullError = False,
     test_error: Annotated[
-        float | None, _option("--test-error", help="A known test error, a fraction.", panel=_IMAGES)
+        float | None, option("--test-error", help="A known test error, a fraction.", panel=IMAGES)
     ] = None,
     dims: Annotated[
-        int | None, _option("--dims", help="scale1, scale2: 1 or 2 dimensions.", panel=_IMAGES)
+        int | None, option("--dims", help="scale1, scale2: 1 or 2 dimensions.", panel=IMAGES)
     ] = None,
-    size: Annotated[
-        int | None, _option("--size", help="scale1, scale2: pixels a side.", panel=_IMAGES)
-    ] = None,
+    size: Annotated[int | None, option("--size", help="scale1, scale2: pixels a side.", panel=IMAGES)] = None,
     xi: Annotated[
-        float | None, _option("--xi", help="scale1: the distance; scale2: the patch.", panel=_IMAGES)
+        float | None, option("--xi", help="scale1: the distance; scale2: the patch.", panel=IMAGES)
     ] = None,
     gap: Annotated[
-        float | None, _option("--gap", help="scale1: distances around xi left out.", panel=_IMAGES)
+        float | None, option("--gap", help="scale1: distances around xi left out.", panel=IMAGES)
     ] = None,
-    delta: Annotated[
-        float, _option("--delta", help="Size of the deformation in pixels.", panel=_MOVES)
-    ] = 1.0,
-    cut: Annotated[
-        int, _option("--cut", help="Cutoff of the deformation's Fourier modes.", panel=_MOVES)
-    ] = 3,
-    corrupt: Annotated[
-        float,
-        _option("--corrupt", help="Noise fixed for each image, input units.", panel=_MOVES, metavar="SIGMA"),
-    ] = 0.0,
-    seed: Annotated[
-        int, _option("--seed", help="Of sample, moves, shuffles, random weights.", panel=_MOVES)
-    ] = 0,
-    layers: Annotated[
-        list[str] | None,
-        _option("--layers", help="stages, blocks (default), convs, all, or patterns.", panel=_MOVES),
-    ] = None,
-    variants: Annotated[
-        list[str] | None,
-        _option(
-            "--variants",
-            help="original, channel-shuffled, mean-channel (default), mean-filter, init; or all.",
-            panel=_MOVES,
-        ),
-    ] = None,
-    shuffles: Annotated[int, _option("--shuffles", help="Shuffled copies to average.", panel=_MOVES)] = 1,
-    shuffle_linear: Annotated[
-        bool, _option("--shuffle-linear", help="Shuffle linear layers too.", panel=_MOVES)
-    ] = False,
-    init_samples: Annotated[
-        int, _option("--init-samples", help="Initialisations to average.", panel=_MOVES)
-    ] = 1,
-    device: Annotated[str, _option("--device", help="auto, cpu, cuda or cuda:i.", panel=_RUN)] = "auto",
-    batch_size: Annotated[
-        str, _option("--batch-size", help="Images a batch; a forward sees three times as many.", panel=_RUN)
-    ] = "auto",
+    delta: ask.Delta = 1.0,
+    cut: ask.Cut = 3,
+    corrupt: ask.Corrupt = 0.0,
+    seed: ask.Seed = 0,
+    layers: ask.Layers = None,
+    variants: ask.Variants = None,
+    shuffles: ask.Shuffles = 1,
+    shuffle_linear: ask.ShuffleLinear = False,
+    init_samples: ask.InitSamples = 1,
+    device: ask.Device = "auto",
+    batch_size: ask.BatchSize = "auto",
     out: Out = OUT,
-    force: Annotated[bool, _option("--force", help="Measure again what is done.", panel=_RUN)] = False,
+    force: ask.Force = False,
     all_layers: Annotated[
-        bool, _option("--all-layers", help="List every layer, however many.", panel=_RUN)
+        bool, option("--all-layers", help="List every layer, however many.", panel=RUN)
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -141,7 +100,7 @@ def bench(
         dataset=dataset,
         data_dir=data_dir,
         split=split,
-        images=None if images == "all" else _whole("--images", images),
+        images=ask.image_count(images),
         download=download,
         pretrained=pretrained,
         checkpoint=checkpoint,
@@ -152,13 +111,13 @@ def bench(
         cut=cut,
         corrupt=corrupt,
         seed=seed,
-        layers=_split(layers) or ["blocks"],
-        variants=_split(variants) or DEFAULT_VARIANTS,
+        layers=split_commas(layers) or ["blocks"],
+        variants=split_commas(variants) or DEFAULT_VARIANTS,
         shuffles=shuffles,
         shuffle_linear=shuffle_linear,
         init_samples=init_samples,
         device=device,
-        batch_size=batch_size if batch_size == "auto" else _whole("--batch-size", batch_size),
+        batch_size=ask.batch_size_given(batch_size),
         full_error=full_error,
         test_error=test_error,
         dims=dims,
@@ -249,34 +208,19 @@ def _progress(spec: str, quiet: bool) -> Iterator["Progress | None"]:
         yield tell
 
 
-def _split(values: Sequence[str] | None) -> list[str]:
-    """Options that list may be given several times, or with commas."""
-    return [part.strip() for value in values or [] for part in value.split(",") if part.strip()]
-
-
 def _numbers(option: str, values: Sequence[str] | None) -> list[float] | None:
     try:
-        return [float(part) for part in _split(values)] or None
+        return [float(part) for part in split_commas(values)] or None
     except ValueError:
         raise UsageError(
             f"{option} needs numbers separated by commas, got {','.join(values or [])!r}"
         ) from None
 
 
-def _whole(option: str, value: str) -> int:
-    try:
-        return int(value)
-    except ValueError:
-        other = {"--images": "all", "--batch-size": "auto"}.get(option)
-        raise UsageError(
-            f"{option} needs a whole number{f' or {other}' if other else ''}, got {value!r}"
-        ) from None
-
-
 def _size(value: str | None) -> tuple[int, int] | None:
     if value is None:
         return None
-    parts = [_whole("--input-size", part) for part in value.lower().replace("x", ",").split(",")]
+    parts = [whole("--input-size", part) for part in value.lower().replace("x", ",").split(",")]
     if len(parts) not in (1, 2):
         raise UsageError(f"--input-size needs H or H,W, got {value!r}")
     return parts[0], parts[-1]

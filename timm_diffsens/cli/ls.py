@@ -1,6 +1,5 @@
 """`diffsens ls`: what there is."""
 
-import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,6 +7,7 @@ import typer
 
 from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_json, progress_console, result_console
 from timm_diffsens.errors import UsageError, unknown
+from timm_diffsens.results.patterns import matching
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,15 +61,10 @@ def _models(pattern: str | None, pretrained: bool) -> list[Row]:
     from timm_diffsens import runtime
 
     runtime.prepare()
-    import timm
+    from timm_diffsens.models.names import known_names
 
-    from timm_diffsens.models.nets import NETS
-    from timm_diffsens.models.sources import torchvision_names
-
-    names = [*timm.list_models(pretrained=pretrained)]
-    names += [f"torchvision/{name}" for name in torchvision_names()]
-    names += [] if pretrained else [f"net/{name}" for name in NETS]
-    found = _matching(names, pattern)
+    names = known_names(pretrained)
+    found = matching(names, pattern)
     if not found:
         raise unknown("model", pattern or "", names, "patterns are those of a shell: '*resnet*'")
     return [{"name": name} for name in found]
@@ -107,7 +102,7 @@ def _datasets(pattern: str | None) -> list[Row]:
     from timm_diffsens.data.loading import list_datasets
 
     described = dict(list_datasets())
-    found = _matching(list(described), pattern)
+    found = matching(list(described), pattern)
     if not found:
         raise unknown("dataset", pattern or "", described)
     return [{"name": name, "description": described[name]} for name in found]
@@ -132,15 +127,7 @@ def _records(pattern: str | None, folder: Path) -> list[Row]:
     ]
     frame = read_records(folder)[columns].astype(object)
     rows: list[Row] = frame.where(frame.notna(), None).to_dict("records")
-    return [row for row in rows if _matching([row["model"]], pattern)]
-
-
-def _matching(names: list[str], pattern: str | None) -> list[str]:
-    """Names that the pattern fits; one without wildcards fits wherever it occurs."""
-    if pattern is None:
-        return names
-    wild = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
-    return [name for name in names if fnmatch.fnmatchcase(name.lower(), wild.lower())]
+    return [row for row in rows if matching([row["model"]], pattern)]
 
 
 def _table(rows: list[Row]) -> "Table":

@@ -111,7 +111,7 @@ class _Run:
         self.protocol = Protocol(plan.options.diffeo, plan.options.corrupt, plan.options.seed)
         self.progress = progress
         self.batch_size: int | str = plan.options.batch_size
-        self.retries: list[str] = []
+        self.retries: list[str] = list(plan.retries)
         self.seconds: dict[str, float] = {}
         self.images = 0
 

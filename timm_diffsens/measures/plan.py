@@ -21,7 +21,10 @@ from timm_diffsens.results import record as records
 
 @dataclass
 class Plan:
-    """A measurement that is known to be possible: the model and the images are there, nothing has run."""
+    """A measurement that is known to be possible: the model and the images are there, nothing has run.
+
+    `retries` is what was tried before, for the record.
+    """
 
     options: Options
     model: LoadedModel
@@ -36,6 +39,7 @@ class Plan:
     key_extra: dict[str, Any]
     key: str
     warnings: list[str] = field(default_factory=list)
+    retries: list[str] = field(default_factory=list)
 
 
 def prepare(model: str | nn.Module | LoadedModel, options: Options) -> Plan:

@@ -1,0 +1,78 @@
+"""A Ray cluster of two nodes on this machine, one of which is lost."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from results.record_factory import make_record
+from sweeps import TINY, Here, jobs, network, numbers
+
+from timm_diffsens.errors import MeasurementError
+from timm_diffsens.results.record import Record
+from timm_diffsens.results.store import iter_records, write_record
+from timm_diffsens.sweep.on_ray import Ray
+from timm_diffsens.sweep.run import sweep
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Two nodes with one CPU each; the head has none, so that it can never be the one that works."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.undo()  # the nodes talk over sockets of this machine
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    made.nodes = [made.add_node(num_cpus=1) for _ in range(2)]
+    made.wait_for_nodes()
+    ray.init(address=made.address, log_to_driver=False)
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def test_a_sweep_survives_the_loss_of_a_node_and_gives_what_one_process_gives(cluster, tmp_path):
+    alone, out = tmp_path / "alone", tmp_path / "out"
+    assert all(outcome.status == "done" for outcome in sweep(jobs(alone, *TINY), Here()))
+    found = []
+    for outcome in sweep(jobs(out, *TINY), Ray()):
+        found.append(outcome)
+        if len(found) == 4:
+            cluster.remove_node(cluster.nodes[0], allow_graceful=False)
+    assert [outcome.status for outcome in found] == ["done"] * len(TINY)
+    assert any(outcome.attempt > 1 for outcome in found)  # it was at work on one
+    assert numbers(out) == numbers(alone)
+
+
+def test_failures_on_a_cluster(cluster, tmp_path):
+    bad = network(tmp_path, "bad", 'raise ValueError("no good")')
+    kill = network(tmp_path, "kill", "import os; os.kill(os.getpid(), 9)")
+    found = {outcome.model: outcome for outcome in sweep(jobs(tmp_path, bad, kill, "net/lenet"), Ray())}
+    assert (found[bad].status, found[bad].error, found[bad].attempt) == ("failed", "ValueError", 1)
+    assert (found[kill].status, found[kill].attempt) == ("lost", 3)
+    assert found["net/lenet"].status == "done"
+
+
+def test_sixteen_writers_on_two_nodes_lose_nothing(cluster, tmp_path):
+    @ray.remote(num_cpus=1 / 8)
+    def write(records: list[Record]) -> str:
+        for record in records:
+            write_record(tmp_path, record)
+        return str(ray.get_runtime_context().get_node_id())
+
+    def own(me: int) -> list[Record]:
+        ten = [make_record(f"own-{me}-{i}") for i in range(10)]
+        return [record for one in ten for record in (one, make_record("shared", warnings=[f"by {me}"]))]
+
+    assert len(set(ray.get([write.remote(own(me)) for me in range(16)]))) == 2
+    records = [record for _, record in iter_records(tmp_path)]
+    assert not [record for record in records if isinstance(record, Exception)]
+    names = {f"own-{me}-{i}" for me in range(16) for i in range(10)}
+    assert {record.model.spec for record in records} == names | {"shared"}
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_no_cluster_is_an_error_with_its_address(tmp_path):
+    with pytest.raises(MeasurementError, match="no Ray cluster at auto"):
+        list(sweep(jobs(tmp_path, "net/lenet"), Ray("auto")))

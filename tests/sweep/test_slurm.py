@@ -1,0 +1,61 @@
+"""Job arrays, with submitit's stand-in for Slurm: processes on this machine."""
+
+import pytest
+from sweeps import Here, jobs, network, numbers
+
+from timm_diffsens.errors import MeasurementError, UsageError
+from timm_diffsens.sweep import on_slurm
+from timm_diffsens.sweep.on_slurm import Slurm
+from timm_diffsens.sweep.run import sweep
+
+
+def test_an_array_gives_what_one_process_gives(tmp_path):
+    alone, out = tmp_path / "alone", tmp_path / "out"
+    bad = network(tmp_path, "bad", 'raise ValueError("no good")')
+    executor = Slurm(tmp_path / "slurm", cluster="local")
+    found = {outcome.model: outcome for outcome in sweep(jobs(out, "net/lenet", bad), executor)}
+    assert found["net/lenet"].status == "done"
+    assert (found[bad].status, found[bad].error, found[bad].attempt) == ("failed", "ValueError", 1)
+    list(sweep(jobs(alone, "net/lenet"), Here()))
+    assert numbers(out) == numbers(alone)
+
+
+@pytest.mark.slow
+def test_workers_that_die_are_tried_again(tmp_path):
+    kill = network(tmp_path, "kill", "import os; os.kill(os.getpid(), 9)")
+    (outcome,) = sweep(jobs(tmp_path, kill), Slurm(tmp_path / "slurm", cluster="local"))
+    assert (outcome.status, outcome.attempt) == ("lost", 3)
+
+
+def test_leaving_early_cancels_what_is_under_way(tmp_path):
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(job):
+        raise Interrupted
+
+    slow = network(tmp_path, "slow", "import time; time.sleep(600)")
+    executor, submitted = Slurm(tmp_path / "slurm", cluster="local"), []
+    submit = executor.executor.map_array
+    executor.executor.map_array = lambda *args: submitted.extend(submit(*args)) or submitted
+    with pytest.raises(Interrupted):
+        next(executor.run(jobs(tmp_path, slow), interrupt))
+    assert [task.wait() or task.state for task in submitted] == ["INTERRUPTED"]
+
+
+def test_long_lists_are_several_arrays(tmp_path, monkeypatch):
+    monkeypatch.setattr(on_slurm, "_MOST", 2)
+    executor = Slurm(tmp_path / "slurm", cluster="debug")
+    found = list(sweep(jobs(tmp_path, "net/lenet", "net/simple", "net/resnet20", options=None), executor))
+    assert [outcome.status for outcome in found] == ["done"] * 3
+
+
+def test_without_slurm_there_is_a_message(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MeasurementError, match="Slurm cannot be used here"):
+        Slurm(tmp_path / "slurm")
+
+
+def test_times_are_minutes(tmp_path):
+    with pytest.raises(UsageError, match="whole minutes"):
+        Slurm(tmp_path / "slurm", cluster="local", options={"time": "1:00:00"})

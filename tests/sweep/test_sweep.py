@@ -1,0 +1,222 @@
+"""The account that a sweep keeps: skipping, retrying, failing, tables."""
+
+import csv
+import json
+from dataclasses import replace
+
+import pytest
+from sweeps import QUICK, Here, jobs, network
+
+from timm_diffsens.errors import UsageError
+from timm_diffsens.results.store import load_record
+from timm_diffsens.sweep import run as run_module
+from timm_diffsens.sweep.executors import lost
+from timm_diffsens.sweep.jobs import Job
+from timm_diffsens.sweep.outcomes import read_outcome
+from timm_diffsens.sweep.run import ATTEMPTS, sweep
+from timm_diffsens.sweep.tables import read_outcomes, summarise, write_tables
+from timm_diffsens.sweep.work import work
+
+OUT_OF_MEMORY = 'raise RuntimeError("DefaultCPUAllocator: can\'t allocate memory: you tried")'
+
+
+def errors(out):
+    path = out / "errors.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def record_of(out, outcome):
+    return load_record(out / "records" / outcome.row["record"])
+
+
+def test_a_second_sweep_skips_what_is_done(tmp_path):
+    todo, first, second = jobs(tmp_path, "test_resnet", "net/lenet"), Here(), Here()
+    before = list(sweep(todo, first))
+    assert [(o.model, o.status, o.before) for o in before] == [
+        ("test_resnet", "done", False),
+        ("net/lenet", "done", False),
+    ]
+    after = list(sweep([*todo, *jobs(tmp_path, "test_efficientnet")], second))
+    assert [job.model for job in second.done] == ["test_efficientnet"]
+    assert [o.before for o in after] == [True, True, False]
+    assert [replace(o, before=False) for o in after[:2]] == before
+
+
+def test_done_is_what_has_its_record(tmp_path):
+    todo = jobs(tmp_path, "net/lenet")
+    (outcome,) = sweep(todo, Here())
+    (tmp_path / "records" / outcome.row["record"]).unlink()
+    again = Here()
+    list(sweep(todo, again))
+    assert len(again.done) == 1
+    todo[0].file.write_text("{ half")
+    list(sweep(todo, again))
+    assert len(again.done) == 2  # but the record is found, and nothing is measured
+
+
+def test_force_does_everything_again(tmp_path):
+    list(sweep(jobs(tmp_path, "net/lenet"), Here()))
+    again = Here()
+    (outcome,) = sweep(jobs(tmp_path, "net/lenet", force=True), again)
+    assert again.done
+    assert not outcome.before
+
+
+def test_what_may_have_changed_is_given_to_a_worker(tmp_path):
+    """Code of one's own, and images from a folder: the record's key decides."""
+    todo = jobs(tmp_path, network(tmp_path, "mine"))
+    list(sweep(todo, Here()))
+    record = next((tmp_path / "records").rglob("*.json"))
+    written = record.stat().st_mtime_ns
+    again = Here()
+    (outcome,) = sweep(todo, again)
+    assert outcome.status == "done"
+    assert len(again.done) == 1
+    assert record.stat().st_mtime_ns == written
+    network(tmp_path, "mine", "x = x + 1")
+    list(sweep(todo, again))
+    assert len(list((tmp_path / "records").rglob("*.json"))) == 2
+
+
+def test_a_failure_is_tried_once_and_ends_nothing(tmp_path):
+    bad = network(tmp_path, "bad", 'raise ValueError("no good")')
+    todo, executor = jobs(tmp_path, bad, "net/lenet"), Here()
+    found = {o.model: o for o in sweep(todo, executor)}
+    assert [job.model for job in executor.done] == [bad, "net/lenet"]
+    assert found["net/lenet"].status == "done"
+    assert (found[bad].status, found[bad].error, found[bad].attempt) == ("failed", "ValueError", 1)
+    (line,) = errors(tmp_path)
+    assert line["model"] == bad
+    assert line["class"] == "ValueError"
+    assert "no good" in line["message"]
+    assert set(line["versions"]) == {"timm_diffsens", "torch", "timm", "torchvision"}
+    assert read_outcome(todo[0].file) == found[bad]
+
+
+@pytest.mark.parametrize("fits", [1, 3, 7])
+def test_out_of_memory_at_the_first_batch_sizes_ends_with_a_smaller_one(tmp_path, fits):
+    fault = f"if len(x) > {3 * fits}: {OUT_OF_MEMORY}"
+    options = replace(QUICK, images=8, batch_size=8)
+    executor = Here()
+    (outcome,) = sweep(jobs(tmp_path, network(tmp_path, "large", fault), options=options), executor)
+    (plain,) = sweep(jobs(tmp_path, network(tmp_path, "small"), options=options), Here())
+    assert len(executor.done) == 1  # the batch is made smaller where it failed
+    record, reference = record_of(tmp_path, outcome), record_of(tmp_path, plain)
+    sizes = [size for size in (8, 4, 2, 1) if size > fits]
+    assert record.environment.retries == [f"out of memory at batch size {size}" for size in sizes]
+    assert record.environment.batch_size == sizes[-1] // 2 == outcome.row["batch size"]
+    assert record.output.r == pytest.approx(reference.output.r, rel=1e-5)
+    assert not errors(tmp_path)
+
+
+def test_out_of_memory_is_tried_again_and_recorded(tmp_path):
+    (tmp_path / "sometimes.tries").write_text("xx")  # so many that fail
+    fault = f"left = tries.read_text(); tries.write_text(left[1:]); exec({OUT_OF_MEMORY!r} if left else '')"
+    executor = Here()
+    (outcome,) = sweep(jobs(tmp_path, network(tmp_path, "sometimes", fault)), executor)
+    assert (outcome.status, outcome.attempt) == ("done", 2)
+    (first,) = record_of(tmp_path, outcome).environment.retries
+    assert first.startswith("attempt 1: RuntimeError: out of memory with one image a batch")
+
+
+def test_out_of_memory_throughout_is_given_up(tmp_path):
+    executor = Here()
+    (outcome,) = sweep(jobs(tmp_path, network(tmp_path, "huge", OUT_OF_MEMORY)), executor)
+    assert (outcome.status, outcome.attempt) == ("out of memory", ATTEMPTS)
+    assert [job.attempt for job in executor.done] == [1, 2, 3]
+    assert executor.done[-1].options["batch_size"] == 1
+    assert len(outcome.tried) == 2
+    assert [line["status"] for line in errors(tmp_path)] == ["out of memory"] * 3
+
+
+class Losing(Here):
+    """Loses the workers of the first attempts."""
+
+    def __init__(self, attempts):
+        super().__init__()
+        self.attempts = attempts
+
+    def run(self, jobs, started):
+        for job, outcome in super().run([j for j in jobs if j.attempt > self.attempts], started):
+            yield job, outcome
+        for job in jobs:
+            if job.attempt <= self.attempts:
+                yield job, lost(job, 0.1, "the worker was ended by SIGKILL")
+
+
+def test_lost_workers_are_tried_again_and_recorded(tmp_path):
+    (outcome,) = sweep(jobs(tmp_path, "net/lenet"), Losing(2))
+    assert (outcome.status, outcome.attempt) == ("done", 3)
+    retries = record_of(tmp_path, outcome).environment.retries
+    assert [text.partition(":")[0] for text in retries] == ["attempt 1", "attempt 2"]
+    assert all("SIGKILL" in text for text in retries)
+
+
+def test_workers_that_are_always_lost_are_given_up(tmp_path):
+    todo = jobs(tmp_path, "net/lenet")
+    (outcome,) = sweep(todo, Losing(99))
+    assert (outcome.status, outcome.attempt) == ("lost", 3)
+    assert read_outcome(todo[0].file) == outcome
+    assert run_module.done_before(todo[0]) is None
+
+
+def test_large_models_are_left_out_until_the_limit_is_raised(tmp_path):
+    executor = Here()
+    (outcome,) = sweep(jobs(tmp_path, "net/lenet", max_parameters=1000), executor)
+    assert (outcome.status, outcome.row["parameters"]) == ("left out", 62006)
+    (outcome,) = sweep(jobs(tmp_path, "net/lenet", max_parameters=2000), executor)
+    assert outcome.before
+    (outcome,) = sweep(jobs(tmp_path, "net/lenet", max_parameters=70_000), executor)
+    assert outcome.status == "done"
+    assert len(executor.done) == 2
+
+
+def test_the_table_has_every_model_of_all_sweeps_alike(tmp_path):
+    bad = network(tmp_path, "bad", 'raise ValueError("no good")')
+    todo = jobs(tmp_path, "test_resnet", bad)
+    list(sweep(todo[:1], Here()))
+    list(sweep(todo[1:], Here()))
+    list(sweep(jobs(tmp_path, "net/lenet", options=replace(QUICK, seed=1)), Here()))
+    table, summary = write_tables(tmp_path, todo[0])
+    rows = {row["model"]: row for row in csv.DictReader(table.read_text().splitlines())}
+    assert set(rows) == {"test_resnet", bad}
+    assert rows["test_resnet"]["status"] == "done"
+    assert float(rows["test_resnet"]["R original"]) > 0
+    assert "no good" in rows[bad]["cause"]
+    said = json.loads(summary.read_text())
+    assert said["status"] == {"done": 1, "failed": 1}
+    assert list(said["failures"]) == [bad]
+    text = table.read_bytes()
+    assert write_tables(tmp_path, todo[1])[0].read_bytes() == text
+
+
+def test_damaged_outcomes_are_no_rows(tmp_path):
+    todo = jobs(tmp_path, "net/lenet", options=None)
+    list(sweep(todo, Here()))
+    for content in ("", "{", "[]", '{"job": 1}', "null"):
+        (todo[0].file.parent / "x.json").write_text(content)
+        assert [o.model for o in read_outcomes(tmp_path, todo[0])] == ["net/lenet"]
+    assert summarise([])["models"] == 0
+
+
+def test_a_full_disk_is_an_error_of_the_job(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    (job,) = jobs(tmp_path, "net/lenet")
+    monkeypatch.setattr("timm_diffsens.results.files._write_synchronised", full)
+    outcome = work(job)
+    assert outcome.status == "failed"
+    assert "No space left" in outcome.message
+
+
+def test_a_folder_that_cannot_be_written_is_found_before(tmp_path):
+    (tmp_path / "sweep").write_text("a file in the way")
+    with pytest.raises(UsageError, match="cannot write"):
+        list(sweep(jobs(tmp_path, "net/lenet"), Here()))
+
+
+def test_a_job_is_plain_values(tmp_path):
+    (job,) = jobs(tmp_path, "net/lenet", options=replace(QUICK, data_dir=tmp_path))
+    assert isinstance(json.loads(json.dumps(job.options)), dict)
+    assert isinstance(job, Job)

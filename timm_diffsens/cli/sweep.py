@@ -1,0 +1,220 @@
+"""`diffsens sweep`: many models, in this process' children, on a Ray cluster or on Slurm."""
+
+import os
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from timm_diffsens.cli import measuring as ask
+from timm_diffsens.cli.measuring import MODEL, RUN, option, split_commas
+from timm_diffsens.cli.output import OUT, Json, Quiet, print_json, result_console
+from timm_diffsens.cli.sweep_view import print_summary, watching
+from timm_diffsens.errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    from timm_diffsens.sweep.executors import Executor
+    from timm_diffsens.sweep.jobs import Job
+    from timm_diffsens.sweep.outcomes import Outcome
+
+ENGINES = ("local", "ray", "slurm")
+_MACHINES = "Machines"
+
+
+def sweep(
+    patterns: Annotated[
+        list[str],
+        typer.Argument(metavar="PATTERN...", help="Shell patterns such as 'resnet*', or model names."),
+    ],
+    structure: Annotated[
+        bool,
+        option("--structure", help="No numbers: what the probe sees, on the meta device.", panel=MODEL),
+    ] = False,
+    max_parameters: Annotated[
+        str | None,
+        option("--max-parameters", help="Leave out larger models: 30M, 5e6.", panel=MODEL, metavar="N"),
+    ] = None,
+    pretrained: ask.Pretrained = True,
+    dataset: ask.Dataset = "dead-leaves",
+    data_dir: ask.DataDir = None,
+    split: ask.Split = None,
+    images: ask.Images = "500",
+    full_error: ask.FullError = False,
+    delta: ask.Delta = 1.0,
+    cut: ask.Cut = 3,
+    corrupt: ask.Corrupt = 0.0,
+    seed: ask.Seed = 0,
+    layers: ask.Layers = None,
+    variants: ask.Variants = None,
+    shuffles: ask.Shuffles = 1,
+    shuffle_linear: ask.ShuffleLinear = False,
+    init_samples: ask.InitSamples = 1,
+    device: ask.Device = "auto",
+    batch_size: ask.BatchSize = "auto",
+    engine: Annotated[str, option("--engine", help="local, ray or slurm.", panel=_MACHINES)] = "local",
+    jobs: Annotated[
+        int | None,
+        option(
+            "--jobs",
+            help="local, slurm: models at a time; 1 by default, one a core with --structure.",
+            panel=_MACHINES,
+        ),
+    ] = None,
+    threads: Annotated[int | None, option("--threads", help="CPU threads a model.", panel=_MACHINES)] = None,
+    gpus: Annotated[float, option("--gpus", help="ray, slurm: GPUs a model.", panel=_MACHINES)] = 0,
+    shard: Annotated[
+        str | None, option("--shard", help="Do the i-th of N parts.", panel=_MACHINES, metavar="i/N")
+    ] = None,
+    address: Annotated[
+        str | None, option("--address", help="ray: of a running cluster, or auto.", panel=_MACHINES)
+    ] = None,
+    slurm: Annotated[
+        list[str] | None,
+        option("--slurm", help="slurm: partition=gpu, time=60, ...", panel=_MACHINES, metavar="KEY=VALUE"),
+    ] = None,
+    out: Annotated[
+        Path, option("--out", help="Records, outcomes, tables, errors.jsonl.", panel=RUN, metavar="DIR")
+    ] = OUT,
+    force: ask.Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure many models; what is done already is skipped, and no failure ends the others.
+
+    Everything is a file as soon as it is known, so a sweep that was interrupted goes on where it was.
+    """
+    from timm_diffsens import runtime
+
+    runtime.prepare()
+    from timm_diffsens.measures.options import DEFAULT_VARIANTS
+    from timm_diffsens.sweep.jobs import Job, find_models, take_shard
+    from timm_diffsens.sweep.run import sweep as run
+
+    options = None
+    if not structure:
+        options = _options(
+            pretrained=pretrained,
+            dataset=dataset,
+            data_dir=data_dir,
+            split=split,
+            images=ask.image_count(images),
+            full_error=full_error,
+            delta=delta,
+            cut=cut,
+            corrupt=corrupt,
+            seed=seed,
+            layers=split_commas(layers) or ["blocks"],
+            variants=split_commas(variants) or DEFAULT_VARIANTS,
+            shuffles=shuffles,
+            shuffle_linear=shuffle_linear,
+            init_samples=init_samples,
+            device=device,
+            batch_size=ask.batch_size_given(batch_size),
+        )
+    for name, value in (("--jobs", jobs), ("--threads", threads)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} must be at least 1, got {value}")
+    jobs = jobs or ((os.cpu_count() or 1) if structure and engine == "local" else 1)
+    executor = _executor(engine, out, jobs, threads, gpus, address, slurm)
+    job = Job(
+        "",
+        out=str(out.resolve()),
+        options=options,
+        max_parameters=_count(max_parameters),
+        threads=_threads(engine, jobs, threads),
+        force=force,
+    )
+    models = take_shard(find_models(patterns, pretrained and not structure), shard)
+    outcomes: list[Outcome] = []
+    try:
+        with watching(quiet) as watch, closing(run(map(job.of, models), executor, watch)) as settled:
+            outcomes.extend(settled)
+    finally:
+        _conclude(job, outcomes, as_json)
+    if any(outcome.error is not None for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def _conclude(job: "Job", outcomes: "Sequence[Outcome]", as_json: bool) -> None:
+    """Tables and summary, also of a sweep that was interrupted."""
+    from timm_diffsens.sweep.tables import summarise, write_tables
+
+    files = write_tables(Path(job.out), job)
+    summary = summarise(outcomes)
+    if as_json:
+        print_json({**summary, "outcomes": [asdict(outcome) for outcome in outcomes], "written": files})
+    else:
+        print_summary(result_console(), summary, files)
+
+
+def _options(**given: Any) -> dict[str, Any]:
+    """Checked as far as can be without a model, before any process is started."""
+    from timm_diffsens.data.loading import check_request
+    from timm_diffsens.measures.options import Options
+    from timm_diffsens.sweep.jobs import plain_options
+
+    options = Options(**given)
+    _ = (options.task, options.diffeo, options.input)
+    check_request(options.dataset, options.data_dir, options.split)
+    return plain_options(options)
+
+
+def _executor(
+    engine: str,
+    out: Path,
+    jobs: int,
+    threads: int | None,
+    gpus: float,
+    address: str | None,
+    slurm: Sequence[str] | None,
+) -> "Executor":
+    foreign = {"--address": (address, "ray"), "--slurm": (slurm, "slurm")}
+    for name, (value, owner) in foreign.items():
+        if value and engine != owner:
+            raise UsageError(f"{name} is for --engine {owner}, got --engine {engine}")
+    if engine == "local":
+        from timm_diffsens.sweep.local import Local
+
+        return Local(jobs)
+    if engine == "ray":
+        from timm_diffsens.sweep.on_ray import Ray
+
+        return Ray(address, cpus=threads or 1, gpus=gpus)
+    if engine == "slurm":
+        from timm_diffsens.sweep.on_slurm import Slurm
+
+        return Slurm(out / "sweep" / "slurm", jobs, cpus=threads or 1, gpus=gpus, options=_pairs(slurm or []))
+    raise unknown("engine", engine, ENGINES, f"expected {', '.join(ENGINES)}")
+
+
+def _pairs(given: Sequence[str]) -> dict[str, str]:
+    """`KEY=VALUE` each."""
+    pairs = [text.partition("=") for text in given]
+    for key, equals, value in pairs:
+        if not (key and equals and value):
+            raise UsageError(f"--slurm needs KEY=VALUE, such as partition=gpu; got {key + equals + value!r}")
+    return {key: value for key, _, value in pairs}
+
+
+def _threads(engine: str, jobs: int, asked: int | None) -> int | None:
+    """Of each worker: those of the machine are shared among the processes on it."""
+    if asked is not None or engine != "local":
+        return asked or 1
+    return None if jobs == 1 else max(1, (os.cpu_count() or 1) // jobs)
+
+
+def _count(text: str | None) -> int | None:
+    """`30M`, `5e6`, `12000`."""
+    if text is None:
+        return None
+    unit = {"K": 1e3, "M": 1e6, "G": 1e9}.get(text[-1:].upper(), 1)
+    try:
+        value = float(text[:-1] if unit > 1 else text) * unit
+    except ValueError:
+        value = 0
+    if not 1 <= value < float("inf"):
+        raise UsageError(f"--max-parameters needs a number such as 30M or 5e6, got {text!r}")
+    return round(value)

@@ -1,0 +1,28 @@
+"""The one interface of all executors."""
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Protocol
+
+from timm_diffsens.sweep.jobs import Job
+from timm_diffsens.sweep.outcomes import Outcome, ended
+
+Started = Callable[[Job], None]
+
+
+class Executor(Protocol):
+    """Does jobs in processes of their own, somewhere."""
+
+    def run(self, jobs: Sequence[Job], started: Started) -> Generator[tuple[Job, Outcome], None, None]:
+        """Do every job once; gives each with its outcome as soon as it has ended.
+
+        Closing the iterator, as an exception does, ends all work that is under way.
+
+        Args:
+            jobs: each is given to `sweep.work.work`, in a process of its own.
+            started: told of each job when it begins, by executors that know.
+        """
+
+
+def lost(job: Job, seconds: float, message: str) -> Outcome:
+    """The outcome of a job whose worker died without one."""
+    return ended(job, "lost", seconds, error="LostWorker", message=message)

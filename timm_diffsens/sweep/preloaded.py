@@ -1,0 +1,10 @@
+"""What every worker process needs, imported once: they are forked from a process that holds it."""
+
+from timm_diffsens import runtime
+
+runtime.prepare()
+
+import timm  # noqa: E402, F401
+import torchvision  # noqa: E402, F401
+
+import timm_diffsens.sweep.work  # noqa: E402, F401

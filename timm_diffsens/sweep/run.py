@@ -1,0 +1,111 @@
+"""A sweep: skip what is done, do the rest, retry what may come right, keep account of all."""
+
+from collections.abc import Generator, Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Protocol
+
+from timm_diffsens.results.files import check_writable_folder
+from timm_diffsens.results.store import find_record
+from timm_diffsens.sweep.executors import Executor
+from timm_diffsens.sweep.jobs import Job, outcome_folder
+from timm_diffsens.sweep.outcomes import RETRIED, SETTLED, Outcome, log_error, read_outcome, write_outcome
+
+ATTEMPTS = 3  # at a job whose worker died, or whose memory ran out
+
+
+class Watch(Protocol):
+    """Who is told how a sweep goes."""
+
+    def begin(self, total: int, before: int) -> None:
+        """How many jobs there are in all, and how many of them are done already."""
+
+    def started(self, job: Job) -> None:
+        """A job has begun."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """A job is settled: done, left out, or given up."""
+
+    def retried(self, outcome: Outcome) -> None:
+        """A job will be tried again."""
+
+
+class Unwatched:
+    """A watch that says nothing."""
+
+    def begin(self, total: int, before: int) -> None:
+        """Nothing."""
+
+    def started(self, job: Job) -> None:
+        """Nothing."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """Nothing."""
+
+    def retried(self, outcome: Outcome) -> None:
+        """Nothing."""
+
+
+def sweep(
+    jobs: Iterable[Job], executor: Executor, watch: Watch | None = None
+) -> Generator[Outcome, None, None]:
+    """Do all jobs; gives the outcome of each as it is settled, those done before first.
+
+    A job whose worker died, or whose memory ran out, is tried again after all others, twice at most; one
+    that raised anything else is not. What fails is logged in `errors.jsonl`, and never ends the sweep.
+
+    Args:
+        jobs: of one folder.
+        executor: where they are done.
+        watch: told what happens.
+
+    Raises:
+        UsageError: the folder cannot be written in.
+    """
+    watch, jobs = watch or Unwatched(), list(jobs)
+    for out in {Path(job.out) for job in jobs}:
+        for kind in {job.kind for job in jobs}:
+            check_writable_folder(outcome_folder(out, kind))
+    found = {job.id: done_before(job) for job in jobs}
+    watch.begin(len(jobs), sum(outcome is not None for outcome in found.values()))
+    yield from (outcome for outcome in found.values() if outcome is not None)
+    pending = [job for job in jobs if found[job.id] is None]
+    while pending:
+        again: list[Job] = []
+        with closing(executor.run(pending, watch.started)) as ended:
+            for job, outcome in ended:
+                if outcome.error is not None:
+                    log_error(Path(job.out), outcome)
+                if outcome.status in RETRIED and job.attempt < ATTEMPTS:
+                    again.append(job.again(f"attempt {job.attempt}: {outcome.cause}"))
+                    watch.retried(outcome)
+                    continue
+                if outcome.status == "lost":  # its worker could not write it
+                    write_outcome(job, outcome)
+                watch.finished(outcome)
+                yield outcome
+        pending = again
+
+
+def done_before(job: Job) -> Outcome | None:
+    """The outcome of an earlier run, where nothing can have changed since; None if the job is to be done.
+
+    A job with published weights or images from elsewhere is always given to a worker: `run_once` finds out,
+    by the record's key, whether it is done.
+    """
+    if job.force or not job.self_contained:
+        return None
+    outcome = read_outcome(job.file)
+    if outcome is None or outcome.job != job.id or outcome.status not in SETTLED:
+        return None
+    if outcome.status == "left out":
+        limit = job.max_parameters
+        return None if limit is None or outcome.row["parameters"] <= limit else outcome.found_before()
+    if job.options is not None and not _record_is_there(job, outcome):
+        return None
+    return outcome.found_before()
+
+
+def _record_is_there(job: Job, outcome: Outcome) -> bool:
+    path = Path(job.out) / "records" / outcome.row["record"]
+    return bool(find_record(path.parent, outcome.row["key"]) == path)

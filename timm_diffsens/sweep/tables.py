@@ -1,0 +1,74 @@
+"""What a sweep leaves for readers: a table of all its models, and a summary of it."""
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from timm_diffsens.results.files import write_atomic
+from timm_diffsens.sweep.jobs import Job, Kind, outcome_folder, versions
+from timm_diffsens.sweep.outcomes import Outcome, read_outcome
+
+NAMES: dict[Kind, str] = {"structure": "coverage", "measured": "sweep"}
+_LEFT_TO_THE_FILES = ("names", "key", "record", "seconds")  # long, or different in every run
+
+
+def write_tables(out: Path, like: Job) -> list[Path]:
+    """Write `coverage.csv` (`sweep.csv` where models were measured) and the summary beside it, as JSON.
+
+    They are made from the outcome files of all sweeps into the folder that asked for the same, by the same
+    versions: shards, interrupted runs, several patterns.
+
+    Args:
+        out: folder of the sweep.
+        like: any job of it.
+    """
+    outcomes = read_outcomes(out, like)
+    if not outcomes:
+        return []
+    table, summary = (out / f"{NAMES[like.kind]}.{ending}" for ending in ("csv", "json"))
+    write_atomic(table, table_text(outcomes).encode(errors="backslashreplace"))
+    write_atomic(summary, (json.dumps(summarise(outcomes), indent=1) + "\n").encode())
+    return [table, summary]
+
+
+def read_outcomes(out: Path, like: Job) -> list[Outcome]:
+    """Outcomes of the jobs that differ from this one by their model alone, sorted by model."""
+    found = [read_outcome(path) for path in outcome_folder(out, like.kind).glob("*.json")]
+    same = [o for o in found if o is not None and o.job == like.of(o.model).id]
+    return sorted(same, key=lambda outcome: outcome.model)
+
+
+def table_text(outcomes: Sequence[Outcome]) -> str:
+    """CSV with a line a model; numbers to four digits, so that equal runs give equal text."""
+    rows = [{**o.row, "model": o.model, "status": o.status, "cause": o.cause} for o in outcomes]
+    names = dict.fromkeys(["model", "status", "cause", *(name for row in rows for name in row)])
+    columns = [name for name in names if name not in _LEFT_TO_THE_FILES]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(row.get(name)) for name in columns] for row in rows)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def summarise(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Counts by status and library, failures by name and cause, sums over all layers."""
+    done = [o.row for o in outcomes if o.status == "done"]
+    sums = ("leaf outputs", "layer", "dropped", "layers", "with values", "channel axis known", "not called")
+    return {
+        "versions": versions(),
+        "models": len(outcomes),
+        "status": dict(sorted(Counter(o.status for o in outcomes).items())),
+        "done by library": dict(sorted(Counter(row["library"] for row in done).items())),
+        "sums": {name: sum(row[name] for row in done) for name in sums if any(name in row for row in done)},
+        "failures": {o.model: o.cause for o in outcomes if o.error is not None},
+    }

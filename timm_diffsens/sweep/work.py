@@ -1,0 +1,96 @@
+"""One job, done in whatever process or machine an executor chose for it."""
+
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from timm_diffsens import runtime
+from timm_diffsens.errors import DiffsensError
+from timm_diffsens.measures.bench import run_once
+from timm_diffsens.measures.options import Options
+from timm_diffsens.measures.pipeline import is_out_of_memory
+from timm_diffsens.measures.plan import prepare
+from timm_diffsens.results.record import Record
+from timm_diffsens.sweep.jobs import Job
+from timm_diffsens.sweep.outcomes import Outcome, Status, ended, failed, tally, write_outcome
+from timm_diffsens.sweep.structure import count_parameters, structure
+
+
+def work(job: Job) -> Outcome:
+    """Do a job, write its outcome and give it back; whatever the model raises is part of the outcome.
+
+    What is written is settled before this returns: the record, then the outcome.
+    """
+    clock = time.perf_counter()
+    runtime.prepare()
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    try:
+        with warnings.catch_warnings(record=True):  # a record keeps those that matter
+            outcome = _done(job, clock)
+    except Exception as error:
+        status: Status = "out of memory" if _memory_ran_out(error) else "failed"
+        outcome = failed(job, status, time.perf_counter() - clock, error)
+    try:
+        write_outcome(job, outcome)
+    except DiffsensError as error:  # a full disk
+        return failed(job, "failed", time.perf_counter() - clock, error)
+    return outcome
+
+
+def _done(job: Job, clock: float) -> Outcome:
+    if job.max_parameters is not None:
+        parameters = count_parameters(job.model)
+        if parameters > job.max_parameters:
+            row = {"model": job.model, "parameters": parameters}
+            return ended(job, "left out", time.perf_counter() - clock, row=row)
+    row = structure(job.model) if job.options is None else _measured(job)
+    return ended(job, "done", time.perf_counter() - clock, row=row)
+
+
+def _measured(job: Job) -> dict[str, Any]:
+    plan = prepare(job.model, Options(**(job.options or {})))
+    plan.retries += job.tried
+    folder = Path(job.out) / "records"
+    record, path, _ = run_once(plan, folder, force=job.force)
+    return measured_row(record, path.relative_to(folder).as_posix())
+
+
+def measured_row(record: Record, file: str) -> dict[str, Any]:
+    """What a record says, in one row: counts of layers, the output's D, G and R, and what it took."""
+    layers = record.variants["original"]
+    reasons = [layer.reason for layer in layers if layer.reason is not None]
+    row: dict[str, Any] = {
+        "model": record.model.spec,
+        "library": record.model.library,
+        "parameters": record.model.parameters,
+        "input": f"{record.model.input.channels}x{record.model.input.height}x{record.model.input.width}",
+        "images": record.data.n,
+        "layers": len(layers),
+        "with values": len(layers) - len(reasons),
+        "without values": tally(reasons),
+        "not called": len(record.not_called),
+    }
+    for name, variant in record.variants.items():
+        row[f"R {name}"] = variant[-1].r
+    return row | {
+        "D": layers[-1].d,
+        "G": layers[-1].g,
+        "batch size": record.environment.batch_size,
+        "retries": len(record.environment.retries),
+        "seconds": record.timings.seconds,
+        "record": file,
+        "key": record.key,
+    }
+
+
+def _memory_ran_out(error: BaseException | None) -> bool:
+    """Whether memory exhaustion is what lies behind an error."""
+    while error is not None:
+        if is_out_of_memory(error):
+            return True
+        error = error.__cause__
+    return False
