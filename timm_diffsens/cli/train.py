@@ -107,7 +107,6 @@ def train(
     from timm_diffsens import runtime
     from timm_diffsens.models.arguments import ModelArguments
     from timm_diffsens.models.sources import find_source
-    from timm_diffsens.train.data import load_task
     from timm_diffsens.train.recipe import Recipe
     from timm_diffsens.train.run import train as run
 
@@ -150,10 +149,17 @@ def train(
     for recipe in recipes:
         tracked = _tracked(track, recipe.epochs or 0)
         try:
-            data = load_task(recipe, data_dir=data_dir, test_dir=test_dir, download=download)
             with _progress(recipe, quiet) as progress:
                 result = run(
-                    recipe, out=out, data=data, device=device, track=tracked, force=force, progress=progress
+                    recipe,
+                    out=out,
+                    data_dir=data_dir,
+                    test_dir=test_dir,
+                    download=download,
+                    device=device,
+                    track=tracked,
+                    force=force,
+                    progress=progress,
                 )
         except DiffsensError as error:
             if len(recipes) == 1:
