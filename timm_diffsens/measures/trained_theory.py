@@ -88,7 +88,7 @@ def trained_curves(
     Args:
         checkpoints: with their recipe, as `diffsens train` writes them.
         images: a multiple of 8; by default as in `theory_setting`.
-        seed: of the images, the noise and the fresh weights.
+        seed: of the images and the noise. Fresh weights have the seed of the training.
 
     Raises:
         UsageError: a checkpoint without a recipe, of another architecture or task, or given twice.
@@ -103,7 +103,7 @@ def trained_curves(
         )
         if any(found.seed == number for found in group.seeds):
             raise UsageError(f"{path}: seed {number} of this training was given already")
-        group.seeds.append(SeedCurves(number, recipe["test_error"], _curves(path, group.setting, seed)))
+        group.seeds.append(SeedCurves(number, recipe["test_error"], _curves(path, group.setting, number)))
     return [replace(g, seeds=sorted(g.seeds, key=lambda s: s.seed)) for g in groups.values()]
 
 
