@@ -2,7 +2,7 @@
 
 A block stands between `<!-- record: KEY -->` and `<!-- /record -->`, KEY being the start of a record's key,
 or between `<!-- board: DATASET -->` and `<!-- /board -->`: the correlations over the networks of the
-project's own leaderboard. A board block is empty as long as fewer than five networks are in the fits.
+project's own leaderboard. A board block is empty as long as the fits have fewer than five networks of it.
 """
 
 import argparse

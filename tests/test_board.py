@@ -52,6 +52,14 @@ def test_the_leaderboard_follows_from_its_records_to_the_byte(tmp_path):
     assert not different, f"run `python leaderboard/build.py board`: {', '.join(different)} differ"
 
 
+def test_the_guide_measures_as_the_board_does():
+    guide = (BOARD / "CONTRIBUTING.md").read_text()
+    command = guide[guide.index("diffsens bench MODEL") : guide.index("--out mine")]
+    asked = command.replace("\\\n", " ").split()
+    assert [word for word in asked if word in build.BENCH] == [*build.BENCH]
+    assert "python leaderboard/build.py board" in guide
+
+
 # ---- which checkpoints are kept
 
 

@@ -162,7 +162,7 @@ def test_records_left_out_are_shown_apart(tmp_path):
     assert len(main.models) == 10
     asked = build(folder, include_unfitted=True)
     assert list(asked.main.left_out["model"]) == ["net61", "net62", "net63"]
-    assert "above 1%" in asked.notes[0]
+    assert "above 1 %" in asked.notes[0]
 
 
 def test_groups_that_differ_in_noise_alone_are_a_series(board):

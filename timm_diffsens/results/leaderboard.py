@@ -137,7 +137,8 @@ def build_leaderboard(
     frame["file"] = [path.relative_to(folder).as_posix() for path, _ in found]
     notes: list[str] = []
     if choices.include_unfitted:
-        notes.append(f"networks with a train error above {MOST_TRAIN_ERROR:.0%} are in the fits")
+        above = f"train error above {100 * MOST_TRAIN_ERROR:g} %"
+        notes.append(f"Networks that did not fit their training set ({above}) are in the fits.")
     if published is not None:
         frame, unmatched = with_published(frame, published)
         notes += unmatched

@@ -12,6 +12,7 @@ through, the page's content security policy runs only the script whose hash it n
 import base64
 import hashlib
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,15 @@ def _group(group: Group, rows: list[Row]) -> dict[str, Any]:
         "variants": [v for v in VARIANTS if any(row["variant"] == v for row in by_depth)],
         "correlations": page_tables.correlation_rows(group),
         "comparisons": page_tables.comparison_rows(group),
+        "verdict": _sentences(group.verdict),
         "left_out": page_tables.plain_rows(group.left_out, ["model", "file", "reason"]),
     }
+
+
+def _sentences(verdict: str) -> tuple[str, str]:
+    """The first sentence, which answers the question, and the others; with the letter for rho."""
+    first, stop, others = re.sub(r"\brho\b", "ρ", verdict).partition(". ")
+    return f"{first}{stop.strip()}", others
 
 
 def _series(series: Series) -> dict[str, Any]:

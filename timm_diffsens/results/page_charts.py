@@ -21,6 +21,7 @@ from timm_diffsens.results.record import VARIANTS
 Rows = Sequence[dict[str, Any]]
 
 WIDTH, HEIGHT = 250, 210  # of the plotted area, in CSS pixels where the chart is not scaled
+_ROOM = (54, 8, 14, 40)  # left, above, right and below, for ticks and titles
 _FEWEST_TICKS = 3
 # Every how many powers of ten, and which multiples of them; tenths are the closest.
 _STEPS: list[tuple[int, Sequence[float]]] = [
@@ -29,6 +30,7 @@ _STEPS: list[tuple[int, Sequence[float]]] = [
     *((1, [tenths / 10 for tenths in range(10, 100, step)]) for step in (5, 2, 1)),
 ]
 _NOISE = re.compile(r"aria-|role$|pointer-events$|font-family$|stroke-miterlimit$|version$|class$")
+_PLACE = re.compile(r"-?[\d.]+")
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
 
 
@@ -143,8 +145,18 @@ def inline_svg(chart: Any, label: str, points: Sequence[dict[str, str]]) -> str:
         element.attrib.update(kept)
     for name in ("width", "height"):
         del root.attrib[name]
+    root.attrib["viewBox"] = _frame(root)
     root.attrib |= {"class": "chart", "role": "img", "aria-label": label}
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def _frame(root: ElementTree.Element) -> str:
+    """The same room around the plotted area in every chart, so that those side by side are of one size."""
+    place = next(element.attrib["transform"] for element in root.iter() if "transform" in element.attrib)
+    left, top = map(float, _PLACE.findall(place))
+    before, above, beside, below = _ROOM
+    x, y = left - before, top - above
+    return f"{x:g} {y:g} {before + WIDTH + beside} {above + HEIGHT + below}"
 
 
 _CONFIG: dict[str, Any] = {
@@ -164,6 +176,7 @@ _CONFIG: dict[str, Any] = {
         "tickColor": "currentColor",
         "tickOpacity": 0.4,
     },
+    "axisY": {"minExtent": 34, "maxExtent": 34},
 }
 
 

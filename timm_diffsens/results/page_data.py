@@ -108,10 +108,12 @@ def _weights(record: Record) -> str:
 
 
 def _recipe(recipe: dict[str, Any]) -> str:
-    """Settings; curves and other long entries stay in the record."""
-    return ", ".join(
-        f"{name} {value}" for name, value in recipe.items() if not isinstance(value, list | dict)
-    )
+    """Settings, of `diffsens train` its options; curves and other long entries stay in the record."""
+    training = recipe.get("training")
+    settings = training if isinstance(training, dict) else recipe
+    said = {k: v for k, v in settings.items() if v is not None and not isinstance(v, list | dict | bool)}
+    on = [name for name, value in settings.items() if value is True]
+    return ", ".join([*(f"{name} {value}" for name, value in said.items()), *on]).replace("_", " ")
 
 
 def _error(record: Record) -> str:

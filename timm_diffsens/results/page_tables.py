@@ -201,7 +201,7 @@ def _measured(model: dict[str, Any], name: str) -> Cell:
 
 def _note(model: dict[str, Any]) -> str:
     seed = number(model.get("seed"))
-    parts = [text(model["weights"]), "" if seed is None else f"training seed {seed:.0f}"]
+    parts = [text(model["weights"]), "" if seed is None else f"seed {seed:.0f}"]
     if not model["in_fit"]:
         parts.append(f"not in the fit: {text(model['reason'])}")
     return ", ".join(part for part in parts if part)
