@@ -3,9 +3,12 @@
 A block stands between `<!-- record: KEY -->` and `<!-- /record -->`, KEY being the start of a record's key,
 or between `<!-- board: DATASET -->` and `<!-- /board -->`: the correlations over the networks of the
 project's own leaderboard. A board block is empty as long as the fits have fewer than five networks of it.
+A block between `<!-- theory: FILE -->` and `<!-- /theory -->` shows the trained networks of a file that
+`diffsens theory` wrote.
 """
 
 import argparse
+import json
 import re
 import runpy
 import sys
@@ -21,10 +24,11 @@ from timm_diffsens.results.record import Record
 from timm_diffsens.results.store import iter_records
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "README.md",)
+PAGES = (ROOT / "README.md", ROOT / "docs" / "scale_detection.md")
 BOARD_FOLDER = ROOT / "leaderboard"
 BLOCK = re.compile(r"(<!-- record: ([0-9a-f]+) -->\n).*?(<!-- /record -->)", re.DOTALL)
 BOARD_BLOCK = re.compile(r"(<!-- board: (\S+) -->\n).*?(<!-- /board -->)", re.DOTALL)
+THEORY_BLOCK = re.compile(r"(<!-- theory: (\S+) -->\n).*?(<!-- /theory -->)", re.DOTALL)
 ROWS = 7
 SHOWN = ("original", "channel-shuffled", "init")  # of the variants, in the table of correlations
 
@@ -53,6 +57,7 @@ def rendered(page: Path) -> str:
         return f"{match[1]}{table(found[0])}{match[3]}"
 
     filled = BLOCK.sub(fill, page.read_text())
+    filled = THEORY_BLOCK.sub(lambda match: f"{match[1]}{theory(ROOT / match[2])}{match[3]}", filled)
     if not BOARD_BLOCK.search(filled):
         return filled
     groups = board_groups(BOARD_FOLDER)
@@ -84,6 +89,34 @@ def board(group: Group | None) -> str:
         "Every network: [leaderboard](leaderboard/README.md).",
     ]
     return "\n" + "\n\n".join(lines) + "\n\n"
+
+
+def theory(file: Path) -> str:
+    """Of each training: how, its test errors over seeds, and its exponents beside those of the theory."""
+    settings = json.loads(file.read_text())["settings"]
+    return "\n" + "\n\n".join(trained(setting) for setting in settings if "trained" in setting) + "\n\n"
+
+
+def trained(setting: dict) -> str:
+    """One training over its seeds."""
+    found, first = setting["trained"], setting["trained"]["fitted_layers"]
+    how, seeds = found["training"], found["seeds"]
+    errors = ", ".join(f"{seed['test_error']:.2%}" for seed in seeds)
+    lines = [
+        f"### Task {setting['task']}, stride {setting['stride']}",
+        f"{setting['depth']} layers of width {how['arguments']['width']}, F = {setting['filter_size']}; "
+        f"{setting['length']} pixels, xi = {setting['xi']:g}. Trained on {how['train_images']} images for "
+        f"{how['epochs']} epochs, {how['optimizer']}, learning rate {how['lr']:g}, weight decay "
+        f"{how['weight_decay']:g}, {how['loss']} loss. Test error of the {len(seeds)} seeds: {errors}. "
+        f"Exponents over layers {first[0]} to {first[1]}, mean over seeds ± its standard error; homogeneous: "
+        "the exact values of the single-channel network over the same layers.",
+    ]
+    curves = ("trained", "mean channel", "init")
+    rows = [["exponent of", "asymptotic", "homogeneous, exact", *curves], ["---", *["---:"] * 5]]
+    for measure, fits in found["exponents"].items():
+        fitted = (with_error(fits[c]["value"], fits[c]["stderr"]) if fits[c] else "-" for c in curves)
+        rows.append([measure.upper(), f"{fits['asymptotic']:g}", f"{fits['homogeneous']:.2f}", *fitted])
+    return "\n\n".join([*lines, "\n".join(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def table(record: Record) -> str:
