@@ -1,105 +1,133 @@
-"""What probing costs: the same triplets through the bare network and through the probe, interleaved.
+"""What measuring costs beside the network alone, for several networks and selections of layers.
 
-    python benchmarks/overhead.py resnet50 --images 16 --repeats 5
+    python benchmarks/overhead.py resnet50 --json benchmarks/overhead.json
 
-(a) the bare network in NCHW, (b) the same with the layout that `measure` uses, then the probe with each
-selection. All of them see one batch of images x 3; drawing deformations and noise is timed apart. Medians
-over interleaved repeats; ratios are to (b). The allocator's thresholds are raised for all of them;
-`--allocator off` leaves them alone.
+(a) the bare network with default settings, (b) the bare network with the allocator and the layout that
+`measure` uses, then the measurement of each selection, drawing deformations and noise included. The same
+triplets go through all of them, in a process of its own each; the runs are interleaved. Medians over repeats;
+ratios are to (b). Peak memory is that of the process above what its imports take. Rows of the networks that
+are measured replace those in the file.
 """
 
 import argparse
 import json
 import statistics
-import time
 from pathlib import Path
 
-from timm_diffsens import runtime
+from bare import MB, Process, Setting, machine
+
+NETWORKS = {  # images a batch
+    "resnet18": 16,
+    "resnet50": 16,
+    "vgg11_bn": 16,
+    "efficientnet_b0": 16,
+    "convnext_tiny": 16,
+    "vit_small_patch16_224": 16,
+    "net/resnet20": 64,
+}
+SETTINGS = "(a),(b),stages,blocks,convs,all"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("models", nargs="+")
-    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("models", nargs="*", default=list(NETWORKS))
+    parser.add_argument("--images", type=int, help="a batch; by default 16, or 64 of 32 x 32 pixels")
+    parser.add_argument("--batches", type=int, default=1, help="a timed run")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--selections", default="stages,blocks,all")
-    parser.add_argument("--allocator", choices=("on", "off"), default="on")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--settings", default=SETTINGS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    runtime.guard_torchvision()
-    if options.allocator == "on":
-        runtime.tune_allocator()
-    rows = [row for model in options.models for row in measure_model(model, options)]
-    print(table(rows))
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+    rows = []
+    for model in options.models:
+        rows += measure_model(model, options)
+        print(table(rows[-len(options.settings.split(",")) :]), flush=True)
+        if options.json:
+            save(options.json, rows)
 
 
-def measure_model(spec, options):
-    import torch
-
-    from timm_diffsens.measures.pipeline import Protocol, channels_last, triplets
-    from timm_diffsens.measures.probe import Probe
-    from timm_diffsens.models.loading import load_model
-
-    torch.set_num_threads(options.threads)
-    loaded = load_model(spec, pretrained=False)
-    model, shape = loaded.module, (loaded.input.channels, loaded.input.height, loaded.input.width)
-    images = torch.rand(options.images, *shape, generator=torch.Generator().manual_seed(0))
-    plain = triplets(images, range(options.images), Protocol())
-    selections = options.selections.split(",")
-    times = {name: [] for name in ("draws", "(a) bare, NCHW", "(b) bare", *selections)}
-    with torch.no_grad():
-        with channels_last(model) as layout:
-            batch = plain.to(memory_format=layout)
-            probes = {name: Probe(model, name) for name in selections}
-            for (
-                probe
-            ) in probes.values():  # the look at the model happens once a measurement, not once a batch
-                with probe:
-                    model(batch)
-        for _ in range(options.repeats + 1):
-            clock(times["draws"], lambda: triplets(images, range(options.images), Protocol()))
-            clock(times["(a) bare, NCHW"], lambda: model(plain))
-            with channels_last(model):
-                clock(times["(b) bare"], lambda: model(batch))
-                for name, probe in probes.items():
-                    with probe:
-                        clock(times[name], lambda: model(batch))
-    medians = {name: statistics.median(values[1:]) for name, values in times.items()}  # the first warms up
-    return [
-        {
-            "model": spec,
-            "what": name,
-            "layers": len(probes[name].layers) if name in probes else None,
-            "seconds": round(medians[name], 4),
-            "spread": round(max(values[1:]) - min(values[1:]), 4),
-            "ratio": round(medians[name] / medians["(b) bare"], 3),
-            "images": options.images,
-            "repeats": options.repeats,
-            "threads": options.threads,
-            "torch": torch.__version__,
-        }
-        for name, values in times.items()
+def measure_model(model, options):
+    images = options.images or NETWORKS.get(model, 16)
+    settings = [
+        Setting(name, model, images, options.batches, options.threads, options.device)
+        for name in options.settings.split(",")
     ]
+    processes = [Process(setting) for setting in settings]
+    runs = [[] for _ in settings]
+    for repeat in range(options.repeats):
+        for i in range(len(settings)):  # each comes after every other
+            at = (i + repeat) % len(settings)
+            runs[at].append(processes[at].run())
+    about = machine(options.device)
+    for process in processes:
+        process.close()
+    rows = [
+        row(setting, process.about, done, about)
+        for setting, process, done in zip(settings, processes, runs, strict=True)
+    ]
+    bare = next((r for r in rows if r["setting"] == "(b)"), None)
+    for r in rows:
+        if bare:
+            r["ratio"] = round(r["seconds"] / bare["seconds"], 3)
+            r["memory_above_b_mb"] = round(r["memory_mb"] - bare["memory_mb"], 1)
+    return rows
 
 
-def clock(into, run):
-    start = time.perf_counter()
-    run()
-    into.append(time.perf_counter() - start)
+def row(setting, about, runs, machine):
+    seconds = [run["seconds"] for run in runs]
+    median = statistics.median(seconds)
+    allowed = (about["three_largest"] + about["one_image"]) / MB if about["layers"] else None
+    return {
+        "model": setting.model,
+        "setting": setting.name,
+        "layers": about["layers"],
+        "images": setting.images * setting.batches,
+        "batch": setting.images,
+        "seconds": round(median, 4),
+        "min": round(min(seconds), 4),
+        "max": round(max(seconds), 4),
+        "draws": round(statistics.median(run["draws"] for run in runs), 4),
+        "images_per_second": round(setting.images * setting.batches / median, 2),
+        "memory_mb": round(runs[-1]["memory"] / MB, 1),
+        "allowed_mb": None if allowed is None else round(allowed, 1),
+        "repeats": len(runs),
+        "threads": setting.threads,
+        "device": setting.device,
+        **machine,
+    }
+
+
+def save(path, rows):
+    """Rows of other networks and devices stay."""
+    new = {(r["model"], r["device"]) for r in rows}
+    old = json.loads(path.read_text()) if path.exists() else []
+    kept = [r for r in old if (r["model"], r["device"]) not in new]
+    order = {name: i for i, name in enumerate(NETWORKS)}
+    both = sorted([*kept, *rows], key=lambda r: (r["device"], order.get(r["model"], len(order)), r["model"]))
+    path.write_text(json.dumps(both, indent=1) + "\n")
 
 
 def table(rows):
-    head = "| model | what | layers | seconds | max - min | ratio to (b) |\n"
-    head += "| --- | --- | ---: | ---: | ---: | ---: |"
+    """Markdown; (c) beside (b) in memory, and what is allowed there."""
+    head = (
+        "| network | setting | layers | seconds | min - max | draws | images/s | ratio to (b) "
+        "| peak, MB | above (b), MB | allowed, MB |\n"
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    )
     lines = [
-        f"| {r['model']} | {r['what']} | {r['layers'] or ''} | {r['seconds']:.3f} | {r['spread']:.3f} "
-        f"| {r['ratio']:.2f} |"
+        f"| {r['model']} | {r['setting']} | {r['layers'] or ''} | {r['seconds']:.3f} "
+        f"| {r['min']:.3f} - {r['max']:.3f} | {r['draws'] or ''} | {r['images_per_second']:.1f} "
+        f"| {r.get('ratio', '')} | {r['memory_mb']:.0f} | {_beside(r)} |"
         for r in rows
     ]
     return "\n".join([head, *lines])
+
+
+def _beside(r):
+    if r["allowed_mb"] is None or "memory_above_b_mb" not in r:
+        return "|"
+    return f"{r['memory_above_b_mb']:.0f} | {r['allowed_mb']:.0f}"
 
 
 if __name__ == "__main__":
