@@ -1,9 +1,12 @@
 """Write the measured tables of the README from the records: `python docs/render.py`; `--check` compares.
 
-A block stands between `<!-- record: KEY -->` and `<!-- /record -->`, KEY being the start of a record's key.
+A block stands between `<!-- record: KEY -->` and `<!-- /record -->`, KEY being the start of a record's key;
+`<!-- coverage -->` and `<!-- /coverage -->` hold what leaderboard/coverage.csv and sweep.csv say.
 """
 
 import argparse
+import csv
+import json
 import re
 import sys
 from pathlib import Path
@@ -16,6 +19,7 @@ from timm_diffsens.results.store import iter_records
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (ROOT / "README.md",)
 BLOCK = re.compile(r"(<!-- record: ([0-9a-f]+) -->\n).*?(<!-- /record -->)", re.DOTALL)
+COVERAGE = re.compile(r"(<!-- coverage -->\n).*?(<!-- /coverage -->)", re.DOTALL)
 ROWS = 7
 
 
@@ -42,7 +46,49 @@ def rendered(page: Path) -> str:
             raise SystemExit(f"{page.name}: {len(found)} records have a key that starts with {match[2]}")
         return f"{match[1]}{table(found[0])}{match[3]}"
 
-    return BLOCK.sub(fill, page.read_text())
+    filled = BLOCK.sub(fill, page.read_text())
+    return COVERAGE.sub(lambda match: f"{match[1]}{structures()} {measured()}\n{match[2]}", filled)
+
+
+def structures() -> str:
+    """What was seen of every architecture on the meta device."""
+    rows = lines_of("coverage")
+    done = [row for row in rows if row["status"] == "done"]
+    versions = json.loads((ROOT / "leaderboard" / "coverage.json").read_text())["versions"]
+    each = {name: sum(row["library"] == name for row in done) for name in ("timm", "torchvision", "net")}
+
+    def total(column: str) -> int:
+        return sum(int(row[column]) for row in done)
+
+    unknown = sum(
+        int(part.rpartition(": ")[2]) for r in done for part in r["without values"].split("; ") if part
+    )
+    return (
+        f"With `--structure` {len(done):,} of {len(rows):,} architectures passed: {each['timm']:,} of timm "
+        f"{versions['timm']}, {each['torchvision']} of torchvision {versions['torchvision']}, {each['net']} of this "
+        f"package. Of {total('leaf outputs'):,} outputs of calls that call no other module, {total('layer'):,} are "
+        f"layers, {total('same tensor'):,} hand on a layer's tensor and are named with it, "
+        f"{total('part of a fused norm'):,} lie inside a norm fused with its activation, and {total('dropped'):,} are "
+        f"unaccounted for; {unknown:,} layers are listed with the reason why they have no value."
+    )
+
+
+def measured() -> str:
+    """How many networks were measured with random weights."""
+    rows = lines_of("sweep")
+    counts = {status: sum(row["status"] == status for row in rows) for status in ("done", "left out")}
+    tried = len(rows) - counts["left out"]
+    layers = sum(int(row["layers"]) for row in rows if row["status"] == "done")
+    return (
+        f"With random weights, four images and all variants, {tried} architectures of at most 30 million parameters "
+        f"have been tried so far, and {counts['done']} of them measured, {layers:,} layers in all."
+    )
+
+
+def lines_of(name: str) -> list[dict[str, str]]:
+    """A table of a sweep."""
+    with (ROOT / "leaderboard" / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def table(record: Record) -> str:
