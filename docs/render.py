@@ -4,10 +4,12 @@ A block stands between `<!-- record: KEY -->` and `<!-- /record -->`, KEY being 
 or between `<!-- board: DATASET -->` and `<!-- /board -->`: the correlations over the networks of the
 project's own leaderboard. A board block is empty as long as the fits have fewer than five networks of it.
 A block between `<!-- theory: FILE -->` and `<!-- /theory -->` shows the trained networks of a file that
-`diffsens theory` wrote.
+`diffsens theory` wrote; `<!-- coverage -->` and `<!-- /coverage -->` hold what leaderboard/coverage.csv and
+sweep.csv say.
 """
 
 import argparse
+import csv
 import json
 import re
 import runpy
@@ -29,6 +31,7 @@ BOARD_FOLDER = ROOT / "leaderboard"
 BLOCK = re.compile(r"(<!-- record: ([0-9a-f]+) -->\n).*?(<!-- /record -->)", re.DOTALL)
 BOARD_BLOCK = re.compile(r"(<!-- board: (\S+) -->\n).*?(<!-- /board -->)", re.DOTALL)
 THEORY_BLOCK = re.compile(r"(<!-- theory: (\S+) -->\n).*?(<!-- /theory -->)", re.DOTALL)
+COVERAGE = re.compile(r"(<!-- coverage -->\n).*?(<!-- /coverage -->)", re.DOTALL)
 ROWS = 7
 SHOWN = ("original", "channel-shuffled", "init")  # of the variants, in the table of correlations
 
@@ -58,6 +61,7 @@ def rendered(page: Path) -> str:
 
     filled = BLOCK.sub(fill, page.read_text())
     filled = THEORY_BLOCK.sub(lambda match: f"{match[1]}{theory(ROOT / match[2])}{match[3]}", filled)
+    filled = COVERAGE.sub(lambda match: f"{match[1]}{structures()} {measured()}\n{match[2]}", filled)
     if not BOARD_BLOCK.search(filled):
         return filled
     groups = board_groups(BOARD_FOLDER)
@@ -117,6 +121,47 @@ def trained(setting: dict) -> str:
         fitted = (with_error(fits[c]["value"], fits[c]["stderr"]) if fits[c] else "-" for c in curves)
         rows.append([measure.upper(), f"{fits['asymptotic']:g}", f"{fits['homogeneous']:.2f}", *fitted])
     return "\n\n".join([*lines, "\n".join(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def structures() -> str:
+    """What was seen of every architecture on the meta device."""
+    rows = lines_of("coverage")
+    done = [row for row in rows if row["status"] == "done"]
+    versions = json.loads((ROOT / "leaderboard" / "coverage.json").read_text())["versions"]
+    each = {name: sum(row["library"] == name for row in done) for name in ("timm", "torchvision", "net")}
+
+    def total(column: str) -> int:
+        return sum(int(row[column]) for row in done)
+
+    unknown = sum(
+        int(part.rpartition(": ")[2]) for r in done for part in r["without values"].split("; ") if part
+    )
+    return (
+        f"With `--structure` {len(done):,} of {len(rows):,} architectures passed: {each['timm']:,} of timm "
+        f"{versions['timm']}, {each['torchvision']} of torchvision {versions['torchvision']}, {each['net']} of "
+        f"this package. Of {total('leaf outputs'):,} outputs of calls that call no other module, "
+        f"{total('layer'):,} are layers, {total('same tensor'):,} hand on a layer's tensor and are named with it, "
+        f"{total('part of a fused norm'):,} lie inside a norm fused with its activation, and "
+        f"{total('dropped'):,} are unaccounted for; {unknown:,} layers are listed with the reason why they have no value."
+    )
+
+
+def measured() -> str:
+    """How many networks were measured with random weights."""
+    rows = lines_of("sweep")
+    counts = {status: sum(row["status"] == status for row in rows) for status in ("done", "left out")}
+    tried = len(rows) - counts["left out"]
+    layers = sum(int(row["layers"]) for row in rows if row["status"] == "done")
+    return (
+        f"With random weights, four images and all variants, {tried} architectures of at most 30 million "
+        f"parameters have been tried so far, and {counts['done']} of them measured, {layers:,} layers in all."
+    )
+
+
+def lines_of(name: str) -> list[dict[str, str]]:
+    """A table of a sweep."""
+    with (ROOT / "leaderboard" / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def table(record: Record) -> str:
