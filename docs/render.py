@@ -138,11 +138,13 @@ def structures() -> str:
     )
     return (
         f"With `--structure` {len(done):,} of {len(rows):,} architectures passed: {each['timm']:,} of timm "
-        f"{versions['timm']}, {each['torchvision']} of torchvision {versions['torchvision']}, {each['net']} of "
-        f"this package. Of {total('leaf outputs'):,} outputs of calls that call no other module, "
-        f"{total('layer'):,} are layers, {total('same tensor'):,} hand on a layer's tensor and are named with it, "
+        f"{versions['timm']}, {each['torchvision']} of torchvision {versions['torchvision']}, {each['net']} "
+        f"of this package. Of {total('leaf outputs'):,} outputs of calls that call no other module, "
+        f"{total('layer'):,} are layers, {total('same tensor'):,} hand on a layer's tensor and are "
+        f"named with it, "
         f"{total('part of a fused norm'):,} lie inside a norm fused with its activation, and "
-        f"{total('dropped'):,} are unaccounted for; {unknown:,} layers are listed with the reason why they have no value."
+        f"{total('dropped'):,} are unaccounted for; {unknown:,} layers are listed with "
+        f"the reason why they have no value."
     )
 
 
