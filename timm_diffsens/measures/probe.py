@@ -219,8 +219,10 @@ class Probe:
         estimator = estimators.get(name)
         if estimator is None:
             estimator = estimators[name] = SensitivityEstimator()
-            self._orders[id(estimator)] = memory_order(samples)  # the same for all batches
-        parts = samples.permute(0, *self._orders[id(estimator)])
+        order = self._orders.get(id(estimator))  # unknown too in a copy of an open probe
+        if order is None:
+            order = self._orders[id(estimator)] = memory_order(samples)  # the same for all batches
+        parts = samples.permute(0, *order)
         estimator.update_parts(parts.reshape(_PARTS, self._batch // _PARTS, -1))
 
 
