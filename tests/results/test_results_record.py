@@ -27,6 +27,8 @@ def as_dict(record: Record) -> dict:
     [
         ("variants", "original", 0, "d"),
         ("spectra", "original", 0, "mean_frequency"),
+        ("spectra", "original", 0, "power", 2),
+        ("spectra", "original", 0, "eigenvalues", 2),
         ("protocol", "delta"),
         ("model", "input", "crop_pct"),
         ("timings", "seconds"),

@@ -9,7 +9,6 @@ float32 forwards they come from; NaN and infinity never appear: a value that doe
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -17,7 +16,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 SCHEMA_VERSION: Final = 1
-_DIGITS = 7
+_FORM = "%.7g"
 
 VARIANTS: tuple["VariantName", ...] = ("original", "channel-shuffled", "mean-channel", "mean-filter", "init")
 Origin = Literal["pretrained", "checkpoint", "random", "given"]
@@ -26,16 +25,12 @@ VariantName = Literal["original", "channel-shuffled", "mean-channel", "mean-filt
 
 
 def _rounded(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError("must be finite; use null and a reason")
-    return float(f"{value:.{_DIGITS}g}") + 0.0  # no negative zero: it equals zero but prints otherwise
+    return float(_FORM % value) + 0.0  # no negative zero: it equals zero but prints otherwise
 
 
 def _all_rounded(values: list[float]) -> list[float]:
     """A call a list, not one a number: most of a record's numbers stand in lists."""
-    if not all(map(math.isfinite, values)):
-        raise ValueError("must be finite; use null and a reason")
-    return [float(f"{value:.{_DIGITS}g}") + 0.0 for value in values]
+    return [float(_FORM % value) + 0.0 for value in values]
 
 
 def _grid_rounded(values: list[float]) -> list[float]:
