@@ -110,10 +110,11 @@ def test_out_of_memory_at_the_first_batch_sizes_ends_with_a_smaller_one(tmp_path
 
 
 def test_out_of_memory_is_tried_again_and_recorded(tmp_path):
-    (tmp_path / "sometimes.tries").write_text("xx")  # so many that fail
+    (tmp_path / "sometimes.tries").write_text("x")  # so many that fail
+    options = replace(QUICK, batch_size=1)
     fault = f"left = tries.read_text(); tries.write_text(left[1:]); exec({OUT_OF_MEMORY!r} if left else '')"
     executor = Here()
-    (outcome,) = sweep(jobs(tmp_path, network(tmp_path, "sometimes", fault)), executor)
+    (outcome,) = sweep(jobs(tmp_path, network(tmp_path, "sometimes", fault), options=options), executor)
     assert (outcome.status, outcome.attempt) == ("done", 2)
     (first,) = record_of(tmp_path, outcome).environment.retries
     assert first.startswith("attempt 1: RuntimeError: out of memory with one image a batch")
