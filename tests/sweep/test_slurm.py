@@ -1,5 +1,7 @@
 """Job arrays, with submitit's stand-in for Slurm: processes on this machine."""
 
+import os
+
 import pytest
 from sweeps import Here, jobs, network, numbers
 
@@ -59,3 +61,24 @@ def test_without_slurm_there_is_a_message(tmp_path, monkeypatch):
 def test_times_are_minutes(tmp_path):
     with pytest.raises(UsageError, match="whole minutes"):
         Slurm(tmp_path / "slurm", cluster="local", options={"time": "1:00:00"})
+
+
+def test_tasks_that_left_the_queue_without_a_result_are_lost(tmp_path, monkeypatch):
+    """As where Slurm keeps no accounting: submitit then never says that a killed task has ended."""
+    slow = network(tmp_path, "slow", "import time; time.sleep(600)")
+    executor = Slurm(tmp_path / "slurm", cluster="local")
+    monkeypatch.setattr(on_slurm, "_LOOK", 0)
+    monkeypatch.setattr(executor, "_not_queued", set)
+    queue = tmp_path / "squeue"
+    queue.write_text("#!/bin/sh\necho 7_0\n")
+    queue.chmod(0o755)
+    ((_, outcome),) = executor.run(jobs(tmp_path, slow), lambda job: None)
+    assert outcome.status == "lost"
+    assert "left the queue without a result" in outcome.message
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert executor._not_queued(["7_0", "7_1"]) == set()  # there is no queue to ask
+    monkeypatch.setattr(executor, "cluster", "slurm")
+    assert executor._not_queued(["7_0", "7_1"]) == {"7_1"}
+    queue.write_text("#!/bin/sh\nexit 1\n")
+    assert executor._not_queued(["7_0", "7_1"]) == set()

@@ -3,8 +3,10 @@
 The folder of the sweep has to be the same on all nodes, as do this package and the libraries.
 """
 
+import logging
+import subprocess
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from timm_diffsens.sweep.work import work
 _MOST = 1000  # tasks of one array: Slurm's own default limit is 1001
 _PAUSE = 0.5  # seconds between two looks at the jobs' files
 _MINUTES = 60
+_LOOK = 10  # seconds between two looks at the queue; a task that twice is not in it has ended
 
 
 class Slurm:
@@ -44,6 +47,7 @@ class Slurm:
         cluster: str = "slurm",
     ) -> None:
         submitit = _import_submitit()
+        self.cluster = cluster
         self.errors = submitit.core.utils
         options = dict(options or {})
         try:
@@ -72,15 +76,36 @@ class Slurm:
             try:
                 for job in part:
                     started(job)
+                missing, looked = set[str](), time.monotonic()
                 while running:
-                    ready = [task for task in running if task.done()]
-                    for task in ready:
+                    for task in [task for task in running if task.done()]:
                         job = running.pop(task)
                         yield job, self._outcome(task, job, time.monotonic() - clock)
-                    time.sleep(0 if ready else _PAUSE)
+                    if time.monotonic() - looked > _LOOK:
+                        before, looked = missing, time.monotonic()
+                        missing = self._not_queued(task.job_id for task in running)
+                        for task in [task for task in running if task.job_id in before & missing]:
+                            job = running.pop(task)
+                            yield job, self._vanished(task, job, time.monotonic() - clock)
+                    time.sleep(_PAUSE)
             finally:
                 for task in running:
                     task.cancel()
+
+    def _not_queued(self, tasks: Iterable[str]) -> set[str]:
+        """Tasks that Slurm does not know of any more: without its accounting, submitit waits for them."""
+        if self.cluster != "slurm":
+            return set()
+        command = ["squeue", "--noheader", "--array", "--me", "--format=%i"]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        return set(tasks) - set(found.stdout.split()) if found.returncode == 0 else set()
+
+    def _vanished(self, task: Any, job: Job, seconds: float) -> Outcome:
+        """Of a task that is not in the queue; it may have written its result since."""
+        if task.paths.result_pickle.exists():
+            return self._outcome(task, job, seconds)
+        task.cancel()
+        return lost(job, seconds, f"task {task.job_id} has left the queue without a result")
 
     def _outcome(self, task: Any, job: Job, seconds: float) -> Outcome:
         try:
@@ -99,4 +124,5 @@ def _import_submitit() -> Any:
         raise UsageError(
             "--engine slurm needs submitit, which is not installed: pip install 'timm-diffsens[slurm]'"
         ) from error
+    logging.getLogger("submitit").setLevel(logging.ERROR)  # it warns at every look without accounting
     return submitit
