@@ -71,7 +71,7 @@ def trained(
     checkpoint = folder / name / "checkpoint.safetensors"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(bytes(size))
-    recipe = {"task": "cifar10", "model": model, "arguments": arguments, "seed": seed}
+    recipe = {"task": task, "model": model, "arguments": arguments, "seed": seed}
     return {"recipe": recipe, "checkpoint": str(checkpoint)}
 
 
@@ -238,11 +238,18 @@ def test_every_kept_checkpoint_has_a_record(checkpoints):
     assert not unknown, f"no record is of these weights: {unknown}"
 
 
+def smallest(checkpoints: list[Kept], task: str) -> Kept:
+    """The first of a task; that there is one is part of what is tested."""
+    found = [one for one in checkpoints if one.record and one.record.data.spec == task]
+    assert found, f"no kept checkpoint of {task} has a record"
+    return found[0]
+
+
 def test_the_smallest_scale_detection_network_measured_again(checkpoints):
-    for one in [one for one in checkpoints if one.record and one.record.data.spec == "scale1"][:1]:
-        assert_same_numbers(one, measured_again(one, None))
+    one = smallest(checkpoints, "scale1")
+    assert_same_numbers(one, measured_again(one, None))
 
 
 def test_the_smallest_cifar_network_measured_again(checkpoints, real_data):
-    for one in [one for one in checkpoints if one.record and one.record.data.spec == "cifar10"][:1]:
-        assert_same_numbers(one, measured_again(one, real_data.folder("cifar10-jpeg-test")))
+    one = smallest(checkpoints, "cifar10")
+    assert_same_numbers(one, measured_again(one, real_data.folder("cifar10-jpeg-test")))

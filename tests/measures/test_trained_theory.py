@@ -120,6 +120,12 @@ def test_first_layers_of_both_strides(tmp_path):
     assert (found.setting.task, found.setting.length, found.setting.xi) == (1, 32, 10)
 
 
+def test_arguments_that_were_left_to_the_network_are_known(tmp_path):
+    path = trained(tmp_path, task="scale1", depth=None, filter=None, stride=None)
+    (found,) = trained_curves([path], images=16)
+    assert (found.setting.depth, found.setting.filter_size, found.setting.stride) == (12, 3, 1)
+
+
 def test_what_is_no_simple_cnn_of_one_dimension_is_refused(tmp_path):
     path = trained(tmp_path)
     with pytest.raises(UsageError, match=r"seed 0 of this training was given already"):
@@ -132,6 +138,12 @@ def test_what_is_no_simple_cnn_of_one_dimension_is_refused(tmp_path):
     strided = trained(tmp_path, task="scale1", depth=3)
     with pytest.raises(UsageError, match="stride 2; the theory of task 1 is for 1 dimension and stride 1"):
         trained_curves([strided])
+    wide = trained(tmp_path, task="scale1", depth=3, filter=3, stride=1)
+    recipe = read_recipe(wide)
+    recipe["training"]["scale"]["gap"] = 4.0
+    save_checkpoint(load_model("net/simple", checkpoint=wide).module, wide, recipe)
+    with pytest.raises(UsageError, match="was trained with a gap of 4; the theory is measured with 2"):
+        trained_curves([wide], images=16)
     bare = tmp_path / "bare.safetensors"
     save_checkpoint(nn.Linear(2, 2), bare, {"model": "x"})
     with pytest.raises(UsageError, match="no recipe in it"):

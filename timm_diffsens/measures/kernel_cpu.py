@@ -107,13 +107,15 @@ def _tally(squares: Any, numbers: Any, n: int, before: int, after: int) -> None:
 def _kernel(given: Any, real: Any) -> Callable[[Any], None]:
     """What each thread does for a task; `given` is the type of the layer, `real` that of the pivot."""
 
+    stretch = STRETCH  # of the closure: numba's cache on disk looks at that, not at globals of other files
+
     def share(task: Any) -> None:
         it = carray(task, (_FIELDS,), np.int64)
         d, first, last, after, chunk = it[_WIDTH], it[_FIRST], it[_LAST], it[_AFTER], it[_CHUNK]
         n, chunks = last - first, -(-d // chunk)
         parts = carray(_pointer(it[_PARTS]), (3, it[_IMAGES], d), given)
         pivot = carray(_pointer(it[_PIVOT]), (d,), real)
-        squares = carray(_pointer(it[_SQUARES]), (-(-d // STRETCH), 3 * n + 1), real)
+        squares = carray(_pointer(it[_SQUARES]), (-(-d // stretch), 3 * n + 1), real)
         own = _count(task, _TEAM) * chunk if it[_BRIEF] else 0
         drift = carray(_pointer(it[_DRIFT]), (own + chunk if it[_BRIEF] else d,), real)
         while True:
@@ -125,8 +127,8 @@ def _kernel(given: Any, real: Any) -> Callable[[Any], None]:
             if it[_OPENS]:
                 drift[start + shift : stop + shift] = 0
             for row in range(first, last):
-                for a in range(start, stop, STRETCH):
-                    b = min(a + STRETCH, stop)
+                for a in range(start, stop, stretch):
+                    b = min(a + stretch, stop)
                     found = _gaps(
                         parts[0, row, a:b],
                         parts[1, row, a:b],
@@ -136,12 +138,12 @@ def _kernel(given: Any, real: Any) -> Callable[[Any], None]:
                         real,
                     )
                     for kind in range(3):
-                        squares[a // STRETCH, kind * n + row - first] = found[kind]
+                        squares[a // stretch, kind * n + row - first] = found[kind]
             if after:
-                for a in range(start, stop, STRETCH):
-                    b = min(a + STRETCH, stop)
+                for a in range(start, stop, stretch):
+                    b = min(a + stretch, stop)
                     total = drift[a + shift : b + shift]
-                    squares[a // STRETCH, 3 * n] = _move(pivot[a:b], total, real(1 / after), real)
+                    squares[a // stretch, 3 * n] = _move(pivot[a:b], total, real(1 / after), real)
             if _count(task, _DONE) == chunks - 1:  # all the others have been written
                 numbers = carray(_pointer(it[_NUMBERS]), (_ROWS, 3), np.float64)
                 _tally(squares, numbers, n, it[_BEFORE], after)

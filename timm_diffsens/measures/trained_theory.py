@@ -1,5 +1,6 @@
 """Trained simple CNNs against the theory: curves and exponents, averaged over seeds (Fig. 7 of the paper)."""
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from timm_diffsens.measures.estimators import LayerSensitivity
 from timm_diffsens.measures.exponents import Exponent, asymptotic_exponents, fit_exponent
 from timm_diffsens.measures.homogeneous import measured_curve
 from timm_diffsens.measures.theory_report import (
+    GAP,
     Row,
     Setting,
     TheoryResult,
@@ -23,10 +25,12 @@ from timm_diffsens.measures.theory_report import (
 )
 from timm_diffsens.models.checkpoints import read_recipe
 from timm_diffsens.models.loading import load_model
+from timm_diffsens.models.nets import SimpleCNN
 from timm_diffsens.models.variants import reinitialise
 
 CURVES = ("trained", "mean channel", "init")
 _NETWORK = "net/simple"
+_DEFAULTS = {name: given.default for name, given in inspect.signature(SimpleCNN).parameters.items()}
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ def _recipe(path: Path) -> dict[str, Any]:
 
 
 def _setting(path: Path, recipe: Mapping[str, Any], images: int | None, seed: int) -> Setting:
-    arguments, training = recipe["arguments"], recipe["training"]
+    arguments, training = _DEFAULTS | recipe["arguments"], recipe["training"]
     number = int(training["task"].removeprefix("scale"))
     task = ScaleDetection(**{**training["scale"], "task": number})
     setting = theory_setting(
@@ -136,6 +140,10 @@ def _setting(path: Path, recipe: Mapping[str, Any], images: int | None, seed: in
         raise UsageError(
             f"{path} has {task.dims} dimensions and stride {arguments['stride']}; the theory of task "
             f"{number} is for 1 dimension and stride {setting.stride}"
+        )
+    if number == 1 and task.gap != GAP:
+        raise UsageError(
+            f"{path} was trained with a gap of {task.gap:g}; the theory is measured with {GAP:g}"
         )
     return setting
 
