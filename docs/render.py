@@ -156,7 +156,8 @@ def measured() -> str:
     layers = sum(int(row["layers"]) for row in rows if row["status"] == "done")
     return (
         f"With random weights, four images and all variants, {tried} architectures of at most 30 million "
-        f"parameters have been tried so far, and {counts['done']} of them measured, {layers:,} layers in all."
+        f"parameters, the first in alphabetical order, were tried and {counts['done']} of them measured, "
+        f"{layers:,} layers in all."
     )
 
 

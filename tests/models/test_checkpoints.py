@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from timm_diffsens.data.loading import image_transform, load_images, match_labels
-from timm_diffsens.errors import UsageError
-from timm_diffsens.models.checkpoints import load_checkpoint, state_sha256
+from timm_diffsens.errors import DiffsensError, UsageError
+from timm_diffsens.models.checkpoints import load_checkpoint, round_to_half, state_sha256
 from timm_diffsens.models.loading import load_model
 
 
@@ -44,6 +44,16 @@ def save(value: Any, path: Path, **options: Any) -> Path:
 
 KNOWN = network(1)
 STATE = KNOWN.state_dict()
+
+
+def test_what_float16_cannot_hold_is_not_rounded():
+    net, before = network(), sha(network())
+    with torch.no_grad():
+        net[3].weight[0, 0] = 1e5
+    changed = sha(net)
+    with pytest.raises(DiffsensError, match=r"3\.weight has numbers beyond 65,504"):
+        round_to_half(net)
+    assert sha(net) == changed != before
 
 
 # --- what is read

@@ -274,8 +274,14 @@ def test_an_interval_that_holds_zero_decides_nothing():
     assert "against the paper" in verdict(*tables(r=(-0.6, -0.8, -0.3)), {"r": None})
 
 
+def test_a_sign_against_the_papers_is_told():
+    assert "larger D err less, against" in verdict(*tables(d=(-0.6, -0.8, -0.2)), {"r": None})
+    assert "against" not in verdict(*tables(d=(-0.3, -0.8, 0.2)), {"r": None})
+    assert "against" not in verdict(*tables(), {"r": None})
+
+
 def test_initialisation_is_set_beside():
-    assert "not seen" in verdict(*tables(init=(0.1, -0.3, 0.5)), {"r": None})
+    assert "cannot be told from none" in verdict(*tables(init=(0.1, -0.3, 0.5)), {"r": None})
     assert "seen too" in verdict(*tables(init=(0.6, 0.3, 0.8)), {"r": None})
 
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from timm_diffsens.errors import UsageError, first_line
+from timm_diffsens.errors import DiffsensError, UsageError, first_line
 from timm_diffsens.results.files import write_atomic
 
 _SUFFIX = ".safetensors"
@@ -92,11 +92,19 @@ def round_to_half(module: nn.Module) -> None:
     """Round matrices and filters to float16, in place and still stored as they were.
 
     Biases, and parameters and statistics of norms are left: they are few, and variances may be too small.
+
+    Raises:
+        DiffsensError: a number is beyond 65,504, the largest of float16; nothing has been changed.
     """
+    matrices = {name: value for name, value in module.state_dict().items() if _is_matrix(value)}
+    for name, value in matrices.items():
+        if value.isfinite().all() and not value.half().isfinite().all():
+            raise DiffsensError(
+                f"{name} has numbers beyond 65,504, which float16 cannot hold: leave out --half"
+            )
     with torch.no_grad():
-        for value in module.state_dict().values():
-            if _is_matrix(value):
-                value.copy_(value.half())
+        for value in matrices.values():
+            value.copy_(value.half())
 
 
 def _is_matrix(value: torch.Tensor) -> bool:

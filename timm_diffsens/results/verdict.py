@@ -9,6 +9,7 @@ import pandas as pd
 from timm_diffsens.results.population import FEWEST, MOST_TRAIN_ERROR
 
 NAMES = {"d": "D", "g": "G", "r": "R"}
+EXPECTED = {"d": 1, "g": -1}  # sign of the correlation with the test error (arXiv 2210.01506, Fig. 1)
 Row = dict[Any, Any]
 
 
@@ -57,6 +58,11 @@ def _sentences(
     yield _of_r(found)
     rivals = [row for row in comparisons.to_dict("records") if row["variant"] == "original"]
     yield from (_against(row, rows.get(("original", row["rival"]))) for row in rivals)
+    for measure, expected in EXPECTED.items():
+        row = rows.get(("original", measure))
+        if row is not None and not isnan(row["pearson"]) and _sign(row) == -expected:
+            more = "larger" if expected > 0 else "smaller"
+            yield f"Networks with a {more} {NAMES[measure]} err less, against the paper's finding."
     if not isnan(found["partial"]):
         yield _given_size(found)
     depth = from_depth.get("r")
@@ -96,8 +102,8 @@ def _given_size(row: Row) -> str:
 
 def _at_initialisation(row: Row | None) -> Iterator[str]:
     if row is not None and row["n"] >= FEWEST and not isnan(row["pearson"]):
-        held = "not seen" if not _sign(row) else "seen too"
-        yield f"At initialisation a correlation with R is {held}: {_value(row, 'pearson')}."
+        held = "is seen too" if _sign(row) else "cannot be told from none"
+        yield f"At initialisation a correlation with R {held}: {_value(row, 'pearson')}."
 
 
 def _sign(row: Row) -> int:
