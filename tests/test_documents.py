@@ -28,7 +28,7 @@ def test_a_block_of_the_board_shows_its_correlations(render, tmp_path, monkeypat
     written(tmp_path, [trained(i, train_error=0.2) for i in range(7)])
     monkeypatch.setattr(render, "BOARD_FOLDER", tmp_path)
     page = tmp_path / "page.md"
-    page.write_text("a\n<!-- board: cifar10 -->\nold\n<!-- /board -->\nb\n")
+    page.write_text("a\n<!-- board: cifar10 -->\nstale\n<!-- /board -->\nb\n")
     filled = render.rendered(page)
     group = render.board_groups(tmp_path)["cifar10"]
     rho = group.correlations.set_index(["variant", "measure"]).loc[("original", "r"), "pearson"]
@@ -37,7 +37,7 @@ def test_a_block_of_the_board_shows_its_correlations(render, tmp_path, monkeypat
     assert f"figures/{group.slug}-scatter.svg" in filled
     assert "7 networks in 7 trainings" in filled
     assert "None of the 7 networks fits its training set (train error above 1 %)" in filled
-    assert "old" not in filled
+    assert "stale" not in filled
 
 
 def test_a_block_without_enough_networks_says_nothing(render, tmp_path, monkeypatch):
