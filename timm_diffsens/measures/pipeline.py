@@ -76,8 +76,8 @@ def measure(
         UsageError: wrong arguments. MeasurementError: fewer than two images, no output tensor.
 
     Example:
-        >>> import timm, torch
         >>> from timm_diffsens import measure
+        >>> import timm, torch
         >>> model = timm.create_model("test_resnet", pretrained=False)
         >>> for layer in measure(model, torch.rand(8, 3, 64, 64), layers="stages"):
         ...     print(f"{layer.layer:8} {layer.depth:.2f}", layer.r is not None)

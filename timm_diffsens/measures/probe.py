@@ -33,8 +33,8 @@ class Probe:
         UsageError: a scripted module, no such layer, a batch that is not three equal parts.
 
     Example:
-        >>> import timm, torch
         >>> from timm_diffsens import Diffeo, Probe, matched_noise
+        >>> import timm, torch
         >>> model = timm.create_model("test_resnet", pretrained=False)
         >>> clean = torch.rand(4, 3, 64, 64)
         >>> moved = Diffeo()(clean)
