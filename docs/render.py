@@ -26,12 +26,13 @@ from timm_diffsens.results.record import Record
 from timm_diffsens.results.store import iter_records
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "README.md", ROOT / "docs" / "scale_detection.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "scale_detection.md", ROOT / "benchmarks" / "README.md")
 BOARD_FOLDER = ROOT / "leaderboard"
 BLOCK = re.compile(r"(<!-- record: ([0-9a-f]+) -->\n).*?(<!-- /record -->)", re.DOTALL)
 BOARD_BLOCK = re.compile(r"(<!-- board: (\S+) -->\n).*?(<!-- /board -->)", re.DOTALL)
 THEORY_BLOCK = re.compile(r"(<!-- theory: (\S+) -->\n).*?(<!-- /theory -->)", re.DOTALL)
 COVERAGE = re.compile(r"(<!-- coverage -->\n).*?(<!-- /coverage -->)", re.DOTALL)
+OVERHEAD = re.compile(r"(<!-- overhead -->\n).*?(<!-- /overhead -->)", re.DOTALL)
 ROWS = 7
 SHOWN = ("original", "channel-shuffled", "init")  # of the variants, in the table of correlations
 
@@ -61,6 +62,7 @@ def rendered(page: Path) -> str:
 
     filled = BLOCK.sub(fill, page.read_text())
     filled = THEORY_BLOCK.sub(lambda match: f"{match[1]}{theory(ROOT / match[2])}{match[3]}", filled)
+    filled = OVERHEAD.sub(lambda match: f"{match[1]}{overhead()}{match[2]}", filled)
     filled = COVERAGE.sub(lambda match: f"{match[1]}{structures()} {measured()}\n{match[2]}", filled)
     if not BOARD_BLOCK.search(filled):
         return filled
@@ -159,6 +161,19 @@ def measured() -> str:
         f"parameters, the first in alphabetical order, were tried and {counts['done']} of them measured, "
         f"{layers:,} layers in all."
     )
+
+
+def overhead() -> str:
+    """What measuring costs, as `benchmarks/overhead.py` wrote it."""
+    folder = ROOT / "benchmarks"
+    rows = json.loads((folder / "overhead.json").read_text())
+    sys.path.insert(0, str(folder))  # its files import one another
+    try:
+        made = runpy.run_path(str(folder / "overhead.py"))["table"](rows)
+    finally:
+        sys.path.remove(str(folder))
+    where = sorted({f"{row['machine']}; {row['versions']}; {row['threads']} threads" for row in rows})
+    return f"\n{' / '.join(where)}.\n\n{made}\n\n"
 
 
 def lines_of(name: str) -> list[dict[str, str]]:

@@ -62,9 +62,11 @@ def main() -> None:
 
 def board(folder: Path) -> None:
     """Table, page and pictures of the records below a folder, as those in the repository are made."""
-    for stale in folder.glob("figures/*.svg"):  # a group that is no more
-        stale.unlink()
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("figures/*.svg")}
     diffsens("leaderboard", *BOARD, "--out", str(folder), "--quiet")
+    for path, time in before.items():
+        if path.stat().st_mtime_ns == time:  # not drawn again: of a group that is no more
+            path.unlink()
 
 
 def each(options: argparse.Namespace, line: list[str]) -> list[dict]:
@@ -100,9 +102,7 @@ def keep(results: list[dict], task: str, folder: Path) -> None:
     """Copy checkpoints of seed 0, the smallest first, as far as the limit goes; say which are not kept."""
     names = checkpoint_names([result for result in results if result["recipe"]["seed"] == 0])
     folder.mkdir(exist_ok=True)
-    for stale in folder.glob(f"{task}-*.safetensors"):
-        stale.unlink()
-    used = 0
+    stale, used = set(folder.glob(f"{task}-*.safetensors")), 0
     for name, path in sorted(names.items(), key=lambda item: (item[1].stat().st_size, item[0])):
         size = path.stat().st_size
         if used + size > LIMIT[task]:
@@ -111,6 +111,9 @@ def keep(results: list[dict], task: str, folder: Path) -> None:
             continue
         used += size
         shutil.copyfile(path, folder / f"{name}.safetensors")
+        stale.discard(folder / f"{name}.safetensors")
+    for path in stale:
+        path.unlink()
 
 
 def checkpoint_names(results: list[dict]) -> dict[str, Path]:

@@ -306,6 +306,17 @@ def test_seeds_of_one_network_are_one_point_at_their_geometric_mean():
     assert both["pearson_low"] == pytest.approx(one["pearson_low"], rel=1e-9)
 
 
+def test_a_training_without_errors_takes_its_network_out_of_the_fits():
+    frame = sample(6)
+    twice = pd.concat([frame, frame], ignore_index=True)
+    twice["weights_sha256"] = twice["key"] = pd.Series([f"w{i}" for i in range(12)], dtype="string")
+    twice.loc[6, "error"] = 0.0
+    reasons = left_out(twice)
+    assert "the test error is 0" in reasons[6]
+    assert "another training of it has test error 0" in reasons[0]
+    assert reasons.drop([0, 6]).isna().all()
+
+
 def test_the_error_of_a_mean_over_seeds():
     """The relative errors of k equal values, added in quadrature, over k: 1 / sqrt(k) of one."""
     frame = sample(4).assign(error=0.1, error_stderr=0.01, network="one")

@@ -42,7 +42,8 @@ def groups(frame: pd.DataFrame) -> list[pd.DataFrame]:
 def left_out(frame: pd.DataFrame, include_unfitted: bool = False) -> "pd.Series[Any]":
     """Why each record of one group stays out of the fits; missing for those that are in.
 
-    Zeros stay out too: they have no logarithm, and any number put in their place would decide the fit.
+    Zeros stay out too: they have no logarithm, and any number put in their place would decide the fit. With
+    a training whose test error is zero the network's others stay out: their mean would be too large.
 
     Args:
         frame: rows of one group.
@@ -51,6 +52,8 @@ def left_out(frame: pd.DataFrame, include_unfitted: bool = False) -> "pd.Series[
     asked = frame[["error", "trained", "train_error", *MEASURES]]
     found = [_reason(row, include_unfitted) for row in asked.to_dict("records")]
     reasons: pd.Series[Any] = pd.Series(found, index=frame.index, dtype="string")
+    perfect = frame["network"].isin(frame.loc[frame["error"] <= 0, "network"])
+    reasons[perfect & reasons.isna()] = "another training of it has test error 0, which has no logarithm"
     repeated = _repeated(frame[reasons.isna()])
     reasons.loc[repeated.index] = repeated
     return reasons
