@@ -17,6 +17,7 @@ from timm_diffsens.cli.demo import demo
 from timm_diffsens.cli.leaderboard import leaderboard
 from timm_diffsens.cli.ls import ls
 from timm_diffsens.cli.output import print_error, showing_warnings, silence
+from timm_diffsens.cli.reproduce import reproduce
 from timm_diffsens.cli.show import show
 from timm_diffsens.cli.sweep import sweep
 from timm_diffsens.cli.theory import theory
@@ -103,7 +104,7 @@ def diffsens(
     silence(quiet)
 
 
-for _verb in (bench, sweep, train, demo, leaderboard, theory, show, ls, validate):
+for _verb in (bench, sweep, train, demo, leaderboard, reproduce, theory, show, ls, validate):
     app.command()(_verb)
 
 

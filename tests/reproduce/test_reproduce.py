@@ -1,0 +1,225 @@
+"""Targets, in miniature: they run, go on where they were, and say what is missing."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import timm
+from safetensors.torch import save_file
+from tiny import TINY
+
+from timm_diffsens.errors import MeasurementError, UsageError
+from timm_diffsens.reproduce import targets as registry
+from timm_diffsens.reproduce.run import reproduce, write_pages
+from timm_diffsens.reproduce.settings import SCALES, SMALL
+from timm_diffsens.reproduce.targets import IN_PAPER, TARGETS, chosen
+from timm_diffsens.reproduce.workshop import Places, Workshop, find_places
+from timm_diffsens.train.recipe import Recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def workshop(out: Path, images: Path | None = None, **more) -> Workshop:
+    return Workshop(out, TINY, find_places(images), device="cpu", **more)
+
+
+def hashes(recipes: tuple[Recipe, ...]) -> set[str]:
+    return {recipe.sha256 for recipe in recipes}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, images):
+    """All targets but those with published weights of torchvision, from nothing."""
+    lines: list[str] = []
+    file = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), file)
+    weights = {"test_resnet": file}
+    shop = workshop(tmp_path_factory.mktemp("made"), images, tell=lines.append, weights=weights)
+    reports = {report.target: report for report in reproduce(list(TARGETS), shop)}
+    return shop, reports, lines
+
+
+def test_every_target_gives_charts_or_tables_and_claims(made):
+    _, reports, _ = made
+    assert set(reports) == set(IN_PAPER)
+    for target, report in reports.items():
+        assert report.tables, (target, report.missing)
+        assert report.charts or target.startswith("table"), target
+    judged = {target for target, report in reports.items() if report.claims}
+    assert judged == set(IN_PAPER) - {"fig10", "fig13", "fig14"}
+    keys = [claim.key for report in reports.values() for claim in report.claims]
+    assert len(keys) == len(set(keys))
+
+
+def test_published_weights_that_cannot_be_had_are_named(made):
+    _, reports, _ = made
+    for target in ("fig3", "fig4", "fig12"):
+        assert any("--weights torchvision/vgg11=FILE" in line for line in reports[target].missing), target
+    assert not any(reports[target].missing for target in ("fig1", "fig7", "fig11", "fig14"))
+
+
+def test_files_are_what_the_reports_say(made):
+    shop, reports, _ = made
+    for target, report in reports.items():
+        folder = shop.out / "figures" / target
+        listed = json.loads((folder / "report.json").read_text())
+        assert listed["claims"] == [json.loads(json.dumps(c.to_json())) for c in report.claims]
+        assert {path.name for path in folder.iterdir()} == {
+            *listed["figures"],
+            *listed["tables"],
+            "report.json",
+        }
+        for name, table in report.tables.items():
+            assert len(pd.read_csv(folder / f"{name}.csv")) == len(table) > 0
+        for name in report.charts:
+            assert (folder / f"{name}.svg").read_text().startswith("<svg")
+
+
+def test_nothing_is_trained_or_measured_twice(made):
+    shop, _, lines = made
+    trained = [line for line in lines if line.startswith("training ")]
+    measured = [line for line in lines if line.startswith("measured ")]
+    assert len(trained) == len(set(trained))
+    simple = sum(TINY.simple_seeds)
+    noisy = len(TINY.noises) * len(TINY.noisy) - len(hashes(TINY.noisy) & hashes(TINY.cifar10))
+    # the first VGG is among the networks of Fig. 8 and of Fig. 9
+    assert len(trained) == simple + len(TINY.cifar10) + noisy + len(
+        hashes(TINY.scale1) | hashes(TINY.pooling)
+    )
+    assert measured
+
+    before = {path: path.stat().st_mtime_ns for path in shop.out.rglob("*") if path.is_file()}
+    again: list[str] = []
+    shop = replace(shop, tell=again.append, _data=None)
+    list(reproduce(["fig8", "fig9", "fig7", "fig3", "fig1"], shop))
+    assert again == []
+    kept = {path for path in before if "figures" not in path.parts}
+    assert all(path.stat().st_mtime_ns == before[path] for path in kept)
+
+
+def test_an_interrupted_run_ends_as_an_unbroken_one(made, tmp_path):
+    whole, _, _ = made
+
+    class StopError(Exception):
+        pass
+
+    def stop_at_second(line: str) -> None:
+        heard.append(line)
+        if sum(text.startswith("training") for text in heard) == 2:
+            raise StopError
+
+    heard: list[str] = []
+    with pytest.raises(StopError):
+        list(reproduce(["fig8"], workshop(tmp_path, tell=stop_at_second)))
+    heard.clear()
+    list(reproduce(["fig8"], workshop(tmp_path, tell=heard.append)))
+    assert sum(text.startswith("training") for text in heard) == len(TINY.scale1) - 1
+    for name in ("scatter.csv", "scatter-correlations.csv", "scatter.svg"):
+        files = [out / "figures" / "fig8" / name for out in (tmp_path, whole.out)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_without_images_a_target_says_so_and_others_go_on(tmp_path):
+    shop = replace(
+        workshop(tmp_path), settings=replace(TINY, scale1=TINY.scale1[:1], pooling=TINY.pooling[:1])
+    )
+    reports = {report.target: report for report in reproduce(["fig8", "fig4", "fig1", "fig13"], shop)}
+    assert reports["fig8"].claims
+    assert not reports["fig8"].missing
+    assert "no CIFAR-10 images" in reports["fig1"].missing[0]
+    assert not reports["fig1"].charts
+    assert {claim.key for claim in reports["fig4"].claims} == {"fig4.scale1-constant", "fig4.scale1-grows"}
+    assert len(reports["fig4"].missing) == 2  # CIFAR-10 and ImageNet
+    assert "no CIFAR-10 images" in reports["fig13"].missing[0]
+
+
+def test_a_target_that_fails_does_not_end_the_others(tmp_path, monkeypatch):
+    def broken(shop):
+        raise MeasurementError("the network <b>broke</b>")
+
+    monkeypatch.setitem(registry.TARGETS, "fig7", broken)
+    shop = workshop(tmp_path)
+    reports = {report.target: report for report in reproduce(["fig6", "fig7", "table1"], shop)}
+    assert reports["fig7"].missing == ["the network <b>broke</b>"]
+    assert reports["table1"].claims
+    page, markdown = (path.read_text() for path in write_pages(shop))
+    assert "<b>broke" not in page
+    assert "<b>broke" not in markdown
+    assert "broke" in page
+
+
+def test_the_page_shows_each_claim_with_its_verdict_and_reason(made, tmp_path):
+    shop, reports, _ = made
+    page, markdown = (path.read_text() for path in write_pages(shop, tmp_path / "deep" / "page.md"))
+    assert page.count('class="verdict ') == sum(len(report.claims) for report in reports.values())
+    assert page.count("<img ") == sum(len(report.charts) for report in reports.values())
+    assert 'src="http' not in page
+    for target, report in reports.items():
+        assert f"## {target}\n" in markdown
+        for name in report.charts:
+            links = [part.split(")")[0] for part in markdown.split("](")]
+            found = [link for link in links if link.endswith(f"{target}/{name}.svg")]
+            assert found
+            assert (tmp_path / "deep" / found[0]).resolve().is_file()
+    differs = any(c.verdict != "held" for c in reports["fig8"].claims)
+    assert ("hardly trained" in markdown) == differs
+
+
+def test_a_checkpoint_of_the_same_recipe_is_used_in_place_of_a_training(made, tmp_path):
+    shop, _, _ = made
+    recipe = TINY.scale1[1]
+    source = shop.trained(recipe)
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    (folder / "any name.safetensors").write_bytes(source.read_bytes())
+    (folder / "other.safetensors").write_bytes(shop.trained(TINY.scale1[0]).read_bytes())
+    lines: list[str] = []
+    other = workshop(tmp_path / "out", checkpoints=[folder], tell=lines.append)
+    assert other.trained(recipe) == folder / "any name.safetensors"
+    assert lines == []
+    assert other.trained(replace(recipe, seed=1)).is_relative_to(tmp_path / "out")
+    assert lines
+
+
+def test_the_small_scale_uses_the_checkpoints_of_the_repository():
+    """Lines of the recipes, seed 0, so that a clone trains none of the networks of Fig. 1, centre."""
+    kept = Workshop(Path("unused"), SMALL, checkpoints=[ROOT / "leaderboard" / "checkpoints"])
+    for recipe in SMALL.cifar10:
+        assert kept.trained(recipe).is_relative_to(ROOT), recipe
+
+
+@pytest.mark.parametrize("settings", SCALES.values(), ids=SCALES)
+def test_settings_are_consistent(settings):
+    named = {f"{r.model} {r.arguments.width}" for r in settings.cifar10}
+    assert {*settings.depth, *settings.more} <= named
+    assert settings.noises[0] == 0
+    assert list(settings.noises) == sorted(set(settings.noises))
+    assert len(settings.noisy) >= 5
+    assert len(settings.cifar10) >= 5
+    assert len(settings.scale1) >= 8
+    for group in (settings.cifar10, settings.noisy, settings.scale1, settings.pooling):
+        assert len({recipe.sha256 for recipe in group}) == len(group)
+        assert all(isinstance(r, Recipe) and r.corrupt == 0 and r.seed == 0 for r in group)
+    json.dumps(settings.to_json(), allow_nan=False)
+
+
+def test_places(tmp_path, images):
+    found = find_places(images)
+    assert found == Places(images / "cifar10" / "train", images / "cifar10" / "test", images / "imagenet")
+    assert find_places(None) == Places()
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    assert find_places(tmp_path) == Places(cifar10=tmp_path)
+    with pytest.raises(UsageError, match="neither"):
+        find_places(images / "imagenet" / "n00000000")
+    with pytest.raises(UsageError, match="no folder"):
+        find_places(tmp_path / "nowhere")
+
+
+def test_targets_are_made_once_each_and_unknown_ones_are_named():
+    assert chosen(["all"]) == chosen(["fig6", "all"]) == list(TARGETS)
+    assert chosen(["fig8", "fig6", "fig8"]) == ["fig6", "fig8"]
+    assert set(IN_PAPER) == set(TARGETS)
+    with pytest.raises(UsageError, match=r"fig2.*did you mean"):
+        chosen(["fig2"])

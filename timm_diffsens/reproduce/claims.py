@@ -1,0 +1,109 @@
+"""What the paper claims, as regions for numbers, and whether a measured number lies in them."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Verdict = Literal["held", "not held", "not decided"]
+Region = tuple[float, float]
+
+POSITIVE: Region = (0.0, math.inf)
+NEGATIVE: Region = (-math.inf, 0.0)
+_NORMAL = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
+
+
+@dataclass(frozen=True)
+class Part:
+    """One number that a claim is about: of one network, one size of noise, one layer.
+
+    Attributes:
+        name: what it is of.
+        value: None where it does not exist; `reason` says why.
+        low, high: of its 95 % interval; both None for a number without an error of its own, such as the
+            spectrum of given filters, which is judged by its value.
+        reason: why there is no value.
+    """
+
+    name: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    reason: str | None = None
+
+    @classmethod
+    def of(cls, name: str, value: Any, low: Any, high: Any, reason: str = "it has no value") -> "Part":
+        """With NaN, as tables have it, for what is not there. A value whose interval is missing has none."""
+        numbers = [None if v is None or not math.isfinite(v) else float(v) for v in (value, low, high)]
+        if None in numbers:
+            return cls(name, None, reason=reason)
+        return cls(name, numbers[0], numbers[1], numbers[2])
+
+    @classmethod
+    def normal(cls, name: str, value: float, stderr: float) -> "Part":
+        """A value with a standard error, whose interval is 1.96 of them to either side."""
+        return cls(name, value, value - _NORMAL * stderr, value + _NORMAL * stderr)
+
+    def verdict(self, region: Region) -> Verdict:
+        """Held if the whole interval lies inside the open region, not held if all of it lies outside.
+
+        Example:
+            >>> Part("a", 0.5, 0.2, 0.8).verdict(POSITIVE), Part("b", 0.5, -0.1, 1.1).verdict(POSITIVE)
+            ('held', 'not decided')
+            >>> Part("c", -0.1).verdict(POSITIVE), Part("d", None).verdict(POSITIVE)
+            ('not held', 'not decided')
+        """
+        if self.value is None:
+            return "not decided"
+        low = self.value if self.low is None else self.low
+        high = self.value if self.high is None else self.high
+        if region[0] < low and high < region[1]:
+            return "held"
+        return "not held" if high <= region[0] or low >= region[1] else "not decided"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement of the paper, and what came out.
+
+    Attributes:
+        key: unique, `fig1.r-positive`.
+        says: the statement.
+        source: where in the paper.
+        number: what is measured.
+        region: open interval in which the number lies if the statement is true.
+        parts: the numbers.
+        likely: why the outcome may differ from the paper's at this scale, for the reader of the verdict.
+    """
+
+    key: str
+    says: str
+    source: str
+    number: str
+    region: Region
+    parts: tuple[Part, ...]
+    likely: str = ""
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """One a part."""
+        return [part.verdict(self.region) for part in self.parts]
+
+    @property
+    def verdict(self) -> Verdict:
+        """Not held if it fails for any part, held if it holds for all, else not decided."""
+        found = self.verdicts
+        if "not held" in found:
+            return "not held"
+        return "held" if found and set(found) == {"held"} else "not decided"
+
+    @property
+    def count(self) -> str:
+        """How many parts it held for, where there are several: `3 of 4`."""
+        return f"{self.verdicts.count('held')} of {len(self.parts)}" if len(self.parts) > 1 else ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; an open end of the region is null."""
+        low, high = (end if math.isfinite(end) else None for end in self.region)
+        parts = [{**vars(p), "verdict": v} for p, v in zip(self.parts, self.verdicts, strict=True)]
+        plain = {name: getattr(self, name) for name in ("key", "says", "source", "number", "likely")}
+        return {**plain, "region": [low, high], "verdict": self.verdict, "count": self.count, "parts": parts}

@@ -1,0 +1,275 @@
+"""Figs 1, 8 and 10: does the test error go with D, G and R at the output, over networks?"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from timm_diffsens.perturb.diffeo import Diffeo
+from timm_diffsens.perturb.noise import corrupt
+from timm_diffsens.perturb.streams import streams
+from timm_diffsens.reproduce.claims import NEGATIVE, POSITIVE, Claim, Part
+from timm_diffsens.reproduce.panels import pixel_panels
+from timm_diffsens.reproduce.reports import Report
+from timm_diffsens.reproduce.settings import seeds_of
+from timm_diffsens.reproduce.workshop import Workshop, unless_missing
+from timm_diffsens.results.correlation_charts import scatter_chart, series_chart
+from timm_diffsens.results.leaderboard import Choices, Group, Leaderboard, build_leaderboard
+from timm_diffsens.results.population import FEWEST
+from timm_diffsens.results.resampling import bca, moments
+from timm_diffsens.train.recipe import CIFAR10_MEAN, CIFAR10_STD, Recipe
+
+_VARIANTS = ("original", "channel-shuffled", "init")
+_SHOWN = 2  # which of the sample's images is the example
+
+
+def figure_1(shop: Workshop) -> Report:
+    """An example; the scatter over CIFAR-10 networks; the correlation against the noise."""
+    report = Report("fig1", "A deformation; test error against D, G and R on CIFAR-10; the same under noise")
+    with unless_missing(report.missing):
+        _example(shop, report)
+        group = clean_group(shop)
+        report.charts["scatter"] = scatter_chart(group)
+        report.tables |= _tables("scatter", group)
+        report.claims += _claims(shop, "fig1", "Fig. 1, centre", group, "cifar10")
+    with unless_missing(report.missing):
+        _noise(shop, report)
+    return report
+
+
+def figure_8(shop: Workshop) -> Report:
+    """The scatter over networks trained on scale detection."""
+    report = Report("fig8", "Scale detection, task 1: test error against D, G and R over architectures")
+    group = _measured(shop, "scale1", shop.settings.scale1)
+    report.charts["scatter"] = scatter_chart(group)
+    report.tables |= _tables("scatter", group)
+    report.claims += _claims(shop, "fig8", "Fig. 8", group, "scale1")
+    return report
+
+
+def figure_10(shop: Workshop) -> Report:
+    """The scatter plots behind Fig. 1, right."""
+    report = Report("fig10", "CIFAR-10 with noise: test error against D, G and R at each size of the noise")
+    with unless_missing(report.missing):
+        for noise in noisy_groups(shop):
+            report.charts[f"noise-{noise.multiple:g}"] = scatter_chart(noise.group)
+            report.tables |= _tables(f"noise-{noise.multiple:g}", noise.group)
+        report.notes.append(_unit_note(shop))
+    return report
+
+
+def clean_group(shop: Workshop) -> Group:
+    """The CIFAR-10 networks without noise."""
+    return _measured(shop, "cifar10", shop.settings.cifar10)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Networks trained and tested on noisy images: the noise in units of eta*, and what they gave."""
+
+    multiple: float
+    sigma: float
+    group: Group
+
+
+def noisy_groups(shop: Workshop) -> list[Noise]:
+    """One for each size of the noise, with the board's series made of all."""
+    return _noisy(shop)[0]
+
+
+def _noisy(shop: Workshop) -> tuple[list[Noise], Leaderboard]:
+    settings, unit = shop.settings, shop.noise_unit
+    sizes = {round(multiple * unit, 6): multiple for multiple in settings.noises}
+    for sigma in sizes:
+        for recipe in settings.noisy:
+            _records(shop, "noise", [_with_noise(recipe, sigma)])
+    board = _board(shop, "noise")
+    found = []
+    for group in board.groups:
+        sigma = board_sigma(board, group)
+        if sigma in sizes:
+            found.append(Noise(sizes[sigma], sigma, group))
+    return sorted(found, key=lambda noise: noise.sigma), board
+
+
+def board_sigma(board: Leaderboard, group: Group) -> float:
+    """The noise on the images of a group's records."""
+    key = group.models["key"].iloc[0]
+    return next(r.protocol.corruption_sigma for _, r in board.records if r.key == key)
+
+
+def _with_noise(recipe: Recipe, sigma: float) -> Recipe:
+    plain = {name: value for name, value in vars(recipe).items() if name != "corrupt"}
+    return Recipe(**plain, corrupt=sigma)
+
+
+def _measured(shop: Workshop, group: str, recipes: Iterable[Recipe]) -> Group:
+    _records(shop, group, recipes)
+    main = _board(shop, group).main
+    assert main is not None  # records were just made
+    return main
+
+
+def _records(shop: Workshop, group: str, recipes: Iterable[Recipe]) -> None:
+    for recipe in recipes:
+        for one in seeds_of(recipe, shop.settings.seeds):
+            shop.record(group, one, layers="blocks", variants=_VARIANTS)
+
+
+def _board(shop: Workshop, group: str) -> Leaderboard:
+    choices = Choices(include_unfitted=True, resamples=shop.settings.resamples)
+    return build_leaderboard(shop.records_of(group), choices)
+
+
+# ---- claims
+
+
+def _claims(shop: Workshop, key: str, source: str, group: Group, subject: str) -> list[Claim]:
+    """The signs, whether R does better, and whether all that comes with training."""
+    likely = shop.settings.caveats.get(subject, "")
+    unfitted = f"{group.unfitted} of {len(group.points)} networks did not fit their training set"
+    likely = f"{likely} ({unfitted})" if likely and group.unfitted else likely
+    claims = [
+        Claim(
+            f"{key}.{measure}-{word}",
+            f"the test error goes {way} {measure.upper()}_f",
+            source,
+            f"rho(log error, log {measure.upper()}_f) over {len(group.points)} networks",
+            region,
+            (_rho(group, measure, "trained"),),
+            likely,
+        )
+        for measure, region, word, way in (
+            ("r", POSITIVE, "positive", "with"),
+            ("d", POSITIVE, "positive", "with"),
+            ("g", NEGATIVE, "negative", "against"),
+        )
+    ]
+    claims.append(
+        Claim(
+            f"{key}.r-best",
+            "R_f correlates with the test error better than D_f",
+            source,
+            "|rho(R_f)| - |rho(D_f)|, paired over networks",
+            POSITIVE,
+            (_better(group),),
+            likely,
+        )
+    )
+    claims.append(
+        Claim(
+            f"{key}.learned",
+            "the correlation with R_f is learned: at initialisation it is weaker",
+            "Section 1" if key == "fig1" else source,
+            "rho(R_f) trained - rho(R_f) at initialisation, paired over networks",
+            POSITIVE,
+            (_learned(shop, group),),
+            likely,
+        )
+    )
+    return claims
+
+
+def _rho(group: Group, measure: str, name: str) -> Part:
+    table = group.correlations
+    rows = table[(table["variant"] == "original") & (table["measure"] == measure)].to_dict("records")
+    if not rows:
+        return Part(name, None, reason="no network has it")
+    row = rows[0]
+    few = f"{row['n']} networks, an interval needs {FEWEST}"
+    return Part.of(name, row["pearson"], row["pearson_low"], row["pearson_high"], row["note"] or few)
+
+
+def _better(group: Group) -> Part:
+    table = group.comparisons
+    rows = table[(table["variant"] == "original") & (table["rival"] == "d")].to_dict("records")
+    if not rows:
+        return Part("trained", None, reason="no network has both")
+    row = rows[0]
+    return Part.of("trained", row["difference"], row["low"], row["high"], str(row["answer"]))
+
+
+def _learned(shop: Workshop, group: Group) -> Part:
+    """Both correlations from the same resampled networks, so that what moves both cancels."""
+    used = group.points[["error", "r", "init_r"]].dropna()
+    n = len(used)
+    if n < FEWEST:
+        return Part("trained - init", None, reason=f"{n} networks, an interval needs {FEWEST}")
+    logs = np.log(used.to_numpy(float))
+    pearson = moments(logs[:, 1:], logs[:, 0], shop.settings.resamples, 0).pearson
+    difference = pearson[:, 0] - pearson[:, 1]
+    low, high = bca(difference, n)
+    return Part.of("trained - init", difference[0], low, high)
+
+
+# ---- the noise
+
+
+def _noise(shop: Workshop, report: Report) -> None:
+    noises, board = _noisy(shop)
+    if board.series:
+        report.charts["noise"] = series_chart(board.series[0])
+        rows = board.series[0].rows.copy()
+        rows.insert(1, "in units of eta*", rows["sigma"] / shop.noise_unit)
+        report.tables["noise"] = rows
+    likely = shop.settings.caveats.get("cifar10", "")
+    for measure, region, word, way in (
+        ("r", POSITIVE, "positive", "with"),
+        ("d", POSITIVE, "positive", "with"),
+        ("g", NEGATIVE, "negative", "against"),
+    ):
+        parts = [_rho(n.group, measure, f"noise {n.multiple:g} eta*") for n in noises if n.sigma > 0]
+        report.claims.append(
+            Claim(
+                f"fig1.noise-{measure}-{word}",
+                f"trained and tested on noisy images, the test error still goes {way} {measure.upper()}_f",
+                "Fig. 1, right",
+                f"rho(log error, log {measure.upper()}_f)",
+                region,
+                tuple(parts),
+                likely,
+            )
+        )
+    report.notes.append(_unit_note(shop))
+
+
+def _unit_note(shop: Workshop) -> str:
+    return (
+        f"eta* is the rms of tau x - x over test images, {shop.noise_unit:g} a pixel and channel in the "
+        "network's input units; the noise on the images has that standard deviation times the factor."
+    )
+
+
+def _tables(name: str, group: Group) -> dict[str, pd.DataFrame]:
+    return {name: group.points, f"{name}-correlations": group.correlations}
+
+
+# ---- the example
+
+
+def _example(shop: Workshop, report: Report) -> None:
+    images = shop.cifar10_images(_SHOWN + 1)
+    image, moves = images[_SHOWN:], Diffeo()
+    field = moves.displacement(1, (32, 32), streams(0, "example", [_SHOWN]))
+    shown: list[tuple[str, Any]] = [
+        ("x", _bytes(image)),
+        ("tau x", _bytes(moves(image, streams(0, "example", [_SHOWN])))),
+    ]
+    for multiple in (m for m in shop.settings.noises if m > 0):
+        noised = corrupt(image, multiple * shop.noise_unit, streams(0, "corruption", [_SHOWN]))
+        shown.append((f"x + {multiple:g} eta*", _bytes(noised)))
+    report.charts["example"] = pixel_panels(
+        shown, title="A deformation and noise", subtitle="delta = 1 px, cut = 3; noise fixed for each image"
+    )
+    dx, dy = field[0].numpy()
+    y, x = np.mgrid[: dx.shape[0], : dx.shape[1]]
+    columns = {"x": x.ravel(), "y": y.ravel(), "dx": dx.ravel(), "dy": dy.ravel()}
+    report.tables["example"] = pd.DataFrame(columns)
+
+
+def _bytes(image: Any) -> Any:
+    mean, std = (np.array(v)[:, None, None] for v in (CIFAR10_MEAN, CIFAR10_STD))
+    pixels = image[0].numpy() * std + mean
+    return np.clip(np.round(pixels * 255), 0, 255).astype(int).transpose(1, 2, 0)

@@ -1,0 +1,80 @@
+"""What a target gives: charts, tables, claims and what was missing; and its files."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from timm_diffsens.reproduce.claims import Claim
+from timm_diffsens.reproduce.settings import Settings
+from timm_diffsens.results.export import render
+from timm_diffsens.results.files import write_atomic
+
+REPORT = "report.json"
+_NUMBER = "%.7g"
+
+
+@dataclass
+class Report:
+    """Of one figure or table of the paper.
+
+    Attributes:
+        target: fig1, table1, ... title: what it shows.
+        charts: name of the file, without suffix -> chart.
+        tables: the same, of the data behind them.
+        claims: judged.
+        notes: what the reader must know, a sentence each.
+        missing: what could not be had, a sentence each.
+    """
+
+    target: str
+    title: str
+    charts: dict[str, alt.TopLevelMixin] = field(default_factory=dict)
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    claims: list[Claim] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def write_report(report: Report, folder: Path, settings: Settings) -> list[Path]:
+    """Charts as SVG, tables as CSV, everything else as `report.json`; equal reports give equal bytes.
+
+    Raises:
+        DiffsensError: a file could not be written.
+    """
+    files = {f"{name}.svg": render(chart, "svg") for name, chart in report.charts.items()}
+    for name, table in report.tables.items():
+        files[f"{name}.csv"] = table.to_csv(index=False, float_format=_NUMBER, lineterminator="\n").encode()
+    listed: dict[str, Any] = {
+        "target": report.target,
+        "title": report.title,
+        "scale": settings.name,
+        "figures": [f"{name}.svg" for name in report.charts],
+        "tables": [f"{name}.csv" for name in report.tables],
+        "claims": [claim.to_json() for claim in report.claims],
+        "notes": report.notes,
+        "missing": report.missing,
+    }
+    files[REPORT] = (json.dumps(listed, indent=1, allow_nan=False) + "\n").encode()
+    target = folder / report.target
+    for old in target.glob("*"):
+        if old.suffix in (".svg", ".csv") and old.name not in files:
+            old.unlink()  # of an earlier run, with other data
+    for name, content in files.items():
+        write_atomic(target / name, content)
+    return [target / name for name in files]
+
+
+def read_reports(folder: Path, order: list[str]) -> list[dict[str, Any]]:
+    """The reports below a folder, as plain values, in this order of targets."""
+    found = {}
+    for path in folder.glob(f"*/{REPORT}"):
+        try:
+            report = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        found[report["target"]] = report
+    return [found[target] for target in order if target in found]

@@ -1,0 +1,227 @@
+"""Trained networks and their records, each made once: found in a folder, or made and kept there."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from timm_diffsens.data.loading import load_images
+from timm_diffsens.errors import DiffsensError, UsageError
+from timm_diffsens.measures.bench import run_once
+from timm_diffsens.measures.options import Options
+from timm_diffsens.measures.plan import prepare
+from timm_diffsens.models.checkpoints import read_recipe
+from timm_diffsens.models.inputs import plain_input
+from timm_diffsens.perturb.diffeo import Diffeo
+from timm_diffsens.perturb.streams import streams
+from timm_diffsens.reproduce.settings import Settings
+from timm_diffsens.results.record import Record, digest
+from timm_diffsens.train.data import TaskData, load_task
+from timm_diffsens.train.recipe import CIFAR10_MEAN, CIFAR10_STD, Recipe
+from timm_diffsens.train.run import read_result, run_folder, train
+
+Tell = Callable[[str], None]
+
+_CIFAR10, _IMAGENET = ("cifar10", "cifar-10"), ("imagenet",)
+_TORCHVISION = "cifar-10-batches-py"  # the folder that torchvision unpacks
+
+
+class MissingError(DiffsensError):
+    """Images or published weights that a target needs are not there; other targets go on."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where real images are; None where they are not.
+
+    Attributes:
+        cifar10: the training images, or all. cifar10_test: the test images, if they lie elsewhere.
+        imagenet: a folder with a sub-folder for each class.
+    """
+
+    cifar10: Path | None = None
+    cifar10_test: Path | None = None
+    imagenet: Path | None = None
+
+
+def find_places(data_dir: Path | None) -> Places:
+    """Look for CIFAR-10 and ImageNet below a folder.
+
+    CIFAR-10 is a sub-folder whose name begins with `cifar10` or `cifar-10`: either `cifar-10-batches-py` as
+    torchvision unpacks it, or a folder with `train` and `test`, each with a folder of images for each class.
+    ImageNet is a sub-folder whose name begins with `imagenet`.
+
+    Raises:
+        UsageError: `data_dir` is given and is no folder, or holds neither.
+    """
+    if data_dir is None:
+        return Places()
+    if not data_dir.is_dir():
+        raise UsageError(f"--data-dir: {data_dir} is no folder")
+    inside = sorted(path for path in data_dir.iterdir() if path.is_dir())
+    places: dict[str, Path] = {}
+    for path in inside:
+        name = path.name.lower()
+        if name == _TORCHVISION:
+            places["cifar10"] = data_dir
+        elif name.startswith(_CIFAR10):
+            places.setdefault("cifar10", path)
+            if (path / "train").is_dir() and (path / "test").is_dir():
+                places |= {"cifar10": path / "train", "cifar10_test": path / "test"}
+        elif name.startswith(_IMAGENET):
+            places.setdefault("imagenet", path)
+    if not places:
+        raise UsageError(
+            f"--data-dir: {data_dir} holds neither images of CIFAR-10 (a folder cifar10 with train and test, "
+            f"or {_TORCHVISION}) nor of ImageNet (a folder imagenet)"
+        )
+    return Places(**places)
+
+
+@dataclass
+class Workshop:
+    """Makes what targets ask for, or finds it made.
+
+    Attributes:
+        out: gets `runs/` (trainings) and `records/`.
+        settings: the scale.
+        places: of real images.
+        checkpoints: folders with checkpoints of `diffsens train`: one whose recipe is the one asked for is
+            used in place of a training.
+        weights: model spec -> file, for published weights that cannot be fetched.
+        device: auto, cpu, cuda or cuda:i.
+        tell: told what is being done, a line at a time.
+    """
+
+    out: Path
+    settings: Settings
+    places: Places = field(default_factory=Places)
+    checkpoints: Sequence[Path] = ()
+    weights: dict[str, Path] = field(default_factory=dict)
+    device: str = "auto"
+    tell: Tell = lambda line: None
+    _data: tuple[str, TaskData] | None = None
+
+    def trained(self, recipe: Recipe) -> Path:
+        """The checkpoint of a recipe: found in `checkpoints`, or of a training, done now or before.
+
+        Raises:
+            MissingError: the recipe needs images that are not there.
+        """
+        found = self._found.get(digest(recipe.to_json()))
+        if found is not None:
+            return found
+        done = read_result(run_folder(self.out / "runs", recipe), recipe)
+        if done is None:
+            noise = f", noise {recipe.corrupt:g}" if recipe.corrupt else ""
+            self.tell(f"training {name_of(recipe)} on {recipe.task}{noise}, seed {recipe.seed}")
+            data = self._task_data(recipe)
+            done = train(recipe, out=self.out / "runs", data=data, device=self.device)
+            errors = f"test error {done.test_error:.1%}, train {done.train_error:.1%}"
+            self.tell(f"  {errors}; {done.seconds:.0f} s")
+        return done.checkpoint
+
+    def record(self, group: str, recipe: Recipe, **options: Any) -> Record:
+        """The record of a recipe's network on its own task, below `records_of(group)`."""
+        checkpoint = self.trained(recipe)
+        asked: dict[str, Any] = {"dataset": recipe.task, "corrupt": recipe.corrupt, "checkpoint": checkpoint}
+        if recipe.task == "cifar10":
+            asked["data_dir"] = self.places.cifar10_test or self._cifar10
+        return self._measured(group, recipe.model, name_of(recipe), asked | options)
+
+    def published(self, group: str, model: str, **options: Any) -> Record:
+        """The record of a model with published weights on ImageNet.
+
+        Raises:
+            MissingError: no images, or the weights could not be had.
+        """
+        if self.places.imagenet is None:
+            raise MissingError("no ImageNet images: give --data-dir, a folder with a folder imagenet in it")
+        asked = {"dataset": "imagenet", "data_dir": self.places.imagenet} | options
+        if model in self.weights:
+            asked["checkpoint"] = self.weights[model]
+        try:
+            return self._measured(group, model, model, asked)
+        except DiffsensError as error:
+            raise MissingError(f"{model}: {error} (here: --weights {model}=FILE)") from error
+
+    def records_of(self, group: str) -> Path:
+        """The folder of a group of records, as `build_leaderboard` takes it."""
+        return self.out / "boards" / group
+
+    def cifar10_images(self, count: int) -> torch.Tensor:
+        """The first test images of the sample that is measured: (n, 3, 32, 32), as networks see them."""
+        sample = load_images("cifar10", data_dir=self.places.cifar10_test or self._cifar10, images=count)
+        show = sample.transform(plain_input(3, (32, 32), CIFAR10_MEAN, CIFAR10_STD))
+        return torch.stack([show(sample.load(i)) for i in range(len(sample))])
+
+    @cached_property
+    def noise_unit(self) -> float:
+        """eta* a pixel and channel: the rms of tau x - x over CIFAR-10 test images, to two digits."""
+        images = self.cifar10_images(self.settings.images)
+        moved = Diffeo()(images, streams(0, "unit of noise", range(len(images))))
+        return float(f"{(moved - images).square().mean().sqrt().item():.2g}")
+
+    def _measured(self, group: str, model: str, name: str, asked: dict[str, Any]) -> Record:
+        settings = self.settings
+        options = Options(
+            images=settings.images,
+            shuffles=settings.shuffles,
+            init_samples=settings.init_samples,
+            device=self.device,
+            **asked,
+        )
+        plan = prepare(model, options)
+        record, _, now = run_once(plan, self.records_of(group) / "records")
+        if now:
+            self.tell(f"measured {name}: {record.timings.seconds:.0f} s")
+        return record
+
+    @cached_property
+    def _found(self) -> dict[str, Path]:
+        """Recipe -> checkpoint, of all files in `checkpoints`."""
+        found: dict[str, Path] = {}
+        for folder in self.checkpoints:
+            for path in sorted(folder.glob("*.safetensors")):
+                training = (read_recipe(path) or {}).get("training")
+                if isinstance(training, dict):
+                    found.setdefault(digest(training), path)
+        return found
+
+    @property
+    def _cifar10(self) -> Path:
+        if self.places.cifar10 is None:
+            raise MissingError("no CIFAR-10 images: give --data-dir, a folder with a folder cifar10 in it")
+        return self.places.cifar10
+
+    def _task_data(self, recipe: Recipe) -> TaskData | None:
+        """CIFAR-10 takes a while to decode: kept as long as the next training takes the same images."""
+        if recipe.task != "cifar10":
+            return None
+        names = ("task", "seed", "corrupt", "train_images", "validation_images")
+        key = digest({name: getattr(recipe, name) for name in names})
+        if self._data is None or self._data[0] != key:
+            places = self.places
+            data = load_task(recipe, data_dir=self._cifar10, test_dir=places.cifar10_test)
+            self._data = key, data
+        return self._data[1]
+
+
+def name_of(recipe: Recipe) -> str:
+    """`net/vgg11_bn 12`: the model and its width, where that is given."""
+    width = recipe.arguments.width
+    return recipe.model if width is None else f"{recipe.model} {width}"
+
+
+@contextmanager
+def unless_missing(missing: list[str]) -> Iterator[None]:
+    """What is missing inside is noted, once, and ends what is inside alone."""
+    try:
+        yield
+    except MissingError as error:
+        if str(error) not in missing:
+            missing.append(str(error))
