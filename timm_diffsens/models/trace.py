@@ -261,18 +261,23 @@ def _signature(tensor: torch.Tensor) -> tuple[tuple[float, ...], ...]:
     if not tensor.is_floating_point() or tensor.is_meta or tensor.ndim == 0 or tensor.numel() == 0:
         return ()
     if len(tensor) % 2:
-        return (_row_numbers(tensor.reshape(1, -1)),)
-    outer = _row_numbers(tensor.reshape(2, -1))
+        return (_row_numbers(tensor[None]),)
+    outer = _row_numbers(torch.unflatten(tensor, 0, (2, -1)))
     if len(tensor) == 2:
         return (outer,)
-    return outer, _row_numbers(tensor.reshape(len(tensor) // 2, 2, -1).transpose(0, 1).reshape(2, -1))
+    return outer, _row_numbers(torch.unflatten(tensor, 0, (-1, 2)).transpose(0, 1))
 
 
 def _row_numbers(rows: torch.Tensor) -> tuple[float, ...]:
-    """Norm, sum, and sum of the first half, which tells orders apart, of each row."""
+    """Norm, sum, and sum of the first half, which tells orders apart, of each row.
+
+    Rows are (rows, ...) in whatever layout they have: to flatten them would copy what is channels_last.
+    """
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-    half = rows[:, : rows.shape[1] // 2 + 1]
-    numbers = torch.stack([torch.linalg.vector_norm(rows, dim=1), rows.sum(1), half.sum(1)])
+    along = next((dim for dim in range(1, rows.ndim) if rows.shape[dim] > 1), rows.ndim - 1)
+    half = rows.narrow(along, 0, rows.shape[along] // 2 + 1 if rows.shape[along] > 1 else 1)
+    dims = tuple(range(1, rows.ndim))
+    numbers = torch.stack([torch.linalg.vector_norm(rows, dim=dims), rows.sum(dims), half.sum(dims)])
     return tuple(numbers.flatten().tolist())
 
 
