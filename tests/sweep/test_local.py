@@ -163,7 +163,7 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
 @pytest.mark.slow
 @needs_proc
 def test_two_hundred_kills(tmp_path):
-    check_kills(tmp_path, TINY, workers=2, total=200, within=25)
+    check_kills(tmp_path, TINY, workers=2, total=200, within=12)
 
 
 @needs_proc
