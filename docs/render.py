@@ -156,10 +156,15 @@ def measured() -> str:
     counts = {status: sum(row["status"] == status for row in rows) for status in ("done", "left out")}
     tried = len(rows) - counts["left out"]
     layers = sum(int(row["layers"]) for row in rows if row["status"] == "done")
+    images = {row["images"] for row in rows if row["status"] == "done"}
+    versions = json.loads((ROOT / "leaderboard" / "sweep.json").read_text())["versions"]
+    failed = [row["model"] for row in rows if row["status"] not in ("done", "left out")]
+    named = f" ({', '.join(failed)})" if failed else ""
     return (
-        f"With random weights, four images and all variants, {tried} architectures of at most 30 million "
-        f"parameters, the first in alphabetical order, were tried and {counts['done']} of them measured, "
-        f"{layers:,} layers in all."
+        f"With random weights, {' or '.join(sorted(images))} images, all layers and all variants, {tried:,} "
+        f"architectures of at most 30 million parameters (timm {versions['timm']}, torchvision "
+        f"{versions['torchvision']}, this package) were tried: {counts['done']:,} were measured, "
+        f"{layers:,} layers in all, and {len(failed)} failed{named}."
     )
 
 

@@ -66,8 +66,8 @@ def command(out: Path, models: list[str], workers: int) -> list[str]:
     return [sys.executable, "-m", "timm_diffsens", "sweep", *models, *options, *more]
 
 
-def start(out: Path, models: list[str], workers: int) -> subprocess.Popen:
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+def start(out: Path, models: list[str], workers: int, stdout: int = subprocess.DEVNULL) -> subprocess.Popen:
+    quiet = {"stdout": stdout, "stderr": subprocess.DEVNULL}
     return subprocess.Popen(
         command(out, models, workers),
         **quiet,
@@ -170,13 +170,16 @@ def test_two_hundred_kills(tmp_path):
 def test_ctrl_c_leaves_everything_readable(tmp_path):
     slow = network(tmp_path, "slow", "import time; time.sleep(600)")
     out = tmp_path / "out"
-    process = start(out, ["net/lenet", slow], 2)
+    process = start(out, ["net/lenet", slow], 2, subprocess.PIPE)
     deadline = time.monotonic() + 120
     while not done_in(out) and time.monotonic() < deadline:
         time.sleep(0.1)
     workers = workers_of(process)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"1 model: 1 done" in said
+    assert b"interrupted: 1 model left; the same command goes on" in said
     assert (out / "sweep.csv").read_text().splitlines()[1].startswith("net/lenet,done")
     assert len(records_in(out)) == 1
     assert not any(map(is_alive, workers))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from sweeps import QUICK, Here, jobs, network
 
-from timm_diffsens.errors import UsageError
+from timm_diffsens.errors import DiffsensWarning, UsageError
 from timm_diffsens.results.store import load_record
 from timm_diffsens.sweep import run as run_module
 from timm_diffsens.sweep.executors import lost
@@ -209,6 +209,16 @@ def test_a_full_disk_is_an_error_of_the_job(tmp_path, monkeypatch):
     outcome = work(job)
     assert outcome.status == "failed"
     assert "No space left" in outcome.message
+
+
+def test_a_log_that_cannot_be_written_is_told_once_and_ends_nothing(tmp_path):
+    bad = [network(tmp_path, f"bad{i}", 'raise ValueError("no good")') for i in range(2)]
+    out = tmp_path / "out"
+    (out / "errors.jsonl").mkdir(parents=True)  # in the way: to open it for writing fails, as on a full disk
+    with pytest.warns(DiffsensWarning, match=r"errors.jsonl.*the sweep goes on") as told:
+        found = list(sweep(jobs(out, *bad, "net/lenet"), Here()))
+    assert len([w for w in told if "errors.jsonl" in str(w.message)]) == 1
+    assert [o.status for o in found] == ["failed", "failed", "done"]
 
 
 def test_a_folder_that_cannot_be_written_is_found_before(tmp_path):

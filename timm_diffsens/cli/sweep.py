@@ -133,17 +133,17 @@ def sweep(
         with watching(quiet) as watch, closing(run(map(job.of, models), executor, watch)) as settled:
             outcomes.extend(settled)
     finally:
-        _conclude(job, outcomes, as_json)
+        _conclude(job, outcomes, len(models), as_json)
     if any(outcome.error is not None for outcome in outcomes):
         raise typer.Exit(1)
 
 
-def _conclude(job: "Job", outcomes: "Sequence[Outcome]", as_json: bool) -> None:
-    """Tables and summary, also of a sweep that was interrupted."""
+def _conclude(job: "Job", outcomes: "Sequence[Outcome]", total: int, as_json: bool) -> None:
+    """Tables and summary, also of a sweep that was interrupted before `total` models were settled."""
     from timm_diffsens.sweep.tables import summarise, write_tables
 
     files = write_tables(Path(job.out), job)
-    summary = summarise(outcomes)
+    summary = summarise(outcomes) | {"left": total - len(outcomes)}
     if as_json:
         print_json({**summary, "outcomes": [asdict(outcome) for outcome in outcomes], "written": files})
     else:

@@ -31,7 +31,7 @@ class Lines:
 
     def begin(self, total: int, before: int) -> None:
         """How many there are."""
-        self.console.print(f"{total} models, {before} of them done before", soft_wrap=True)
+        self.console.print(f"{_models(total)}, {before} of them done before", soft_wrap=True)
 
     def started(self, job: "Job") -> None:
         """Nothing: the line comes with the outcome."""
@@ -110,7 +110,10 @@ def watching(quiet: bool) -> Iterator[Lines | None]:
 def print_summary(console: Console, summary: dict[str, Any], files: Sequence[Path]) -> None:
     """Counts, sums over layers, failures by name and cause, and where everything is."""
     counts = ", ".join(f"{n} {status}" for status, n in summary["status"].items())
-    console.print(f"{summary['models']} models: {counts or 'none'}", soft_wrap=True)
+    console.print(f"{_models(summary['models'])}: {counts or 'none'}", soft_wrap=True)
+    if summary.get("left"):
+        text = f"interrupted: {_models(summary['left'])} left; the same command goes on"
+        console.print(Text(text, style="yellow"), soft_wrap=True)
     if summary["sums"]:
         sums = ", ".join(f"{name} {n:,}" for name, n in summary["sums"].items())
         console.print(f"over all of them: {sums}", soft_wrap=True)
@@ -121,6 +124,10 @@ def print_summary(console: Console, summary: dict[str, Any], files: Sequence[Pat
         console.print(f"... and {len(failures) - _MOST_FAILURES} more failures", soft_wrap=True)
     if files:
         console.print("written: " + ", ".join(map(str, files)), soft_wrap=True)
+
+
+def _models(count: int) -> str:
+    return f"{count} model{'' if count == 1 else 's'}"
 
 
 def _line(outcome: "Outcome") -> Text:

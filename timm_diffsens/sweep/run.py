@@ -1,10 +1,13 @@
 """A sweep: skip what is done, do the rest, retry what may come right, keep account of all."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from timm_diffsens import runtime
+from timm_diffsens.errors import DiffsensError
 from timm_diffsens.results.files import check_writable_folder
 from timm_diffsens.results.store import find_record
 from timm_diffsens.sweep.executors import Executor
@@ -52,7 +55,8 @@ def sweep(
     """Do all jobs; gives the outcome of each as it is settled, those done before first.
 
     A job whose worker died, or whose memory ran out, is tried again after all others, twice at most; one
-    that raised anything else is not. What fails is logged in `errors.jsonl`, and never ends the sweep.
+    that raised anything else is not. What fails is logged in `errors.jsonl`, and never ends the sweep; nor
+    does a full disk, which is told once, as a `DiffsensWarning`.
 
     Args:
         jobs: of one folder.
@@ -70,21 +74,37 @@ def sweep(
     watch.begin(len(jobs), sum(outcome is not None for outcome in found.values()))
     yield from (outcome for outcome in found.values() if outcome is not None)
     pending = [job for job in jobs if found[job.id] is None]
+    files = _Files()
     while pending:
         again: list[Job] = []
         with closing(executor.run(pending, watch.started)) as ended:
             for job, outcome in ended:
                 if outcome.error is not None:
-                    log_error(Path(job.out), outcome)
+                    files.write(partial(log_error, Path(job.out), outcome))
                 if outcome.status in RETRIED and job.attempt < ATTEMPTS:
                     again.append(job.again(f"attempt {job.attempt}: {outcome.cause}"))
                     watch.retried(outcome)
                     continue
                 if outcome.status == "lost":  # its worker could not write it
-                    write_outcome(job, outcome)
+                    files.write(partial(write_outcome, job, outcome))
                 watch.finished(outcome)
                 yield outcome
         pending = again
+
+
+class _Files:
+    """What a sweep itself writes. What it cannot write is lost, and told once: models are still measured."""
+
+    def __init__(self) -> None:
+        self.told = False
+
+    def write(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except DiffsensError as error:
+            if not self.told:
+                runtime.warn(f"{error}; the sweep goes on, but what it cannot write will be done again")
+            self.told = True
 
 
 def done_before(job: Job) -> Outcome | None:
