@@ -77,7 +77,7 @@ def test_a_fall_with_its_factor():
         "falls from 1.00 ± 0.01 at stem to 0.100 ± 0.001 at fc, by a factor of 10 (between 9.72 and 10.3)"
         in text
     )
-    assert "less sensitive to smooth deformations relative to noise" in text
+    assert "the last layer is less sensitive to smooth deformations" in text
     assert "moves more under noise than under deformations" in text
 
 
@@ -85,6 +85,25 @@ def test_a_rise_is_a_factor_above_one():
     text = reading(two_layers((0.5, 0.01), (2.0, 0.04)))
     assert "rises from 0.500 ± 0.010 at stem to 2.00 ± 0.04 at fc, by a factor of 4 (" in text
     assert "moves more under deformations than under noise" in text
+
+
+@pytest.mark.parametrize(
+    ("middle", "said"),
+    [
+        ((0.2, 0.001), "On the way R is lower than at both: 0.200 ± 0.001 at layer1."),
+        ((3.0, 0.01), "On the way R is higher than at both: 3.00 ± 0.01 at layer1."),
+        ((0.39, 0.05), None),  # below both, within the errors
+        ((0.7, 0.001), None),
+    ],
+)
+def test_a_turn_on_the_way_is_told(middle, said):
+    record = make_record(names=["stem", "layer1", "fc"], variants=("original",))
+    for index, (name, (r, stderr)) in enumerate(
+        (("stem", (1.0, 0.001)), ("layer1", middle), ("fc", (0.4, 0.001)))
+    ):
+        record = replace_layer(record, index, make_layer(index, 3, name, r=r, r_stderr=stderr))
+    text = reading(record)
+    assert (said in text) if said else ("On the way" not in text)
 
 
 def test_overlap_is_undecided():

@@ -23,6 +23,7 @@ def _sentences(record: Record) -> Iterator[str]:
         yield f"No layer of {record.model.spec} has a value of R{_why(layers)}: there is nothing to read."
         return
     yield _over_depth(record, valued[0], valued[-1])
+    yield from _on_the_way(valued)
     yield _at_output(layers[-1])
     yield from _shuffled(record)
     yield from _trained(record)
@@ -44,9 +45,21 @@ def _over_depth(record: Record, first: Layer, last: Layer) -> str:
     else:
         verb, sense, change = "rises", "more", change.inverse
     return (
-        f"In {name} R {verb} {span}, by a factor of {change}: with depth the network becomes {sense} "
-        "sensitive to smooth deformations relative to noise of the same norm."
+        f"In {name} R {verb} {span}, by a factor of {change}: the last layer is {sense} sensitive to smooth "
+        "deformations, relative to noise of the same norm, than the first."
     )
+
+
+def _on_the_way(valued: list[Layer]) -> Iterator[str]:
+    """Layers in between whose R is decidedly below, or above, that of both ends."""
+    first, last = valued[0], valued[-1]
+    for word, sign in (("lower", 1), ("higher", -1)):
+        extreme = min(valued[1:-1], key=lambda layer: sign * (layer.r or 0.0), default=None)
+        if extreme is None:
+            continue
+        changes = [_ratio(end, extreme) for end in (first, last)]
+        if all(c is not None and c.decided and sign * (c.value - 1) > 0 for c in changes):
+            yield f"On the way R is {word} than at both: {_r(extreme)} at {extreme.layer}."
 
 
 def _at_output(output: Layer) -> str:
