@@ -134,7 +134,7 @@ SMALL = Settings(
     ),
     pooling=(
         _scale("net/vgg11", 8, optimizer="adamw", lr=0.003, weight_decay=6.0, epochs=300),
-        _scale("net/vgg11_bn", 8, optimizer="adamw", lr=0.01, weight_decay=0.3, epochs=150),
+        _scale("net/vgg11_bn", 8, optimizer="adamw", lr=0.003, weight_decay=3.0, epochs=200),
     ),
     simple=(
         _simple(

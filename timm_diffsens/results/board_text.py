@@ -24,7 +24,8 @@ with normal logarithms, Fisher's in 95 % and BCa in 92 to 94 %; with heavy tails
 freedom), Fisher's in 70 to 83 % and BCa in 86 to 90 %. So trust Fisher's where the points scatter evenly
 about the line, BCa where there are outliers, and neither to the last digit. p is two-sided, corrected for
 all tests of its table after Holm. The partial correlation is given the logarithm of the number of parameters.
-Intervals over depth hold for one depth at a time."""
+Intervals over depth hold for one depth at a time. All intervals take networks as independent draws; those of
+one family are not, so that a board of few families is less certain than its intervals say."""
 
 
 def csv_text(board: Leaderboard) -> str:
