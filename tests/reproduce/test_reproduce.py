@@ -183,6 +183,28 @@ def test_a_checkpoint_of_the_same_recipe_is_used_in_place_of_a_training(made, tm
     assert lines
 
 
+def test_records_of_other_settings_in_the_same_folder_are_left_aside(made, tmp_path):
+    shop, reports, _ = made
+    other = replace(shop, settings=replace(TINY, images=6, seeds=1), _data=None)
+    (changed,) = reproduce(["fig8"], other)
+    (again,) = reproduce(["fig8"], shop)
+    scatter = reports["fig8"].tables["scatter"]
+    assert again.tables["scatter"].equals(scatter)
+    assert len(changed.tables["scatter"]) == len(scatter)
+    assert not changed.tables["scatter"]["d"].equals(scatter["d"])
+
+
+def test_a_record_that_another_figure_made_is_not_measured_again(tmp_path, monkeypatch):
+    lines: list[str] = []
+    shop = workshop(tmp_path, tell=lines.append)
+    first = shop.record("one", TINY.scale1[0], layers="blocks")
+    lines.clear()
+    monkeypatch.setattr("timm_diffsens.measures.bench.run", None)
+    assert shop.record("two", TINY.scale1[0], layers="blocks") == first
+    assert lines == []
+    assert len(list((tmp_path / "boards" / "two").rglob("*.json"))) == 1
+
+
 def test_the_small_scale_uses_the_checkpoints_of_the_repository():
     """Lines of the recipes, seed 0, so that a clone trains none of the networks of Fig. 1, centre."""
     kept = Workshop(Path("unused"), SMALL, checkpoints=[ROOT / "leaderboard" / "checkpoints"])

@@ -1,7 +1,7 @@
 """Figs 1, 8 and 10: does the test error go with D, G and R at the output, over networks?"""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from timm_diffsens.results.correlation_charts import scatter_chart, series_chart
 from timm_diffsens.results.leaderboard import Choices, Group, Leaderboard, build_leaderboard
 from timm_diffsens.results.population import FEWEST
 from timm_diffsens.results.resampling import bca, moments
+from timm_diffsens.results.store import find_record, record_files
 from timm_diffsens.train.recipe import CIFAR10_MEAN, CIFAR10_STD, Recipe
 
 _VARIANTS = ("original", "channel-shuffled", "init")
@@ -82,45 +83,40 @@ def noisy_groups(shop: Workshop) -> list[Noise]:
 def _noisy(shop: Workshop) -> tuple[list[Noise], Leaderboard]:
     settings, unit = shop.settings, shop.noise_unit
     sizes = {round(multiple * unit, 6): multiple for multiple in settings.noises}
-    for sigma in sizes:
-        for recipe in settings.noisy:
-            _records(shop, "noise", [_with_noise(recipe, sigma)])
-    board = _board(shop, "noise")
-    found = []
-    for group in board.groups:
-        sigma = board_sigma(board, group)
-        if sigma in sizes:
-            found.append(Noise(sizes[sigma], sigma, group))
+    recipes = [replace(recipe, corrupt=sigma) for sigma in sizes for recipe in settings.noisy]
+    board = _board(shop, "noise", recipes)
+    found = [
+        Noise(sizes[sigma], sigma, group)
+        for group in board.groups
+        if (sigma := _sigma(board, group)) in sizes
+    ]
     return sorted(found, key=lambda noise: noise.sigma), board
 
 
-def board_sigma(board: Leaderboard, group: Group) -> float:
+def _sigma(board: Leaderboard, group: Group) -> float:
     """The noise on the images of a group's records."""
     key = group.models["key"].iloc[0]
     return next(r.protocol.corruption_sigma for _, r in board.records if r.key == key)
 
 
-def _with_noise(recipe: Recipe, sigma: float) -> Recipe:
-    plain = {name: value for name, value in vars(recipe).items() if name != "corrupt"}
-    return Recipe(**plain, corrupt=sigma)
-
-
 def _measured(shop: Workshop, group: str, recipes: Iterable[Recipe]) -> Group:
-    _records(shop, group, recipes)
-    main = _board(shop, group).main
+    main = _board(shop, group, recipes).main
     assert main is not None  # records were just made
     return main
 
 
-def _records(shop: Workshop, group: str, recipes: Iterable[Recipe]) -> None:
-    for recipe in recipes:
-        for one in seeds_of(recipe, shop.settings.seeds):
-            shop.record(group, one, layers="blocks", variants=_VARIANTS)
-
-
-def _board(shop: Workshop, group: str) -> Leaderboard:
+def _board(shop: Workshop, group: str, recipes: Iterable[Recipe]) -> Leaderboard:
+    """Of just these trainings, whatever else was measured into the same folder before."""
+    keys = {
+        shop.record(group, one, layers="blocks", variants=_VARIANTS).key
+        for recipe in recipes
+        for one in seeds_of(recipe, shop.settings.seeds)
+    }
+    folder = shop.records_of(group)
+    mine = {find_record(folder / "records", key) for key in keys}
+    others = [path for path in record_files(folder / "records") if path not in mine]
     choices = Choices(include_unfitted=True, resamples=shop.settings.resamples)
-    return build_leaderboard(shop.records_of(group), choices)
+    return build_leaderboard(folder, choices, without=others)
 
 
 # ---- claims

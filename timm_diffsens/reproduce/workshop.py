@@ -20,12 +20,14 @@ from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.streams import streams
 from timm_diffsens.reproduce.settings import Settings
 from timm_diffsens.results.record import Record, digest
+from timm_diffsens.results.store import find_record, load_record, write_record
 from timm_diffsens.train.data import TaskData, load_task
 from timm_diffsens.train.recipe import CIFAR10_MEAN, CIFAR10_STD, Recipe
 from timm_diffsens.train.run import read_result, run_folder, train
 
 Tell = Callable[[str], None]
 
+_BOARDS = "boards"
 _CIFAR10, _IMAGENET = ("cifar10", "cifar-10"), ("imagenet",)
 _TORCHVISION = "cifar-10-batches-py"  # the folder that torchvision unpacks
 
@@ -87,7 +89,7 @@ class Workshop:
     """Makes what targets ask for, or finds it made.
 
     Attributes:
-        out: gets `runs/` (trainings) and `records/`.
+        out: gets `runs/` (trainings) and `boards/` (records, by the figures that they are for).
         settings: the scale.
         places: of real images.
         checkpoints: folders with checkpoints of `diffsens train`: one whose recipe is the one asked for is
@@ -151,7 +153,7 @@ class Workshop:
 
     def records_of(self, group: str) -> Path:
         """The folder of a group of records, as `build_leaderboard` takes it."""
-        return self.out / "boards" / group
+        return self.out / _BOARDS / group
 
     def cifar10_images(self, count: int) -> torch.Tensor:
         """The first test images of the sample that is measured: (n, 3, 32, 32), as networks see them."""
@@ -176,7 +178,12 @@ class Workshop:
             **asked,
         )
         plan = prepare(model, options)
-        record, _, now = run_once(plan, self.records_of(group) / "records")
+        folder = self.records_of(group) / "records"
+        for other in sorted((self.out / _BOARDS).glob("*/records")):
+            found = find_record(other, plan.key)
+            if found is not None and other != folder and find_record(folder, plan.key) is None:
+                write_record(folder, load_record(found))  # measured for another figure
+        record, _, now = run_once(plan, folder)
         if now:
             self.tell(f"measured {name}: {record.timings.seconds:.0f} s")
         return record
