@@ -54,8 +54,8 @@ def reproduce(
     """Make figures and tables of arXiv 2210.01506 again, and judge what the paper says of them.
 
     Each target trains or loads what it needs, and writes figure, data and verdicts to DIR/figures/FIGURE.
-    Nothing is trained or measured twice: an interrupted run goes on where it was. What lacks images or
-    weights says so; exit 1 if a target could not be made at all.
+    Nothing is trained twice: an interrupted run goes on where it was. What lacks images or weights says so;
+    exit 1 if a target could not be made at all.
     """
     from timm_diffsens.reproduce.settings import find_settings
     from timm_diffsens.reproduce.targets import chosen

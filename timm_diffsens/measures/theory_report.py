@@ -30,7 +30,7 @@ GAP = 2.0  # of task 1, in pixels
 _PAPER = {1: (12, 3), 2: (7, 2)}  # task -> depth and filter (App. B.2)
 _IMAGES = {1: 512, 2: 16384}  # in task 2 few moves cross from patch to patch, so it takes more
 _POSITIONS = 4  # of the pixel whose spread is measured: the network treats all alike
-_GROUPS = 8
+GROUPS = 8  # of a setting's images, an eighth in each
 _PORTION = 512  # images held at a time
 _ENOUGH = 512  # images for curves of G alone, which varies little from image to image
 _WIDE = 8  # A_K above this part of the circle is called wide
@@ -69,12 +69,12 @@ class Setting:
         """The layers that exponents are fitted over."""
         return fitted_layers(self.depth, self.stride)
 
-    def portions(self, groups: Sequence[int] = range(_GROUPS)) -> Iterator[PairImages]:
+    def portions(self, groups: Sequence[int] = range(GROUPS)) -> Iterator[PairImages]:
         """The images, an eighth of them in each group, a portion at a time."""
         pairs = self.pairs()
         for group in groups:
             rng = np.random.default_rng([self.seed, group])
-            left = self.images // _GROUPS
+            left = self.images // GROUPS
             while left > 0:
                 yield pairs.sample(min(left, _PORTION), rng)
                 left -= _PORTION
@@ -111,8 +111,8 @@ def theory_setting(
     images = _given(images, _IMAGES[task])
     if depth < 1 or size < 2:
         raise UsageError(f"expected at least 1 layer and 2 pixels a filter, got {depth} and {size}")
-    if images < 2 * _GROUPS or images % _GROUPS:
-        raise UsageError(f"images must be a multiple of {_GROUPS}, and {2 * _GROUPS} or more, got {images}")
+    if images < 2 * GROUPS or images % GROUPS:
+        raise UsageError(f"images must be a multiple of {GROUPS}, and {2 * GROUPS} or more, got {images}")
     if task == 1:
         length = _given(length, max(round(128 * depth / 12), 32))
         return Setting(1, depth, size, 1, length, _given(xi, max(round(14 * length / 128), 4)), images, seed)
@@ -158,7 +158,7 @@ def run_theory(setting: Setting) -> TheoryResult:
         )
     shape = setting.depth, setting.filter_size, setting.stride
     network = homogeneous_network(*shape)
-    few = range(min(math.ceil(_ENOUGH * _GROUPS / setting.images), _GROUPS))
+    few = range(min(math.ceil(_ENOUGH * GROUPS / setting.images), GROUPS))
     return TheoryResult(
         setting,
         exact,
@@ -166,7 +166,7 @@ def run_theory(setting: Setting) -> TheoryResult:
         measured_curve(network, setting.portions()).layers,
         measured_curve(network, setting.portions(few), "white").layers,
         measured_curve(homogeneous_network(*shape, relu=False), setting.portions(few), "white").layers,
-        [measured_curve(network, setting.portions([group])).layers for group in range(_GROUPS)],
+        [measured_curve(network, setting.portions([group])).layers for group in range(GROUPS)],
     )
 
 

@@ -1,8 +1,12 @@
 """What the paper claims, as regions for numbers, and whether a measured number lies in them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import numpy as np
+from scipy import stats
 
 Verdict = Literal["held", "not held", "not decided"]
 Region = tuple[float, float]
@@ -39,9 +43,24 @@ class Part:
         return cls(name, numbers[0], numbers[1], numbers[2])
 
     @classmethod
-    def normal(cls, name: str, value: float, stderr: float) -> "Part":
-        """A value with a standard error, whose interval is 1.96 of them to either side."""
-        return cls(name, value, value - _NORMAL * stderr, value + _NORMAL * stderr)
+    def normal(cls, name: str, value: float, stderr: float, freedom: int | None = None) -> "Part":
+        """A value with a standard error: 1.96 of them to either side.
+
+        With `freedom`, the degrees of freedom of a standard error from a few copies or seeds, as many as
+        Student's t has.
+        """
+        if freedom is not None and freedom < 1:
+            return cls(name, None, reason="one copy or seed has no spread")
+        width = _NORMAL if freedom is None else float(stats.t.ppf(0.975, freedom))
+        return cls(name, value, value - width * stderr, value + width * stderr)
+
+    @classmethod
+    def mean(cls, name: str, values: Sequence[float]) -> "Part":
+        """The mean of independent values, seeds say, with the interval of Student's t."""
+        if len(values) < 2:
+            return cls(name, None, reason="one seed has no spread" if values else "no seed has a value")
+        spread = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+        return cls.normal(name, float(np.mean(values)), spread, len(values) - 1)
 
     def verdict(self, region: Region) -> Verdict:
         """Held if the whole interval lies inside the open region, not held if all of it lies outside.

@@ -1,20 +1,20 @@
 """Figs 1, 8 and 10: does the test error go with D, G and R at the output, over networks?"""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from timm_diffsens.errors import DiffsensError
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.noise import corrupt
 from timm_diffsens.perturb.streams import streams
 from timm_diffsens.reproduce.claims import NEGATIVE, POSITIVE, Claim, Part
 from timm_diffsens.reproduce.panels import pixel_panels
 from timm_diffsens.reproduce.reports import Report
-from timm_diffsens.reproduce.settings import seeds_of
-from timm_diffsens.reproduce.workshop import Workshop, unless_missing
+from timm_diffsens.reproduce.workshop import MissingError, Workshop, name_of, unless_missing
 from timm_diffsens.results.correlation_charts import scatter_chart, series_chart
 from timm_diffsens.results.leaderboard import Choices, Group, Leaderboard, build_leaderboard
 from timm_diffsens.results.population import FEWEST
@@ -23,6 +23,7 @@ from timm_diffsens.results.store import find_record, record_files
 from timm_diffsens.train.recipe import CIFAR10_MEAN, CIFAR10_STD, Recipe
 
 _VARIANTS = ("original", "channel-shuffled", "init")
+SEEN = 0.5  # correlation at which one is called seen
 _SHOWN = 2  # which of the sample's images is the example
 
 
@@ -31,7 +32,7 @@ def figure_1(shop: Workshop) -> Report:
     report = Report("fig1", "A deformation; test error against D, G and R on CIFAR-10; the same under noise")
     with unless_missing(report.missing):
         _example(shop, report)
-        group = clean_group(shop)
+        group = _measured(shop, report, "cifar10", shop.settings.cifar10)
         report.charts["scatter"] = scatter_chart(group)
         report.tables |= _tables("scatter", group)
         report.claims += _claims(shop, "fig1", "Fig. 1, centre", group, "cifar10")
@@ -43,7 +44,7 @@ def figure_1(shop: Workshop) -> Report:
 def figure_8(shop: Workshop) -> Report:
     """The scatter over networks trained on scale detection."""
     report = Report("fig8", "Scale detection, task 1: test error against D, G and R over architectures")
-    group = _measured(shop, "scale1", shop.settings.scale1)
+    group = _measured(shop, report, "scale1", shop.settings.scale1)
     report.charts["scatter"] = scatter_chart(group)
     report.tables |= _tables("scatter", group)
     report.claims += _claims(shop, "fig8", "Fig. 8", group, "scale1")
@@ -54,43 +55,33 @@ def figure_10(shop: Workshop) -> Report:
     """The scatter plots behind Fig. 1, right."""
     report = Report("fig10", "CIFAR-10 with noise: test error against D, G and R at each size of the noise")
     with unless_missing(report.missing):
-        for noise in noisy_groups(shop):
-            report.charts[f"noise-{noise.multiple:g}"] = scatter_chart(noise.group)
-            report.tables |= _tables(f"noise-{noise.multiple:g}", noise.group)
+        for noise in _noisy(shop, report)[0]:
+            if noise.group is not None:
+                report.charts[f"noise-{noise.multiple:g}"] = scatter_chart(noise.group)
+                report.tables |= _tables(f"noise-{noise.multiple:g}", noise.group)
         report.notes.append(_unit_note(shop))
     return report
 
 
-def clean_group(shop: Workshop) -> Group:
-    """The CIFAR-10 networks without noise."""
-    return _measured(shop, "cifar10", shop.settings.cifar10)
-
-
 @dataclass(frozen=True)
 class Noise:
-    """Networks trained and tested on noisy images: the noise in units of eta*, and what they gave."""
+    """Networks trained and tested on noisy images: the noise in units of eta*, and what they gave.
+
+    `group` is None where fewer than five networks have this noise.
+    """
 
     multiple: float
     sigma: float
-    group: Group
+    group: Group | None
 
 
-def noisy_groups(shop: Workshop) -> list[Noise]:
-    """One for each size of the noise, with the board's series made of all."""
-    return _noisy(shop)[0]
-
-
-def _noisy(shop: Workshop) -> tuple[list[Noise], Leaderboard]:
+def _noisy(shop: Workshop, report: Report) -> tuple[list[Noise], Leaderboard]:
     settings, unit = shop.settings, shop.noise_unit
     sizes = {round(multiple * unit, 6): multiple for multiple in settings.noises}
     recipes = [replace(recipe, corrupt=sigma) for sigma in sizes for recipe in settings.noisy]
-    board = _board(shop, "noise", recipes)
-    found = [
-        Noise(sizes[sigma], sigma, group)
-        for group in board.groups
-        if (sigma := _sigma(board, group)) in sizes
-    ]
-    return sorted(found, key=lambda noise: noise.sigma), board
+    board = _board(shop, report, "noise", recipes)
+    by_sigma = {_sigma(board, group): group for group in board.groups}
+    return [Noise(multiple, sigma, by_sigma.get(sigma)) for sigma, multiple in sorted(sizes.items())], board
 
 
 def _sigma(board: Leaderboard, group: Group) -> float:
@@ -99,19 +90,33 @@ def _sigma(board: Leaderboard, group: Group) -> float:
     return next(r.protocol.corruption_sigma for _, r in board.records if r.key == key)
 
 
-def _measured(shop: Workshop, group: str, recipes: Iterable[Recipe]) -> Group:
-    main = _board(shop, group, recipes).main
-    assert main is not None  # records were just made
-    return main
+def _measured(shop: Workshop, report: Report, name: str, recipes: Sequence[Recipe]) -> Group:
+    group = _board(shop, report, name, recipes).main
+    assert group is not None  # records were just made
+    for row in group.left_out.to_dict("records"):
+        report.notes.append(f"{row['model']} is not in the fits: {row['reason']}.")
+    return group
 
 
-def _board(shop: Workshop, group: str, recipes: Iterable[Recipe]) -> Leaderboard:
-    """Of just these trainings, whatever else was measured into the same folder before."""
-    keys = {
-        shop.record(group, one, layers="blocks", variants=_VARIANTS).key
-        for recipe in recipes
-        for one in seeds_of(recipe, shop.settings.seeds)
-    }
+def _board(shop: Workshop, report: Report, group: str, recipes: Sequence[Recipe]) -> Leaderboard:
+    """Of just these trainings, whatever else was measured into the same folder before.
+
+    Test errors are over all test images. A network that fails is noted, and left out.
+    """
+    keys, whole = set(), any(recipe.task == "cifar10" for recipe in recipes)
+    for seed in range(shop.settings.seeds):  # outside: trainings of one seed take the same images
+        for recipe in recipes:
+            one = replace(recipe, seed=seed)
+            try:
+                made = shop.record(group, one, layers="blocks", variants=_VARIANTS, full_error=whole)
+            except MissingError:
+                raise
+            except DiffsensError as error:
+                report.missing.append(f"{name_of(recipe)}, seed {seed}: {error}")
+                continue
+            keys.add(made.key)
+    if not keys:
+        raise MissingError("none of the networks could be made")
     folder = shop.records_of(group)
     mine = {find_record(folder / "records", key) for key in keys}
     others = [path for path in record_files(folder / "records") if path not in mine]
@@ -122,55 +127,77 @@ def _board(shop: Workshop, group: str, recipes: Iterable[Recipe]) -> Leaderboard
 # ---- claims
 
 
+_SIGNS = (
+    ("r", POSITIVE, "positive", "with"),
+    ("d", POSITIVE, "positive", "with"),
+    ("g", NEGATIVE, "negative", "against"),
+)
+
+
 def _claims(shop: Workshop, key: str, source: str, group: Group, subject: str) -> list[Claim]:
     """The signs, whether R does better, and whether all that comes with training."""
-    likely = shop.settings.caveats.get(subject, "")
-    unfitted = f"{group.unfitted} of {len(group.points)} networks did not fit their training set"
-    likely = f"{likely} ({unfitted})" if likely and group.unfitted else likely
+    likely = _likely(shop, subject, group)
+    over = f"over {len(group.points)} networks"
     claims = [
         Claim(
             f"{key}.{measure}-{word}",
             f"the test error goes {way} {measure.upper()}_f",
             source,
-            f"rho(log error, log {measure.upper()}_f) over {len(group.points)} networks",
+            f"rho(log error, log {measure.upper()}_f) {over}",
             region,
             (_rho(group, measure, "trained"),),
             likely,
         )
-        for measure, region, word, way in (
-            ("r", POSITIVE, "positive", "with"),
-            ("d", POSITIVE, "positive", "with"),
-            ("g", NEGATIVE, "negative", "against"),
-        )
+        for measure, region, word, way in _SIGNS
     ]
-    claims.append(
+    claims += [
         Claim(
-            f"{key}.r-best",
-            "R_f correlates with the test error better than D_f",
+            f"{key}.r-better-than-{rival}",
+            f"R_f correlates with the test error better than {rival.upper()}_f",
             source,
-            "|rho(R_f)| - |rho(D_f)|, paired over networks",
+            f"|rho(R_f)| - |rho({rival.upper()}_f)|, paired over networks",
             POSITIVE,
-            (_better(group),),
+            (_better(group, rival, "trained"),),
             likely,
         )
-    )
-    claims.append(
+        for rival in ("d", "g")
+    ]
+    return [
+        *claims,
+        Claim(
+            f"{key}.not-at-initialisation",
+            "the correlation with R_f is not seen at initialisation",
+            "Section 1",
+            f"rho(log error, log R_f at initialisation) {over}; not seen: below {SEEN:g} either way",
+            (-SEEN, SEEN),
+            (_rho(group, "r", "at initialisation", "init"),),
+            likely,
+        ),
         Claim(
             f"{key}.learned",
-            "the correlation with R_f is learned: at initialisation it is weaker",
-            "Section 1" if key == "fig1" else source,
-            "rho(R_f) trained - rho(R_f) at initialisation, paired over networks",
+            "it is learned: stronger after training than before",
+            "Section 1",
+            "|rho(R_f)| trained - |rho(R_f)| at initialisation, paired over networks",
             POSITIVE,
             (_learned(shop, group),),
             likely,
-        )
-    )
-    return claims
+        ),
+    ]
 
 
-def _rho(group: Group, measure: str, name: str) -> Part:
+def _likely(shop: Workshop, subject: str, group: Group | None) -> str:
+    """The caveat of the scale, and how many networks did not fit their training set."""
+    parts = [shop.settings.caveats.get(subject, "")]
+    if group is not None and group.unfitted:
+        parts.append(f"{group.unfitted} of {len(group.points)} networks did not fit their training set")
+    return "; ".join(part for part in parts if part)
+
+
+def _rho(group: Group | None, measure: str, name: str, variant: str = "original") -> Part:
+    if group is None:
+        return Part(name, None, reason=f"fewer than {FEWEST} networks")
     table = group.correlations
-    rows = table[(table["variant"] == "original") & (table["measure"] == measure)].to_dict("records")
+    rows = table[(table["variant"] == variant) & (table["measure"] == measure)].to_dict("records")
     if not rows:
         return Part(name, None, reason="no network has it")
     row = rows[0]
@@ -178,13 +205,15 @@ def _rho(group: Group, measure: str, name: str) -> Part:
     return Part.of(name, row["pearson"], row["pearson_low"], row["pearson_high"], row["note"] or few)
 
 
-def _better(group: Group) -> Part:
+def _better(group: Group | None, rival: str, name: str) -> Part:
+    if group is None:
+        return Part(name, None, reason=f"fewer than {FEWEST} networks")
     table = group.comparisons
-    rows = table[(table["variant"] == "original") & (table["rival"] == "d")].to_dict("records")
+    rows = table[(table["variant"] == "original") & (table["rival"] == rival)].to_dict("records")
     if not rows:
-        return Part("trained", None, reason="no network has both")
+        return Part(name, None, reason="no network has both")
     row = rows[0]
-    return Part.of("trained", row["difference"], row["low"], row["high"], str(row["answer"]))
+    return Part.of(name, row["difference"], row["low"], row["high"], str(row["answer"]))
 
 
 def _learned(shop: Workshop, group: Group) -> Part:
@@ -194,7 +223,7 @@ def _learned(shop: Workshop, group: Group) -> Part:
     if n < FEWEST:
         return Part("trained - init", None, reason=f"{n} networks, an interval needs {FEWEST}")
     logs = np.log(used.to_numpy(float))
-    pearson = moments(logs[:, 1:], logs[:, 0], shop.settings.resamples, 0).pearson
+    pearson = np.abs(moments(logs[:, 1:], logs[:, 0], shop.settings.resamples, 0).pearson)
     difference = pearson[:, 0] - pearson[:, 1]
     low, high = bca(difference, n)
     return Part.of("trained - init", difference[0], low, high)
@@ -204,19 +233,15 @@ def _learned(shop: Workshop, group: Group) -> Part:
 
 
 def _noise(shop: Workshop, report: Report) -> None:
-    noises, board = _noisy(shop)
+    noises, board = _noisy(shop, report)
     if board.series:
         report.charts["noise"] = series_chart(board.series[0])
         rows = board.series[0].rows.copy()
         rows.insert(1, "in units of eta*", rows["sigma"] / shop.noise_unit)
         report.tables["noise"] = rows
-    likely = shop.settings.caveats.get("cifar10", "")
-    for measure, region, word, way in (
-        ("r", POSITIVE, "positive", "with"),
-        ("d", POSITIVE, "positive", "with"),
-        ("g", NEGATIVE, "negative", "against"),
-    ):
-        parts = [_rho(n.group, measure, f"noise {n.multiple:g} eta*") for n in noises if n.sigma > 0]
+    noisy = [(noise.group, f"noise {noise.multiple:g} eta*") for noise in noises if noise.sigma > 0]
+    likely = _likely(shop, "cifar10", next((group for group, _ in noisy if group is not None), None))
+    for measure, region, word, way in _SIGNS:
         report.claims.append(
             Claim(
                 f"fig1.noise-{measure}-{word}",
@@ -224,10 +249,21 @@ def _noise(shop: Workshop, report: Report) -> None:
                 "Fig. 1, right",
                 f"rho(log error, log {measure.upper()}_f)",
                 region,
-                tuple(parts),
+                tuple(_rho(group, measure, name) for group, name in noisy),
                 likely,
             )
         )
+    report.claims.append(
+        Claim(
+            "fig1.noise-r-better-than-d",
+            "there too R_f correlates with the test error better than D_f",
+            "Fig. 1, right",
+            "|rho(R_f)| - |rho(D_f)|, paired over networks",
+            POSITIVE,
+            tuple(_better(group, "d", name) for group, name in noisy),
+            likely,
+        )
+    )
     report.notes.append(_unit_note(shop))
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 
@@ -15,7 +16,7 @@ from timm_diffsens.results.record import Layer, Record, VariantName
 from timm_diffsens.train.recipe import Recipe
 
 VARIANTS = ("original", "channel-shuffled", "init")
-LITTLE = 0.25  # of the fall of log R_k: what shuffling may change and still be called little
+LITTLE = math.log(1.5)  # a factor by which shuffling may change R_k, and still leave it essentially as it is
 HALF = 0.5  # of the fall after training: what may be there before it
 _CIFAR10, _IMAGENET, _SCALE1 = "CIFAR-10", "ImageNet", "scale detection"
 
@@ -73,13 +74,19 @@ def figure_9(shop: Workshop) -> Report:
             "fig9.shuffling",
             "shuffling channels leaves the curves essentially as they are",
             source,
-            f"mean |log(R_k shuffled / R_k)| over the fall |log(R_K / R_1)|; little: below {LITTLE:g}",
-            (-math.inf, LITTLE),
+            f"mean over layers of log(R_k shuffled / R_k); as they are: a factor below {math.exp(LITTLE):g}",
+            (-LITTLE, LITTLE),
             tuple(_shuffling(name, record) for name, record in records),
             likely,
         ),
     ]
     return report
+
+
+def how(shop: Workshop) -> dict[str, Any]:
+    """Options of measurements by layer: of copies there are more, as their spread is what decides."""
+    copies = shop.settings.copies
+    return {"layers": "convs", "variants": VARIANTS, "shuffles": copies, "init_samples": copies}
 
 
 def cifar10_records(shop: Workshop, names: tuple[str, ...]) -> list[tuple[str, Record]]:
@@ -95,7 +102,7 @@ def pooling_records(shop: Workshop) -> list[tuple[str, Record]]:
 
 def imagenet_record(shop: Workshop, model: str) -> tuple[str, Record]:
     """That of a model with published weights."""
-    record = shop.published("imagenet depth", model, layers="convs", variants=VARIANTS)
+    record = shop.published("imagenet-depth", model, **how(shop))
     return f"{_IMAGENET}, {model.removeprefix('torchvision/')}", record
 
 
@@ -106,7 +113,7 @@ def _of_recipes(
     for recipe in recipes:
         for one in seeds_of(recipe, shop.settings.seeds):
             seed = f", seed {one.seed}" if shop.settings.seeds > 1 else ""
-            record = shop.record(group.replace(" ", "-"), one, layers="convs", variants=VARIANTS)
+            record = shop.record(group.replace(" ", "-"), one, **how(shop))
             found.append((f"{data}, {name_of(recipe).removeprefix('net/')}{seed}", record))
     return found
 
@@ -144,18 +151,26 @@ def _draw(report: Report, records: list[tuple[str, Record]], measure: str) -> No
 # ---- claims
 
 
+def likely_of(shop: Workshop, records: list[tuple[str, Record]]) -> str:
+    """The caveats of the data that these records are of."""
+    caveats = shop.settings.caveats
+    subjects = {_CIFAR10: "cifar10 depth", _IMAGENET: "imagenet", _SCALE1: "pooling"}
+    found = [caveats.get(subjects[name.partition(",")[0]], "") for name, _ in records]
+    return "; ".join(caveat for caveat in dict.fromkeys(found) if caveat)
+
+
 def _claims(shop: Workshop, key: str, source: str, records: list[tuple[str, Record]]) -> list[Claim]:
     if not records:
         return []
-    likely = shop.settings.caveats.get("cifar10 depth", "")
+    likely = likely_of(shop, records)
     return [
         _falls(key, source, records, likely),
         Claim(
             f"{key}.learned",
-            "that fall comes with training",
+            "that fall comes with training: less than half of it is there before",
             source,
-            f"log(R_K / R_1) at initialisation over the same after training; below {HALF:g}",
-            (-math.inf, HALF),
+            f"log(R_K / R_1) at initialisation less {HALF:g} times the same after training",
+            POSITIVE,
             tuple(_before(name, record) for name, record in records),
             likely,
         ),
@@ -193,20 +208,25 @@ def _falls(key: str, source: str, records: list[tuple[str, Record]], likely: str
 
 
 def _ends(record: Record, measure: str, variant: VariantName = "original") -> tuple[Layer, Layer] | None:
-    """The first and the last convolution with a value."""
-    layers = [
-        layer
-        for layer in record.variants.get(variant, [])
-        if getattr(layer, measure) and getattr(layer, f"{measure}_stderr") is not None
+    """The first and the last convolution of the original with a value there, as they are in a variant."""
+    names = [
+        layer.layer
+        for layer in record.variants["original"]
+        if layer.layer != "output" and getattr(layer, measure)
     ]
-    convolutions = [layer for layer in layers if layer.layer != "output"]
-    return (convolutions[0], convolutions[-1]) if len(convolutions) > 1 else None
+    if len(names) < 2:
+        return None
+    found = {layer.layer: layer for layer in record.variants.get(variant, [])}
+    ends = tuple(found.get(name) for name in (names[0], names[-1]))
+    if any(e is None or not getattr(e, measure) or getattr(e, f"{measure}_stderr") is None for e in ends):
+        return None
+    return ends  # type: ignore[return-value]
 
 
 def _log_ratio(above: Layer, below: Layer, measure: str) -> tuple[float, float]:
     """log of a ratio and its standard error, errors taken as independent.
 
-    They are of the same images, which makes them vary together, and the error of the ratio smaller.
+    They are of the same images, which mostly err in the same direction: the error is rather too large.
     """
     values = [getattr(layer, measure) for layer in (above, below)]
     errors = [getattr(layer, f"{measure}_stderr") for layer in (above, below)]
@@ -214,35 +234,44 @@ def _log_ratio(above: Layer, below: Layer, measure: str) -> tuple[float, float]:
     return math.log(values[0] / values[1]), spread
 
 
+def _freedom(record: Record, variant: VariantName) -> int | None:
+    """Degrees of freedom of a variant's errors, where its copies are the fewest draws; None for images."""
+    copies = {"channel-shuffled": record.protocol.shuffles, "init": record.protocol.init_samples}
+    return None if variant not in copies else copies[variant] - 1
+
+
 def change(name: str, record: Record, measure: str, variant: VariantName = "original") -> Part:
     """log(X_K / X_1) from the first to the last convolution."""
     ends = _ends(record, measure, variant)
     if ends is None:
-        return Part(name, None, reason=f"fewer than two convolutions have {measure.upper()}")
-    return Part.normal(name, *_log_ratio(ends[1], ends[0], measure))
+        return Part(name, None, reason=f"first or last convolution without {measure.upper()}")
+    return Part.normal(name, *_log_ratio(ends[1], ends[0], measure), _freedom(record, variant))
 
 
 def _before(name: str, record: Record) -> Part:
-    trained, fresh = (change(name, record, "r", v) for v in ("original", "init"))
-    if trained.value is None or fresh.value is None or fresh.low is None or fresh.high is None:
+    """fall at initialisation - HALF * fall after training, falls being negative."""
+    trained, fresh = (_ends(record, "r", v) for v in ("original", "init"))
+    if trained is None or fresh is None:
         return Part(name, None, reason="no value before or after training")
-    if trained.value >= 0:
-        return Part(name, None, reason="R_k does not fall after training")
-    low, high = sorted((fresh.low / trained.value, fresh.high / trained.value))
-    return Part(name, fresh.value / trained.value, low, high)
+    (own, own_error), (other, error) = (_log_ratio(ends[1], ends[0], "r") for ends in (trained, fresh))
+    spread = math.hypot(error, HALF * own_error)
+    return Part.normal(name, other - HALF * own, spread, _freedom(record, "init"))
 
 
 def _raised(name: str, record: Record) -> Part:
     own, shuffled = _ends(record, "r"), _ends(record, "r", "channel-shuffled")
     if own is None or shuffled is None:
-        return Part(name, None, reason="fewer than two convolutions have R")
-    return Part.normal(name, *_log_ratio(shuffled[1], own[1], "r"))
+        return Part(name, None, reason="last convolution without R")
+    return Part.normal(name, *_log_ratio(shuffled[1], own[1], "r"), _freedom(record, "channel-shuffled"))
 
 
 def _shuffling(name: str, record: Record) -> Part:
-    fall = change(name, record, "r").value
-    pairs = zip(record.variants["original"], record.variants["channel-shuffled"], strict=True)
-    changes = [abs(math.log(b.r / a.r)) for a, b in pairs if a.r and b.r and a.layer != "output"]
-    if not fall or not changes:
-        return Part(name, None, reason="no fall to compare with")
-    return Part(name, sum(changes) / len(changes) / abs(fall))
+    """The mean over layers; its error is the mean of theirs, as if all erred together."""
+    shuffled = {layer.layer: layer for layer in record.variants["channel-shuffled"]}
+    pairs = [(shuffled[own.layer], own) for own in record.variants["original"] if own.layer != "output"]
+    known = [(a, b) for a, b in pairs if a.r and b.r and a.r_stderr is not None and b.r_stderr is not None]
+    if not known:
+        return Part(name, None, reason="no layer with R")
+    logs, errors = zip(*(_log_ratio(a, b, "r") for a, b in known), strict=True)
+    mean, spread = sum(logs) / len(logs), sum(errors) / len(errors)
+    return Part.normal(name, mean, spread, _freedom(record, "channel-shuffled"))

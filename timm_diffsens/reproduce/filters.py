@@ -1,12 +1,12 @@
 """Figs 4, 12, 13 and 14: how the filters of each layer are spread over spatial frequencies."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import pandas as pd
 
-from timm_diffsens.reproduce.claims import NEGATIVE, POSITIVE, Claim, Part
-from timm_diffsens.reproduce.depth import cifar10_records, imagenet_record, pooling_records
+from timm_diffsens.reproduce.claims import NEGATIVE, Claim, Part
+from timm_diffsens.reproduce.depth import cifar10_records, imagenet_record, likely_of, pooling_records
 from timm_diffsens.reproduce.panels import curve_panels
 from timm_diffsens.reproduce.reports import Report
 from timm_diffsens.reproduce.workshop import Workshop, unless_missing
@@ -16,7 +16,8 @@ Named = tuple[str, Record]
 
 MIDDLE = range(2, 7)  # the layers of VGG11 that become low-frequency on CIFAR-10, numbered from 1
 FIRST = range(1, 8)  # those in which the constant mode dominates on scale detection
-MOST = 0.5  # share of the power from which on a mode dominates the others together
+MOST = 0.5  # share of the power from which on a mode has most of it
+SAME = 0.05  # change of the log of a mean frequency below which filters are called as they were
 
 
 def figure_4(shop: Workshop) -> Report:
@@ -30,7 +31,7 @@ def figure_4(shop: Workshop) -> Report:
     if cifar10:
         report.claims += _of_cifar10(cifar10, caveats.get("cifar10 depth", ""))
     if imagenet:
-        report.claims.append(_of_imagenet(imagenet))
+        report.claims += _of_imagenet(imagenet, caveats.get("imagenet", ""))
     report.claims += _of_scale1(scale1, caveats.get("pooling", ""))
     return report
 
@@ -40,7 +41,6 @@ def figure_12(shop: Workshop) -> Report:
     report = Report("fig12", "Mean frequency of the filters by layer: VGG11")
     records = [named for found in _vggs(shop, report) for named in found]
     _frequencies(report, records)
-    likely = shop.settings.caveats.get("cifar10 depth", "")
     report.claims.append(
         Claim(
             "fig12.lower",
@@ -48,8 +48,8 @@ def figure_12(shop: Workshop) -> Report:
             "Fig. 12",
             "mean over layers of log(mean frequency trained / at initialisation)",
             NEGATIVE,
-            tuple(Part(name, _mean_change(record, range(2, 99))) for name, record in records),
-            likely,
+            tuple(_mean_change(name, record) for name, record in records),
+            likely_of(shop, records),
         )
     )
     return report
@@ -187,89 +187,121 @@ def _of_cifar10(records: list[Named], likely: str) -> list[Claim]:
             "fig4.cifar10-middle",
             "on CIFAR-10 the filters of layers 2 to 6 become low-frequency",
             source,
-            "mean over layers 2 to 6 of log(mean frequency trained / at initialisation)",
+            "log(mean frequency trained / at initialisation) of each layer",
             NEGATIVE,
-            tuple(Part(name, _mean_change(record, MIDDLE)) for name, record in records),
+            _changes(records, lambda k, count: k in MIDDLE),
             likely,
         ),
         Claim(
             "fig4.cifar10-ends",
             "those of layers 1, 7 and 8 do not",
             source,
-            "the same over layers 1, 7 and 8, less that over layers 2 to 6",
-            POSITIVE,
-            tuple(Part(name, _ends_less_middle(record)) for name, record in records),
+            f"the same of each of these layers; do not: above -{SAME:g}",
+            (-SAME, math.inf),
+            _changes(records, lambda k, count: k not in MIDDLE),
             likely,
         ),
     ]
 
 
-def _of_imagenet(records: list[Named]) -> Claim:
-    return Claim(
-        "fig4.imagenet",
-        "on ImageNet the filters of all layers but the first become low-frequency",
-        "Section 2, Fig. 4 second row",
-        "log(mean frequency trained / at initialisation), the largest of layers 2 and on",
-        NEGATIVE,
-        tuple(Part(name, max(_changes(record)[1:])) for name, record in records),
-    )
+def _of_imagenet(records: list[Named], likely: str) -> list[Claim]:
+    source = "Section 2, Fig. 4 second row"
+    return [
+        Claim(
+            "fig4.imagenet",
+            "on ImageNet the filters of all layers but the first become low-frequency",
+            source,
+            "log(mean frequency trained / at initialisation) of each layer",
+            NEGATIVE,
+            _changes(records, lambda k, count: k > 1),
+            likely,
+        ),
+        Claim(
+            "fig4.imagenet-first",
+            "those of the first do not",
+            source,
+            f"the same of the first layer; do not: above -{SAME:g}",
+            (-SAME, math.inf),
+            _changes(records, lambda k, count: k == 1),
+            likely,
+        ),
+    ]
 
 
 def _of_scale1(records: list[Named], likely: str) -> list[Claim]:
     source = "Section 3, Fig. 4 third row"
     return [
         Claim(
-            "fig4.scale1-constant",
-            "on scale detection the constant mode has most of the power of layers 1 to 7",
+            "fig4.scale1-largest",
+            "on scale detection the constant mode grows larger than the others, in layers 1 to 7",
             source,
-            f"its share, averaged over layers 1 to 7; most: above {MOST:g}",
-            (MOST, math.inf),
-            tuple(Part(name, _share(record, "original")) for name, record in records),
+            "its power over that of the next largest mode, trained, of each layer",
+            (1.0, math.inf),
+            _of_modes(records, "original", lambda power: power[0] / max(power[1:])),
             likely,
         ),
         Claim(
-            "fig4.scale1-grows",
-            "and it grows over training",
+            "fig4.scale1-most",
+            "it has most of the power",
             source,
-            "its share trained over that at initialisation",
-            (1.0, math.inf),
-            tuple(
-                Part(name, _share(record, "original") / _share(record, "init")) for name, record in records
-            ),
+            f"its share in the power of all modes, trained, of each layer; most: above {MOST:g}",
+            (MOST, math.inf),
+            _of_modes(records, "original", lambda power: power[0] / sum(power)),
+            likely,
+        ),
+        Claim(
+            "fig4.scale1-not-before",
+            "which it has not at initialisation",
+            source,
+            "the same at initialisation",
+            (-math.inf, MOST),
+            _of_modes(records, "init", lambda power: power[0] / sum(power)),
             likely,
         ),
     ]
 
 
 def _spectra(record: Record, variant: str) -> list[Spectrum]:
-    """The convolutions that have a spectrum before and after training."""
+    """The convolutions that have a spectrum."""
     found: list[Spectrum] = next((s for name, s in record.spectra.items() if name == variant), [])
     return [spectrum for spectrum in found if spectrum.power]
 
 
-def _changes(record: Record) -> list[float]:
-    """log(mean frequency trained / at initialisation) of each convolution."""
-    pairs = zip(_spectra(record, "original"), _spectra(record, "init"), strict=True)
-    return [math.log(a.mean_frequency / b.mean_frequency) for a, b in pairs]  # type: ignore[operator]
+def _change(name: str, record: Record, k: int) -> Part:
+    """log(mean frequency trained / at initialisation) of the k-th convolution with a spectrum."""
+    trained = _spectra(record, "original")[k - 1]
+    fresh = next((s for s in _spectra(record, "init") if s.layer == trained.layer), None)
+    if fresh is None or not fresh.mean_frequency or not trained.mean_frequency:
+        return Part(f"{name}, layer {k}", None, reason="no mean frequency before or after training")
+    return Part(f"{name}, layer {k}", math.log(trained.mean_frequency / fresh.mean_frequency))
 
 
-def _mean_change(record: Record, layers: Sequence[int]) -> float:
-    return _mean([change for k, change in enumerate(_changes(record), start=1) if k in layers])
+def _changes(records: list[Named], chosen: Callable[[int, int], bool]) -> tuple[Part, ...]:
+    """Of the layers k, numbered from 1, of so many, that are chosen."""
+    parts = []
+    for name, record in records:
+        count = len(_spectra(record, "original"))
+        parts += [_change(name, record, k) for k in range(1, count + 1) if chosen(k, count)]
+    return tuple(parts)
 
 
-def _ends_less_middle(record: Record) -> float:
-    changes = _changes(record)
-    ends = [change for k, change in enumerate(changes, start=1) if k not in MIDDLE]
-    return _mean(ends) - _mean_change(record, MIDDLE)
+def _mean_change(name: str, record: Record) -> Part:
+    """Over the layers after the first."""
+    changes = [part.value for part in _changes([(name, record)], lambda k, count: k > 1)]
+    known = [value for value in changes if value is not None]
+    if not known:
+        return Part(name, None, reason="no layer after the first has a spectrum")
+    return Part(name, sum(known) / len(known))
 
 
-def _share(record: Record, variant: str) -> float:
-    shares = [s.low_frequency_share or 0.0 for s in _spectra(record, variant)]
-    return _mean([share for k, share in enumerate(shares, start=1) if k in FIRST])
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+def _of_modes(records: list[Named], variant: str, number: Callable[[list[float]], float]) -> tuple[Part, ...]:
+    """A number of the modes' powers, ordered by frequency, of each of the first layers."""
+    return tuple(
+        Part(f"{name}, layer {k}", number(list(spectrum.power)))
+        for name, record in records
+        for k, spectrum in enumerate(_spectra(record, variant), start=1)
+        if k in FIRST
+    )
 
 
 def _short(name: str) -> str:

@@ -36,12 +36,11 @@ def summary(reports: Sequence[Plain]) -> str:
 
 
 def measured(claim: Plain) -> str:
-    """The numbers of a claim: `trained 0.96 (0.83 to 0.99)`; of many, the first and the last ones."""
-    parts = [_part(part) for part in claim["parts"]]
-    if len(parts) > _SHOWN:
-        half = _SHOWN // 2
-        parts = [*parts[:half], "...", *parts[-half:]]
-    return "; ".join(parts) or "no number"
+    """The numbers of a claim: `trained 0.96 (0.83 to 0.99)`; of many, those that decide the verdict first."""
+    order = ("not held", "not decided", "held")
+    parts = sorted(claim["parts"], key=lambda part: order.index(part["verdict"]))
+    shown = [_part(part) for part in parts[:_SHOWN]]
+    return "; ".join(shown + (["..."] if len(parts) > _SHOWN else [])) or "no number"
 
 
 def verdict(claim: Plain) -> str:
@@ -92,7 +91,7 @@ def _overview(reports: Sequence[Plain]) -> list[list[str]]:
 
 def _section(report: Plain, root: Path) -> list[str]:
     folder = root / report["target"]
-    blocks = [f"## {report['target']}", text(report["title"]) + "."]
+    blocks = [f"## {report['target']}", f"{text(report['title'])} (scale: {report['scale']})."]
     blocks += [f"Missing: {text(line)}" for line in report["missing"]]
     blocks += [f"![{text(name)}]({link((folder / name).as_posix())})" for name in report["figures"]]
     if report["tables"]:

@@ -8,10 +8,12 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from timm_diffsens import __version__
 from timm_diffsens.reproduce.claims import Claim
 from timm_diffsens.reproduce.settings import Settings
 from timm_diffsens.results.export import render
 from timm_diffsens.results.files import write_atomic
+from timm_diffsens.results.record import digest
 
 REPORT = "report.json"
 _NUMBER = "%.7g"
@@ -42,6 +44,9 @@ class Report:
 def write_report(report: Report, folder: Path, settings: Settings) -> list[Path]:
     """Charts as SVG, tables as CSV, everything else as `report.json`; equal reports give equal bytes.
 
+    The settings lie beside the folders of all targets, as `settings-<scale>.json`. A report with nothing in
+    it replaces none that has.
+
     Raises:
         DiffsensError: a file could not be written.
     """
@@ -52,6 +57,8 @@ def write_report(report: Report, folder: Path, settings: Settings) -> list[Path]
         "target": report.target,
         "title": report.title,
         "scale": settings.name,
+        "settings_sha256": digest(settings.to_json()),
+        "package": __version__,
         "figures": [f"{name}.svg" for name in report.charts],
         "tables": [f"{name}.csv" for name in report.tables],
         "claims": [claim.to_json() for claim in report.claims],
@@ -60,6 +67,9 @@ def write_report(report: Report, folder: Path, settings: Settings) -> list[Path]
     }
     files[REPORT] = (json.dumps(listed, indent=1, allow_nan=False) + "\n").encode()
     target = folder / report.target
+    if not report.charts and not report.tables and (target / REPORT).exists():
+        return []  # it failed now; what it gave before stays
+    files[f"../settings-{settings.name}.json"] = (json.dumps(settings.to_json(), indent=1) + "\n").encode()
     for old in target.glob("*"):
         if old.suffix in (".svg", ".csv") and old.name not in files:
             old.unlink()  # of an earlier run, with other data

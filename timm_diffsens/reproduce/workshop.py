@@ -1,5 +1,6 @@
 """Trained networks and their records, each made once: found in a folder, or made and kept there."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from timm_diffsens.train.run import read_result, run_folder, train
 Tell = Callable[[str], None]
 
 _BOARDS = "boards"
-_CIFAR10, _IMAGENET = ("cifar10", "cifar-10"), ("imagenet",)
+_CIFAR10, _IMAGENET = re.compile(r"cifar-?10(?!\d)"), re.compile(r"imagenet(?![a-z])")
 _TORCHVISION = "cifar-10-batches-py"  # the folder that torchvision unpacks
 
 
@@ -58,7 +59,7 @@ def find_places(data_dir: Path | None) -> Places:
     ImageNet is a sub-folder whose name begins with `imagenet`.
 
     Raises:
-        UsageError: `data_dir` is given and is no folder, or holds neither.
+        UsageError: `data_dir` is given and is no folder, holds neither, or several that may be one of them.
     """
     if data_dir is None:
         return Places()
@@ -66,16 +67,22 @@ def find_places(data_dir: Path | None) -> Places:
         raise UsageError(f"--data-dir: {data_dir} is no folder")
     inside = sorted(path for path in data_dir.iterdir() if path.is_dir())
     places: dict[str, Path] = {}
-    for path in inside:
-        name = path.name.lower()
-        if name == _TORCHVISION:
-            places["cifar10"] = data_dir
-        elif name.startswith(_CIFAR10):
-            places.setdefault("cifar10", path)
-            if (path / "train").is_dir() and (path / "test").is_dir():
+    for name, pattern in (("CIFAR-10", _CIFAR10), ("ImageNet", _IMAGENET)):
+        found = [path for path in inside if pattern.match(path.name.lower())]
+        if len(found) > 1:
+            named = ", ".join(path.name for path in found)
+            raise UsageError(
+                f"--data-dir: {data_dir} holds {named}, each of which may be {name}; keep one there"
+            )
+        for path in found:
+            if name == "ImageNet":
+                places["imagenet"] = path
+            elif path.name == _TORCHVISION:
+                places["cifar10"] = data_dir
+            elif (path / "train").is_dir() and (path / "test").is_dir():
                 places |= {"cifar10": path / "train", "cifar10_test": path / "test"}
-        elif name.startswith(_IMAGENET):
-            places.setdefault("imagenet", path)
+            else:
+                places["cifar10"] = path
     if not places:
         raise UsageError(
             f"--data-dir: {data_dir} holds neither images of CIFAR-10 (a folder cifar10 with train and test, "
@@ -115,17 +122,33 @@ class Workshop:
             MissingError: the recipe needs images that are not there.
         """
         found = self._found.get(digest(recipe.to_json()))
-        if found is not None:
+        if found is not None and self._of_these_images(recipe, found):
             return found
         done = read_result(run_folder(self.out / "runs", recipe), recipe)
-        if done is None:
+        force = done is not None and not self._of_these_images(recipe, done.checkpoint)
+        if done is None or force:
             noise = f", noise {recipe.corrupt:g}" if recipe.corrupt else ""
             self.tell(f"training {name_of(recipe)} on {recipe.task}{noise}, seed {recipe.seed}")
             data = self._task_data(recipe)
-            done = train(recipe, out=self.out / "runs", data=data, device=self.device)
+            done = train(recipe, out=self.out / "runs", data=data, device=self.device, force=force)
             errors = f"test error {done.test_error:.1%}, train {done.train_error:.1%}"
             self.tell(f"  {errors}; {done.seconds:.0f} s")
         return done.checkpoint
+
+    def _of_these_images(self, recipe: Recipe, checkpoint: Path) -> bool:
+        """Whether a network was trained on the CIFAR-10 images that are here; scale detection always is."""
+        if recipe.task != "cifar10":
+            return True
+        same = (read_recipe(checkpoint) or {}).get("data_sha256") == self._cifar10_sha256
+        if not same:
+            self.tell(f"{checkpoint.name} of {name_of(recipe)} was trained on other images: not used")
+        return same
+
+    @cached_property
+    def _cifar10_sha256(self) -> str:
+        """Of the training images, as trainings state it; all of them are read."""
+        split = "train" if self.places.cifar10_test is None else None
+        return load_images("cifar10", data_dir=self._cifar10, split=split, images=None).sha256
 
     def record(self, group: str, recipe: Recipe, **options: Any) -> Record:
         """The record of a recipe's network on its own task, below `records_of(group)`."""
@@ -149,7 +172,8 @@ class Workshop:
         try:
             return self._measured(group, model, model, asked)
         except DiffsensError as error:
-            raise MissingError(f"{model}: {error} (here: --weights {model}=FILE)") from error
+            hint = f" (here: --weights {model}=FILE)" if "weights" in str(error) else ""
+            raise MissingError(f"{model}: {error}{hint}") from error
 
     def records_of(self, group: str) -> Path:
         """The folder of a group of records, as `build_leaderboard` takes it."""
@@ -170,13 +194,8 @@ class Workshop:
 
     def _measured(self, group: str, model: str, name: str, asked: dict[str, Any]) -> Record:
         settings = self.settings
-        options = Options(
-            images=settings.images,
-            shuffles=settings.shuffles,
-            init_samples=settings.init_samples,
-            device=self.device,
-            **asked,
-        )
+        given = {"shuffles": settings.shuffles, "init_samples": settings.init_samples} | asked
+        options = Options(images=settings.images, device=self.device, **given)
         plan = prepare(model, options)
         folder = self.records_of(group) / "records"
         for other in sorted((self.out / _BOARDS).glob("*/records")):
