@@ -4,6 +4,7 @@ import os
 import socket
 import tarfile
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,18 @@ runtime.prepare()
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, torch.get_num_threads()))
 
 DATA_VARIABLE = "DIFFSENS_TEST_DATA"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many layers the tests compared with their copies, all together, and how close they were."""
+    found = [pair for report in terminalreporter.getreports("passed") for pair in report.user_properties]
+    sums, gaps = Counter[str](), [value for name, value in found if name == "largest relative difference"]
+    for name, value in found:
+        if name.startswith("layers "):
+            sums[name] += value
+    if sums:
+        said = [f"{name}: {count:,}" for name, count in sums.most_common()]
+        terminalreporter.write_line("; ".join([*said, f"largest relative difference: {max(gaps):.1e}"]))
 
 
 class NetworkBlockedError(ConnectionError):

@@ -1,10 +1,13 @@
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from timm_diffsens.cli import app
+from timm_diffsens.cli import app, sweep_view
+from timm_diffsens.cli.output import progress_console
 
 QUICK = ["--no-pretrained", "--images", "2", "--layers", "output", "--variants", "original", "--threads", "1"]
 
@@ -46,6 +49,92 @@ def test_a_failure_is_exit_1_and_the_others_are_done(tmp_path):
     assert "input size" in failure
     assert (tmp_path / "errors.jsonl").exists()
     assert len(list((tmp_path / "records").rglob("*.json"))) == 1
+
+
+FULL = Path("/dev/full")
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs a device that is always full")
+
+
+@needs_full
+def test_a_full_disk_is_told_once_and_ends_nothing(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.py").write_text("def net():\n    raise ValueError('no such part')\n")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "errors.jsonl").symlink_to(FULL)
+    bad = [f"{tmp_path / name}.py:net" for name in ("one", "two")]
+    result = run(*bad, "net/lenet", "--structure", "--jobs", 1, "--out", out)
+    assert result.exit_code == 1
+    assert "3 models: 1 done, 2 failed" in result.stdout
+    assert result.stdout.count("no such part") == 2
+    assert result.stderr.count("warning: ") == 1
+    assert "errors.jsonl: No space left on device; the sweep goes on" in result.stderr
+
+
+def test_tables_that_cannot_be_written_are_told_beside_the_summary(tmp_path):
+    (tmp_path / "coverage.csv" / "in the way").mkdir(parents=True)
+    result = run("net/lenet", "--structure", "--jobs", 1, "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "1 model: 1 done" in result.stdout
+    assert f"error: cannot write {tmp_path / 'coverage.csv'}" in result.stderr
+    (outcome,) = (tmp_path / "sweep" / "structure").glob("*.json")
+    assert json.loads(outcome.read_text())["status"] == "done"
+
+
+@needs_full
+def test_standard_error_on_a_full_disk_ends_nothing(tmp_path):
+    command = ["-m", "timm_diffsens", "sweep", "net/lenet", "--structure", "--jobs", "1", "--out", tmp_path]
+    with FULL.open("w") as full:
+        result = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, stderr=full, text=True)
+    assert result.returncode == 0
+    assert "1 model: 1 done" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("left", "force", "words"),
+    [
+        (0, False, ""),
+        (1, False, "interrupted: 1 model left; the same command goes on\n"),
+        (12, False, "interrupted: 12 models left; the same command goes on\n"),
+        (2, True, "interrupted: 2 models left; the same command without --force goes on\n"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("failures", "more"), [(20, ""), (21, "... and 1 more failure\n"), (22, "... and 2 more failures\n")]
+)
+def test_one_is_no_plural(left, force, words, failures, more, capsys):
+    console = progress_console()
+    sweep_view.Lines(console).begin(1, 0)
+    summary = {"models": 1, "status": {"failed": 1}, "sums": {}, "left": left}
+    summary["failures"] = {f"m{i}": "ValueError: no" for i in range(failures)}
+    sweep_view.print_summary(console, summary, [], force=force)
+    said = capsys.readouterr().err
+    assert said.startswith(f"1 model, 0 done before\n1 model: 1 failed\n{words}m0: ")
+    assert said.endswith(f"m19: ValueError: no\n{more}")
+
+
+def test_an_interrupted_sweep_says_how_many_are_left_and_goes_on(tmp_path, monkeypatch):
+    def interrupt(self, outcome):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep_view.Lines, "finished", interrupt)
+    args = ("net/lenet", "net/simple", "--structure", "--jobs", 1, "--out", tmp_path, "--json")
+    result = run(*args)
+    assert result.exit_code == 130
+    assert json.loads(result.stdout)["left"] == 2
+    monkeypatch.undo()
+    again = run(*args)
+    assert again.exit_code == 0
+    assert json.loads(again.stdout)["left"] == 0
+    assert [o["before"] for o in json.loads(again.stdout)["outcomes"]] == [True, False]
+
+
+def test_what_ends_a_sweep_before_it_begins_is_no_interruption(tmp_path):
+    (tmp_path / "sweep").write_text("a file in the way")
+    result = run("net/lenet", "--structure", "--jobs", 1, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "cannot write in" in result.stderr
+    assert "goes on" not in result.stdout + result.stderr
 
 
 @pytest.mark.parametrize(

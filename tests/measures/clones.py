@@ -10,11 +10,15 @@ from timm_diffsens import sensitivity
 
 
 def cloned_outputs(
-    model: nn.Module, batch: torch.Tensor, take: Callable[[str, torch.Tensor], Any] | None = None
+    model: nn.Module,
+    batch: torch.Tensor,
+    take: Callable[[str, torch.Tensor], Any] | None = None,
+    copy: Callable[[torch.Tensor], torch.Tensor] = torch.clone,
 ) -> dict[str, Any]:
     """Every floating-point tensor that came out of every module call, copied on the spot, by call name.
 
-    With `take`, what it makes of the copy, at once: the copies of a large network fill the memory.
+    With `take`, what it makes of the copy, at once: the copies of a large network fill the memory. Another
+    `copy` than a clone shows what a reference would be worth that keeps none.
     """
     kept: dict[str, Any] = {}
     counts: dict[str, int] = {}
@@ -36,8 +40,8 @@ def cloned_outputs(
             call = name if count == 0 else f"{name}#{count}"
             for path, tensor in flat(output):
                 if tensor.is_floating_point():
-                    copy = tensor.detach().clone()
-                    kept[call + path] = copy if take is None else take(call + path, copy)
+                    copied = copy(tensor.detach())
+                    kept[call + path] = copied if take is None else take(call + path, copied)
 
         return hook
 
@@ -56,9 +60,14 @@ def cloned_outputs(
 
 def truth(layer, copied: torch.Tensor, n: int):
     """D, G and R of a layer from the copy of its output."""
+    return sensitivity(*in_parts(layer, copied, n))
+
+
+def in_parts(layer, copied: torch.Tensor, n: int) -> torch.Tensor:
+    """(3, n, d), float64: a layer's output on clean, moved and noised images."""
     if layer.batch_inner:
         copied = copied.reshape(layer.fold, 3 * n, *copied.shape[1:]).transpose(0, 1)
-    return sensitivity(*copied.double().reshape(3, n, -1))
+    return copied.double().reshape(3, n, -1)
 
 
 def compare(results, layers, kept: dict[str, Any], n: int, tolerance: float) -> int:

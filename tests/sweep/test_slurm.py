@@ -58,6 +58,17 @@ def test_without_slurm_there_is_a_message(tmp_path, monkeypatch):
         Slurm(tmp_path / "slurm")
 
 
+def test_tasks_that_cannot_be_written_down_have_failed(tmp_path):
+    executor = Slurm(tmp_path / "slurm", cluster="local")
+    for path in sorted((tmp_path / "slurm").rglob("*"), reverse=True):
+        path.rmdir()
+    (tmp_path / "slurm").rmdir()
+    (tmp_path / "slurm").write_text("a file in the way")
+    (outcome,) = sweep(jobs(tmp_path, "net/lenet"), executor)
+    assert (outcome.status, outcome.attempt) == ("failed", 1)
+    assert str(tmp_path / "slurm") in outcome.message
+
+
 def test_times_are_minutes(tmp_path):
     with pytest.raises(UsageError, match="whole minutes"):
         Slurm(tmp_path / "slurm", cluster="local", options={"time": "1:00:00"})

@@ -3,16 +3,17 @@
 import csv
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from sweeps import QUICK, Here, jobs, network
 
-from timm_diffsens.errors import DiffsensWarning, UsageError
+from timm_diffsens.errors import DiffsensError, DiffsensWarning, UsageError
 from timm_diffsens.results.store import load_record
 from timm_diffsens.sweep import run as run_module
 from timm_diffsens.sweep.executors import lost
 from timm_diffsens.sweep.jobs import Job
-from timm_diffsens.sweep.outcomes import read_outcome
+from timm_diffsens.sweep.outcomes import log_error, read_outcome
 from timm_diffsens.sweep.run import ATTEMPTS, sweep
 from timm_diffsens.sweep.tables import read_outcomes, summarise, write_tables
 from timm_diffsens.sweep.work import work
@@ -211,14 +212,58 @@ def test_a_full_disk_is_an_error_of_the_job(tmp_path, monkeypatch):
     assert "No space left" in outcome.message
 
 
-def test_a_log_that_cannot_be_written_is_told_once_and_ends_nothing(tmp_path):
-    bad = [network(tmp_path, f"bad{i}", 'raise ValueError("no good")') for i in range(2)]
-    out = tmp_path / "out"
-    (out / "errors.jsonl").mkdir(parents=True)  # in the way: to open it for writing fails, as on a full disk
-    with pytest.warns(DiffsensWarning, match=r"errors.jsonl.*the sweep goes on") as told:
-        found = list(sweep(jobs(out, *bad, "net/lenet"), Here()))
-    assert len([w for w in told if "errors.jsonl" in str(w.message)]) == 1
-    assert [o.status for o in found] == ["failed", "failed", "done"]
+FULL = Path("/dev/full")  # a disk without room for a byte
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs a device that is always full")
+
+
+@needs_full
+def test_a_log_without_room_is_told_once_and_ends_nothing(tmp_path):
+    bad = network(tmp_path, "bad", 'raise ValueError("no good")')
+    worse = network(tmp_path, "worse", 'raise ValueError("no better")')
+    (tmp_path / "errors.jsonl").symlink_to(FULL)
+    with pytest.warns(DiffsensWarning) as told:
+        found = {o.model: o for o in sweep(jobs(tmp_path, bad, "net/lenet", worse), Here())}
+    (warning,) = told
+    assert f"cannot write {tmp_path / 'errors.jsonl'}: No space left on device" in str(warning.message)
+    assert "the sweep goes on" in str(warning.message)
+    assert {model: o.status for model, o in found.items()} == {
+        bad: "failed",
+        "net/lenet": "done",
+        worse: "failed",
+    }
+    assert found[bad].cause.endswith("no good")
+    assert summarise(list(found.values()))["failures"] == {bad: found[bad].cause, worse: found[worse].cause}
+
+
+def test_an_outcome_that_cannot_be_written_is_told_once_and_ends_nothing(tmp_path):
+    todo = jobs(tmp_path, "net/lenet", "net/simple")
+    for job in todo:
+        (job.file / "in the way").mkdir(parents=True)  # no file can take its place
+    with pytest.warns(DiffsensWarning, match="cannot write") as told:
+        found = list(sweep(todo, Losing(99)))
+    assert len(told) == 1
+    assert [(o.status, o.attempt) for o in found] == [("lost", 3)] * 2
+    assert all("SIGKILL" in cause for cause in summarise(found)["failures"].values())
+
+
+def test_a_line_that_a_full_disk_cut_short_is_told_and_spoils_no_other(tmp_path):
+    resource = pytest.importorskip("resource")
+    (job,) = jobs(tmp_path, "net/lenet")
+    outcome = lost(job, 0.1, "the worker was ended by SIGKILL")
+    log_error(tmp_path, outcome)
+    path = tmp_path / "errors.jsonl"
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
+    try:
+        with pytest.raises(DiffsensError, match="No space left"):
+            log_error(tmp_path, outcome)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(path.read_bytes()) == len(before) + 10
+    log_error(tmp_path, outcome)
+    first, half, last = path.read_bytes().splitlines(keepends=True)
+    assert (first, len(half)) == (before, 11)
+    assert json.loads(last)["model"] == "net/lenet"
 
 
 def test_a_folder_that_cannot_be_written_is_found_before(tmp_path):

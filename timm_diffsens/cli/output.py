@@ -114,7 +114,21 @@ def print_warning(message: str) -> None:
 
 
 def _labelled(label: str, style: str, message: str) -> None:
-    progress_console().print(Text.assemble((label, style), message), soft_wrap=True)
+    with though_unheard():
+        progress_console().print(Text.assemble((label, style), message), soft_wrap=True)
+
+
+@contextmanager
+def though_unheard() -> Iterator[None]:
+    """What is printed inside ends nothing where it cannot be written: standard error in a file, say, on a
+    disk that is full. A reader that has gone away ends the verb as ever.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError:
+        return
 
 
 @contextmanager

@@ -11,9 +11,9 @@ import typer
 
 from timm_diffsens.cli import measuring as ask
 from timm_diffsens.cli.measuring import MODEL, RUN, option, split_commas
-from timm_diffsens.cli.output import OUT, Json, Quiet, print_json, result_console
+from timm_diffsens.cli.output import OUT, Json, Quiet, print_error, print_json, result_console
 from timm_diffsens.cli.sweep_view import print_summary, watching
-from timm_diffsens.errors import UsageError, unknown
+from timm_diffsens.errors import DiffsensError, UsageError, unknown
 
 if TYPE_CHECKING:
     from timm_diffsens.sweep.executors import Executor
@@ -129,25 +129,36 @@ def sweep(
     )
     models = take_shard(find_models(patterns, pretrained and not structure), shard)
     outcomes: list[Outcome] = []
+    interrupted = False
     try:
         with watching(quiet) as watch, closing(run(map(job.of, models), executor, watch)) as settled:
             outcomes.extend(settled)
+    except KeyboardInterrupt:
+        interrupted = True
+        raise
     finally:
-        _conclude(job, outcomes, len(models), as_json)
-    if any(outcome.error is not None for outcome in outcomes):
+        left = len(models) - len(outcomes) if interrupted else 0
+        written = _conclude(job, outcomes, left, as_json)
+    if not written or any(outcome.error is not None for outcome in outcomes):
         raise typer.Exit(1)
 
 
-def _conclude(job: "Job", outcomes: "Sequence[Outcome]", total: int, as_json: bool) -> None:
-    """Tables and summary, also of a sweep that was interrupted before `total` models were settled."""
+def _conclude(job: "Job", outcomes: "Sequence[Outcome]", left: int, as_json: bool) -> bool:
+    """Tables and summary, also of a sweep that was interrupted; gives whether the tables could be written."""
     from timm_diffsens.sweep.tables import summarise, write_tables
 
-    files = write_tables(Path(job.out), job)
-    summary = summarise(outcomes) | {"left": total - len(outcomes)}
+    files, written = list[Path](), True
+    try:
+        files = write_tables(Path(job.out), job)
+    except DiffsensError as error:  # a full disk: the more reason to print what is known
+        print_error(str(error))
+        written = False
+    summary = summarise(outcomes) | {"left": left}
     if as_json:
         print_json({**summary, "outcomes": [asdict(outcome) for outcome in outcomes], "written": files})
     else:
-        print_summary(result_console(), summary, files)
+        print_summary(result_console(), summary, files, force=job.force)
+    return written
 
 
 def _options(**given: Any) -> dict[str, Any]:

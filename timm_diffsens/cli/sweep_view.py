@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from timm_diffsens.cli.output import progress_console
+from timm_diffsens.cli.output import progress_console, though_unheard
 
 if TYPE_CHECKING:
     from timm_diffsens.sweep.jobs import Job
@@ -31,18 +31,22 @@ class Lines:
 
     def begin(self, total: int, before: int) -> None:
         """How many there are."""
-        self.console.print(f"{_models(total)}, {before} of them done before", soft_wrap=True)
+        self._print(Text(f"{_count(total, 'model')}, {before} done before"))
 
     def started(self, job: "Job") -> None:
         """Nothing: the line comes with the outcome."""
 
     def finished(self, outcome: "Outcome") -> None:
         """Its line."""
-        self.console.print(_line(outcome), soft_wrap=True)
+        self._print(_line(outcome))
 
     def retried(self, outcome: "Outcome") -> None:
         """Its line too."""
-        self.console.print(_line(outcome) + Text("; will be tried again"), soft_wrap=True)
+        self._print(_line(outcome) + Text("; will be tried again"))
+
+    def _print(self, line: Text) -> None:
+        with though_unheard():
+            self.console.print(line, soft_wrap=True)
 
 
 class LiveTable(Lines):
@@ -107,12 +111,19 @@ def watching(quiet: bool) -> Iterator[Lines | None]:
             yield table
 
 
-def print_summary(console: Console, summary: dict[str, Any], files: Sequence[Path]) -> None:
-    """Counts, sums over layers, failures by name and cause, and where everything is."""
+def print_summary(
+    console: Console, summary: dict[str, Any], files: Sequence[Path], *, force: bool = False
+) -> None:
+    """Counts, sums over layers, failures by name and cause, and where everything is.
+
+    What an interrupted sweep left goes on with the same command, unless that asked by `force` for
+    everything anew.
+    """
     counts = ", ".join(f"{n} {status}" for status, n in summary["status"].items())
-    console.print(f"{_models(summary['models'])}: {counts or 'none'}", soft_wrap=True)
-    if summary.get("left"):
-        text = f"interrupted: {_models(summary['left'])} left; the same command goes on"
+    console.print(f"{_count(summary['models'], 'model')}: {counts or 'none'}", soft_wrap=True)
+    if summary["left"]:
+        command = "the same command without --force" if force else "the same command"
+        text = f"interrupted: {_count(summary['left'], 'model')} left; {command} goes on"
         console.print(Text(text, style="yellow"), soft_wrap=True)
     if summary["sums"]:
         sums = ", ".join(f"{name} {n:,}" for name, n in summary["sums"].items())
@@ -121,13 +132,14 @@ def print_summary(console: Console, summary: dict[str, Any], files: Sequence[Pat
     for model, cause in failures[:_MOST_FAILURES]:
         console.print(Text.assemble((model, "red"), f": {cause}"), soft_wrap=True)
     if len(failures) > _MOST_FAILURES:
-        console.print(f"... and {len(failures) - _MOST_FAILURES} more failures", soft_wrap=True)
+        more = _count(len(failures) - _MOST_FAILURES, "more failure")
+        console.print(f"... and {more}", soft_wrap=True)
     if files:
         console.print("written: " + ", ".join(map(str, files)), soft_wrap=True)
 
 
-def _models(count: int) -> str:
-    return f"{count} model{'' if count == 1 else 's'}"
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def _line(outcome: "Outcome") -> Text:

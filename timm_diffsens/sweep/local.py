@@ -13,7 +13,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from timm_diffsens.errors import UsageError
+from timm_diffsens.errors import UsageError, first_line
 from timm_diffsens.sweep.executors import Started, lost
 from timm_diffsens.sweep.jobs import Job
 from timm_diffsens.sweep.outcomes import Outcome
@@ -44,9 +44,14 @@ class Local:
         try:
             while waiting or running:
                 while waiting and len(running) < self.jobs:
-                    worker = _Worker(context, waiting.popleft())
+                    job = waiting.popleft()
+                    try:
+                        worker = _Worker(context, job)
+                    except (OSError, EOFError) as error:  # no memory for it, or too many processes
+                        yield job, lost(job, 0.0, f"no process could be started: {first_line(error)}")
+                        continue
                     running[worker.receiver] = worker
-                    started(worker.job)
+                    started(job)
                 for receiver in wait(list(running)):
                     worker = running.pop(receiver)  # type: ignore[call-overload]
                     yield worker.job, worker.outcome()
@@ -62,8 +67,13 @@ class _Worker:
         self.job, self.clock = job, time.monotonic()
         self.receiver, sender = context.Pipe(duplex=False)
         self.process = context.Process(target=_serve, args=(job, sender), name=job.model)
-        self.process.start()
-        sender.close()  # the worker's end is then the only one, and is closed when it dies
+        try:
+            self.process.start()
+        except BaseException:
+            self.receiver.close()
+            raise
+        finally:
+            sender.close()  # the worker's end is then the only one, and is closed when it dies
 
     def outcome(self) -> Outcome:
         """What it sent, or that it died; the process has ended then."""

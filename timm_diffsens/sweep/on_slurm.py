@@ -72,7 +72,11 @@ class Slurm:
         for first in range(0, len(jobs), _MOST):
             part = jobs[first : first + _MOST]
             clock = time.monotonic()
-            running = dict(zip(self.executor.map_array(work, part), part, strict=True))
+            try:
+                running = dict(zip(self.executor.map_array(work, part), part, strict=True))
+            except OSError as error:  # nowhere to write what the tasks are
+                yield from ((job, failed(job, "failed", 0.0, error)) for job in part)
+                continue
             try:
                 for job in part:
                     started(job)

@@ -1,7 +1,9 @@
 """How a job ended: one small JSON file a job, and a log of what failed."""
 
+import errno
 import json
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -87,6 +89,8 @@ def read_outcome(path: Path) -> Outcome | None:
 def log_error(out: Path, outcome: Outcome) -> None:
     """Append a line to `errors.jsonl`: one write, so that several sweeps may share the file.
 
+    What an earlier write left half, on a disk that was full, stays a line of its own.
+
     Raises:
         DiffsensError: it cannot be written.
     """
@@ -101,13 +105,23 @@ def log_error(out: Path, outcome: Outcome) -> None:
     }
     path = out / "errors.jsonl"
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            os.write(descriptor, (json.dumps(line) + "\n").encode())
+            text = ("\n" * _ends_within_a_line(descriptor) + json.dumps(line) + "\n").encode()
+            if os.write(descriptor, text) < len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(descriptor)
     except OSError as error:
         raise DiffsensError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _ends_within_a_line(descriptor: int) -> bool:
+    found = os.fstat(descriptor)
+    if not (stat.S_ISREG(found.st_mode) and found.st_size):
+        return False
+    os.lseek(descriptor, -1, os.SEEK_END)
+    return os.read(descriptor, 1) != b"\n"
 
 
 def tally(reasons: Iterable[str]) -> str:
