@@ -60,14 +60,14 @@ def cloned_outputs(
 
 def truth(layer, copied: torch.Tensor, n: int):
     """D, G and R of a layer from the copy of its output."""
-    return sensitivity(*in_parts(layer, copied, n))
+    return sensitivity(*in_parts(layer, copied, n).double())
 
 
 def in_parts(layer, copied: torch.Tensor, n: int) -> torch.Tensor:
-    """(3, n, d), float64: a layer's output on clean, moved and noised images."""
+    """(3, n, d): a layer's output on clean, moved and noised images."""
     if layer.batch_inner:
         copied = copied.reshape(layer.fold, 3 * n, *copied.shape[1:]).transpose(0, 1)
-    return copied.double().reshape(3, n, -1)
+    return copied.reshape(3, n, -1)
 
 
 def compare(results, layers, kept: dict[str, Any], n: int, tolerance: float) -> int:
