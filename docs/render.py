@@ -5,7 +5,8 @@ or between `<!-- board: DATASET -->` and `<!-- /board -->`: the correlations ove
 project's own leaderboard. A board block is empty as long as the fits have fewer than five networks of it.
 A block between `<!-- theory: FILE -->` and `<!-- /theory -->` shows the trained networks of a file that
 `diffsens theory` wrote; `<!-- coverage -->` and `<!-- /coverage -->` hold what leaderboard/coverage.csv and
-sweep.csv say.
+sweep.csv say; between `<!-- spectra: FILES -->` and `<!-- /spectra -->` stands the constant mode by
+layer, from files that `diffsens reproduce fig4` wrote.
 """
 
 import argparse
@@ -33,6 +34,7 @@ BOARD_BLOCK = re.compile(r"(<!-- board: (\S+) -->\n).*?(<!-- /board -->)", re.DO
 THEORY_BLOCK = re.compile(r"(<!-- theory: (\S+) -->\n).*?(<!-- /theory -->)", re.DOTALL)
 COVERAGE = re.compile(r"(<!-- coverage -->\n).*?(<!-- /coverage -->)", re.DOTALL)
 OVERHEAD = re.compile(r"(<!-- overhead -->\n).*?(<!-- /overhead -->)", re.DOTALL)
+SPECTRA = re.compile(r"(<!-- spectra: ([^>]+) -->\n).*?(<!-- /spectra -->)", re.DOTALL)
 ROWS = 7
 SHOWN = ("original", "channel-shuffled", "init")  # of the variants, in the table of correlations
 
@@ -64,6 +66,7 @@ def rendered(page: Path) -> str:
     filled = THEORY_BLOCK.sub(lambda match: f"{match[1]}{theory(ROOT / match[2])}{match[3]}", filled)
     filled = OVERHEAD.sub(lambda match: f"{match[1]}{overhead()}{match[2]}", filled)
     filled = COVERAGE.sub(lambda match: f"{match[1]}{structures()} {measured()}\n{match[2]}", filled)
+    filled = SPECTRA.sub(lambda match: f"{match[1]}{spectra(match[2].split())}{match[3]}", filled)
     if not BOARD_BLOCK.search(filled):
         return filled
     groups = board_groups(BOARD_FOLDER)
@@ -123,6 +126,26 @@ def trained(setting: dict) -> str:
         fitted = (with_error(fits[c]["value"], fits[c]["stderr"]) if fits[c] else "-" for c in curves)
         rows.append([measure.upper(), f"{fits['asymptotic']:g}", f"{fits['homogeneous']:.2f}", *fitted])
     return "\n\n".join([*lines, "\n".join(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def spectra(files: list[str]) -> str:
+    """Share of the constant mode in the filters' power, trained and before; and how it stands to the next."""
+    lines = [
+        "| network | layer | share, trained | at initialisation | over the next largest mode, trained |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for file in files:
+        with (ROOT / file).open(newline="") as opened:
+            rows = list(csv.DictReader(opened))
+        powers: dict[tuple[str, str], list[float]] = {}
+        for row in rows:
+            powers.setdefault((row["layer"], row["variant"]), []).append(float(row["power"]))
+        for layer in dict.fromkeys(row["layer"] for row in rows):
+            trained, fresh = (powers[layer, variant] for variant in ("original", "init"))
+            cells = (trained[0] / sum(trained), fresh[0] / sum(fresh), trained[0] / max(trained[1:]))
+            shown = " | ".join(f"{value:.2f}" for value in cells)
+            lines.append(f"| {rows[0]['network'].partition(', ')[2]} | {layer} | {shown} |")
+    return "\n" + "\n".join(lines) + "\n\n"
 
 
 def structures() -> str:
