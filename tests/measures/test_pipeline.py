@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from timm_diffsens import Diffeo, UsageError, measure, runtime, sensitivity
 from timm_diffsens.errors import MeasurementError
 from timm_diffsens.measures.pipeline import channels_last, count_wrong, is_out_of_memory, run_pass
-from timm_diffsens.measures.triplets import Protocol, corrupted, moved_batches, triplets
+from timm_diffsens.measures.triplets import Drawn, Protocol, corrupted, moved_batches, triplets
 
 VALUES = ("d", "g", "r", "d_stderr", "g_stderr", "r_stderr")
 
@@ -271,3 +271,85 @@ def _peak(n):
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
     )
     return int(run.stdout.split()[-1])
+
+
+# --- what variants share
+
+
+def counted(images):
+    """A source that counts how often it is asked."""
+    asked = []
+
+    def source(size):
+        asked.append(size)
+        for start in range(0, len(images), size):
+            yield range(start, min(start + size, len(images))), images[start : start + size]
+
+    return source, asked
+
+
+def passes(drawn, source, size=4, layout=torch.contiguous_format, dtype=torch.float32, spoil=None):
+    like, found = torch.empty(0, dtype=dtype), []
+    for number, (indices, triple) in enumerate(drawn.batches(source, size, Protocol(), like, layout)):
+        found.append((list(indices), triple.clone()))
+        if spoil == number:
+            triple.add_(1)
+    return found
+
+
+def test_a_second_pass_draws_nothing_and_sees_the_same():
+    source, asked = counted(torch.rand(10, 3, 32, 32))
+    drawn = Drawn()
+    first, second, fresh = passes(drawn, source), passes(drawn, source), passes(Drawn(0), source)
+    assert asked == [4, 4]  # the first pass, and the one that keeps nothing
+    for a, b, c in zip(first, second, fresh, strict=True):
+        assert a[0] == b[0] == c[0]
+        assert torch.equal(a[1], b[1])
+        assert torch.equal(a[1], c[1])
+
+
+def test_other_batches_are_drawn_anew():
+    source, asked = counted(torch.rand(10, 3, 32, 32))
+    drawn = Drawn()
+    passes(drawn, source)
+    assert len(passes(drawn, source, size=5)) == 2
+    passes(drawn, source, size=5, layout=torch.channels_last)
+    assert passes(drawn, source, size=5, dtype=torch.float64)[0][1].dtype == torch.float64
+    assert asked == [4, 5, 5, 5]
+
+
+def test_beyond_the_limit_nothing_is_kept():
+    images = torch.rand(10, 3, 32, 32)
+    source, asked = counted(images)
+    for limit, times in ((3 * images.nbytes, 1), (3 * images.nbytes - 1, 2)):
+        asked.clear()
+        drawn = Drawn(limit)
+        passes(drawn, source)
+        passes(drawn, source)
+        assert len(asked) == times
+    assert drawn._batches == []
+
+
+@pytest.mark.parametrize("pass_", [0, 1])
+@pytest.mark.parametrize("number", [0, 2])
+def test_what_a_network_has_written_into_is_drawn_anew(pass_, number):
+    source, asked = counted(torch.rand(10, 3, 32, 32))
+    drawn = Drawn()
+    truth = passes(Drawn(0), source)
+    asked.clear()
+    for k in range(3):
+        found = passes(drawn, source, spoil=number if k == pass_ else None)
+        assert all(torch.equal(a[1], b[1]) for a, b in zip(found, truth, strict=True))
+    assert len(asked) == 2
+
+
+def test_a_pass_that_ends_early_keeps_nothing():
+    source, asked = counted(torch.rand(10, 3, 32, 32))
+    drawn = Drawn()
+    for _ in drawn.batches(source, 4, Protocol(), torch.empty(0), torch.contiguous_format):
+        break
+    assert len(passes(drawn, source)) == 3
+    for _ in drawn.batches(source, 4, Protocol(), torch.empty(0), torch.contiguous_format):
+        break
+    assert len(passes(drawn, source)) == 3
+    assert asked == [4, 4, 4]

@@ -17,7 +17,7 @@ from timm_diffsens.measures.noted import noted
 from timm_diffsens.measures.options import Options
 from timm_diffsens.measures.pipeline import Pass, count_wrong, on_device, run_pass
 from timm_diffsens.measures.plan import Plan, prepare
-from timm_diffsens.measures.triplets import Batch, Protocol
+from timm_diffsens.measures.triplets import Batch, Drawn, Protocol
 from timm_diffsens.models.loading import InputOptions, LoadedModel
 from timm_diffsens.models.variants import mean_filters, shuffle_channels
 from timm_diffsens.perturb.streams import stream
@@ -109,7 +109,7 @@ class _Run:
         self.plan, self.options, self.model = plan, plan.options, plan.model
         self.transform = plan.sample.transform(plan.model.input)
         self.protocol = Protocol(plan.options.diffeo, plan.options.corrupt, plan.options.seed)
-        self.progress = progress
+        self.progress, self.drawn = progress, Drawn()
         self.batch_size: int | str = plan.options.batch_size
         self.retries: list[str] = list(plan.retries)
         self.seconds: dict[str, float] = {}
@@ -175,6 +175,7 @@ class _Run:
                 mean_channel=mean_channel,
                 labels=self.plan.labels if name == "original" else None,
                 progress=self._progress(name, total),
+                drawn=self.drawn,
             )
         self.batch_size = done.batch_size  # what fitted once is not tried larger again
         self.retries += done.retries

@@ -14,7 +14,7 @@ from timm_diffsens import runtime
 from timm_diffsens.errors import MeasurementError, UsageError, first_line
 from timm_diffsens.measures.estimators import LayerSensitivity
 from timm_diffsens.measures.probe import Probe, model_output, unwrap
-from timm_diffsens.measures.triplets import Batch, Protocol, corrupted, moved_batches, with_layout
+from timm_diffsens.measures.triplets import Batch, Drawn, Protocol, corrupted, with_layout
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.pixels import Deformation
 
@@ -103,6 +103,7 @@ def run_pass(
     mean_channel: bool = False,
     labels: dict[int, int] | None = None,
     progress: Callable[[int], None] | None = None,
+    drawn: Drawn | None = None,
 ) -> Pass:
     """Measure one network; after an out-of-memory start again with half the batch.
 
@@ -115,6 +116,7 @@ def run_pass(
         mean_channel: measure channel averages too.
         labels: image index -> class, for the top-1 error.
         progress: called with the number of images done after each batch.
+        drawn: keeps what is drawn for further passes over the same images under the same protocol.
     """
     if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
         raise UsageError(f"batch size must be a positive number or 'auto', got {batch_size!r}")
@@ -122,7 +124,18 @@ def run_pass(
     retries: list[str] = []
     while True:
         try:
-            return _run_once(model, source, protocol, layers, size, mean_channel, labels, progress, retries)
+            return _run_once(
+                model,
+                source,
+                protocol,
+                layers,
+                size,
+                mean_channel,
+                labels,
+                progress,
+                retries,
+                drawn or Drawn(0),
+            )
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -149,12 +162,13 @@ def _run_once(
     labels: dict[int, int] | None,
     progress: Callable[[int], None] | None,
     retries: list[str],
+    drawn: Drawn,
 ) -> Pass:
     like = next(iter(model.parameters()), torch.empty(0))
     done, wrong = 0, torch.zeros((), device=like.device)
     probe = Probe(model, layers, mean_channel=mean_channel)
     with probe, torch.no_grad(), full_precision(like.device), channels_last(model) as layout:
-        for indices, triple in moved_batches(source(size), protocol, like, layout):
+        for indices, triple in drawn.batches(source, size, protocol, like, layout):
             output = model_output(probe.model(triple))
             if labels is not None:
                 truth = torch.tensor([labels[i] for i in indices]).to(like.device, non_blocking=True)

@@ -1,6 +1,6 @@
 """Images -> batches of clean, deformed and noised images, on their way to the network."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -16,6 +16,7 @@ from timm_diffsens.perturb.streams import streams
 
 Batch = tuple[Sequence[int], torch.Tensor]  # indices of the images (their random streams), (n, c, h, w)
 
+_KEPT = 2**25  # bytes of triplets kept for other variants: 900 images of 32 x 32
 _SMALL = 2**17  # numbers: below, handing images to other threads costs more than it saves
 
 
@@ -90,6 +91,53 @@ def moved_batches(
         with closing(one_ahead(moved())) as coming:
             for indices, triple in coming:
                 yield indices, triple.to(like.device, non_blocking=True)
+
+
+class Drawn:
+    """Triplets of small images, kept from the first pass over them for the others: variants share them.
+
+    Up to `limit` bytes in all; beyond it nothing is kept, and each pass draws its own: memory does not
+    grow with the number of images. Batches of another size, layout, type or device are drawn anew, and so are
+    those that a network has written into.
+    """
+
+    def __init__(self, limit: int = _KEPT) -> None:
+        self.limit = limit
+        self._batches: list[Batch] = []
+        self._key: tuple[object, ...] | None = None  # of what is kept, once all of it is
+
+    def batches(
+        self,
+        source: Callable[[int], Iterator[Batch]],
+        size: int,
+        protocol: Protocol,
+        like: torch.Tensor,
+        layout: torch.memory_format,
+    ) -> Generator[Batch, None, None]:
+        """`moved_batches` of `source(size)`, or what was kept of them."""
+        key = (size, layout, like.dtype, like.device)
+        if key == self._key:
+            yield from self._untouched(self._batches)
+            return
+        self._batches, self._key, fits = [], None, True
+        for batch in self._untouched(moved_batches(source(size), protocol, like, layout)):
+            fits = fits and sum(t.nbytes for _, t in [*self._batches, batch]) <= self.limit
+            self._batches = [*self._batches, batch] if fits else []
+            yield batch
+        if fits and self._batches:
+            self._key = key
+
+    def _untouched(self, batches: Iterable[Batch]) -> Generator[Batch, None, None]:
+        """The same batches; one that was written into while it was out, or never came back, spoils all."""
+        sound = True
+        try:
+            for batch in batches:
+                out, sound, version = sound, False, batch[1]._version
+                yield batch
+                sound = out and batch[1]._version == version
+        finally:
+            if not sound:
+                self._batches, self._key = [], None
 
 
 def with_layout(images: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:
