@@ -1,6 +1,8 @@
 """A Ray cluster of two nodes on this machine, one of which is lost."""
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -33,15 +35,26 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def test_a_sweep_survives_the_loss_of_a_node_and_gives_what_one_process_gives(cluster, tmp_path):
-    alone, out = tmp_path / "alone", tmp_path / "out"
-    assert all(outcome.status == "done" for outcome in sweep(jobs(alone, *TINY), Here()))
-    found = []
-    for outcome in sweep(jobs(out, *TINY), Ray()):
-        found.append(outcome)
-        if len(found) == 4:
-            cluster.remove_node(cluster.nodes[0], allow_graceful=False)
-    assert [outcome.status for outcome in found] == ["done"] * len(TINY)
-    assert any(outcome.attempt > 1 for outcome in found)  # it was at work on one
+    """Lost while both nodes are at work: each on a network that waits for a file."""
+    alone, out, go = tmp_path / "alone", tmp_path / "out", tmp_path / "go"
+    begun = "tries.with_suffix('.begun').touch()"
+    wait = f"import time; {begun}; [time.sleep(0.05) for _ in iter(pathlib.Path({str(go)!r}).exists, True)]"
+    waiting = [network(tmp_path, f"waits{k}", wait) for k in range(2)]
+
+    def lose_a_node():
+        end = time.monotonic() + 120
+        while len(list(tmp_path.glob("waits*.begun"))) < 2 and time.monotonic() < end:
+            time.sleep(0.05)
+        cluster.remove_node(cluster.nodes[0], allow_graceful=False)
+        go.touch()
+
+    with ThreadPoolExecutor(1) as beside:
+        lost = beside.submit(lose_a_node)
+        found = list(sweep(jobs(out, *waiting, *TINY), Ray()))
+        lost.result()
+    assert [outcome.status for outcome in found] == ["done"] * (2 + len(TINY))
+    assert [outcome.model in waiting for outcome in found if outcome.attempt > 1] == [True]
+    assert all(outcome.status == "done" for outcome in sweep(jobs(alone, *waiting, *TINY), Here()))
     assert numbers(out) == numbers(alone)
 
 
