@@ -181,48 +181,45 @@ def _frequencies(report: Report, records: list[Named]) -> None:
 
 
 def _of_cifar10(records: list[Named], likely: str) -> list[Claim]:
-    source = "Section 2, Fig. 4 first row"
-    return [
-        Claim(
-            "fig4.cifar10-middle",
-            "on CIFAR-10 the filters of layers 2 to 6 become low-frequency",
-            source,
-            "log(mean frequency trained / at initialisation) of each layer",
-            NEGATIVE,
-            _changes(records, lambda k, count: k in MIDDLE),
-            likely,
-        ),
-        Claim(
-            "fig4.cifar10-ends",
-            "those of layers 1, 7 and 8 do not",
-            source,
-            f"the same of each of these layers; do not: above -{SAME:g}",
-            (-SAME, math.inf),
-            _changes(records, lambda k, count: k not in MIDDLE),
-            likely,
-        ),
-    ]
+    return _which_fall(
+        ("fig4.cifar10-middle", "on CIFAR-10 the filters of layers 2 to 6 become low-frequency"),
+        ("fig4.cifar10-ends", "those of layers 1, 7 and 8 do not"),
+        "Section 2, Fig. 4 first row",
+        records,
+        lambda k: k in MIDDLE,
+        likely,
+    )
 
 
 def _of_imagenet(records: list[Named], likely: str) -> list[Claim]:
-    source = "Section 2, Fig. 4 second row"
+    return _which_fall(
+        ("fig4.imagenet", "on ImageNet the filters of all layers but the first become low-frequency"),
+        ("fig4.imagenet-first", "those of the first do not"),
+        "Section 2, Fig. 4 second row",
+        records,
+        lambda k: k > 1,
+        likely,
+    )
+
+
+def _which_fall(
+    low: tuple[str, str],
+    others: tuple[str, str],
+    source: str,
+    records: list[Named],
+    chosen: Callable[[int], bool],
+    likely: str,
+) -> list[Claim]:
+    """Two claims (key and statement): the chosen layers become low-frequency, the others do not."""
+    number = "log(mean frequency trained / at initialisation) of each of these layers"
     return [
+        Claim(*low, source, number, NEGATIVE, _changes(records, chosen), likely),
         Claim(
-            "fig4.imagenet",
-            "on ImageNet the filters of all layers but the first become low-frequency",
+            *others,
             source,
-            "log(mean frequency trained / at initialisation) of each layer",
-            NEGATIVE,
-            _changes(records, lambda k, count: k > 1),
-            likely,
-        ),
-        Claim(
-            "fig4.imagenet-first",
-            "those of the first do not",
-            source,
-            f"the same of the first layer; do not: above -{SAME:g}",
+            f"{number}; do not: above -{SAME:g}",
             (-SAME, math.inf),
-            _changes(records, lambda k, count: k == 1),
+            _changes(records, lambda k: not chosen(k)),
             likely,
         ),
     ]
@@ -276,18 +273,18 @@ def _change(name: str, record: Record, k: int) -> Part:
     return Part(f"{name}, layer {k}", math.log(trained.mean_frequency / fresh.mean_frequency))
 
 
-def _changes(records: list[Named], chosen: Callable[[int, int], bool]) -> tuple[Part, ...]:
-    """Of the layers k, numbered from 1, of so many, that are chosen."""
+def _changes(records: list[Named], chosen: Callable[[int], bool]) -> tuple[Part, ...]:
+    """Of the layers k, numbered from 1, that are chosen."""
     parts = []
     for name, record in records:
         count = len(_spectra(record, "original"))
-        parts += [_change(name, record, k) for k in range(1, count + 1) if chosen(k, count)]
+        parts += [_change(name, record, k) for k in range(1, count + 1) if chosen(k)]
     return tuple(parts)
 
 
 def _mean_change(name: str, record: Record) -> Part:
     """Over the layers after the first."""
-    changes = [part.value for part in _changes([(name, record)], lambda k, count: k > 1)]
+    changes = [part.value for part in _changes([(name, record)], lambda k: k > 1)]
     known = [value for value in changes if value is not None]
     if not known:
         return Part(name, None, reason="no layer after the first has a spectrum")

@@ -7,22 +7,14 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from timm_diffsens.results.looks import FONT, legend, look
+from timm_diffsens.results.looks import CONFIG, legend, look
 from timm_diffsens.results.record import VARIANTS
 
 Row = dict[str, Any]
 
 _LEAST_SPAN = 3.0  # of a logarithmic axis, a factor
 
-_CONFIG = {
-    "background": "white",
-    "font": FONT,
-    "padding": 14,
-    "view": {"stroke": "#ccc"},
-    "title": {"anchor": "start", "frame": "group", "subtitleFontSize": 12, "offset": 12},
-    "axis": {"labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal", "gridColor": "#eee"},
-    "header": {"labelFontSize": 11, "labelLimit": 260},
-}
+_CONFIG = CONFIG | {"header": {"labelFontSize": 11, "labelLimit": 260}}
 
 
 def curve_panels(

@@ -8,22 +8,14 @@ import pandas as pd
 
 from timm_diffsens.results.charts import MEASURES as TITLES
 from timm_diffsens.results.leaderboard import Group, Leaderboard, Series
-from timm_diffsens.results.looks import COLOURS, FONT, POINTS, legend, look, named_data
+from timm_diffsens.results.looks import COLOURS, CONFIG, POINTS, legend, look, named_data
 from timm_diffsens.results.record import VARIANTS
 
 Row = dict[str, Any]
 
 _SIDE = 250  # of a panel, in points
 _FIT = "#555555"
-_CONFIG = {
-    "aria": False,  # pictures in a page of text, which describes them
-    "background": "white",
-    "font": FONT,
-    "padding": 14,
-    "view": {"stroke": "#ccc"},
-    "title": {"anchor": "start", "frame": "group", "subtitleFontSize": 12, "offset": 12},
-    "axis": {"labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal", "gridColor": "#eee"},
-}
+_CONFIG = CONFIG | {"aria": False}  # pictures in a page of text, which describes them
 
 
 def board_charts(board: Leaderboard) -> dict[str, alt.TopLevelMixin]:

@@ -14,6 +14,14 @@ DASHES = [[1, 0], [7, 4], [9, 3, 2, 3], [12, 5], [2, 3]]
 POINTS = ["circle", "square", "triangle-up", "diamond", "cross"]
 # Bundled with the renderer: text is measured, and charts are laid out, alike on every machine.
 FONT = "Liberation Sans"
+CONFIG: dict[str, Any] = {
+    "background": "white",
+    "font": FONT,
+    "padding": 14,
+    "view": {"stroke": "#ccc"},
+    "title": {"anchor": "start", "frame": "group", "subtitleFontSize": 12, "offset": 12},
+    "axis": {"labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal", "gridColor": "#eee"},
+}  # of charts with panels below a title
 WIDTH = 880  # of a row of panels, in points
 MOST_POINTS = 40  # of a line whose every layer gets a full-size point and an error bar
 
