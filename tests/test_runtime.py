@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -117,6 +118,39 @@ def test_helpers_use_one_core_each_and_the_others_are_left_alone():
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == ["1"] * 8 + ["3", "3"]
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_work_is_shared_among_threads_each_part_done_once(ours, monkeypatch):
+    if not ours:
+        monkeypatch.setattr(runtime, "team", lambda: runtime.run_on_python_threads)
+    before, met = torch.get_num_threads(), threading.Barrier(2, timeout=60)
+    torch.set_num_threads(2)
+    try:
+        done = []
+
+        def work(number):
+            if number < 2:
+                met.wait()  # two threads are in it at once
+            done.append(number)
+
+        runtime.share(work, 50)
+        assert sorted(done) == list(range(50))
+        torch.set_num_threads(1)
+        runtime.share(lambda number: done.append(threading.get_ident()), 2)
+        assert done[50:] == [threading.get_ident()] * 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_shared_work_raises_is_raised_where_it_was_asked_for():
+    def work(number):
+        if number == 3:
+            raise ValueError("the fourth")
+
+    with pytest.raises(ValueError, match="the fourth"):
+        runtime.share(work, 9)
+    runtime.share(work, 0)
 
 
 def test_equal_seeds_give_equal_draws():

@@ -9,7 +9,7 @@ import importlib.util
 import platform
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,6 +116,54 @@ def torch_library() -> ctypes.CDLL | None:
         )
     except OSError:
         return None
+
+
+@functools.cache
+def team() -> Callable[[int, int | None, int], None]:
+    """Runs a compiled function, given its address and its argument's, in several threads at once.
+
+    They are the threads that PyTorch itself uses: those of any other pool would share the cores with them,
+    which go on spinning for some milliseconds after each operation.
+    """
+    start = getattr(torch_library(), "GOMP_parallel", None)  # GNU's OpenMP and LLVM's have it
+    if start is None:
+        return run_on_python_threads
+    start.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    start.restype = None
+    return lambda function, task, threads: start(function, task, threads, 0)
+
+
+def run_on_python_threads(function: int, task: int | None, threads: int) -> None:
+    """The same where PyTorch has another OpenMP; ctypes lets go of the interpreter's lock."""
+    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function)
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(call, [task] * threads))
+
+
+def share(work: Callable[[int], object], count: int) -> None:
+    """`work(0)` to `work(count - 1)` on the threads of `team`, for what lets go of the interpreter's lock.
+
+    What it raises is raised here, once the others have ended.
+    """
+    numbers, raised = iter(range(count)), list[BaseException]()
+
+    def some(_: int | None) -> None:
+        try:
+            for number in numbers:
+                work(number)
+        except BaseException as error:
+            raised.append(error)
+
+    threads = min(count, torch.get_num_threads())
+    if threads > 1:
+        call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(some)
+        address = ctypes.cast(call, ctypes.c_void_p).value
+        assert address is not None
+        team()(address, None, threads)
+    else:
+        some(None)
+    if raised:
+        raise raised[0]
 
 
 def helpers(count: int, name: str) -> ThreadPoolExecutor:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from timm_diffsens.measures import kernel_cpu
+from timm_diffsens import runtime
 from timm_diffsens.measures.reductions import (
     STRETCH,
     Portion,
@@ -123,7 +123,7 @@ def test_neither_threads_nor_the_place_of_the_drift_change_a_bit(kept):
 
 def test_without_the_openmp_of_pytorch_threads_of_python_do_the_same(monkeypatch):
     expected = one_pass(2, False, 8)
-    monkeypatch.setattr(kernel_cpu, "_team", lambda: kernel_cpu.run_on_python_threads)
+    monkeypatch.setattr(runtime, "team", lambda: runtime.run_on_python_threads)
     found = one_pass(4, False, 8)
     assert torch.equal(found[0], expected[0])
     assert torch.equal(found[1], expected[1])
@@ -132,8 +132,8 @@ def test_without_the_openmp_of_pytorch_threads_of_python_do_the_same(monkeypatch
 @pytest.mark.skipif(sys.platform != "linux", reason="PyTorch's wheels for Linux bring OpenMP")
 def test_pytorchs_own_threads_run_the_kernel():
     code = (
-        "import torch; from timm_diffsens.measures import kernel_cpu as k\n"
-        "assert k._team() is not k.run_on_python_threads\n"
+        "import torch; from timm_diffsens import runtime\n"
+        "assert runtime.team() is not runtime.run_on_python_threads\n"
         "from tests.measures.test_reductions import one_pass; one_pass(2, False, 8)\n"
         "from pathlib import Path\n"
         "maps = Path('/proc/self/maps').read_text().split()\n"

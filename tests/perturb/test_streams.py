@@ -150,6 +150,23 @@ def test_generators_of_every_kind_give_what_they_would_give_themselves():
     assert torch.equal(found, torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(1), dtype=dtype))
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_do_not_change_a_draw(threads):
+    shape, before = (3, 80, 80), torch.get_num_threads()  # large enough to be shared
+    torch.set_num_threads(threads)
+    try:
+        found = standard_normal(5, shape, streams(0, "noise", range(5)), torch.float32)
+        one = stream(0, "noise")  # its draws follow each other, whatever the number of threads
+        follow = standard_normal(2, shape, [one, one], torch.float32)
+    finally:
+        torch.set_num_threads(before)
+    for image, draw in enumerate(found):
+        expected = stream(0, "noise", image).standard_normal(shape, np.float32)
+        assert np.array_equal(draw.numpy(), expected)
+    expected = stream(0, "noise").standard_normal((2, *shape), np.float32)
+    assert np.array_equal(follow.numpy(), expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     "make", [torch.Generator, np.random.default_rng, lambda: streams(0, "noise", range(5))]

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
@@ -49,11 +50,13 @@ def prefetch(
 def one_ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
     """The items of an iterator, each made in a thread while the caller works on the one before.
 
+    Unlike those of `runtime.helpers` the thread has all the cores: the caller is to work elsewhere.
+
     >>> list(one_ahead(iter("ab")))
     ['a', 'b']
     """
     end = object()
-    with runtime.helpers(1, "ahead") as pool:
+    with ThreadPoolExecutor(1, thread_name_prefix="diffsens-ahead") as pool:
         coming = pool.submit(next, items, end)
         while (item := coming.result()) is not end:
             coming = pool.submit(next, items, end)

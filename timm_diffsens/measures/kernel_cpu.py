@@ -1,14 +1,12 @@
 """One pass over a layer's output on the CPU, on PyTorch's own threads.
 
-The work on one layer takes from ten microseconds to some milliseconds, and PyTorch's idle OpenMP threads go
-on spinning for about as long. Threads of any other pool would share the cores with them. So the kernel is a
-plain function for one thread, compiled by numba, and run by the OpenMP team that PyTorch itself uses.
+The work on one layer takes from ten microseconds to some milliseconds, so the kernel is a plain function for one
+thread, compiled by numba, and run by the OpenMP team that PyTorch itself uses (`runtime.team`).
 """
 
 import ctypes
 import functools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numba
@@ -161,24 +159,6 @@ def compiled(given: Any, real: Any) -> Any:
         return numba.cfunc(signature)(_kernel(given, real))
 
 
-@functools.cache
-def _team() -> Callable[[int, int, int], None]:
-    """Runs a compiled function, given its address and its argument's, in several threads at once."""
-    start = getattr(runtime.torch_library(), "GOMP_parallel", None)  # GNU's OpenMP and LLVM's have it
-    if start is None:
-        return run_on_python_threads
-    start.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-    start.restype = None
-    return lambda function, task, threads: start(function, task, threads, 0)
-
-
-def run_on_python_threads(function: int, task: int, threads: int) -> None:
-    """The same where PyTorch has another OpenMP; ctypes lets go of the interpreter's lock."""
-    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function)
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(call, [task] * threads))
-
-
 def add(portion: Portion, pivot: torch.Tensor, drift: torch.Tensor | None, numbers: torch.Tensor) -> None:
     """See `reductions.add_rows`; `parts` is contiguous, and of float32 or float64."""
     parts, n, d = portion.parts, portion.last - portion.first, len(pivot)
@@ -197,7 +177,7 @@ def add(portion: Portion, pivot: torch.Tensor, drift: torch.Tensor | None, numbe
         dtype=np.int64,
     )
     function = compiled(_NUMPY[parts.dtype], _NUMPY[pivot.dtype])
-    _team()(function.address, task.ctypes.data, threads)
+    runtime.team()(function.address, task.ctypes.data, threads)
 
 
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}

@@ -1,13 +1,11 @@
 """Images -> batches of clean, deformed and noised images, on their way to the network."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass, field
 
 import torch
 
-from timm_diffsens import runtime
 from timm_diffsens.data.batches import one_ahead
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.noise import corrupt, matched_noise
@@ -17,7 +15,6 @@ from timm_diffsens.perturb.streams import streams
 Batch = tuple[Sequence[int], torch.Tensor]  # indices of the images (their random streams), (n, c, h, w)
 
 _KEPT = 2**25  # bytes of triplets kept for other variants: 900 images of 32 x 32
-_SMALL = 2**17  # numbers: below, handing images to other threads costs more than it saves
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,6 @@ def triplets(
     indices: Sequence[int],
     protocol: Protocol,
     layout: torch.memory_format = torch.contiguous_format,
-    pool: Executor | None = None,
 ) -> torch.Tensor:
     """(n, c, h, w) -> (3 n, c, h, w): clean, deformed, noised, each image with streams of its own.
 
@@ -48,23 +44,18 @@ def triplets(
         indices: of their streams.
         protocol: how they are moved.
         layout: of the result.
-        pool: threads that share the images.
     """
     n = len(clean)
-    whole = with_layout(clean.new_empty(3 * n, *clean.shape[1:]), layout)
+    layout = layout if clean.ndim == 4 else torch.contiguous_format
+    whole = torch.empty(
+        (3 * n, *clean.shape[1:]), dtype=clean.dtype, device=clean.device, memory_format=layout
+    )
     into = whole.chunk(3) if n else (whole,) * 3
 
-    def fill(some: slice) -> None:
-        images, chosen = clean[some], indices[some]
-        moved = protocol.diffeo(images, streams(protocol.seed, "diffeo", chosen))
-        noise = matched_noise(images, moved, streams(protocol.seed, "noise", chosen))
-        for part, made in zip(into, (images, moved, noise.add_(images)), strict=True):
-            part[some].copy_(made)
-
-    if pool is None or clean.numel() < _SMALL:
-        fill(slice(None))
-    else:
-        list(pool.map(fill, [slice(i, i + 1) for i in range(n)]))
+    moved = protocol.diffeo(clean, streams(protocol.seed, "diffeo", indices))
+    noise = matched_noise(clean, moved, streams(protocol.seed, "noise", indices))
+    for part, made in zip(into, (clean, moved, noise.add_(clean)), strict=True):
+        part.copy_(made)
     return whole
 
 
@@ -76,21 +67,19 @@ def moved_batches(
     For another device the next batch is drawn, and on its way there, while the caller works on this one. On
     the CPU, where the network has all the cores already, all of them draw each batch in its turn.
     """
-    elsewhere = like.device.type != "cpu"
 
     def moved() -> Iterator[Batch]:
         for indices, images in batches:
             images = images.to(like.dtype if like.is_floating_point() else images.dtype)
-            triple = triplets(corrupted(images, indices, protocol), indices, protocol, layout, pool)
+            triple = triplets(corrupted(images, indices, protocol), indices, protocol, layout)
             yield indices, triple.pin_memory() if like.device.type == "cuda" else triple
 
-    with runtime.helpers(max(1, torch.get_num_threads()), "draws") as pool:
-        if not elsewhere:
-            yield from moved()
-            return
-        with closing(one_ahead(moved())) as coming:
-            for indices, triple in coming:
-                yield indices, triple.to(like.device, non_blocking=True)
+    if like.device.type == "cpu":
+        yield from moved()
+        return
+    with closing(one_ahead(moved())) as coming:
+        for indices, triple in coming:
+            yield indices, triple.to(like.device, non_blocking=True)
 
 
 class Drawn:

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from timm_diffsens import runtime
 from timm_diffsens.errors import UsageError
+
+_MANY = 2**14  # numbers an image: below, handing images to other threads costs more than it saves
 
 Generator = torch.Generator | np.random.Generator | Sequence[np.random.Generator] | None
 
@@ -56,6 +59,13 @@ def standard_normal(n: int, shape: Sequence[int], generator: Generator, dtype: t
     if len(each) != n:
         raise UsageError(f"expected one generator for each of the {n} images, got {len(each)}")
     out = np.empty((n, *shape), dtype=np.float64 if dtype == torch.float64 else np.float32)
-    for row, source in zip(out, each, strict=True):
-        source.standard_normal(dtype=out.dtype, out=row)
+
+    def fill(image: int) -> None:
+        each[image].standard_normal(dtype=out.dtype, out=out[image])
+
+    if n and out[0].size >= _MANY and len({id(source) for source in each}) == n:
+        runtime.share(fill, n)
+    else:
+        for image in range(n):
+            fill(image)
     return torch.from_numpy(out).to(dtype)
