@@ -1,10 +1,9 @@
 """One pass over a layer's output on the CPU, on PyTorch's own threads.
 
-The work on one layer takes from ten microseconds to some milliseconds, so the kernel is a plain function for one
-thread, compiled by numba, and run by the OpenMP team that PyTorch itself uses (`runtime.team`).
+The work on one layer takes from ten microseconds to some milliseconds, so the kernel is a plain function for
+one thread, compiled by numba, and run by the OpenMP team that PyTorch itself uses (`runtime.team`).
 """
 
-import ctypes
 import functools
 from collections.abc import Callable
 from typing import Any
