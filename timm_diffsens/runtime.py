@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -119,8 +120,8 @@ def torch_library() -> ctypes.CDLL | None:
 
 
 @functools.cache
-def team() -> Callable[[int, int | None, int], None]:
-    """Runs a compiled function, given its address and its argument's, in several threads at once.
+def team() -> Callable[[int, Any, int], None]:
+    """Runs a compiled function, given its address, its argument (a ctypes array) and how many threads.
 
     They are the threads that PyTorch itself uses: those of any other pool would share the cores with them,
     which go on spinning for some milliseconds after each operation.
@@ -133,11 +134,11 @@ def team() -> Callable[[int, int | None, int], None]:
     return lambda function, task, threads: start(function, task, threads, 0)
 
 
-def run_on_python_threads(function: int, task: int | None, threads: int) -> None:
+def run_on_python_threads(function: int, task: Any, threads: int) -> None:
     """The same where PyTorch has another OpenMP; ctypes lets go of the interpreter's lock."""
     call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function)
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(call, [task] * threads))
+        list(pool.map(call, [ctypes.cast(task, ctypes.c_void_p)] * threads))
 
 
 def share(work: Callable[[int], object], count: int) -> None:

@@ -14,6 +14,7 @@ from timm_diffsens.measures.reductions import (
     add_rows,
     add_rows_in_blocks,
     new_numbers,
+    portions_of,
     square_norm,
 )
 
@@ -36,8 +37,8 @@ def case(d, given=torch.float32, real=torch.float32, n=5):
     return parts, pivot, drift
 
 
-def in_blocks(portion, pivot, drift, numbers):
-    add_rows_in_blocks(portion, pivot, drift, numbers, 2 * STRETCH)
+def in_blocks(parts, portions, pivot, drift, numbers):
+    add_rows_in_blocks(parts, portions, pivot, drift, numbers, 2 * STRETCH)
 
 
 def truth(parts, first, last, pivot, before):
@@ -57,7 +58,7 @@ def test_sums_inside_a_stretch_are_those_of_float64(add, given, real, tolerance,
     parts, pivot, drift = case(d, given, real)
     before, start = drift.clone(), pivot.clone()
     numbers = new_numbers(parts.device)
-    add(Portion(parts, 1, 4, 0, opens=False, after=0), pivot, drift, numbers)
+    add(parts, [Portion(1, 4, 0, opens=False, after=0)], pivot, drift, numbers)
     gaps, expected, in_stretch = truth(parts, 1, 4, pivot, 0)
     # products of two sums have twice their relative error
     torch.testing.assert_close(numbers[:5], expected, rtol=2.1 * tolerance, atol=0)
@@ -78,7 +79,7 @@ def test_the_end_of_a_stretch_moves_the_pivot_to_the_mean(add, given, real, tole
     mean = pivot.double() + gaps.sum(0) / 10
     numbers = new_numbers(parts.device)
     drift.fill_(torch.nan)  # what it held before is of no account
-    add(Portion(parts, 0, 4, 6, opens=True, after=10), pivot, drift if kept else None, numbers)
+    add(parts, [Portion(0, 4, 6, opens=True, after=10)], pivot, drift if kept else None, numbers)
     torch.testing.assert_close(numbers[:4], expected[:4], rtol=2.1 * tolerance, atol=0)
     assert not numbers[4].any()  # these are not the first
     assert numbers[5, 0] == 0
@@ -88,13 +89,49 @@ def test_the_end_of_a_stretch_moves_the_pivot_to_the_mean(add, given, real, tole
     torch.testing.assert_close(pivot.double(), mean, rtol=0, atol=4 * 12 * torch.finfo(real).eps)
 
 
+@pytest.mark.parametrize("given", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("n", "count", "open_count"), [(40, 0, 0), (13, 3, 1), (16, 16, 0), (40, 21, 5), (3, 1, 0)]
+)
+def test_portions_of_a_batch_together_give_the_bits_that_they_give_alone(given, n, count, open_count):
+    parts, pivot, drift = case(20 * STRETCH + 9, given, torch.float32, n)
+    portions = portions_of(n, count, open_count)
+    assert [p.first for p in portions] + [n] == [0] + [p.last for p in portions]  # none missing, none twice
+    ways = [[[p] for p in portions], [portions]]
+    if portions[0].opens and portions[-1].after:
+        ways.append([portions])
+    found = []
+    for way in ways:
+        numbers, mean = new_numbers(parts.device), pivot.clone()
+        total = None if len(found) == 2 else drift.clone()
+        for some in way:
+            add_rows(parts, some, mean, total, numbers)
+        found.append((numbers, mean))
+    for numbers, mean in found[1:]:
+        assert torch.equal(numbers, found[0][0])
+        assert torch.equal(mean, found[0][1])
+
+
+def test_stretches_end_where_batches_do_not_matter():
+    ends = [1, 2, 4, 8, 16, 32, 48, 64, 80]
+    for size in (1, 3, 16, 20, 80):
+        count, still_open, found = 0, 0, []
+        while count < 80:
+            n = min(size, 80 - count)
+            portions = portions_of(n, count, still_open)
+            found += [p.after for p in portions if p.after]
+            count += n
+            still_open = 0 if portions[-1].after else count - portions[-1].before
+        assert found == ends
+
+
 def test_parts_need_not_be_contiguous():
     parts, pivot, drift = case(3 * STRETCH + 5)
     spread = torch.empty(*parts.shape, 2)[..., 0].copy_(parts)
     results = []
     for given in (parts, spread):
         numbers, total = new_numbers(parts.device), drift.clone()
-        add_rows(Portion(given, 0, 5, 0, opens=False, after=0), pivot, total, numbers)
+        add_rows(given, [Portion(0, 5, 0, opens=False, after=0)], pivot, total, numbers)
         results.append((numbers, total))
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
@@ -106,7 +143,7 @@ def one_pass(threads, kept, after):
     numbers, before = new_numbers(parts.device), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        add_rows(Portion(parts, 0, 5, 3, opens=True, after=after), pivot, drift if kept else None, numbers)
+        add_rows(parts, [Portion(0, 5, 3, opens=True, after=after)], pivot, drift if kept else None, numbers)
     finally:
         torch.set_num_threads(before)
     return numbers, pivot
@@ -151,7 +188,7 @@ def test_what_is_not_finite_stays_so(add, bad):
     parts, pivot, drift = case(STRETCH + 100)
     parts[1, 2, 17] = bad
     numbers = new_numbers(parts.device)
-    add(Portion(parts, 0, 5, 4, opens=False, after=0), pivot, drift, numbers)
+    add(parts, [Portion(0, 5, 4, opens=False, after=0)], pivot, drift, numbers)
     assert numbers[0].isfinite().tolist() == [False, True, True]
     assert numbers[5].isfinite().all()
 

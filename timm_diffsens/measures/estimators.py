@@ -1,18 +1,19 @@
 """Streaming, mergeable estimators of D, G and R with standard errors."""
 
 import copy
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from timm_diffsens.errors import UsageError
-from timm_diffsens.measures.reductions import Portion, add_rows, new_numbers
+from timm_diffsens.measures.reductions import add_rows, new_numbers, portions_of
 
 # Rounding of a forward differs with the position in the batch (blocked matrix products), by some ten units
 # in the last place; a spread below that is no spread.
 _ROUNDING_UNITS = 64
-_ROWS = 16  # images of a stretch; the more, the less the pivot is written
 # Layers up to this size are summed in float64: over fewer columns the rounding of a float32 mean, which
 # matters where it is large beside the spread, does not average out.
 _SMALL = 2**12
@@ -91,6 +92,47 @@ class Moments:
         return Moments(count, self.mean + gap * (other.count / count), square_sum)
 
 
+@dataclass(frozen=True)
+class Room:
+    """Memory for the state of an estimator: `pivot` and `drift` (d,), `numbers` (6, 3)."""
+
+    pivot: torch.Tensor
+    drift: torch.Tensor | None
+    numbers: torch.Tensor
+
+    def fits(self, row: torch.Tensor, dtype: torch.dtype) -> bool:
+        """Whether a pivot of this type, made of this row, can be kept in it."""
+        pivot = self.pivot
+        return (pivot.dtype, pivot.device, pivot.shape) == (dtype, row.device, row.shape)
+
+    @classmethod
+    def for_sizes(cls, sizes: Sequence[int], drift: bool, device: torch.device) -> "list[Room]":
+        """Rooms for layers of so many numbers a sample, all in a few pieces.
+
+        Allocated layer by layer, between activations that come and go, each would leave a hole that the next
+        activation does not fit into, and memory would grow to several times what is in use.
+        """
+        numbers = torch.zeros(len(sizes), *new_numbers(device).shape, dtype=torch.float64, device=device)
+        vectors: list[list[torch.Tensor]] = [[], []]
+        for into in vectors[: 1 + drift]:
+            whole = {
+                dtype: torch.empty(
+                    sum(d for d in sizes if _pivot_dtype(d) == dtype), dtype=dtype, device=device
+                )
+                for dtype in (torch.float32, torch.float64)
+            }
+            at = dict.fromkeys(whole, 0)
+            for d in sizes:
+                dtype = _pivot_dtype(d)
+                into.append(whole[dtype][at[dtype] : at[dtype] + d])
+                at[dtype] += d
+        pivots, drifts = vectors
+        return [
+            cls(pivot, second, each)
+            for pivot, second, each in itertools.zip_longest(pivots, drifts, numbers.unbind())
+        ]
+
+
 @dataclass
 class SensitivityEstimator:
     """D, G and R of one layer from batches of (clean, moved, noised) representations.
@@ -129,6 +171,7 @@ class SensitivityEstimator:
     drift: torch.Tensor | None = None
     numbers: torch.Tensor | None = None  # see `reductions.new_numbers`
     eps: float = 0.0  # rounding unit of what was given, at most that of float32
+    room: "Room | None" = None  # where the above go if they fit; else they are allocated
 
     def update(self, clean: torch.Tensor, moved: torch.Tensor, noised: torch.Tensor) -> None:
         """Add n images: three arrays (n, ...) of equal shape.
@@ -155,33 +198,34 @@ class SensitivityEstimator:
         if self.pivot is None:
             self._start(parts[0])
         assert self.pivot is not None
+        assert self.numbers is not None
         if parts.shape[2] != len(self.pivot):
             raise UsageError(f"expected {len(self.pivot)} numbers a sample, got {parts.shape[2]}")
-        first, n = 0, parts.shape[1]
-        while first < n:
-            end = first + _stretch_end(self.count) - self.count
-            self._update_rows(parts, first, min(end, n), closes=end <= n)
-            first = end
+        portions = portions_of(parts.shape[1], self.count, self.open_count)
+        if not portions:
+            return
+        goes_on = portions[-1].after == 0
+        if self.drift is None and goes_on:
+            drift = None if self.room is None else self.room.drift
+            self.drift = torch.empty_like(self.pivot) if drift is None else drift
+        add_rows(parts, portions, self.pivot, self.drift, self.numbers)
+        self.count += parts.shape[1]
+        self.open_count = self.count - portions[-1].before if goes_on else 0
+        if not goes_on:
+            self.drift = None
 
     def _start(self, rows: torch.Tensor) -> None:
         dtype = _accumulation_dtype(rows)
         self.eps = torch.finfo(dtype).eps
-        self.pivot = rows[0].to(torch.float64 if rows.shape[1] <= _SMALL else dtype, copy=True)
-        self.numbers = new_numbers(rows.device)
-
-    def _update_rows(self, parts: torch.Tensor, first: int, last: int, closes: bool) -> None:
-        """Add images of one stretch; `closes` says whether they are its last."""
-        assert self.pivot is not None
-        assert self.numbers is not None
-        before, opens = self.count - self.open_count, self.open_count == 0
-        self.count += last - first
-        self.open_count += last - first
-        if opens and not closes:
-            self.drift = torch.empty_like(self.pivot)
-        portion = Portion(parts, first, last, before, opens, self.count if closes else 0)
-        add_rows(portion, self.pivot, self.drift, self.numbers)
-        if closes:
-            self.open_count, self.drift = 0, None
+        dtype = _pivot_dtype(rows.shape[1], dtype)
+        if self.room is not None and not self.room.fits(rows[0], dtype):
+            self.room = None
+        if self.room is None:
+            self.pivot = rows[0].to(dtype, copy=True)
+            self.numbers = new_numbers(rows.device)
+        else:
+            self.pivot = self.room.pivot.copy_(rows[0])
+            self.numbers = self.room.numbers.zero_()
 
     @property
     def sums(self) -> torch.Tensor | None:
@@ -259,11 +303,6 @@ class SensitivityEstimator:
         return Estimate(n, d, noise, a / g, d_stderr, g_stderr, r_stderr)
 
 
-def _stretch_end(count: int) -> int:
-    """Where the stretch that image `count` (from 0) is in ends: 1, 2, 4, 8, 16, then multiples of 16."""
-    return 1 << count.bit_length() if 0 < count < _ROWS else (count // _ROWS + 1) * _ROWS if count else 1
-
-
 def _cross_terms(first: torch.Tensor, share: float) -> torch.Tensor:
     """What sums of products gain when the image (a, g, 0) gets its share of the denominator."""
     b = first.new_tensor([0.0, 0.0, share])
@@ -276,6 +315,10 @@ def _ratio_stderr(
     """Delta method for mean(x) / mean(y): sqrt(sum (x_i - ratio y_i)^2 / (n (n - 1))) / mean(y)."""
     square = products[top][top] - 2 * ratio * products[top][bottom] + ratio**2 * products[bottom][bottom]
     return math.sqrt(max(square, 0.0) / (n * (n - 1))) / mean
+
+
+def _pivot_dtype(d: int, given: torch.dtype = torch.float32) -> torch.dtype:
+    return torch.float64 if d <= _SMALL else given
 
 
 def _accumulation_dtype(rows: torch.Tensor) -> torch.dtype:

@@ -4,8 +4,10 @@ The work on one layer takes from ten microseconds to some milliseconds, so the k
 one thread, compiled by numba, and run by the OpenMP team that PyTorch itself uses (`runtime.team`).
 """
 
+import ctypes
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba
@@ -22,10 +24,11 @@ _FAST_MATH = {"reassoc", "contract", "nsz"}  # sums in vector lanes; infinities 
 # Stretches that a thread takes at once: more of them read memory in longer runs, fewer share a layer evenly.
 _LONG, _LONG_FROM = 4, 64 * STRETCH
 
-# A task in 64-bit integers: three counters that the threads share, numbers, and addresses.
-_TAKEN, _TEAM, _DONE, _CHUNK, _IMAGES, _WIDTH, _FIRST, _LAST, _BEFORE, _AFTER, _OPENS, _BRIEF = range(12)
-_PARTS, _PIVOT, _DRIFT, _SQUARES, _NUMBERS, _FIELDS = range(12, 18)
-_ROWS = 6  # of the numbers, see `reductions.Portion`
+# A task in 64-bit integers: three counters that the threads share, numbers, and addresses; then its portions.
+_TAKEN, _TEAM, _DONE, _CHUNK, _IMAGES, _WIDTH, _BRIEF, _PORTIONS = range(8)
+_PARTS, _PIVOT, _DRIFT, _SQUARES, _NUMBERS, _FIELDS = range(8, 14)
+_FIRST, _LAST, _BEFORE, _OPENS, _AFTER = range(len(Portion._fields))
+_ROWS = 6  # of the numbers, see `reductions.new_numbers`
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -76,19 +79,20 @@ def _move(origin: Any, total: Any, share: Any, real: Any) -> Any:
 
 
 @numba.njit  # type: ignore[untyped-decorator]
-def _tally(squares: Any, numbers: Any, n: int, before: int, after: int) -> None:
-    """Add the sums over stretches, taken in float64, to the numbers of the layer."""
-    for i in range(n):
+def _tally(squares: Any, numbers: Any, images: int, which: int, portion: Any) -> None:
+    """Add the sums over stretches of columns, taken in float64, to the numbers of the layer."""
+    before, after = portion[_BEFORE], portion[_AFTER]
+    for i in range(portion[_FIRST], portion[_LAST]):
         a, g, b = 0.0, 0.0, 0.0
         for stretch in range(len(squares)):
             a += squares[stretch, i]
-            g += squares[stretch, n + i]
-            b += squares[stretch, 2 * n + i]
+            g += squares[stretch, images + i]
+            b += squares[stretch, 2 * images + i]
         numbers[5, 0] += b
         b *= 2 * before / (before + 1)
         image = (a, g, b)
         for kind in range(3):
-            if before + i == 0:
+            if before + i == portion[_FIRST]:
                 numbers[4, kind] = image[kind]
             numbers[0, kind] += image[kind]
             for other in range(3):
@@ -96,7 +100,7 @@ def _tally(squares: Any, numbers: Any, n: int, before: int, after: int) -> None:
     if after:
         gap = 0.0
         for stretch in range(len(squares)):
-            gap += squares[stretch, 3 * n]
+            gap += squares[stretch, 3 * images + which]
         numbers[5, 1] += numbers[5, 0] - gap / after
         numbers[5, 0] = 0.0
 
@@ -105,14 +109,16 @@ def _kernel(given: Any, real: Any) -> Callable[[Any], None]:
     """What each thread does for a task; `given` is the type of the layer, `real` that of the pivot."""
 
     stretch = STRETCH  # of the closure: numba's cache on disk looks at that, not at globals of other files
+    width = len(Portion._fields)
 
     def share(task: Any) -> None:
         it = carray(task, (_FIELDS,), np.int64)
-        d, first, last, after, chunk = it[_WIDTH], it[_FIRST], it[_LAST], it[_AFTER], it[_CHUNK]
-        n, chunks = last - first, -(-d // chunk)
-        parts = carray(_pointer(it[_PARTS]), (3, it[_IMAGES], d), given)
+        d, images, count, chunk = it[_WIDTH], it[_IMAGES], it[_PORTIONS], it[_CHUNK]
+        portions = carray(task, (_FIELDS + count * width,), np.int64)[_FIELDS:].reshape((count, width))
+        chunks = -(-d // chunk)
+        parts = carray(_pointer(it[_PARTS]), (3, images, d), given)
         pivot = carray(_pointer(it[_PIVOT]), (d,), real)
-        squares = carray(_pointer(it[_SQUARES]), (-(-d // stretch), 3 * n + 1), real)
+        squares = carray(_pointer(it[_SQUARES]), (-(-d // stretch), 3 * images + count), real)
         own = _count(task, _TEAM) * chunk if it[_BRIEF] else 0
         drift = carray(_pointer(it[_DRIFT]), (own + chunk if it[_BRIEF] else d,), real)
         while True:
@@ -121,29 +127,33 @@ def _kernel(given: Any, real: Any) -> Callable[[Any], None]:
                 return
             start, stop = number * chunk, min(number * chunk + chunk, d)
             shift = own - start if it[_BRIEF] else 0
-            if it[_OPENS]:
-                drift[start + shift : stop + shift] = 0
-            for row in range(first, last):
-                for a in range(start, stop, stretch):
-                    b = min(a + stretch, stop)
-                    found = _gaps(
-                        parts[0, row, a:b],
-                        parts[1, row, a:b],
-                        parts[2, row, a:b],
-                        pivot[a:b],
-                        drift[a + shift : b + shift],
-                        real,
-                    )
-                    for kind in range(3):
-                        squares[a // stretch, kind * n + row - first] = found[kind]
-            if after:
-                for a in range(start, stop, stretch):
-                    b = min(a + stretch, stop)
-                    total = drift[a + shift : b + shift]
-                    squares[a // stretch, 3 * n] = _move(pivot[a:b], total, real(1 / after), real)
+            for which in range(count):
+                portion = portions[which]
+                if portion[_OPENS]:
+                    drift[start + shift : stop + shift] = 0
+                for row in range(portion[_FIRST], portion[_LAST]):
+                    for a in range(start, stop, stretch):
+                        b = min(a + stretch, stop)
+                        found = _gaps(
+                            parts[0, row, a:b],
+                            parts[1, row, a:b],
+                            parts[2, row, a:b],
+                            pivot[a:b],
+                            drift[a + shift : b + shift],
+                            real,
+                        )
+                        for kind in range(3):
+                            squares[a // stretch, kind * images + row] = found[kind]
+                if portion[_AFTER]:
+                    for a in range(start, stop, stretch):
+                        b = min(a + stretch, stop)
+                        total = drift[a + shift : b + shift]
+                        part = real(1 / portion[_AFTER])
+                        squares[a // stretch, 3 * images + which] = _move(pivot[a:b], total, part, real)
             if _count(task, _DONE) == chunks - 1:  # all the others have been written
                 numbers = carray(_pointer(it[_NUMBERS]), (_ROWS, 3), np.float64)
-                _tally(squares, numbers, n, it[_BEFORE], after)
+                for which in range(count):
+                    _tally(squares, numbers, images, which, portions[which])
 
     return share
 
@@ -158,25 +168,27 @@ def compiled(given: Any, real: Any) -> Any:
         return numba.cfunc(signature)(_kernel(given, real))
 
 
-def add(portion: Portion, pivot: torch.Tensor, drift: torch.Tensor | None, numbers: torch.Tensor) -> None:
+def add(
+    parts: torch.Tensor,
+    portions: Sequence[Portion],
+    pivot: torch.Tensor,
+    drift: torch.Tensor | None,
+    numbers: torch.Tensor,
+) -> None:
     """See `reductions.add_rows`; `parts` is contiguous, and of float32 or float64."""
-    parts, n, d = portion.parts, portion.last - portion.first, len(pivot)
+    _, images, d = parts.shape
     chunk = STRETCH * (_LONG if d >= _LONG_FROM else 1)
     threads = max(1, min(torch.get_num_threads(), -(-d // chunk)))
-    brief = drift is None
-    if drift is None:
-        drift = pivot.new_empty(threads * chunk)
-    squares = pivot.new_empty((-(-d // STRETCH), 3 * n + 1))
-    task = np.array(
-        [
-            *(0, 0, 0, chunk, parts.shape[1], d, portion.first, portion.last),
-            *(portion.before, portion.after, portion.opens, brief),
-            *(each.data_ptr() for each in (parts, pivot, drift, squares, numbers)),
-        ],
-        dtype=np.int64,
-    )
+    squares = -(-d // STRETCH) * (3 * images + len(portions))
+    scratch = pivot.new_empty(squares + (threads * chunk if drift is None else 0))
+    place = scratch.data_ptr()
+    after = place + squares * scratch.itemsize
+    fields = [0, 0, 0, chunk, images, d, drift is None, len(portions), parts.data_ptr(), pivot.data_ptr()]
+    fields += [after if drift is None else drift.data_ptr(), place, numbers.data_ptr()]
+    fields += itertools.chain.from_iterable(portions)
+    task = (ctypes.c_int64 * len(fields))(*fields)
     function = compiled(_NUMPY[parts.dtype], _NUMPY[pivot.dtype])
-    runtime.team()(function.address, task.ctypes.data, threads)
+    runtime.team()(function.address, task, threads)
 
 
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}

@@ -1,5 +1,6 @@
 """The hooks: a context manager that reduces every layer's output the moment it is made."""
 
+import math
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
@@ -9,7 +10,8 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from timm_diffsens.errors import MeasurementError, UsageError
-from timm_diffsens.measures.estimators import Estimate, LayerSensitivity, SensitivityEstimator
+from timm_diffsens.measures.estimators import Estimate, LayerSensitivity, Room, SensitivityEstimator
+from timm_diffsens.measures.reductions import ROWS
 from timm_diffsens.models.layers import Layer, select_layers
 from timm_diffsens.models.trace import Trace, call_name, pick_output, tensors, trace
 
@@ -85,8 +87,9 @@ class Probe:
 
     def reset(self) -> None:
         """Forget all images; the layers stay."""
-        self._estimators.clear()
-        self._mean_estimators.clear()
+        for estimators in (self._estimators, self._mean_estimators):
+            for name, estimator in estimators.items():
+                estimators[name] = SensitivityEstimator(room=estimator.room)
         self._faults.clear()
         self._orders.clear()
 
@@ -129,7 +132,7 @@ class Probe:
         reason = layer.reason or self._faults.get(layer.name) or reason
         if reason is not None:
             estimate = Estimate(estimator.count if estimator else 0, reason=reason)
-        elif estimator is None:
+        elif estimator is None or estimator.count == 0:
             estimate = Estimate(0, reason="not called")
         else:
             estimate = estimator.compute()
@@ -170,9 +173,9 @@ class Probe:
         self._batch = len(given[0])
         self._counts.clear()
         if self.trace is None:
-            self._look(args, kwargs)
+            self._look(args, kwargs, given[0].device)
 
-    def _look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _look(self, args: tuple[Any, ...], kwargs: dict[str, Any], device: torch.device) -> None:
         """Trace the model on three samples of the first batch, then hook the layers asked for."""
         n = self._batch // _PARTS
         pairs = ([0, n], [n, self._batch - 1])
@@ -183,7 +186,24 @@ class Probe:
         finally:
             self._tracing = False
         self.layers = select_layers(self.trace, self.selection)
+        measured = [layer for layer in self.layers if layer.reason is None]
+        self._estimators = self._prepare({layer.name: layer.shape for layer in measured}, device)
+        if self.mean_channel:
+            averages = {
+                layer.name: layer.shape[: layer.channel_axis] + layer.shape[layer.channel_axis + 1 :]
+                for layer in measured
+                if layer.channel_axis is not None
+            }
+            self._mean_estimators = self._prepare(averages, device)
         self._attach()
+
+    def _prepare(
+        self, shapes: dict[str, tuple[int, ...]], device: torch.device
+    ) -> dict[str, SensitivityEstimator]:
+        """An estimator for each layer, given the shape of a sample, with memory of its own."""
+        between = bool(self._batch // _PARTS % ROWS)  # batches end inside of stretches
+        rooms = Room.for_sizes([math.prod(shape) for shape in shapes.values()], between, device)
+        return {name: SensitivityEstimator(room=room) for name, room in zip(shapes, rooms, strict=True)}
 
     def _attach(self) -> None:
         wanted: dict[str, dict[str, Layer]] = {}
@@ -216,9 +236,7 @@ class Probe:
         return output.reshape(self._batch, layer.fold, *output.shape[1:])
 
     def _update(self, estimators: dict[str, SensitivityEstimator], name: str, samples: torch.Tensor) -> None:
-        estimator = estimators.get(name)
-        if estimator is None:
-            estimator = estimators[name] = SensitivityEstimator()
+        estimator = estimators[name]
         order = self._orders.get(id(estimator))  # unknown too in a copy of an open probe
         if order is None:
             order = self._orders[id(estimator)] = memory_order(samples)  # the same for all batches

@@ -1,35 +1,63 @@
 """What the estimators need of a layer's output, read once and reduced where it lies."""
 
+import functools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 
 # Columns whose sums of squares are taken in float32, exact to 1e-6, before float64 takes over; they stay in
 # a core's first-level cache.
 STRETCH = 2**12
+ROWS = 16  # images of a stretch; the more, the less the pivot is written
 _COLUMNS = 2**20  # of a block: its temporaries are small beside an activation, its launches few
 
 
-@dataclass(frozen=True)
-class Portion:
+class Portion(NamedTuple):
     """Images of one stretch: as many of it as one batch has.
 
     Attributes:
-        parts: (3, n, d), clean, moved and noised representations.
-        first, last: the images, of n, that belong to the portion.
+        first, last: the images of the batch that belong to the portion.
         before: images before the stretch, whose mean the pivot is.
         opens: whether they are the first of the stretch.
         after: images up to its end, if they are its last, else 0.
     """
 
-    parts: torch.Tensor
     first: int
     last: int
     before: int
     opens: bool
     after: int
+
+
+@functools.lru_cache(64)
+def portions_of(n: int, count: int, open_count: int) -> tuple[Portion, ...]:
+    """How the next `n` images fall into stretches.
+
+    They end at 1, 2, 4, 8, 16 images, then at multiples of 16.
+
+    Args:
+        n: images of the batch.
+        count: images before the batch.
+        open_count: of those, the last that belong to a stretch that goes on.
+    """
+    made: list[Portion] = []
+    first = 0
+    while first < n:
+        before, opens = count - open_count, open_count == 0
+        last = min(n, first + _stretch_end(count) - count)
+        count += last - first
+        closes = count == _stretch_end(count - 1)
+        open_count = 0 if closes else open_count + last - first
+        made.append(Portion(first, last, before, opens, count if closes else 0))
+        first = last
+    return tuple(made)
+
+
+def _stretch_end(count: int) -> int:
+    """Where the stretch that image `count` (from 0) is in ends."""
+    return 1 << count.bit_length() if 0 < count < ROWS else (count // ROWS + 1) * ROWS if count else 1
 
 
 def new_numbers(device: torch.device) -> torch.Tensor:
@@ -42,7 +70,11 @@ def new_numbers(device: torch.device) -> torch.Tensor:
 
 
 def add_rows(
-    portion: Portion, pivot: torch.Tensor, drift: torch.Tensor | None, numbers: torch.Tensor
+    parts: torch.Tensor,
+    portions: Sequence[Portion],
+    pivot: torch.Tensor,
+    drift: torch.Tensor | None,
+    numbers: torch.Tensor,
 ) -> None:
     """Add images to the running sums of a layer, in place.
 
@@ -50,43 +82,56 @@ def add_rows(
     number of images before the stretch. At its end the pivot becomes the mean of all.
 
     Args:
-        portion: the images; half precision is widened first.
+        parts: (3, n, d), clean, moved and noised representations; half precision is widened first.
+        portions: which of the images, one after the other.
         pivot: (d,), of the type in which to calculate.
         drift: (d,), sum of clean - pivot over the open stretch; what it holds is forgotten where one opens.
-            None if the portion both opens and closes it.
+            None if the first portion opens its stretch and the last closes its own.
         numbers: see `new_numbers`.
     """
-    parts = portion.parts
     if parts.device.type != "cpu":
-        add_rows_in_blocks(portion, pivot, drift, numbers, _COLUMNS)
+        add_rows_in_blocks(parts, portions, pivot, drift, numbers, _COLUMNS)
         return
-    if parts.dtype not in (torch.float32, torch.float64):
-        parts = parts[:, portion.first : portion.last].float()
-        portion = replace(portion, parts=parts, first=0, last=parts.shape[1])
-    elif not parts.is_contiguous():
-        portion = replace(portion, parts=parts.contiguous())
     from timm_diffsens.measures import kernel_cpu  # needs numba, which takes a while to import
 
-    kernel_cpu.add(portion, pivot, drift, numbers)
+    if parts.dtype in (torch.float32, torch.float64):
+        kernel_cpu.add(parts.contiguous(), portions, pivot, drift, numbers)
+        return
+    for portion in portions:  # so that what is widened is small
+        images = parts[:, portion.first : portion.last].to(
+            torch.float32, memory_format=torch.contiguous_format
+        )
+        kernel_cpu.add(images, [portion._replace(first=0, last=images.shape[1])], pivot, drift, numbers)
 
 
 def add_rows_in_blocks(
-    portion: Portion,
+    parts: torch.Tensor,
+    portions: Sequence[Portion],
     pivot: torch.Tensor,
     drift: torch.Tensor | None,
     numbers: torch.Tensor,
     columns: int,
 ) -> None:
     """The same through PyTorch's own operations on any device, `columns` of an image at a time."""
-    n = portion.last - portion.first
-    if drift is None:
-        drift = torch.zeros_like(pivot)
-    elif portion.opens:
+    drift = torch.zeros_like(pivot) if drift is None else drift
+    for portion in portions:
+        _add_portion(parts[:, portion.first : portion.last], portion, pivot, drift, numbers, columns)
+
+
+def _add_portion(
+    images: torch.Tensor,
+    portion: Portion,
+    pivot: torch.Tensor,
+    drift: torch.Tensor,
+    numbers: torch.Tensor,
+    columns: int,
+) -> None:
+    n = images.shape[1]
+    if portion.opens:
         drift.zero_()
     norms = pivot.new_empty(3, n, math.ceil(len(pivot) / STRETCH))
     for start, stop in _blocks(len(pivot), columns):
-        parts = portion.parts[:, portion.first : portion.last, start:stop]
-        clean, moved, noised = parts.to(pivot.dtype).unbind()
+        clean, moved, noised = images[:, :, start:stop].to(pivot.dtype).unbind()
         gaps = pivot.new_empty(3, n, stop - start)
         from_moved, from_noised, from_pivot = gaps.unbind()
         torch.sub(moved, clean, out=from_moved)
