@@ -73,6 +73,7 @@ def prepare(setting):
         runtime.tune_allocator()
     else:
         runtime.tune_allocator = lambda: False  # whatever is imported, the thresholds stay
+    import timm  # noqa: F401
     import torch
 
     from timm_diffsens.measures.pipeline import channels_last

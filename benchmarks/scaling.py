@@ -1,16 +1,17 @@
-"""How the cost of a measurement grows with images, layers, input size and threads.
+"""How the cost of a measurement grows with images, batch size, layers, input size and threads.
 
     python benchmarks/scaling.py --json benchmarks/scaling.json
 
-Images: one measurement of all layers of net/resnet20 in a process of its own, whose time and peak memory are
-noted on the way. The others: single batches of resnet18 with and without the measurement, interleaved, in
-processes of their own.
+Images: measurements of all layers of net/resnet20, each in a process of its own, whose time and peak memory
+are noted on the way; medians over them. The others: the same images with and without the measurement,
+interleaved, in processes of their own.
 """
 
 import argparse
-import itertools
 import json
+import multiprocessing
 import statistics
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from bare import MB, Process, Setting, machine, memory, now, start_memory
@@ -21,7 +22,7 @@ _BATCH = 50
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["images", "layers", "size", "threads"])
+    parser.add_argument("parts", nargs="*", default=list(PARTS))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
@@ -29,7 +30,7 @@ def main() -> None:
     options = parser.parse_args()
     found = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
     for part in options.parts:
-        rows = {"images": images, "layers": layers, "size": sizes, "threads": threads}[part](options)
+        rows = PARTS[part](options)
         found[part] = [{**row, **machine(options.device)} for row in rows]
         print(table(rows), flush=True)
         if options.json:
@@ -38,18 +39,46 @@ def main() -> None:
 
 def images(options):
     """Seconds and peak memory after so many images; the slope is that since the mark before."""
+    with ProcessPoolExecutor(
+        1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
+    ) as alone:
+        passes = [
+            alone.submit(one_pass, options.threads, options.device).result() for _ in range(options.repeats)
+        ]
+    rows = []
+    for i, n in enumerate(MARKS, start=1):
+        slopes = [1000 * (p[i][0] - p[i - 1][0]) / (n - (MARKS[i - 2] if i > 1 else _BATCH)) for p in passes]
+        rows.append(
+            {
+                "images": n,
+                # since the first batch, with which the layers are found
+                "seconds": round(statistics.median(p[i][0] - p[0][0] for p in passes), 3),
+                "slope_ms": round(statistics.median(slopes), 3),
+                "slope_min": round(min(slopes), 3),
+                "slope_max": round(max(slopes), 3),
+                "memory_mb": round(statistics.median(p[i][1] for p in passes) / MB, 1),
+            }
+        )
+    return rows
+
+
+def one_pass(threads, device):
+    """(moment, peak memory above what imports take) after the first batch and at each mark."""
+    from timm_diffsens import load_model, runtime
+
+    runtime.prepare()
+    import timm  # noqa: F401
     import torch
 
-    from timm_diffsens import load_model, runtime
+    from timm_diffsens.measures import kernel_cpu  # noqa: F401
     from timm_diffsens.measures.pipeline import run_pass
     from timm_diffsens.measures.triplets import Protocol
 
-    runtime.prepare()
-    torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
-    model = load_model("net/resnet20", pretrained=False).module.to(device)
+    torch.set_num_threads(threads)
+    device = torch.device(device)
     start_memory(device)
     before = memory(device)
+    model = load_model("net/resnet20", pretrained=False).module.to(device)
     seen = []
 
     def source(size):
@@ -59,18 +88,17 @@ def images(options):
 
     def progress(done):
         if done in (_BATCH, *MARKS):
-            seen.append((done, now(device), memory(device)))
+            seen.append((now(device), memory(device) - before))
 
     run_pass(model, source, Protocol(), layers="all", batch_size=_BATCH, progress=progress)
-    return [
-        {
-            "images": n,
-            "seconds": round(at - seen[0][1], 3),  # since the first batch, with which the layers are found
-            "slope_ms": round(1000 * (at - earlier[1]) / (n - earlier[0]), 3),
-            "memory_mb": round((peak - before) / MB, 1),
-        }
-        for earlier, (n, at, peak) in itertools.pairwise(seen)
-    ]
+    return seen
+
+
+def batches(options):
+    """The same 32 images in batches of several sizes, for networks of large and of small images."""
+    cases = [{"model": "resnet18", "batch": n, "batches": 32 // n} for n in (1, 2, 4, 8, 16, 32)]
+    cases += [{"model": "net/resnet20", "batch": n, "batches": 512 // n} for n in (8, 16, 32, 64, 128, 256)]
+    return compare(options, [{**case, "setting": "all", "size": None} for case in cases])
 
 
 def layers(options):
@@ -86,20 +114,24 @@ def threads(options):
 
 
 def compare(options, cases):
-    """Each case beside the bare network, of which there is one a size and number of threads."""
+    """Each case beside the bare network in the same circumstances."""
     rows = []
     for case in cases:
         size, count = case.get("size", 224), case.get("threads", options.threads)
+        model, batch, several = case.get("model", "resnet18"), case.get("batch", 16), case.get("batches", 1)
         names = ("(b)", case["setting"])
-        settings = [Setting(n, "resnet18", 16, 1, count, options.device, size) for n in names]
+        settings = [Setting(n, model, batch, several, count, options.device, size) for n in names]
         pair = [Process(setting) for setting in settings]
         runs = [[process.run()["seconds"] for process in pair] for _ in range(options.repeats)]
         bare, probed = (statistics.median(times) for times in zip(*runs, strict=True))
         rows.append(
             {
+                "model": model,
+                "batch": batch,
+                "images": batch * several,
                 "size": size,
                 "threads": count,
-                **case,
+                "setting": case["setting"],
                 "layers": pair[1].about["layers"],
                 "bare": round(bare, 4),
                 "seconds": round(probed, 4),
@@ -109,6 +141,9 @@ def compare(options, cases):
         for process in pair:
             process.close()
     return rows
+
+
+PARTS = {"images": images, "batch": batches, "layers": layers, "size": sizes, "threads": threads}
 
 
 def table(rows):

@@ -187,8 +187,12 @@ def add(
     fields += [after if drift is None else drift.data_ptr(), place, numbers.data_ptr()]
     fields += itertools.chain.from_iterable(portions)
     task = (ctypes.c_int64 * len(fields))(*fields)
-    function = compiled(_NUMPY[parts.dtype], _NUMPY[pivot.dtype])
-    runtime.team()(function.address, task, threads)
+    runtime.team()(function_for(parts.dtype, pivot.dtype).address, task, threads)
+
+
+def function_for(given: torch.dtype, real: torch.dtype) -> Any:
+    """The compiled kernel for layers and pivots of these types."""
+    return compiled(_NUMPY[given], _NUMPY[real])
 
 
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}

@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from timm_diffsens.errors import MeasurementError, UsageError
+from timm_diffsens.measures import reductions
 from timm_diffsens.measures.estimators import Estimate, LayerSensitivity, Room, SensitivityEstimator
-from timm_diffsens.measures.reductions import ROWS
 from timm_diffsens.models.layers import Layer, select_layers
 from timm_diffsens.models.trace import Trace, call_name, pick_output, tensors, trace
 
@@ -186,6 +186,7 @@ class Probe:
         finally:
             self._tracing = False
         self.layers = select_layers(self.trace, self.selection)
+        reductions.prepare(device)
         measured = [layer for layer in self.layers if layer.reason is None]
         self._estimators = self._prepare({layer.name: layer.shape for layer in measured}, device)
         if self.mean_channel:
@@ -201,7 +202,7 @@ class Probe:
         self, shapes: dict[str, tuple[int, ...]], device: torch.device
     ) -> dict[str, SensitivityEstimator]:
         """An estimator for each layer, given the shape of a sample, with memory of its own."""
-        between = bool(self._batch // _PARTS % ROWS)  # batches end inside of stretches
+        between = bool(self._batch // _PARTS % reductions.ROWS)  # batches end inside of stretches
         rooms = Room.for_sizes([math.prod(shape) for shape in shapes.values()], between, device)
         return {name: SensitivityEstimator(room=room) for name, room in zip(shapes, rooms, strict=True)}
 

@@ -104,6 +104,15 @@ def add_rows(
         kernel_cpu.add(images, [portion._replace(first=0, last=images.shape[1])], pivot, drift, numbers)
 
 
+def prepare(device: torch.device) -> None:
+    """Load what `add_rows` needs there: while activations come and go it would leave holes among them."""
+    if device.type == "cpu":
+        from timm_diffsens.measures import kernel_cpu
+
+        for pivot in (torch.float32, torch.float64):
+            kernel_cpu.function_for(torch.float32, pivot)
+
+
 def add_rows_in_blocks(
     parts: torch.Tensor,
     portions: Sequence[Portion],
