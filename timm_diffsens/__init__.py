@@ -19,6 +19,7 @@ _HOMES = {
     "LayerSensitivity": "measures.estimators",
     "Probe": "measures.probe",
     "measure": "measures.pipeline",
+    "Precision": "measures.precision",
     "bench": "measures.bench",
     "filter_spectrum": "measures.spectra",
     "FilterSpectrum": "measures.spectra",
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from timm_diffsens.measures.estimators import LayerSensitivity
     from timm_diffsens.measures.functional import Sensitivity, sensitivity
     from timm_diffsens.measures.pipeline import measure
+    from timm_diffsens.measures.precision import Precision
     from timm_diffsens.measures.probe import Probe
     from timm_diffsens.measures.spectra import FilterSpectrum, filter_spectrum
     from timm_diffsens.models.loading import load_model

@@ -85,6 +85,8 @@ def bench(
     init_samples: ask.InitSamples = 1,
     device: ask.Device = "auto",
     batch_size: ask.BatchSize = "auto",
+    amp: ask.Amp = False,
+    tf32: ask.TF32 = False,
     out: Out = OUT,
     force: ask.Force = False,
     all_layers: Annotated[
@@ -118,6 +120,8 @@ def bench(
         init_samples=init_samples,
         device=device,
         batch_size=ask.batch_size_given(batch_size),
+        amp=amp,
+        tf32=tf32,
         full_error=full_error,
         test_error=test_error,
         dims=dims,
@@ -159,7 +163,7 @@ def _check(models: Sequence[str], options: "Options", out: Path) -> None:
     if options.test_error is not None and len(models) > 1:
         raise UsageError(f"--test-error belongs to one model, got {len(models)}: {', '.join(models)}")
     _ = (options.variant_names, options.task, options.diffeo, options.input)
-    runtime.resolve_device(options.device)
+    options.precision.check(runtime.resolve_device(options.device))
     runtime.prepare()
     for spec in models:
         find_source(spec)

@@ -54,6 +54,8 @@ Device = Annotated[str, option("--device", help="auto, cpu, cuda or cuda:i.", pa
 BatchSize = Annotated[
     str, option("--batch-size", help="Images a batch; a forward sees three times as many.", panel=RUN)
 ]
+Amp = Annotated[bool, option("--amp", help="Forwards in bfloat16 (autocast): other numbers.", panel=RUN)]
+TF32 = Annotated[bool, option("--tf32", help="Forwards in TF32 on CUDA: other numbers.", panel=RUN)]
 Force = Annotated[bool, option("--force", help="Measure again what is done.", panel=RUN)]
 
 

@@ -54,6 +54,8 @@ def sweep(
     init_samples: ask.InitSamples = 1,
     device: ask.Device = "auto",
     batch_size: ask.BatchSize = "auto",
+    amp: ask.Amp = False,
+    tf32: ask.TF32 = False,
     engine: Annotated[str, option("--engine", help="local, ray or slurm.", panel=_MACHINES)] = "local",
     jobs: Annotated[
         int | None,
@@ -113,6 +115,8 @@ def sweep(
             init_samples=init_samples,
             device=device,
             batch_size=ask.batch_size_given(batch_size),
+            amp=amp,
+            tf32=tf32,
         )
     for name, value in (("--jobs", jobs), ("--threads", threads)):
         if value is not None and value < 1:

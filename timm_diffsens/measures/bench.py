@@ -176,6 +176,7 @@ class _Run:
                 labels=self.plan.labels if name == "original" else None,
                 progress=self._progress(name, total),
                 drawn=self.drawn,
+                precision=self.options.precision,
             )
         self.batch_size = done.batch_size  # what fitted once is not tried larger again
         self.retries += done.retries
@@ -228,7 +229,8 @@ class _Run:
                 yield [whole.indices[i] for i in positions], images
 
         progress, size = self._progress("test error", len(whole)), int(self.batch_size)
-        wrong, n = count_wrong(self.plan.model.module, batches(size), self.protocol, labels, progress)
+        module, precision = self.plan.model.module, self.options.precision
+        wrong, n = count_wrong(module, batches(size), self.protocol, labels, progress, precision)
         if wrong is None:
             return records.TestError(reason=_NO_SCORES)
         return _fraction(wrong, n, "measured on the full split")

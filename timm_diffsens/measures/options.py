@@ -7,6 +7,7 @@ from pathlib import Path
 from timm_diffsens.data.scale_detection import ScaleDetection
 from timm_diffsens.data.specs import SCALE_TASKS
 from timm_diffsens.errors import UsageError, unknown
+from timm_diffsens.measures.precision import Precision
 from timm_diffsens.models.loading import InputOptions
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.pixels import ActivePixels, Deformation
@@ -31,6 +32,7 @@ class Options:
         shuffles, init_samples: copies averaged over. shuffle_linear: permute linear layers too.
         device, batch_size: where and in what portions; they do not change the numbers beyond rounding.
         dims, size, xi, gap: of the data sets scale1 and scale2, see `data.scale_detection.ScaleDetection`.
+        amp, tf32: of the forwards, see `measures.precision.Precision`.
         full_error: top-1 error over the whole split. test_error: a fraction, known from elsewhere.
     """
 
@@ -55,6 +57,8 @@ class Options:
     init_samples: int = 1
     device: str = "auto"
     batch_size: int | str = "auto"
+    amp: bool = False
+    tf32: bool = False
     full_error: bool = False
     test_error: float | None = None
     dims: int | None = None
@@ -88,6 +92,11 @@ class Options:
         if given:
             raise UsageError(f"{', '.join(given)} belong to scale1 and scale2, not to {self.dataset}")
         return None
+
+    @property
+    def precision(self) -> Precision:
+        """The precision of the forwards asked for."""
+        return Precision(self.amp, self.tf32)
 
     @property
     def diffeo(self) -> Deformation:

@@ -60,7 +60,7 @@ def data_part(sample: ImageSample) -> records.Data:
 
 
 def protocol_part(options: Options, rms: float, dtype: str) -> records.Protocol:
-    """How they are moved; `rms` is the exact rms displacement in pixels."""
+    """How they are moved; `rms` is the exact rms displacement in pixels, `dtype` the type of the weights."""
     smooth = options.task is None
     part = records.Protocol(
         deformation="max-entropy" if smooth else "active pixels",
@@ -70,7 +70,7 @@ def protocol_part(options: Options, rms: float, dtype: str) -> records.Protocol:
         corruption_sigma=options.corrupt,
         seed=options.seed,
         layers=options.layer_names,
-        dtype=dtype,
+        dtype=options.precision.describe(dtype),
         shuffles=options.shuffles,
         shuffle_linear=options.shuffle_linear,
         init_samples=options.init_samples,

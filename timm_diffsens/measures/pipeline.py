@@ -13,6 +13,7 @@ from torch import nn
 from timm_diffsens import runtime
 from timm_diffsens.errors import MeasurementError, UsageError, first_line
 from timm_diffsens.measures.estimators import LayerSensitivity
+from timm_diffsens.measures.precision import FULL, Precision
 from timm_diffsens.measures.probe import Probe, model_output, unwrap
 from timm_diffsens.measures.triplets import Batch, Drawn, Protocol, corrupted, with_layout
 from timm_diffsens.perturb.diffeo import Diffeo
@@ -57,6 +58,7 @@ def measure(
     batch_size: BatchSize = "auto",
     seed: int = 0,
     device: str | torch.device | None = None,
+    precision: Precision = FULL,
 ) -> list[LayerSensitivity]:
     """D, G and R of every layer of any module.
 
@@ -71,6 +73,7 @@ def measure(
             the numbers beyond rounding; after an out-of-memory it is halved.
         seed: of the deformations and the noise; each image has its own stream.
         device: where to run; by default where the model is.
+        precision: of the forwards.
 
     Raises:
         UsageError: wrong arguments. MeasurementError: fewer than two images, no output tensor.
@@ -90,7 +93,15 @@ def measure(
     protocol = Protocol(diffeo or Diffeo(), seed=seed)
     module = unwrap(model)
     with on_device(module, device):
-        return run_pass(module, _as_source(images), protocol, layers=layers, batch_size=batch_size).layers
+        done = run_pass(
+            module,
+            _as_source(images),
+            protocol,
+            layers=layers,
+            batch_size=batch_size,
+            precision=precision,
+        )
+    return done.layers
 
 
 def run_pass(
@@ -104,6 +115,7 @@ def run_pass(
     labels: dict[int, int] | None = None,
     progress: Callable[[int], None] | None = None,
     drawn: Drawn | None = None,
+    precision: Precision = FULL,
 ) -> Pass:
     """Measure one network; after an out-of-memory start again with half the batch.
 
@@ -117,7 +129,9 @@ def run_pass(
         labels: image index -> class, for the top-1 error.
         progress: called with the number of images done after each batch.
         drawn: keeps what is drawn for further passes over the same images under the same protocol.
+        precision: of the forwards.
     """
+    precision.check(next((p.device for p in model.parameters()), torch.device("cpu")))
     if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
         raise UsageError(f"batch size must be a positive number or 'auto', got {batch_size!r}")
     size = batch_size if isinstance(batch_size, int) else _automatic(source, model)
@@ -135,6 +149,7 @@ def run_pass(
                 progress,
                 retries,
                 drawn or Drawn(0),
+                precision,
             )
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -163,11 +178,12 @@ def _run_once(
     progress: Callable[[int], None] | None,
     retries: list[str],
     drawn: Drawn,
+    precision: Precision,
 ) -> Pass:
     like = next(iter(model.parameters()), torch.empty(0))
     done, wrong = 0, torch.zeros((), device=like.device)
     probe = Probe(model, layers, mean_channel=mean_channel)
-    with probe, torch.no_grad(), full_precision(like.device), channels_last(model) as layout:
+    with probe, torch.no_grad(), precision.applied(like.device), channels_last(model) as layout:
         for indices, triple in drawn.batches(source, size, protocol, like, layout):
             output = model_output(probe.model(triple))
             if labels is not None:
@@ -197,6 +213,7 @@ def count_wrong(
     protocol: Protocol,
     labels: dict[int, int],
     progress: Callable[[int], None] | None = None,
+    precision: Precision = FULL,
 ) -> tuple[int | None, int]:
     """Top-1 errors (None without finite scores) and images seen, on clean (or corrupted) images only."""
     like = next(iter(model.parameters()), torch.empty(0))
@@ -204,7 +221,7 @@ def count_wrong(
     wrong, done = 0.0, 0
     model.eval()
     try:
-        with torch.no_grad(), full_precision(like.device), channels_last(model) as layout:
+        with torch.no_grad(), precision.applied(like.device), channels_last(model) as layout:
             for indices, images in batches:
                 images = corrupted(images.to(like.dtype), indices, protocol)
                 output = model_output(model(with_layout(images, layout).to(like.device)))
@@ -217,23 +234,6 @@ def count_wrong(
         for module, flag in flags.items():
             module.training = flag
     return (int(wrong) if math.isfinite(wrong) else None), done
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Keep TF32 off for the duration: its ten-bit mantissa is seen by D and G of small deformations."""
-    if device.type != "cuda":
-        yield
-        return
-    switches: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [switch.allow_tf32 for switch in switches]
-    for switch in switches:
-        switch.allow_tf32 = False
-    try:
-        yield
-    finally:
-        for switch, flag in zip(switches, before, strict=True):
-            switch.allow_tf32 = flag
 
 
 def _wrong(output: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:

@@ -47,6 +47,7 @@ def prepare(model: str | nn.Module | LoadedModel, options: Options) -> Plan:
     options = _as_trained(options)
     variants, diffeo = options.variant_names, options.diffeo
     device = runtime.resolve_device(options.device)
+    options.precision.check(device)
     check_request(options.dataset, options.data_dir, options.split)  # before weights are fetched
     heard: list[str] = []
     with noted(heard):

@@ -116,7 +116,8 @@ class Diffeo:
         weights, across, down = (
             torch.from_numpy(a).to(draws) for a in (self._weights(), self._basis(width), self._basis(height))
         )
-        unit = torch.einsum("ncji,jy,ix->ncyx", draws * weights, down, across)
+        with torch.autocast(draws.device.type, enabled=False):  # the field is not part of the network
+            unit = torch.einsum("ncji,jy,ix->ncyx", draws * weights, down, across)
         scale = [side * math.sqrt(self.temperature(side)) for side in (width, height)]
         return unit * unit.new_tensor(scale)[:, None, None]
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from timm_diffsens import runtime
 from timm_diffsens.errors import MeasurementError
-from timm_diffsens.measures.pipeline import full_precision
+from timm_diffsens.measures.precision import FULL
 from timm_diffsens.perturb.streams import stream
 from timm_diffsens.results.files import write_atomic
 from timm_diffsens.train.data import Images, TaskData, augmented
@@ -111,7 +111,7 @@ def fit(
     if watch and state.epoch == 0:
         watch(0, module.eval())
     # not channels-last: oneDNN's backward of narrow convolutions (4 channels) then writes past its memory
-    with full_precision(next(module.parameters()).device):
+    with FULL.applied(next(module.parameters()).device):
         while state.epoch < _last_epoch(recipe, state):
             row = _epoch(module, optimizer, data, recipe, state.epoch)
             _advance(state, module, optimizer, row)
