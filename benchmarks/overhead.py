@@ -16,14 +16,14 @@ from pathlib import Path
 
 from bare import MB, Process, Setting, machine
 
-NETWORKS = {  # images a batch
-    "resnet18": 16,
-    "resnet50": 16,
-    "vgg11_bn": 16,
-    "efficientnet_b0": 16,
-    "convnext_tiny": 16,
-    "vit_small_patch16_224": 16,
-    "net/resnet20": 64,
+NETWORKS = {  # images a batch, as --batch-size auto takes them, and batches a timed run
+    "resnet18": (16, 1),
+    "resnet50": (16, 1),
+    "vgg11_bn": (16, 1),
+    "efficientnet_b0": (16, 2),
+    "convnext_tiny": (16, 1),
+    "vit_small_patch16_224": (16, 1),
+    "net/resnet20": (64, 8),
 }
 SETTINGS = "(a),(b),stages,blocks,convs,all"
 
@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("models", nargs="*", default=list(NETWORKS))
     parser.add_argument("--images", type=int, help="a batch; by default 16, or 64 of 32 x 32 pixels")
-    parser.add_argument("--batches", type=int, default=1, help="a timed run")
+    parser.add_argument("--batches", type=int, help="a timed run; by default 1, more of fast networks")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
@@ -48,9 +48,10 @@ def main() -> None:
 
 
 def measure_model(model, options):
-    images = options.images or NETWORKS.get(model, 16)
+    images, batches = NETWORKS.get(model, (16, 1))
+    images, batches = options.images or images, options.batches or batches
     settings = [
-        Setting(name, model, images, options.batches, options.threads, options.device)
+        Setting(name, model, images, batches, options.threads, options.device)
         for name in options.settings.split(",")
     ]
     processes = [Process(setting) for setting in settings]

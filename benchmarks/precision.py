@@ -90,7 +90,7 @@ def table(rows):
         "| --- | ---: | --- | --- | ---: | ---: | ---: | ---: |"
     )
     lines = [
-        f"| {r['model']} | {r['images']} of {r['dataset']} | {r['forwards']} | {r['number']} | {r['layers']} "
+        f"| {r['model']} | {r['images']} | {r['forwards']} | {r['number']} | {r['layers']} "
         f"| {100 * r['median']:.2g} % | {100 * r['largest']:.2g} % | {r['beyond_stderr']} |"
         for r in rows
     ]

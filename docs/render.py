@@ -6,7 +6,8 @@ project's own leaderboard. A board block is empty as long as the fits have fewer
 A block between `<!-- theory: FILE -->` and `<!-- /theory -->` shows the trained networks of a file that
 `diffsens theory` wrote; `<!-- coverage -->` and `<!-- /coverage -->` hold what leaderboard/coverage.csv and
 sweep.csv say; between `<!-- spectra: FILES -->` and `<!-- /spectra -->` stands the constant mode by
-layer, from files that `diffsens reproduce fig4` wrote.
+layer, from files that `diffsens reproduce fig4` wrote; between `<!-- NAME -->` and `<!-- /NAME -->` what
+`benchmarks/NAME.py` wrote (overhead, scaling, precision).
 """
 
 import argparse
@@ -33,7 +34,7 @@ BLOCK = re.compile(r"(<!-- record: ([0-9a-f]+) -->\n).*?(<!-- /record -->)", re.
 BOARD_BLOCK = re.compile(r"(<!-- board: (\S+) -->\n).*?(<!-- /board -->)", re.DOTALL)
 THEORY_BLOCK = re.compile(r"(<!-- theory: (\S+) -->\n).*?(<!-- /theory -->)", re.DOTALL)
 COVERAGE = re.compile(r"(<!-- coverage -->\n).*?(<!-- /coverage -->)", re.DOTALL)
-OVERHEAD = re.compile(r"(<!-- overhead -->\n).*?(<!-- /overhead -->)", re.DOTALL)
+BENCHMARK = re.compile(r"(<!-- (overhead|scaling|precision) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 SPECTRA = re.compile(r"(<!-- spectra: ([^>]+) -->\n).*?(<!-- /spectra -->)", re.DOTALL)
 ROWS = 7
 SHOWN = ("original", "channel-shuffled", "init")  # of the variants, in the table of correlations
@@ -64,7 +65,7 @@ def rendered(page: Path) -> str:
 
     filled = BLOCK.sub(fill, page.read_text())
     filled = THEORY_BLOCK.sub(lambda match: f"{match[1]}{theory(ROOT / match[2])}{match[3]}", filled)
-    filled = OVERHEAD.sub(lambda match: f"{match[1]}{overhead()}{match[2]}", filled)
+    filled = BENCHMARK.sub(lambda match: f"{match[1]}{benchmark(match[2])}{match[3]}", filled)
     filled = COVERAGE.sub(lambda match: f"{match[1]}{structures()} {measured()}\n{match[2]}", filled)
     filled = SPECTRA.sub(lambda match: f"{match[1]}{spectra(match[2].split())}{match[3]}", filled)
     if not BOARD_BLOCK.search(filled):
@@ -191,17 +192,18 @@ def measured() -> str:
     )
 
 
-def overhead() -> str:
-    """What measuring costs, as `benchmarks/overhead.py` wrote it."""
+def benchmark(name: str) -> str:
+    """What `benchmarks/NAME.py` wrote, as it prints it, and where."""
     folder = ROOT / "benchmarks"
-    rows = json.loads((folder / "overhead.json").read_text())
+    found = json.loads((folder / f"{name}.json").read_text())
+    parts = list(found.values()) if isinstance(found, dict) else [found]
     sys.path.insert(0, str(folder))  # its files import one another
     try:
-        made = runpy.run_path(str(folder / "overhead.py"))["table"](rows)
+        table = runpy.run_path(str(folder / f"{name}.py"))["table"]
     finally:
         sys.path.remove(str(folder))
-    where = sorted({f"{row['machine']}; {row['versions']}; {row['threads']} threads" for row in rows})
-    return f"\n{' / '.join(where)}.\n\n{made}\n\n"
+    where = sorted({f"{row['machine']}; {row['versions']}" for rows in parts for row in rows})
+    return "\n".join(["", " / ".join(where) + ".", "", *(f"{table(rows)}\n" for rows in parts), ""])
 
 
 def lines_of(name: str) -> list[dict[str, str]]:
