@@ -82,10 +82,12 @@ def prepare(setting):
     from timm_diffsens.models.inputs import InputOptions
     from timm_diffsens.models.loading import load_model
 
-    if not setting.bare:
-        from timm_diffsens.measures import kernel_cpu  # noqa: F401
     torch.set_num_threads(setting.threads)
     device = torch.device(setting.device)
+    if not setting.bare:
+        from timm_diffsens.measures import reductions
+
+        reductions.prepare(device)  # code, as what is imported
     start_memory(device)
     before = memory(device)
     side = InputOptions(size=(setting.size, setting.size)) if setting.size else InputOptions()

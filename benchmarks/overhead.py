@@ -5,8 +5,8 @@
 (a) the bare network with default settings, (b) the bare network with the allocator and the layout that
 `measure` uses, then the measurement of each selection, drawing deformations and noise included. The same
 triplets go through all of them, in a process of its own each; the runs are interleaved. Medians over repeats;
-ratios are to (b). Peak memory is that of the process above what its imports take. Rows of the networks that
-are measured replace those in the file.
+ratios are to (b). Peak memory is that of the process above what imports and the compiled kernel take. Rows
+of the networks that are measured replace those in the file.
 """
 
 import argparse

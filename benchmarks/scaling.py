@@ -70,12 +70,13 @@ def one_pass(threads, device):
     import timm  # noqa: F401
     import torch
 
-    from timm_diffsens.measures import kernel_cpu  # noqa: F401
+    from timm_diffsens.measures import reductions
     from timm_diffsens.measures.pipeline import run_pass
     from timm_diffsens.measures.triplets import Protocol
 
     torch.set_num_threads(threads)
     device = torch.device(device)
+    reductions.prepare(device)
     start_memory(device)
     before = memory(device)
     model = load_model("net/resnet20", pretrained=False).module.to(device)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from timm_diffsens import sensitivity
 from timm_diffsens.errors import UsageError
-from timm_diffsens.measures.estimators import Estimate, Moments, SensitivityEstimator
+from timm_diffsens.measures.estimators import Estimate, Moments, Room, SensitivityEstimator
 
 STDERRS = ("d_stderr", "g_stderr", "r_stderr")
 # What the project promises: the streaming value is the plain one to this relative error.
@@ -564,3 +564,35 @@ def test_moments_of_half_precision():
 def test_moments_of_an_estimator():
     parts = three_parts(50, (4,))
     assert_close(streamed(parts, 7).moments(), Moments.of(parts[0]))
+
+
+# ---- memory given beforehand
+
+
+@pytest.mark.parametrize("drift", [True, False])
+def test_memory_given_beforehand_changes_no_bit(drift):
+    sizes = [7, 5000, 12]  # of float64 and of float32 pivots
+    rooms = Room.for_sizes(sizes, drift, torch.device("cpu"))
+    for again in range(2):  # what it held before is forgotten
+        for d, room in zip(sizes, rooms, strict=True):
+            plain, placed = SensitivityEstimator(), SensitivityEstimator(room=room)
+            for n in (5, 20, 16, 6):  # a stretch stays open
+                batch = torch.randn(3, n, d, generator=torch.Generator().manual_seed(d + n + again))
+                plain.update_parts(batch)
+                placed.update_parts(batch)
+            assert placed.pivot.data_ptr() == room.pivot.data_ptr()
+            assert torch.equal(placed.pivot, plain.pivot)
+            assert torch.equal(placed.drift, plain.drift)
+            assert torch.equal(placed.numbers, plain.numbers)
+            assert placed.compute() == plain.compute()
+
+
+def test_memory_that_does_not_fit_is_left_alone():
+    (room,) = Room.for_sizes([5000], False, torch.device("cpu"))
+    for batch in (torch.randn(3, 4, 5000, dtype=torch.float64), torch.randn(3, 4, 4999)):
+        room.pivot.fill_(7)
+        estimator, plain = SensitivityEstimator(room=room), SensitivityEstimator()
+        estimator.update_parts(batch)
+        plain.update_parts(batch)
+        assert estimator.compute() == plain.compute()
+        assert bool((room.pivot == 7).all())

@@ -13,7 +13,7 @@ import torch
 from timm_diffsens import runtime
 from timm_diffsens.errors import UsageError
 
-_MANY = 2**14  # numbers an image: below, handing images to other threads costs more than it saves
+_MANY = 2**16  # numbers: below, handing images to other threads costs more than it saves
 
 Generator = torch.Generator | np.random.Generator | Sequence[np.random.Generator] | None
 
@@ -63,7 +63,7 @@ def standard_normal(n: int, shape: Sequence[int], generator: Generator, dtype: t
     def fill(image: int) -> None:
         each[image].standard_normal(dtype=out.dtype, out=out[image])
 
-    if n and out[0].size >= _MANY and len({id(source) for source in each}) == n:
+    if out.size >= _MANY and len({id(source) for source in each}) == n:
         runtime.share(fill, n)
     else:
         for image in range(n):
