@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from timm_diffsens import Diffeo, Precision, UsageError, bench, measure, sensitivity
+from timm_diffsens import Diffeo, Precision, Probe, UsageError, bench, measure, sensitivity
 from timm_diffsens.measures.precision import FULL
 from timm_diffsens.measures.triplets import Protocol, triplets
 
@@ -28,6 +28,23 @@ def test_sums_over_bfloat16_forwards_are_those_of_float64(images):
     assert (found.d, found.g, found.r) == pytest.approx(tuple(expected), rel=2 * 2**9 * 2**-24)
     full = measure(nn.Sequential(layer), images, diffeo=Diffeo(delta=2))[-1]
     assert full.d != found.d
+
+
+def test_channel_averages_of_bfloat16_are_not_rounded(images):
+    layer = nn.Conv2d(3, 3, 1, groups=3, bias=False)
+    layer.weight.data.flatten().copy_(torch.tensor([0.7, -0.4, 0.9]))
+    moved = triplets(images, range(20), Protocol(Diffeo(delta=2)))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), Probe(layer, mean_channel=True) as probe:
+        output = probe.model(moved)
+    assert output.dtype == torch.bfloat16
+    clean, changed, noised = output.double().mean(1).flatten(1).chunk(3)
+    found = probe.mean_channel_results()[-1]
+    # Averages below 2 are rounded to float32 by at most 2^-24 in each of two terms of a gap, 32 x 32 numbers of
+    # it; relative to its norm, twice in its square, in numerator and denominator.
+    smallest = min(float((each - clean).norm(dim=1).min()) for each in (changed, noised))
+    assert float(output.abs().max()) < 2
+    bound = 2 * 2 * (2 * 2**-24 * 32) / smallest
+    assert (found.d, found.g, found.r) == pytest.approx(tuple(sensitivity(clean, changed, noised)), rel=bound)
 
 
 def test_what_is_drawn_is_not_rounded(images):

@@ -221,7 +221,8 @@ class Probe:
             return
         self._update(self._estimators, layer.name, samples)
         if self.mean_channel and layer.channel_axis is not None:
-            mean = samples.mean(dim=layer.channel_axis + 1)
+            wide = torch.promote_types(samples.dtype, torch.float32)
+            mean = samples.mean(dim=layer.channel_axis + 1, dtype=wide)
             self._update(self._mean_estimators, layer.name, mean)
 
     def _samples(self, layer: Layer, output: torch.Tensor) -> torch.Tensor | None:
