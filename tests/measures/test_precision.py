@@ -39,8 +39,8 @@ def test_channel_averages_of_bfloat16_are_not_rounded(images):
     assert output.dtype == torch.bfloat16
     clean, changed, noised = output.double().mean(1).flatten(1).chunk(3)
     found = probe.mean_channel_results()[-1]
-    # Averages below 2 are rounded to float32 by at most 2^-24 in each of two terms of a gap, 32 x 32 numbers of
-    # it; relative to its norm, twice in its square, in numerator and denominator.
+    # Averages below 2 are rounded to float32 by at most 2^-24, in both terms of a gap of 32 x 32 numbers;
+    # relative to its norm, twice in its square, in numerator and denominator.
     smallest = min(float((each - clean).norm(dim=1).min()) for each in (changed, noised))
     assert float(output.abs().max()) < 2
     bound = 2 * 2 * (2 * 2**-24 * 32) / smallest
