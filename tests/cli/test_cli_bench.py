@@ -37,6 +37,17 @@ def test_table_reading_and_advice_are_printed(tmp_path):
     assert "Traceback" not in result.stdout + result.stderr
 
 
+def test_reduced_precision_is_said_and_measured_beside_the_full(tmp_path):
+    run("test_resnet", *QUICK, "--out", tmp_path)
+    result = run("test_resnet", *QUICK, "--out", tmp_path, "--amp")
+    assert result.exit_code == 0
+    assert "forwards in float32, bfloat16 autocast" in " ".join(result.stdout.split())
+    assert len(list((tmp_path / "records").rglob("*.json"))) == 2
+    refused = run("test_resnet", *QUICK, "--out", tmp_path, "--tf32", "--device", "cpu")
+    assert refused.exit_code == 2
+    assert "--tf32 is for CUDA devices" in refused.stderr
+
+
 def test_a_second_run_says_that_it_is_done(tmp_path):
     run("test_resnet", *QUICK, "--out", tmp_path)
     result = run("test_resnet", *QUICK, "--out", tmp_path)

@@ -118,6 +118,7 @@ def _header(record: "Record") -> list[tuple[str, str]]:
     trained = {True: "", False: ", untrained", None: ", not known whether trained"}[record.trained]
     split = f", {data.split}" if data.split else ""
     note = f" ({data.note})" if data.note else ""
+    precision = "" if protocol.dtype == "float32" else f", forwards in {protocol.dtype}"
     corruption = f", corruption sigma = {protocol.corruption_sigma:g}" if protocol.corruption_sigma else ""
     return [
         ("model", f"{model.spec} ({model.library}, {model.parameters:,} parameters)"),
@@ -126,7 +127,7 @@ def _header(record: "Record") -> list[tuple[str, str]]:
         (
             "protocol",
             f"{protocol.moves} (rms {protocol.rms_displacement:.3g} px), "
-            f"layers = {','.join(protocol.layers)}, seed = {protocol.seed}{corruption}",
+            f"layers = {','.join(protocol.layers)}, seed = {protocol.seed}{corruption}{precision}",
         ),
         ("test error", _error(record)),
         ("key", record.key[:12]),
