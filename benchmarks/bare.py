@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from timm_diffsens import runtime
+from timm_diffsens.device import allocator
 
 MB = 2**20
 
@@ -68,26 +68,26 @@ def serve(setting, pipe):
 
 
 def prepare(setting):
-    runtime.guard_torchvision()
+    allocator.guard_torchvision()
     if setting.ours:
-        runtime.tune_allocator()
+        allocator.tune_allocator()
     else:
-        runtime.tune_allocator = lambda: False  # whatever is imported, the thresholds stay
+        allocator.tune_allocator = lambda: False  # whatever is imported, the thresholds stay
     import timm  # noqa: F401
     import torch
 
-    from timm_diffsens.measures.pipeline import channels_last
-    from timm_diffsens.measures.probe import Probe
-    from timm_diffsens.measures.triplets import Protocol, moved_batches
     from timm_diffsens.models.inputs import InputOptions
     from timm_diffsens.models.loading import load_model
+    from timm_diffsens.sensitivities.probe import Probe
+    from timm_diffsens.sensitivities.run import channels_last
+    from timm_diffsens.sensitivities.triplets import Protocol, moved_batches
 
     torch.set_num_threads(setting.threads)
     device = torch.device(setting.device)
     if not setting.bare:
-        from timm_diffsens.measures import reductions
+        from timm_diffsens.sensitivities.reductions import dispatch
 
-        reductions.prepare(device)  # code, as what is imported
+        dispatch.prepare(device)  # code, as what is imported
     start_memory(device)
     before = memory(device)
     side = InputOptions(size=(setting.size, setting.size)) if setting.size else InputOptions()

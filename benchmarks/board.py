@@ -18,8 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from timm_diffsens.results.record import Layer, Record, record_key
-from timm_diffsens.results.store import load_record, write_record
+from timm_diffsens.results.records.store import load_record, write_record
+from timm_diffsens.schema.records import Layer, Record, record_key
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "leaderboard" / "records" / "imagenet" / "tf_efficientnet_lite0.0ef3df41f42c.json"

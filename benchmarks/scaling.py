@@ -64,19 +64,20 @@ def images(options):
 
 def one_pass(threads, device):
     """(moment, peak memory above what imports take) after the first batch and at each mark."""
-    from timm_diffsens import load_model, runtime
+    from timm_diffsens import load_model
+    from timm_diffsens.device import allocator
 
-    runtime.prepare()
+    allocator.prepare()
     import timm  # noqa: F401
     import torch
 
-    from timm_diffsens.measures import reductions
-    from timm_diffsens.measures.pipeline import run_pass
-    from timm_diffsens.measures.triplets import Protocol
+    from timm_diffsens.sensitivities.reductions import dispatch
+    from timm_diffsens.sensitivities.run import run_pass
+    from timm_diffsens.sensitivities.triplets import Protocol
 
     torch.set_num_threads(threads)
     device = torch.device(device)
-    reductions.prepare(device)
+    dispatch.prepare(device)
     start_memory(device)
     before = memory(device)
     model = load_model("net/resnet20", pretrained=False).module.to(device)

@@ -18,14 +18,14 @@ import runpy
 import sys
 from pathlib import Path
 
-from timm_diffsens.results.board_text import correlations
-from timm_diffsens.results.leaderboard import Choices, Group, build_leaderboard
-from timm_diffsens.results.markdown_text import text
-from timm_diffsens.results.numbers import with_error
-from timm_diffsens.results.population import FEWEST
-from timm_diffsens.results.reading import reading
-from timm_diffsens.results.record import Record
-from timm_diffsens.results.store import iter_records
+from timm_diffsens.results.records.store import iter_records
+from timm_diffsens.results.report.board_text import correlations
+from timm_diffsens.results.report.markdown import text
+from timm_diffsens.results.report.numbers import with_error
+from timm_diffsens.results.report.summary import reading
+from timm_diffsens.results.stats.leaderboard import Choices, Group, build_leaderboard
+from timm_diffsens.results.stats.population import FEWEST
+from timm_diffsens.schema.records import Record
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (ROOT / "README.md", ROOT / "docs" / "scale_detection.md", ROOT / "benchmarks" / "README.md")

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from timm_diffsens import runtime
+from timm_diffsens.device import allocator
 
-runtime.prepare()
+allocator.prepare()
 # one thread a worker where tests run side by side, else two
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, torch.get_num_threads()))
 

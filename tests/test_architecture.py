@@ -15,8 +15,22 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
 # A file imports only from its own part and from the parts before it.
-ORDER = ["errors", "runtime", "results", "models", "data", "perturb", "measures", "train", "sweep"]
-ORDER += ["reproduce", "cli"]  # the last two know all the others
+ORDER = [
+    "errors",
+    "files",
+    "patterns",
+    "registry",
+    "schema",
+    "results",
+    "device",
+    "models",
+    "data",
+    "perturb",
+]
+ORDER += ["perturb", "sensitivities", "spectra", "theory", "benchmark", "train", "sweep", "reproduce"]
+ORDER += ["integrations", "cli"]  # the last ones know all the others
+RESULTS = ["records", "stats", "report", "page", "board"]  # the same inside of results
+NO_TORCH = {"errors", "files", "patterns", "registry", "schema", "results", ""}
 HEAVY = {"torch", "torchvision", "timm"}
 SLOW = HEAVY | {"numba", "pandas", "altair", "scipy", "numpy"}  # to import
 
@@ -73,8 +87,6 @@ def test_a_file_imports_only_from_earlier_parts(path):
     if not part:
         return  # the public names, loaded lazily
     allowed = set(ORDER[: ORDER.index(part) + 1])
-    if part == "results":
-        allowed -= {"runtime"}
     allowed |= {"", "__version__", "__file__"}  # of the package itself, not the names it loads lazily
     for name in names_used(path):
         if name.split(".")[0] == "timm_diffsens":
@@ -83,14 +95,57 @@ def test_a_file_imports_only_from_earlier_parts(path):
 
 
 @every_file
-def test_results_know_nothing_of_torch(path):
-    if part_of(path) in ("results", "errors", ""):
+def test_results_import_only_from_earlier_parts_of_results(path):
+    home = path.relative_to(PACKAGE).parts
+    if home[0] != "results" or len(home) < 2 or home[1] == "__init__.py":
+        return
+    allowed = RESULTS[: RESULTS.index(home[1].removesuffix(".py")) + 1]
+    for name in names_used(path):
+        if name.startswith("timm_diffsens.results."):
+            assert name.split(".")[2] in allowed, f"{'/'.join(home)} imports {name}"
+
+
+def modules_imported(path: Path, known: dict[str, Path]) -> set[str]:
+    """Modules of the package that a file imports, wherever in it."""
+    found = set()
+    for name in imported(path):
+        while name and name not in known:
+            name = name.rpartition(".")[0]
+        found.add(name)
+    return found - {"", "timm_diffsens"}
+
+
+def test_no_files_import_one_another_in_a_circle():
+    known = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in FILES}
+    graph = {name: modules_imported(path, known) - {name} for name, path in known.items()}
+    for circle in circles(graph):
+        raise AssertionError(" -> ".join(circle))
+
+
+def circles(graph: dict[str, set[str]]) -> Iterator[list[str]]:
+    done: set[str] = set()
+
+    def walk(name: str, way: list[str]) -> Iterator[list[str]]:
+        if name in way:
+            yield [*way[way.index(name) :], name]
+        elif name not in done:
+            for other in sorted(graph[name]):
+                yield from walk(other, [*way, name])
+            done.add(name)
+
+    for name in graph:
+        yield from walk(name, [])
+
+
+@every_file
+def test_what_is_read_and_written_knows_nothing_of_torch(path):
+    if part_of(path) in NO_TORCH:
         assert not HEAVY & {name.split(".")[0] for name in imported(path)}
 
 
 @every_file
-def test_only_the_runtime_seeds_global_streams(path):
-    if path.name != "runtime.py":
+def test_only_one_file_seeds_global_streams(path):
+    if path.name != "seeding.py":
         seeds = {"torch.manual_seed", "torch.seed", "torch.cuda.manual_seed", "torch.cuda.manual_seed_all"}
         seeds |= {"torch.random.manual_seed", "np.random.seed", "numpy.random.seed", "random.seed"}
         assert not seeds & names_used(path)
@@ -142,7 +197,9 @@ def test_no_machine_paths():
     assert not found
 
 
-@pytest.mark.parametrize("module", ["timm_diffsens", "timm_diffsens.cli", "timm_diffsens.results.store"])
+@pytest.mark.parametrize(
+    "module", ["timm_diffsens", "timm_diffsens.cli", "timm_diffsens.results.records.store"]
+)
 def test_importing_does_not_load_torch(module):
     code = f"import {module}, sys; print(sorted({HEAVY!r} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

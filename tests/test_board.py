@@ -14,8 +14,8 @@ from timm_diffsens import bench
 from timm_diffsens.models.checkpoints import read_recipe
 from timm_diffsens.models.loading import LoadedModel, load_model
 from timm_diffsens.models.sources import find_source
-from timm_diffsens.results.record import Record
-from timm_diffsens.results.store import iter_records
+from timm_diffsens.results.records.store import iter_records
+from timm_diffsens.schema.records import Record
 from timm_diffsens.train.recipe import Recipe
 from timm_diffsens.train.run import train
 

@@ -14,15 +14,15 @@ _HOMES = {
     "UsageError": "errors",
     "MeasurementError": "errors",
     "DiffsensWarning": "errors",
-    "sensitivity": "measures.functional",
-    "Sensitivity": "measures.functional",
-    "LayerSensitivity": "measures.estimators",
-    "Probe": "measures.probe",
-    "measure": "measures.pipeline",
-    "Precision": "measures.precision",
-    "bench": "measures.bench",
-    "filter_spectrum": "measures.spectra",
-    "FilterSpectrum": "measures.spectra",
+    "sensitivity": "sensitivities.functional",
+    "Sensitivity": "sensitivities.functional",
+    "LayerSensitivity": "sensitivities.estimator",
+    "Probe": "sensitivities.probe",
+    "measure": "sensitivities.run",
+    "Precision": "device.precision",
+    "bench": "benchmark.run",
+    "filter_spectrum": "spectra.filters",
+    "FilterSpectrum": "spectra.filters",
     "Diffeo": "perturb.diffeo",
     "matched_noise": "perturb.noise",
     "shuffle_channels": "models.variants",
@@ -32,40 +32,40 @@ _HOMES = {
     "load_images": "data.loading",
     "ScaleDetection": "data.scale_detection",
     "ActivePixels": "perturb.pixels",
-    "Record": "results.record",
-    "read_records": "results.store",
-    "correlate": "results.correlate",
+    "Record": "schema.records",
+    "read_records": "results.records.store",
+    "correlate": "results.stats.correlate",
 }
 
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
+    from timm_diffsens.benchmark.run import bench
     from timm_diffsens.data.loading import load_images
     from timm_diffsens.data.scale_detection import ScaleDetection
+    from timm_diffsens.device.precision import Precision
     from timm_diffsens.errors import DiffsensError, DiffsensWarning, MeasurementError, UsageError
-    from timm_diffsens.measures.bench import bench
-    from timm_diffsens.measures.estimators import LayerSensitivity
-    from timm_diffsens.measures.functional import Sensitivity, sensitivity
-    from timm_diffsens.measures.pipeline import measure
-    from timm_diffsens.measures.precision import Precision
-    from timm_diffsens.measures.probe import Probe
-    from timm_diffsens.measures.spectra import FilterSpectrum, filter_spectrum
     from timm_diffsens.models.loading import load_model
     from timm_diffsens.models.variants import mean_filters, reinitialise, shuffle_channels
     from timm_diffsens.perturb.diffeo import Diffeo
     from timm_diffsens.perturb.noise import matched_noise
     from timm_diffsens.perturb.pixels import ActivePixels
-    from timm_diffsens.results.correlate import correlate
-    from timm_diffsens.results.record import Record
-    from timm_diffsens.results.store import read_records
+    from timm_diffsens.results.records.store import read_records
+    from timm_diffsens.results.stats.correlate import correlate
+    from timm_diffsens.schema.records import Record
+    from timm_diffsens.sensitivities.estimator import LayerSensitivity
+    from timm_diffsens.sensitivities.functional import Sensitivity, sensitivity
+    from timm_diffsens.sensitivities.probe import Probe
+    from timm_diffsens.sensitivities.run import measure
+    from timm_diffsens.spectra.filters import FilterSpectrum, filter_spectrum
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name from the module it lives in (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module 'timm_diffsens' has no attribute {name!r}")
-    if not _HOMES[name].startswith(("errors", "results.")):  # those import no torch
-        import_module("timm_diffsens.runtime").prepare()
+    if not _HOMES[name].startswith(("errors", "schema.", "results.")):  # those import no torch
+        import_module("timm_diffsens.device.allocator").prepare()
     value = getattr(import_module(f"timm_diffsens.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

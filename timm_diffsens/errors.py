@@ -1,6 +1,7 @@
 """Errors and warnings that speak to the user, and the search for the nearest valid name."""
 
 import difflib
+import warnings
 from collections.abc import Iterable
 
 _FEW = 12  # as many choices as fit in a sentence
@@ -24,6 +25,11 @@ class MeasurementError(DiffsensError, RuntimeError):
 
 class DiffsensWarning(UserWarning):
     """Something the user should know: what is wrong, and the option that mends it."""
+
+
+def warn(message: str) -> None:
+    """A `DiffsensWarning` without a source line of ours in it."""
+    warnings.warn(message, DiffsensWarning, stacklevel=3)
 
 
 def first_line(error: BaseException, most: int = 200) -> str:

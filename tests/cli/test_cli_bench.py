@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from timm_diffsens.cli import app
-from timm_diffsens.results.record import Record
+from timm_diffsens.schema.records import Record
 
 QUICK = ["--no-pretrained", "--images", "8", "--layers", "stages", "--variants", "original"]
 

@@ -9,8 +9,8 @@ from results.test_leaderboard import HOSTILE, trained, written
 from typer.testing import CliRunner
 
 from timm_diffsens.cli import app
-from timm_diffsens.results.record import Record
-from timm_diffsens.results.store import write_record
+from timm_diffsens.results.records.store import write_record
+from timm_diffsens.schema.records import Record
 
 
 def run(*arguments: object):

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from timm_diffsens.cli import app
 from timm_diffsens.models.nets import NETS
-from timm_diffsens.results.store import write_record
+from timm_diffsens.results.records.store import write_record
 
 
 def run(*arguments: object):

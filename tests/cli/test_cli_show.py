@@ -16,8 +16,8 @@ from timm_diffsens import __version__
 from timm_diffsens.cli import app
 from timm_diffsens.cli.output import layer_table
 from timm_diffsens.errors import DiffsensError, DiffsensWarning
-from timm_diffsens.results.record import Record
-from timm_diffsens.results.store import write_record
+from timm_diffsens.results.records.store import write_record
+from timm_diffsens.schema.records import Record
 
 SHOW = sys.modules["timm_diffsens.cli.show"]  # the package's attribute of that name is the verb
 HEAVY = {"torch", "torchvision", "timm", "pandas", "altair", "scipy", "numpy", "pydantic"}

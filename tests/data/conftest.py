@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from timm_diffsens import runtime
+from timm_diffsens.device import allocator
 
-runtime.prepare()
+allocator.prepare()
 
 FolderMaker = Callable[..., Path]
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from timm_diffsens.data.loading import image_transform, load_images, match_labels
 from timm_diffsens.errors import DiffsensWarning, UsageError
-from timm_diffsens.results.record import InputSpec
+from timm_diffsens.schema.records import InputSpec
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from timm_diffsens import runtime
+from timm_diffsens.device import seeding
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -18,7 +18,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _same_draws() -> Iterator[None]:
     """Networks and images that a test takes from torch's global stream are the same in every run."""
-    with runtime.seeded(0):
+    with seeding.seeded(0):
         yield
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from traced_models import SMALL, images_for, side_of, small, watching
 
-from timm_diffsens import runtime
+from timm_diffsens.device import seeding
 from timm_diffsens.models.channels import FollowChannels, channel_axis, mark_channels
 from timm_diffsens.models.layers import select_layers, trace_images
 
@@ -145,7 +145,7 @@ def everything(net: nn.Module, side: int) -> dict[str, tuple[int | None, torch.T
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_values_vary_along_the_channel_axis_only(name):
-    with runtime.seeded(0):
+    with seeding.seeded(0):
         net = number_channels(NETWORKS[name]()).eval()
     checked = 0
     for layer, (axis, values) in everything(net, side_of(name)).items():

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from timm_diffsens import Probe, filter_spectrum, sensitivity
+from timm_diffsens.benchmark.averages import to_record_spectra
 from timm_diffsens.errors import UsageError
-from timm_diffsens.measures.averages import to_record_spectra
 from timm_diffsens.models.layers import select_layers, trace_images
 from timm_diffsens.models.nets import MeanFieldConv1d, MeanFieldConv2d, MeanFieldLinear, SimpleCNN
 from timm_diffsens.models.variants import mean_filters, reinitialise, shuffle_channels

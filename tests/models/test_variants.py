@@ -24,7 +24,8 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torchvision.ops import FrozenBatchNorm2d
 
-from timm_diffsens import Probe, runtime
+from timm_diffsens import Probe
+from timm_diffsens.device import seeding
 from timm_diffsens.errors import UsageError
 from timm_diffsens.models.channels import FollowChannels
 from timm_diffsens.models.checkpoints import state_sha256
@@ -557,7 +558,7 @@ class ZeroHead(nn.Module):
 
 
 def test_the_seed_may_be_the_one_the_network_was_made_with():
-    with runtime.seeded(5):
+    with seeding.seeded(5):
         net = nn.Linear(4, 2)
     assert sha(reinitialise(net, seed=5)) == sha(net)
 

@@ -13,7 +13,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.models.vision_transformer import VisionTransformer
 
-from timm_diffsens import runtime
+from timm_diffsens.device import seeding
 from timm_diffsens.models.layers import Layer, select_layers, trace_images
 from timm_diffsens.models.sources import find_source
 from timm_diffsens.models.trace import Trace
@@ -73,7 +73,7 @@ SIDES = {"swin": 56, "torchvision swin": 56, "torchvision vit": 32, "lenet": 32,
 
 @functools.cache
 def small(name: str) -> nn.Module:
-    with runtime.seeded(0):
+    with seeding.seeded(0):
         return SMALL[name]().eval()
 
 

@@ -7,12 +7,12 @@ import pytest
 from results.record_factory import make_layer, make_record, replace_layer
 from tiny import TINY
 
-from timm_diffsens.measures.filter_means import mean_filter
-from timm_diffsens.measures.homogeneous import homogeneous_network
-from timm_diffsens.measures.theory_report import run_theory, theory_setting
 from timm_diffsens.reproduce import depth, filters, scaling
 from timm_diffsens.reproduce.workshop import Workshop
-from timm_diffsens.results.record import Record
+from timm_diffsens.schema.records import Record
+from timm_diffsens.spectra.filter_means import mean_filter
+from timm_diffsens.theory.homogeneous import homogeneous_network
+from timm_diffsens.theory.report import run_theory, theory_setting
 
 CONVOLUTIONS = [f"conv{k}" for k in range(1, 9)]
 

@@ -201,7 +201,7 @@ def test_a_record_that_another_figure_made_is_not_measured_again(tmp_path, monke
     shop = workshop(tmp_path, tell=lines.append)
     first = shop.record("one", TINY.scale1[0], layers="blocks")
     lines.clear()
-    monkeypatch.setattr("timm_diffsens.measures.bench.run", None)
+    monkeypatch.setattr("timm_diffsens.benchmark.run.run", None)
     assert shop.record("two", TINY.scale1[0], layers="blocks") == first
     assert lines == []
     assert len(list((tmp_path / "boards" / "two").rglob("*.json"))) == 1

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from timm_diffsens.results.store import iter_records
+from timm_diffsens.results.records.store import iter_records
 from timm_diffsens.sweep.jobs import outcome_folder
 from timm_diffsens.sweep.outcomes import read_outcome
 

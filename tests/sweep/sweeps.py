@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from timm_diffsens.measures.options import Options
-from timm_diffsens.results.store import iter_records
+from timm_diffsens.benchmark.options import Options
+from timm_diffsens.results.records.store import iter_records
 from timm_diffsens.sweep.jobs import Job, plain_options
 from timm_diffsens.sweep.work import work
 

@@ -10,8 +10,8 @@ from results.record_factory import make_record
 from sweeps import TINY, Here, jobs, network, numbers
 
 from timm_diffsens.errors import MeasurementError
-from timm_diffsens.results.record import Record
-from timm_diffsens.results.store import iter_records, write_record
+from timm_diffsens.results.records.store import iter_records, write_record
+from timm_diffsens.schema.records import Record
 from timm_diffsens.sweep.on_ray import Ray
 from timm_diffsens.sweep.run import sweep
 

@@ -6,10 +6,10 @@ from sweeps import jobs
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from timm_diffsens.measures.probe import Probe
 from timm_diffsens.models.inputs import timm_input
 from timm_diffsens.models.layers import select_layers, trace_images
 from timm_diffsens.models.sources import find_source
+from timm_diffsens.sensitivities.probe import Probe
 from timm_diffsens.sweep import structure as module
 from timm_diffsens.sweep.structure import FATES, count_parameters, on_meta, structure
 from timm_diffsens.sweep.work import work

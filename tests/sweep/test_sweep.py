@@ -9,7 +9,7 @@ import pytest
 from sweeps import QUICK, Here, jobs, network
 
 from timm_diffsens.errors import DiffsensError, DiffsensWarning, UsageError
-from timm_diffsens.results.store import load_record
+from timm_diffsens.results.records.store import load_record
 from timm_diffsens.sweep import run as run_module
 from timm_diffsens.sweep.executors import lost
 from timm_diffsens.sweep.jobs import Job
@@ -206,7 +206,7 @@ def test_a_full_disk_is_an_error_of_the_job(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     (job,) = jobs(tmp_path, "net/lenet")
-    monkeypatch.setattr("timm_diffsens.results.files._write_synchronised", full)
+    monkeypatch.setattr("timm_diffsens.files._write_synchronised", full)
     outcome = work(job)
     assert outcome.status == "failed"
     assert "No space left" in outcome.message

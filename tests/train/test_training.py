@@ -109,7 +109,7 @@ def test_corruption_is_fixed_for_each_image_and_the_one_bench_uses():
     noise = noisy.train.x - clean.train.x
     # 128 * 1024 draws: the standard deviation's own relative error is 1/sqrt(2 n) = 0.2 %
     assert noise.std().item() == pytest.approx(0.5, rel=4 * 0.002)
-    from timm_diffsens.measures.triplets import Protocol, corrupted
+    from timm_diffsens.sensitivities.triplets import Protocol, corrupted
 
     sample = ScaleDetection().test(10_000)
     first = corrupted(sample.images[:5], sample.indices[:5].tolist(), Protocol(corruption=0.5))
@@ -303,9 +303,9 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path):
 
 def test_seeds_of_one_network_are_one_point_on_the_page(tmp_path):
     """The whole chain: trained, measured, read, merged and drawn."""
-    from timm_diffsens.results.leaderboard import build_leaderboard
-    from timm_diffsens.results.page import render_page
-    from timm_diffsens.results.page_data import facts
+    from timm_diffsens.results.page.build import render_page
+    from timm_diffsens.results.page.data import facts
+    from timm_diffsens.results.stats.leaderboard import build_leaderboard
 
     for model, seed in (("net/lenet", 0), ("net/lenet", 1), ("net/fc2", 0)):
         recipe = Recipe("scale1", model, seed=seed, train_images=64, epochs=1)

@@ -25,9 +25,9 @@ from timm_diffsens.errors import DiffsensError, UsageError
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from timm_diffsens.measures.bench import Progress
-    from timm_diffsens.measures.options import Options
-    from timm_diffsens.results.record import Record
+    from timm_diffsens.benchmark.options import Options
+    from timm_diffsens.benchmark.run import Progress
+    from timm_diffsens.schema.records import Record
 
 
 def bench(
@@ -96,7 +96,7 @@ def bench(
     quiet: Quiet = False,
 ) -> None:
     """Measure models layer by layer: deformations (D), noise (G) and R = D/G. Writes a record of each."""
-    from timm_diffsens.measures.options import DEFAULT_VARIANTS, Options
+    from timm_diffsens.benchmark.options import DEFAULT_VARIANTS, Options
 
     options = Options(
         dataset=dataset,
@@ -152,9 +152,9 @@ def bench(
 
 def _check(models: Sequence[str], options: "Options", out: Path) -> None:
     """Find wrong use before anything is measured: model names, options, the output folder."""
-    from timm_diffsens import runtime
+    from timm_diffsens.device import allocator, devices
     from timm_diffsens.models.sources import find_source
-    from timm_diffsens.results.store import check_writable
+    from timm_diffsens.results.records.store import check_writable
 
     if options.checkpoint is not None and len(models) > 1:
         raise UsageError(
@@ -163,16 +163,16 @@ def _check(models: Sequence[str], options: "Options", out: Path) -> None:
     if options.test_error is not None and len(models) > 1:
         raise UsageError(f"--test-error belongs to one model, got {len(models)}: {', '.join(models)}")
     _ = (options.variant_names, options.task, options.diffeo, options.input)
-    options.precision.check(runtime.resolve_device(options.device))
-    runtime.prepare()
+    options.precision.check(devices.resolve_device(options.device))
+    allocator.prepare()
     for spec in models:
         find_source(spec)
     check_writable(out / "records", options.dataset)
 
 
 def _measure(spec: str, options: "Options", folder: Path, force: bool, quiet: bool, say: bool) -> "Record":
-    from timm_diffsens.measures.bench import run_once
-    from timm_diffsens.measures.plan import prepare
+    from timm_diffsens.benchmark.plan import prepare
+    from timm_diffsens.benchmark.run import run_once
 
     plan = prepare(spec, options)
     if say and not quiet and plan.sample.note:
@@ -187,7 +187,7 @@ def _measure(spec: str, options: "Options", folder: Path, force: bool, quiet: bo
 
 def _print(record: "Record", all_layers: bool, quiet: bool) -> None:
     from timm_diffsens.cli.show import print_record
-    from timm_diffsens.results.advice import advice
+    from timm_diffsens.results.report.advice import advice
 
     notes = [] if quiet else [text for text in advice(record) if text not in record.warnings]
     print_record(result_console(), record, "original", all_layers, notes)

@@ -3,15 +3,15 @@
 from typing import TYPE_CHECKING, Any
 
 from timm_diffsens.cli.output import result_console
-from timm_diffsens.results.markdown_text import one_line
-from timm_diffsens.results.numbers import with_error
+from timm_diffsens.results.report.markdown import one_line
+from timm_diffsens.results.report.numbers import with_error
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
     from rich.table import Table
 
-    from timm_diffsens.results.leaderboard import Group, Leaderboard, Series
+    from timm_diffsens.results.stats.leaderboard import Group, Leaderboard, Series
 
 _MOST_ROWS = 40
 _NAMES = {"d": "D", "g": "G", "r": "R"}

@@ -28,14 +28,14 @@ def demo(
 
     A run that was interrupted goes on where it was.
     """
-    from timm_diffsens import runtime
-    from timm_diffsens.results.board_files import write_board
-    from timm_diffsens.results.files import check_writable_folder
-    from timm_diffsens.results.leaderboard import Choices, build_leaderboard
+    from timm_diffsens.device import allocator, devices
+    from timm_diffsens.files import check_writable_folder
+    from timm_diffsens.results.board import write_board
+    from timm_diffsens.results.stats.leaderboard import Choices, build_leaderboard
     from timm_diffsens.train.demo import demo_recipes, run_demo
 
-    runtime.prepare()
-    runtime.resolve_device(device)
+    allocator.prepare()
+    devices.resolve_device(device)
     check_writable_folder(out / "records")
     recipes = demo_recipes(epochs, seed)
     done = []

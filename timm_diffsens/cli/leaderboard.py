@@ -45,15 +45,15 @@ def leaderboard(
         return
     if files:
         raise UsageError(f"{files[0]} is given without --check; records are read from {out / 'records'}")
-    from timm_diffsens.results.board_files import write_board
-    from timm_diffsens.results.export import start_renderer
-    from timm_diffsens.results.leaderboard import Choices, build_leaderboard
+    from timm_diffsens.results.board import write_board
+    from timm_diffsens.results.report.export import start_renderer
+    from timm_diffsens.results.stats.leaderboard import Choices, build_leaderboard
 
     start_renderer()
     board = build_leaderboard(out, Choices(errors, include_unfitted, resamples, seed))
     written = [] if board.main is None else write_board(board, out, figures)
     if as_json:
-        from timm_diffsens.results.board_text import plain_board
+        from timm_diffsens.results.report.board_text import plain_board
 
         print_json({**plain_board(board), "written": [str(path) for path in written]})
     else:
@@ -70,9 +70,9 @@ def leaderboard(
 def _check(files: list[Path], out: Path, as_json: bool) -> None:
     """Each file with what is wrong with it; exit 1 if anything is."""
     from timm_diffsens.cli.validate import files_named, print_checked
-    from timm_diffsens.results.leaderboard import Choices, build_leaderboard
-    from timm_diffsens.results.store import record_files
-    from timm_diffsens.results.submission import submission_faults
+    from timm_diffsens.results.records.store import record_files
+    from timm_diffsens.results.report.submission import submission_faults
+    from timm_diffsens.results.stats.leaderboard import Choices, build_leaderboard
 
     if not files:
         raise UsageError("--check needs the files of new records: `diffsens leaderboard --check FILE...`")

@@ -7,7 +7,7 @@ import typer
 
 from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_json, progress_console, result_console
 from timm_diffsens.errors import UsageError, unknown
-from timm_diffsens.results.patterns import matching
+from timm_diffsens.patterns import matching
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -58,9 +58,9 @@ def ls(
 
 
 def _models(pattern: str | None, pretrained: bool) -> list[Row]:
-    from timm_diffsens import runtime
+    from timm_diffsens.device import allocator
 
-    runtime.prepare()
+    allocator.prepare()
     from timm_diffsens.models.names import known_names
 
     names = known_names(pretrained)
@@ -73,9 +73,9 @@ def _models(pattern: str | None, pretrained: bool) -> list[Row]:
 def _layers(spec: str | None, selection: list[str], size: int | None) -> list[Row]:
     if spec is None:
         raise UsageError("ls layers needs a model: `diffsens ls layers resnet50`")
-    from timm_diffsens import runtime
+    from timm_diffsens.device import allocator
 
-    runtime.prepare()
+    allocator.prepare()
     from timm_diffsens.models.layers import list_layers
     from timm_diffsens.models.loading import InputOptions, load_model
 
@@ -96,9 +96,9 @@ def _layers(spec: str | None, selection: list[str], size: int | None) -> list[Ro
 
 
 def _datasets(pattern: str | None) -> list[Row]:
-    from timm_diffsens import runtime
+    from timm_diffsens.device import allocator
 
-    runtime.prepare()
+    allocator.prepare()
     from timm_diffsens.data.loading import list_datasets
 
     described = dict(list_datasets())
@@ -109,7 +109,7 @@ def _datasets(pattern: str | None) -> list[Row]:
 
 
 def _records(pattern: str | None, folder: Path) -> list[Row]:
-    from timm_diffsens.results.store import read_records
+    from timm_diffsens.results.records.store import read_records
 
     columns = [
         "key",

@@ -16,12 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from timm_diffsens.errors import DiffsensWarning
-from timm_diffsens.results.numbers import sparkline, with_error
+from timm_diffsens.results.report.numbers import sparkline, with_error
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from timm_diffsens.results.record import Layer
+    from timm_diffsens.schema.records import Layer
 
 __all__ = ["layer_table", "print_error", "print_json", "progress_console", "result_console", "sparkline"]
 

@@ -62,14 +62,14 @@ def reproduce(
 
     settings, names = find_settings(scale), chosen(targets)
     folders, files = _folders(checkpoints), _weights(weights or [])
-    from timm_diffsens import runtime
+    from timm_diffsens.device import allocator, devices
+    from timm_diffsens.files import check_writable_folder
     from timm_diffsens.reproduce.run import reproduce as make
     from timm_diffsens.reproduce.run import write_pages
     from timm_diffsens.reproduce.workshop import Workshop, find_places
-    from timm_diffsens.results.files import check_writable_folder
 
-    runtime.prepare()
-    runtime.resolve_device(device)
+    allocator.prepare()
+    devices.resolve_device(device)
     places = find_places(data_dir)
     check_writable_folder(out)
 

@@ -13,7 +13,7 @@ from timm_diffsens.errors import UsageError, unknown
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from timm_diffsens.results.record import Record
+    from timm_diffsens.schema.records import Record
 
 _SHORTEST_KEY = 4
 _MOST_LISTED = 8
@@ -35,7 +35,7 @@ def show(
 ) -> None:
     """Show one record: layer table, depth curves and a reading; --figure draws it."""
     if figure is not None:
-        from timm_diffsens.results.export import figure_format
+        from timm_diffsens.results.report.export import figure_format
 
         figure_format(figure)
     found = find(record, out / "records")
@@ -44,12 +44,12 @@ def show(
     if as_json:
         print_json(found)
     else:
-        from timm_diffsens.results.advice import advice
+        from timm_diffsens.results.report.advice import advice
 
         notes = [] if quiet else dict.fromkeys([*found.warnings, *advice(found)])
         print_record(result_console(), found, variant, all_layers, notes)
     if figure is not None:
-        from timm_diffsens.results.charts import record_figure, save_chart
+        from timm_diffsens.results.report.record_chart import record_figure, save_chart
 
         save_chart(record_figure(found), figure)
         progress_console().print(f"figure: {figure}", soft_wrap=True)
@@ -61,7 +61,7 @@ def find(text: str, folder: Path) -> "Record":
     Raises:
         UsageError: there is none, or more than one.
     """
-    from timm_diffsens.results.store import iter_records, load_record
+    from timm_diffsens.results.records.store import iter_records, load_record
 
     if Path(text).is_file() or text.endswith(".json"):
         return load_record(text)
@@ -96,7 +96,7 @@ def print_record(
 ) -> None:
     """Header, layer table of one variant, curves over depth, a reading, and what to mind."""
     from timm_diffsens.cli.output import layer_table
-    from timm_diffsens.results.reading import reading
+    from timm_diffsens.results.report.summary import reading
 
     for name, value in _header(record):
         console.print(f"{name:<11} {value}", soft_wrap=True)
@@ -145,7 +145,7 @@ def _error(record: "Record") -> str:
 
 def _curves(record: "Record") -> list[str]:
     """R over depth, a line a variant, all on one logarithmic scale, with the ends written out."""
-    from timm_diffsens.results.numbers import sparkline, with_error
+    from timm_diffsens.results.report.numbers import sparkline, with_error
 
     lines = ["R over depth (log scale)"]
     shown = [layer.r for layers in record.variants.values() for layer in layers if layer.r]
@@ -160,7 +160,7 @@ def _curves(record: "Record") -> list[str]:
 
 def _spectra(record: "Record") -> list[str]:
     """Mean frequency and share of the constant mode, first to last convolution."""
-    from timm_diffsens.results.numbers import sparkline, with_error
+    from timm_diffsens.results.report.numbers import sparkline, with_error
 
     lines = []
     shown = [s.mean_frequency for spectra in record.spectra.values() for s in spectra if s.mean_frequency]

@@ -88,10 +88,10 @@ def sweep(
 
     Everything is a file as soon as it is known, so a sweep that was interrupted goes on where it was.
     """
-    from timm_diffsens import runtime
+    from timm_diffsens.device import allocator
 
-    runtime.prepare()
-    from timm_diffsens.measures.options import DEFAULT_VARIANTS
+    allocator.prepare()
+    from timm_diffsens.benchmark.options import DEFAULT_VARIANTS
     from timm_diffsens.sweep.jobs import Job, find_models, take_shard
     from timm_diffsens.sweep.run import sweep as run
 
@@ -167,8 +167,8 @@ def _conclude(job: "Job", outcomes: "Sequence[Outcome]", left: int, as_json: boo
 
 def _options(**given: Any) -> dict[str, Any]:
     """Checked as far as can be without a model, before any process is started."""
+    from timm_diffsens.benchmark.options import Options
     from timm_diffsens.data.loading import check_request
-    from timm_diffsens.measures.options import Options
     from timm_diffsens.sweep.jobs import plain_options
 
     options = Options(**given)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from timm_diffsens.cli.output import Json, Quiet, print_json, progress_console, result_console
-from timm_diffsens.results.numbers import with_error
+from timm_diffsens.results.report.numbers import with_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from timm_diffsens.measures.estimators import LayerSensitivity
-    from timm_diffsens.measures.exponents import Exponent
-    from timm_diffsens.measures.receptive_field import Diffusion
-    from timm_diffsens.measures.theory_report import TheoryResult
-    from timm_diffsens.measures.trained_theory import SeedExponent, TrainedCurves
+    from timm_diffsens.sensitivities.estimator import LayerSensitivity
+    from timm_diffsens.theory.exponents import Exponent
+    from timm_diffsens.theory.receptive_field import Diffusion
+    from timm_diffsens.theory.report import TheoryResult
+    from timm_diffsens.theory.trained import SeedExponent, TrainedCurves
 
 _MOST_ROWS = 16
 _FILTERS = (2, 3, 4, 5)  # of the table of Proposition A.1, and those asked for
@@ -69,22 +69,22 @@ def theory(
     checkpoints trained networks stand beside it, and the same with fresh weights.
     """
     if figure is not None:
-        from timm_diffsens.results.export import figure_format
+        from timm_diffsens.results.report.export import figure_format
 
         figure_format(figure)
     if checkpoints and any(value is not None for value in (task, depth, filter_size, length, xi)):
         from timm_diffsens.errors import UsageError
 
         raise UsageError("the checkpoints say which task, depth, filter, length and xi: leave those out")
-    from timm_diffsens import runtime
+    from timm_diffsens.device import allocator
 
-    runtime.prepare()
-    from timm_diffsens.measures.receptive_field import diffusion
-    from timm_diffsens.measures.theory_report import run_theory, theory_setting
+    allocator.prepare()
+    from timm_diffsens.theory.receptive_field import diffusion
+    from timm_diffsens.theory.report import run_theory, theory_setting
 
     trained: list[TrainedCurves] = []
     if checkpoints:
-        from timm_diffsens.measures.trained_theory import trained_curves
+        from timm_diffsens.theory.trained import trained_curves
 
         trained = trained_curves(checkpoints, images=images, seed=seed)
         settings = [found.setting for found in trained]
@@ -113,11 +113,11 @@ def _document(
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from timm_diffsens.measures.theory_report import theory_document
+    from timm_diffsens.theory.report import theory_document
 
     settings = [theory_document(result) for result in results]
     if trained:
-        from timm_diffsens.measures.trained_theory import trained_document
+        from timm_diffsens.theory.trained import trained_document
 
         for document, found, result in zip(settings, trained, results, strict=True):
             document["trained"] = trained_document(found, result)
@@ -134,13 +134,13 @@ def _write(
     """The figure, and the folder's three files."""
     if figure is None and out is None:
         return
-    from timm_diffsens.measures.theory_report import theory_rows
-    from timm_diffsens.results.export import save_chart
-    from timm_diffsens.results.theory_charts import theory_chart
+    from timm_diffsens.results.report.export import save_chart
+    from timm_diffsens.results.report.theory_chart import theory_chart
+    from timm_diffsens.theory.report import theory_rows
 
     rows = [row for result in results for row in theory_rows(result)]
     if trained:
-        from timm_diffsens.measures.trained_theory import trained_rows
+        from timm_diffsens.theory.trained import trained_rows
 
         rows += [row for found in trained for row in trained_rows(found)]
     paths = [path for path in (figure, out and out / "theory.svg") if path is not None]
@@ -157,7 +157,7 @@ def _write_data(out: Path, rows: list[dict[str, Any]], document: dict[str, Any])
 
     import pandas as pd
 
-    from timm_diffsens.results.files import write_atomic
+    from timm_diffsens.files import write_atomic
 
     texts = {
         out / "theory.csv": pd.DataFrame(rows).to_csv(index=False),
@@ -249,7 +249,7 @@ def _number(value: float) -> str:
 
 def _exponent_table(result: "TheoryResult") -> "Table":
     """Fits to the exact and to the measured curve, beside the paper's exponents."""
-    from timm_diffsens.measures.theory_report import theory_exponents
+    from timm_diffsens.theory.report import theory_exponents
 
     table = _table("exponent of", "asymptotic", "exact", "measured", "from images")
     for name, found in theory_exponents(result).items():
@@ -263,7 +263,7 @@ def _exponent_table(result: "TheoryResult") -> "Table":
 
 def _print_trained(console: "Console", found: "TrainedCurves", result: "TheoryResult") -> None:
     """Test errors of the seeds; exponents of the trained network beside the homogeneous one's."""
-    from timm_diffsens.measures.trained_theory import CURVES, homogeneous_exponents, trained_exponents
+    from timm_diffsens.theory.trained import CURVES, homogeneous_exponents, trained_exponents
 
     errors = ", ".join(f"{100 * seed.test_error:.2f}%" for seed in found.seeds)
     console.print(f"trained, seeds {', '.join(str(s.seed) for s in found.seeds)}: test error {errors}")

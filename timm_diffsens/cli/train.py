@@ -104,14 +104,14 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train small networks: checkpoint and error curve of each; goes on where it was interrupted."""
-    from timm_diffsens import runtime
+    from timm_diffsens.device import allocator, devices
     from timm_diffsens.models.arguments import ModelArguments
     from timm_diffsens.models.sources import find_source
     from timm_diffsens.train.recipe import Recipe
     from timm_diffsens.train.run import train as run
 
-    runtime.prepare()
-    runtime.resolve_device(device)
+    allocator.prepare()
+    devices.resolve_device(device)
     if seeds < 1:
         raise UsageError(f"--seeds must be at least 1, got {seeds}")
     scale = {"dims": dims, "size": size, "xi": xi, "gap": gap}

@@ -39,8 +39,8 @@ def print_checked(found: dict[Path, list[str]], as_json: bool) -> None:
 
 def check(path: Path) -> list[str]:
     """What is wrong with a record file; empty for a good one."""
-    from timm_diffsens.results.checks import faults
-    from timm_diffsens.results.store import load_record
+    from timm_diffsens.results.records.checks import faults
+    from timm_diffsens.results.records.store import load_record
 
     try:
         return faults(load_record(path), path)
@@ -54,7 +54,7 @@ def files_named(paths: list[Path]) -> list[Path]:
     Raises:
         UsageError: a path does not exist.
     """
-    from timm_diffsens.results.store import record_files
+    from timm_diffsens.results.records.store import record_files
 
     files: dict[Path, None] = {}
     for path in paths:

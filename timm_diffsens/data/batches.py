@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from timm_diffsens import runtime
+from timm_diffsens.device import threads
 
 Batch = tuple[list[int], torch.Tensor]
 Item = TypeVar("Item")
@@ -36,7 +36,7 @@ def prefetch(
     def one(position: int) -> torch.Tensor | None:
         return None if stopped.is_set() else make(position)
 
-    with runtime.helpers(readers, "batches") as pool:
+    with threads.helpers(readers, "batches") as pool:
         try:
             ahead = [pool.submit(one, position) for position in chunks[0]] if chunks else []
             for chunk, following in zip(chunks, [*chunks[1:], []], strict=True):
@@ -50,7 +50,7 @@ def prefetch(
 def one_ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
     """The items of an iterator, each made in a thread while the caller works on the one before.
 
-    Unlike those of `runtime.helpers` the thread has all the cores: the caller is to work elsewhere.
+    Unlike those of `threads.helpers` the thread has all the cores: the caller is to work elsewhere.
 
     >>> list(one_ahead(iter("ab")))
     ['a', 'b']

@@ -7,10 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import UnidentifiedImageError
 
-from timm_diffsens import runtime
 from timm_diffsens.data.sources import Item, Source
 from timm_diffsens.data.streaming import Stream
-from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError
+from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError, warn
 
 MAX_CORRUPT = 0.01  # share of the sample that may be unreadable
 _WINDOW = 1024  # images inspected before results are collected
@@ -40,7 +39,7 @@ def inspect_images(source: Source, indices: list[int]) -> tuple[list[Item], tupl
     if len(items) < 2:
         raise UsageError(f"{source.origin.spec} has one readable image; sensitivities need at least 2")
     if faults:
-        runtime.warn(
+        warn(
             f"{len(faults)} of {len(indices)} images cannot be read and are left out: {_list_faults(faults)}"
         )
     return items, tuple(faults)
@@ -93,7 +92,7 @@ def inspect_stream(source: Stream, images: int | None) -> tuple[list[Item], tupl
     if len(skipped) > MAX_CORRUPT * total:
         raise MeasurementError(f"{len(skipped)} of {total} images of {spec} cannot be read, more than 1 %")
     if skipped:
-        runtime.warn(f"{len(skipped)} of {total} images of {spec} cannot be read and are left out")
+        warn(f"{len(skipped)} of {total} images of {spec} cannot be read and are left out")
     if images is not None and len(items) < images:
-        runtime.warn(f"{spec} gave {len(items)} images, not {images}: all of them are used (--images)")
+        warn(f"{spec} gave {len(items)} images, not {images}: all of them are used (--images)")
     return items, skipped

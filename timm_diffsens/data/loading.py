@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from timm_diffsens import runtime
 from timm_diffsens.data import specs
 from timm_diffsens.data.batches import READERS, prefetch
 from timm_diffsens.data.inspection import inspect_images, inspect_stream
@@ -27,8 +26,9 @@ from timm_diffsens.data.scale_detection import ScaleDetection, choose_pairwise
 from timm_diffsens.data.sources import UNKNOWN_CLASSES, Encoded, Item, Source
 from timm_diffsens.data.specs import list_datasets
 from timm_diffsens.data.streaming import Stream
-from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError
-from timm_diffsens.results.record import InputSpec
+from timm_diffsens.device import allocator
+from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError, warn
+from timm_diffsens.schema.records import InputSpec
 
 __all__ = ["ImageSample", "image_transform", "list_datasets", "load_images", "match_labels"]
 
@@ -162,7 +162,7 @@ def load_images(
     if source.size < 2:
         raise UsageError(f"{spec} has {source.size} image; sensitivities need at least 2")
     if images is not None and source.size < images:
-        runtime.warn(f"{spec} has {source.size} images, not {images}: all of them are used (--images)")
+        warn(f"{spec} has {source.size} images, not {images}: all of them are used (--images)")
     items, skipped = inspect_images(source, chosen)
     return _sample(source, items, skipped, seed, "all" if len(chosen) == source.size else "random")
 
@@ -244,7 +244,7 @@ def image_transform(spec: InputSpec) -> Callable[[Image.Image], torch.Tensor]:
     Resize by `crop_pct` and `interpolation`, crop by `crop_mode`, scale to [0, 1], subtract the mean, divide
     by the standard deviation.
     """
-    runtime.prepare()
+    allocator.prepare()
     from timm.data import create_transform
 
     transform = create_transform(

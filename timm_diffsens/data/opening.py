@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from timm_diffsens import runtime
 from timm_diffsens.data import dead_leaves, specs
 from timm_diffsens.data.scale_detection import PARTS, ScaleDetection
 from timm_diffsens.data.sources import DeadLeaves, Encoded, Origin, ScaleImages, Source, Torchvision
 from timm_diffsens.data.streaming import Stream
-from timm_diffsens.errors import UsageError, first_line
+from timm_diffsens.device import allocator
+from timm_diffsens.errors import UsageError, first_line, warn
 
 _EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -70,7 +70,7 @@ def open_source(request: Request) -> Source:
 
 def _create(request: Request, advice: str, **arguments: Any) -> Any:
     """`timm.data.create_dataset`, with every failure told in one line and nothing printed on stdout."""
-    runtime.prepare()
+    allocator.prepare()
     from timm.data import create_dataset
 
     try:
@@ -116,7 +116,7 @@ def _image_folder(request: Request, folder: Path, note: str | None = None) -> So
     )
     source = Encoded(request.origin(split, note), dataset, files=True)
     if 0 < source.stray < source.size:
-        runtime.warn(
+        warn(
             f"{source.stray} images lie in {root.name!r} itself, beside the class folders, so they have no "
             "class and the set is read as unlabelled; move them away to have the labels used"
         )

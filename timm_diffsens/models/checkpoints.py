@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import nn
 
 from timm_diffsens.errors import DiffsensError, UsageError, first_line
-from timm_diffsens.results.files import write_atomic
+from timm_diffsens.files import write_atomic
 
 _SUFFIX = ".safetensors"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net")

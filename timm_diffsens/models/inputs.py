@@ -8,10 +8,9 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from timm_diffsens import runtime
-from timm_diffsens.errors import UsageError
+from timm_diffsens.errors import UsageError, warn
 from timm_diffsens.models.arguments import ModelArguments
-from timm_diffsens.results.record import InputSpec
+from timm_diffsens.schema.records import InputSpec
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -76,7 +75,7 @@ def find_input(
                 f"the input size of {spec} is not known; pass --input-size, and --mean and --std"
             )
         if asked.mean is None or asked.std is None:
-            runtime.warn(f"mean and std of {spec} are not known: ImageNet's are used; pass --mean and --std")
+            warn(f"mean and std of {spec} are not known: ImageNet's are used; pass --mean and --std")
         known = plain_input(input_channels(module), asked.size, _IMAGENET_MEAN, _IMAGENET_STD)
     changes: dict[str, Any] = {}
     if asked.size is not None:

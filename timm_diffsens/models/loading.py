@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from timm_diffsens import runtime
+from timm_diffsens.device import allocator, seeding
 from timm_diffsens.errors import DiffsensError, UsageError, first_line
 from timm_diffsens.models.arguments import NO_ARGUMENTS, ModelArguments
 from timm_diffsens.models.checkpoints import load_checkpoint, read_recipe, state_sha256
@@ -19,7 +19,7 @@ from timm_diffsens.models.inputs import timm_input as timm_input
 from timm_diffsens.models.sources import Library, Source, find_source, shown_spec
 from timm_diffsens.models.trace import pick_output
 from timm_diffsens.models.variants import reinitialise
-from timm_diffsens.results.record import InputSpec, Origin, Weights
+from timm_diffsens.schema.records import InputSpec, Origin, Weights
 
 _ADVICE = "pass --checkpoint FILE for weights on disk, or --no-pretrained for random ones"
 
@@ -109,12 +109,12 @@ def load_model(
         >>> model.input.height, model.classes, model.weights.source
         (160, 1000, 'random')
     """
-    runtime.prepare()
+    allocator.prepare()
     metadata, asked = None, input_options or InputOptions()
     told_arguments, told_input = _told(spec, Path(checkpoint)) if checkpoint is not None else (None, None)
     arguments = arguments or told_arguments or NO_ARGUMENTS
     origin: tuple[Origin, str | None, int | None]
-    with runtime.seeded(seed):
+    with seeding.seeded(seed):
         source = _resized(find_source(spec, arguments), asked)
         build: Callable[[], nn.Module] | None = source.build
         if pretrained and checkpoint is None and source.pretrained is not None:
@@ -175,7 +175,7 @@ def _told(spec: str, checkpoint: Path) -> tuple[ModelArguments | None, InputSpec
 
 def _brings_weights(source: Source, module: nn.Module, seed: int) -> bool:
     """Whether a factory gives weights of its own: most of them are the same from another seed."""
-    with runtime.seeded(seed + 1):
+    with seeding.seeded(seed + 1):
         other = dict(source.build().named_parameters())
     same = [
         p.numel() if torch.equal(p, other[name]) else -p.numel()
@@ -196,7 +196,7 @@ def given_model(module: nn.Module, asked: InputOptions) -> LoadedModel:
     Raises:
         UsageError: the input size is not known.
     """
-    runtime.prepare()
+    allocator.prepare()
     name = type(module).__name__
     spec_of_input = find_input(name, None, module, asked)
     return LoadedModel(

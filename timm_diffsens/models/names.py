@@ -1,6 +1,6 @@
 """Names of the architectures there are."""
 
-from timm_diffsens import runtime
+from timm_diffsens.device import allocator
 from timm_diffsens.models.nets import NETS
 from timm_diffsens.models.sources import torchvision_names
 
@@ -11,7 +11,7 @@ def known_names(pretrained: bool = False) -> list[str]:
     Args:
         pretrained: only those with published weights, timm's with the tags of their weights.
     """
-    runtime.prepare()
+    allocator.prepare()
     import timm
 
     names = [*timm.list_models(pretrained=pretrained)]

@@ -18,7 +18,7 @@ from timm_diffsens.models.first_conv import replace_input_channels
 from timm_diffsens.models.hub import fetch
 from timm_diffsens.models.inputs import plain_input, task_input
 from timm_diffsens.models.nets import NETS, check_arguments, make_net
-from timm_diffsens.results.record import InputSpec
+from timm_diffsens.schema.records import InputSpec
 
 Library = Literal["timm", "torchvision", "net", "python"]
 

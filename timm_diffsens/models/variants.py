@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from timm_diffsens import runtime
+from timm_diffsens.device import allocator, seeding
 from timm_diffsens.errors import UsageError
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
@@ -151,7 +151,7 @@ def reinitialise(
         >>> torch.equal(a.weight, b.weight), torch.equal(a.weight, net.weight)
         (True, False)
     """
-    with runtime.seeded(seed):
+    with seeding.seeded(seed):
         if factory is None:
             changed = _from_timm(model)
             return _reset(_copy(model)) if changed is None else changed
@@ -172,7 +172,7 @@ def _from_timm(model: nn.Module) -> nn.Module | None:
     name = config.get("architecture") if isinstance(config, dict) else None
     if not name:
         return None
-    runtime.prepare()
+    allocator.prepare()
     import timm
 
     options = {

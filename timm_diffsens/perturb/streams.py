@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from timm_diffsens import runtime
+from timm_diffsens.device import threads
 from timm_diffsens.errors import UsageError
 
 _MANY = 2**16  # numbers: below, handing images to other threads costs more than it saves
@@ -65,7 +65,7 @@ def standard_normal(n: int, shape: Sequence[int], generator: Generator, dtype: t
         each[image].standard_normal(dtype=out.dtype, out=out[image])
 
     if out.size >= _MANY and len({id(source) for source in each}) == n:
-        runtime.share(fill, n)
+        threads.share(fill, n)
     else:
         for image in range(n):
             fill(image)

@@ -15,11 +15,11 @@ from timm_diffsens.reproduce.claims import NEGATIVE, POSITIVE, Claim, Part
 from timm_diffsens.reproduce.panels import pixel_panels
 from timm_diffsens.reproduce.reports import Report
 from timm_diffsens.reproduce.workshop import MissingError, Workshop, name_of, unless_missing
-from timm_diffsens.results.correlation_charts import scatter_chart, series_chart
-from timm_diffsens.results.leaderboard import Choices, Group, Leaderboard, build_leaderboard
-from timm_diffsens.results.population import FEWEST
-from timm_diffsens.results.resampling import bca, moments
-from timm_diffsens.results.store import find_record, record_files
+from timm_diffsens.results.records.store import find_record, record_files
+from timm_diffsens.results.report.board_charts import scatter_chart, series_chart
+from timm_diffsens.results.stats.leaderboard import Choices, Group, Leaderboard, build_leaderboard
+from timm_diffsens.results.stats.population import FEWEST
+from timm_diffsens.results.stats.resampling import bca, moments
 from timm_diffsens.train.recipe import CIFAR10_MEAN, CIFAR10_STD, Recipe
 
 _VARIANTS = ("original", "channel-shuffled", "init")

@@ -11,8 +11,8 @@ from timm_diffsens.reproduce.panels import curve_panels
 from timm_diffsens.reproduce.reports import Report
 from timm_diffsens.reproduce.settings import seeds_of
 from timm_diffsens.reproduce.workshop import Workshop, name_of, unless_missing
-from timm_diffsens.results.frames import layers_frame
-from timm_diffsens.results.record import Layer, Record, VariantName
+from timm_diffsens.results.records.frames import layers_frame
+from timm_diffsens.schema.records import Layer, Record, VariantName
 from timm_diffsens.train.recipe import Recipe
 
 VARIANTS = ("original", "channel-shuffled", "init")

@@ -10,7 +10,7 @@ from timm_diffsens.reproduce.depth import cifar10_records, imagenet_record, like
 from timm_diffsens.reproduce.panels import curve_panels
 from timm_diffsens.reproduce.reports import Report
 from timm_diffsens.reproduce.workshop import Workshop, unless_missing
-from timm_diffsens.results.record import Record, Spectrum
+from timm_diffsens.schema.records import Record, Spectrum
 
 Named = tuple[str, Record]
 

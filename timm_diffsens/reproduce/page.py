@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from timm_diffsens.results.markdown_text import link, table, text
+from timm_diffsens.results.report.markdown import link, table, text
 
 MARKER = "<!-- written by `diffsens reproduce`; edits will be lost -->"
 _TITLE = "The paper, figure by figure"

@@ -7,8 +7,8 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from timm_diffsens.results.looks import CONFIG, legend, look
-from timm_diffsens.results.record import VARIANTS
+from timm_diffsens.results.report.theme import CONFIG, legend, look
+from timm_diffsens.schema.records import VARIANTS
 
 Row = dict[str, Any]
 

@@ -9,11 +9,11 @@ import altair as alt
 import pandas as pd
 
 from timm_diffsens import __version__
+from timm_diffsens.files import write_atomic
 from timm_diffsens.reproduce.claims import Claim
 from timm_diffsens.reproduce.settings import Settings
-from timm_diffsens.results.export import render
-from timm_diffsens.results.files import write_atomic
-from timm_diffsens.results.record import digest
+from timm_diffsens.results.report.export import render
+from timm_diffsens.schema.records import digest
 
 REPORT = "report.json"
 _NUMBER = "%.7g"

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from timm_diffsens.measures.homogeneous import homogeneous_network
-from timm_diffsens.measures.receptive_field import receptive_fields
-from timm_diffsens.measures.theory import effective_receptive_field
 from timm_diffsens.reproduce.claims import Claim, Part
 from timm_diffsens.reproduce.panels import bar_panels
 from timm_diffsens.reproduce.reports import Report
 from timm_diffsens.reproduce.workshop import Workshop
+from timm_diffsens.theory.homogeneous import homogeneous_network
+from timm_diffsens.theory.predictions import effective_receptive_field
+from timm_diffsens.theory.receptive_field import receptive_fields
 
 _ROUNDING = 1e-9  # of sums of a few hundred float64 numbers of order one
 _SIDES = {"stride-1": (6, 5, 1, 128), "stride-2": (6, 2, 2, 128)}  # layers, F, stride, pixels

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from timm_diffsens.errors import DiffsensError
+from timm_diffsens.files import write_atomic
 from timm_diffsens.reproduce.page import html_page, markdown_page
 from timm_diffsens.reproduce.reports import Report, read_reports, write_report
 from timm_diffsens.reproduce.targets import IN_PAPER, TARGETS
 from timm_diffsens.reproduce.workshop import Workshop
-from timm_diffsens.results.export import unchecked
-from timm_diffsens.results.files import write_atomic
+from timm_diffsens.results.report.export import unchecked
 
 FIGURES = "figures"
 

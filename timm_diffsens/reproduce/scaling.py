@@ -10,11 +10,18 @@ import numpy as np
 import pandas as pd
 
 from timm_diffsens.errors import UsageError
-from timm_diffsens.measures.estimators import LayerSensitivity
-from timm_diffsens.measures.exponents import asymptotic_exponents, fit_exponent
-from timm_diffsens.measures.filter_means import MeanFilter, mean_filters_by_layer
-from timm_diffsens.measures.homogeneous import homogeneous_network, measured_curve
-from timm_diffsens.measures.theory_report import (
+from timm_diffsens.models.loading import load_model
+from timm_diffsens.models.variants import reinitialise
+from timm_diffsens.reproduce.claims import POSITIVE, Claim, Part
+from timm_diffsens.reproduce.reports import Report
+from timm_diffsens.reproduce.settings import seeds_of
+from timm_diffsens.reproduce.workshop import Workshop
+from timm_diffsens.results.report.theory_chart import theory_chart
+from timm_diffsens.sensitivities.estimator import LayerSensitivity
+from timm_diffsens.spectra.filter_means import MeanFilter, mean_filters_by_layer
+from timm_diffsens.theory.exponents import asymptotic_exponents, fit_exponent
+from timm_diffsens.theory.homogeneous import homogeneous_network, measured_curve
+from timm_diffsens.theory.report import (
     GROUPS,
     Setting,
     TheoryResult,
@@ -22,7 +29,7 @@ from timm_diffsens.measures.theory_report import (
     theory_exponents,
     theory_rows,
 )
-from timm_diffsens.measures.trained_theory import (
+from timm_diffsens.theory.trained import (
     SeedExponent,
     TrainedCurves,
     homogeneous_exponents,
@@ -30,13 +37,6 @@ from timm_diffsens.measures.trained_theory import (
     trained_exponents,
     trained_rows,
 )
-from timm_diffsens.models.loading import load_model
-from timm_diffsens.models.variants import reinitialise
-from timm_diffsens.reproduce.claims import POSITIVE, Claim, Part
-from timm_diffsens.reproduce.reports import Report
-from timm_diffsens.reproduce.settings import seeds_of
-from timm_diffsens.reproduce.workshop import Workshop
-from timm_diffsens.results.theory_charts import theory_chart
 
 _ZERO = 1e-12  # below one image in any test set
 NEAR = 0.15  # of an exponent: how far from the exact one it may be and still follow it

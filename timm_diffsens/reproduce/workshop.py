@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 
+from timm_diffsens.benchmark.options import Options
+from timm_diffsens.benchmark.plan import prepare
+from timm_diffsens.benchmark.run import run_once
 from timm_diffsens.data.loading import load_images
 from timm_diffsens.errors import DiffsensError, UsageError
-from timm_diffsens.measures.bench import run_once
-from timm_diffsens.measures.options import Options
-from timm_diffsens.measures.plan import prepare
 from timm_diffsens.models.checkpoints import read_recipe
 from timm_diffsens.models.inputs import plain_input
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.streams import streams
 from timm_diffsens.reproduce.settings import Settings
-from timm_diffsens.results.record import Record, digest
-from timm_diffsens.results.store import find_record, load_record, write_record
+from timm_diffsens.results.records.store import find_record, load_record, write_record
+from timm_diffsens.schema.records import Record, digest
 from timm_diffsens.train.data import TaskData, load_task
 from timm_diffsens.train.recipe import CIFAR10_MEAN, CIFAR10_STD, Recipe
 from timm_diffsens.train.run import read_result, run_folder, train

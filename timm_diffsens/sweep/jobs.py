@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import timm_diffsens
 from timm_diffsens.errors import UsageError, unknown
-from timm_diffsens.results.files import slug
-from timm_diffsens.results.patterns import is_pattern, matching
+from timm_diffsens.files import slug
+from timm_diffsens.patterns import is_pattern, matching
 
 if TYPE_CHECKING:
-    from timm_diffsens.measures.options import Options
+    from timm_diffsens.benchmark.options import Options
 
 Kind = Literal["structure", "measured"]
 
@@ -29,7 +29,7 @@ class Job:
 
     Attributes:
         model: spec. out: absolute folder that records and outcomes go below.
-        options: of `measures.options.Options`; None looks at the structure alone, on the meta device.
+        options: of `benchmark.options.Options`; None looks at the structure alone, on the meta device.
         max_parameters: a larger model is left out.
         threads: of torch, None for its own choice.
         force: measure what is done already.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from timm_diffsens.errors import DiffsensError, first_line
-from timm_diffsens.results.files import write_atomic
+from timm_diffsens.files import write_atomic
 from timm_diffsens.sweep.jobs import Job, versions
 
 Status = Literal["done", "left out", "failed", "out of memory", "lost"]

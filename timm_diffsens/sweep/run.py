@@ -6,10 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from timm_diffsens import runtime
-from timm_diffsens.errors import DiffsensError
-from timm_diffsens.results.files import check_writable_folder
-from timm_diffsens.results.store import find_record
+from timm_diffsens.errors import DiffsensError, warn
+from timm_diffsens.files import check_writable_folder
+from timm_diffsens.results.records.store import find_record
 from timm_diffsens.sweep.executors import Executor
 from timm_diffsens.sweep.jobs import Job, outcome_folder
 from timm_diffsens.sweep.outcomes import RETRIED, SETTLED, Outcome, log_error, read_outcome, write_outcome
@@ -103,7 +102,7 @@ class _Files:
             write()
         except DiffsensError as error:
             if not self.told:
-                runtime.warn(f"{error}; the sweep goes on, but what it cannot write will be done again")
+                warn(f"{error}; the sweep goes on, but what it cannot write will be done again")
             self.told = True
 
 

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from timm_diffsens import runtime
+from timm_diffsens.device import allocator
 from timm_diffsens.errors import MeasurementError
 from timm_diffsens.models.inputs import timm_input
 from timm_diffsens.models.layers import Layer, select_layers, trace_images
 from timm_diffsens.models.sources import Source, find_source
 from timm_diffsens.models.trace import Call, Trace, call_name, tensors
-from timm_diffsens.results.record import InputSpec
+from timm_diffsens.schema.records import InputSpec
 from timm_diffsens.sweep.outcomes import tally
 
 # What becomes of an output of a call that calls no other module; `dropped`: nobody would know of it.
@@ -34,7 +34,7 @@ def structure(spec: str) -> dict[str, Any]:
     Raises:
         UsageError: unknown spec. MeasurementError: the size of its input is not known.
     """
-    runtime.prepare()
+    allocator.prepare()
     source = find_source(spec)
     module = on_meta(source)
     shown = timm_input(module) or source.input

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from timm_diffsens.results.files import write_atomic
+from timm_diffsens.files import write_atomic
 from timm_diffsens.sweep.jobs import Job, Kind, outcome_folder, versions
 from timm_diffsens.sweep.outcomes import Outcome, read_outcome
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from timm_diffsens import runtime
+from timm_diffsens.benchmark.options import Options
+from timm_diffsens.benchmark.plan import prepare
+from timm_diffsens.benchmark.run import run_once
+from timm_diffsens.device import allocator
 from timm_diffsens.errors import DiffsensError
-from timm_diffsens.measures.bench import run_once
-from timm_diffsens.measures.options import Options
-from timm_diffsens.measures.pipeline import is_out_of_memory
-from timm_diffsens.measures.plan import prepare
-from timm_diffsens.results.record import Record
+from timm_diffsens.schema.records import Record
+from timm_diffsens.sensitivities.run import is_out_of_memory
 from timm_diffsens.sweep.jobs import Job
 from timm_diffsens.sweep.outcomes import Outcome, Status, ended, failed, tally, write_outcome
 from timm_diffsens.sweep.structure import count_parameters, structure
@@ -25,7 +25,7 @@ def work(job: Job) -> Outcome:
     What is written is settled before this returns: the record, then the outcome.
     """
     clock = time.perf_counter()
-    runtime.prepare()
+    allocator.prepare()
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     try:

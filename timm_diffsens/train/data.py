@@ -13,7 +13,7 @@ from timm_diffsens.errors import UsageError
 from timm_diffsens.models.inputs import plain_input
 from timm_diffsens.perturb.noise import corrupt
 from timm_diffsens.perturb.streams import stream, streams
-from timm_diffsens.results.record import InputSpec
+from timm_diffsens.schema.records import InputSpec
 from timm_diffsens.train.recipe import CIFAR10_MEAN, CIFAR10_STD, Recipe
 
 SHIFT = 4  # pixels, largest translation

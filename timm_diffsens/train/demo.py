@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from timm_diffsens.measures.bench import run_once
-from timm_diffsens.measures.options import Options
-from timm_diffsens.measures.plan import prepare
+from timm_diffsens.benchmark.options import Options
+from timm_diffsens.benchmark.plan import prepare
+from timm_diffsens.benchmark.run import run_once
 from timm_diffsens.models.arguments import ModelArguments
-from timm_diffsens.results.record import Record
+from timm_diffsens.schema.records import Record
 from timm_diffsens.train.loop import Row
 from timm_diffsens.train.recipe import Recipe
 from timm_diffsens.train.run import TrainResult, train

@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from timm_diffsens import runtime
-from timm_diffsens.errors import MeasurementError
-from timm_diffsens.measures.precision import FULL
+from timm_diffsens.device import seeding
+from timm_diffsens.device.precision import FULL
+from timm_diffsens.errors import MeasurementError, warn
+from timm_diffsens.files import write_atomic
 from timm_diffsens.perturb.streams import stream
-from timm_diffsens.results.files import write_atomic
 from timm_diffsens.train.data import Images, TaskData, augmented
 from timm_diffsens.train.recipe import Recipe
 
@@ -73,7 +73,7 @@ class State:
         except FileNotFoundError:
             return None
         except Exception as error:  # a damaged file fails in many ways
-            runtime.warn(f"{path.name} cannot be read ({type(error).__name__}): training starts anew")
+            warn(f"{path.name} cannot be read ({type(error).__name__}): training starts anew")
             return None
         if not isinstance(found, dict) or found.pop("recipe", None) != recipe.sha256:
             return None
@@ -169,7 +169,7 @@ def _epoch(
         group["lr"] = first * factor
     rng = stream(recipe.seed, "epoch", epoch)
     module.train()
-    with runtime.seeded(int(rng.integers(2**63))):
+    with seeding.seeded(int(rng.integers(2**63))):
         loss, wrong = _steps(module, optimizer, data.train, recipe, rng)
     if not math.isfinite(loss):
         raise DivergedError(

@@ -9,18 +9,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from timm_diffsens import runtime
+from timm_diffsens.benchmark.averages import to_record_layers
+from timm_diffsens.device import devices, environment
 from timm_diffsens.errors import DiffsensError, UsageError
-from timm_diffsens.measures import environment
-from timm_diffsens.measures.averages import to_record_layers
-from timm_diffsens.measures.pipeline import run_pass
-from timm_diffsens.measures.triplets import Batch, Protocol
+from timm_diffsens.files import check_writable_folder, slug, write_atomic
 from timm_diffsens.models.arguments import ModelArguments
 from timm_diffsens.models.checkpoints import round_to_half, save_checkpoint
 from timm_diffsens.models.loading import InputOptions, LoadedModel, load_model
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.pixels import ActivePixels
-from timm_diffsens.results.files import check_writable_folder, slug, write_atomic
+from timm_diffsens.sensitivities.run import run_pass
+from timm_diffsens.sensitivities.triplets import Batch, Protocol
 from timm_diffsens.train.data import Images, TaskData, load_task
 from timm_diffsens.train.loop import Progress, Row, State, error_of, fit
 from timm_diffsens.train.recipe import Recipe
@@ -119,7 +118,7 @@ def train(
     done = read_result(folder, recipe)
     if done is not None:
         return done
-    target = runtime.resolve_device(device)
+    target = devices.resolve_device(device)
     data = data or load_task(recipe, data_dir=data_dir, test_dir=test_dir, download=download)
     loaded = build(recipe, data)
     module = loaded.module.to(target)

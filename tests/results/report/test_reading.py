@@ -1,0 +1,234 @@
+"""The paragraph and the advice: what they say, and what they must not say."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from results.record_factory import RESNET18, make_layer, make_layers, make_record, null_layer, replace_layer
+
+from timm_diffsens.results.report.advice import advice
+from timm_diffsens.results.report.numbers import factor, sparkline, with_error
+from timm_diffsens.results.report.summary import reading
+from timm_diffsens.schema.records import Record
+
+
+def two_layers(first: tuple[float, float | None], last: tuple[float, float | None], **changes) -> Record:
+    """A record of two layers with given R and standard error."""
+    record = make_record(names=["stem", "fc"], variants=("original",), **changes)
+    for index, (name, (r, stderr)) in enumerate(zip(("stem", "fc"), (first, last), strict=True)):
+        record = replace_layer(record, index, make_layer(index, 2, name, r=r, r_stderr=stderr))
+    return record
+
+
+def with_output(record: Record, variant: str, r: float, stderr: float) -> Record:
+    return replace_layer(record, -1, make_layer(9, 10, "fc", r=r, r_stderr=stderr), variant)
+
+
+# ---- numbers
+
+
+@pytest.mark.parametrize(
+    ("value", "stderr", "text"),
+    [
+        (0.0123456, 0.00041, "0.0123 ± 0.0004"),
+        (0.9996, 0.01, "1.00 ± 0.01"),
+        (12345.6, 32.1, "12300 ± 30"),
+        (0.5, 0.2, "0.500 ± 0.200"),
+        (0.02, 4e-7, "0.0200 ± 4e-07"),
+        (1.5e-9, 1e-10, "1.50e-09 ± 1.00e-10"),
+        (0.0, 0.0, "0"),
+        (0.5, None, "0.500"),
+        (None, None, "-"),
+    ],
+)
+def test_numbers_have_three_digits_and_their_error(value, stderr, text):
+    assert with_error(value, stderr) == text
+
+
+@given(st.floats(1e-12, 1e6), st.floats(0, 1e6))
+def test_numbers_are_readable_back(value, stderr):
+    shown = with_error(value, stderr).split(" ± ")[0]
+    assert float(shown) == pytest.approx(value, rel=0.005)
+
+
+def test_sparklines_are_logarithmic_and_leave_blanks():
+    assert sparkline([1, 0.1, None, 0.0, 0.001]) == "█▆  ▁"
+    assert sparkline([]) == ""
+    assert sparkline([None, None]) == "  "
+    assert sparkline([2.0, 2.0]) == "▄▄"
+    assert sparkline([10.0, 1.0], scale=[0.1]) == "█▄" or sparkline([10.0, 1.0], scale=[0.1]) == "█▅"
+    assert len(sparkline([1.0 + i for i in range(500)], width=60)) == 60
+
+
+def test_the_range_of_a_factor_covers():
+    """Two values of 5 % error each: the range of two standard errors holds the truth in 95 % of draws."""
+    draws = np.random.default_rng(0).normal(1, 0.05, size=(4000, 2))
+    ranges = [factor(3 * a, 0.15, b, 0.05) for a, b in draws]
+    covered = sum(r.low <= 3 <= r.high for r in ranges) / len(ranges)
+    assert abs(covered - 0.9545) < 4 * (0.9545 * 0.0455 / 4000) ** 0.5 + 0.003
+
+
+# ---- the paragraph
+
+
+def test_a_fall_with_its_factor():
+    text = reading(two_layers((1.0, 0.01), (0.1, 0.001)))
+    assert (
+        "falls from 1.00 ± 0.01 at stem to 0.100 ± 0.001 at fc, by a factor of 10 (between 9.72 and 10.3)"
+        in text
+    )
+    assert "the last layer is less sensitive to smooth deformations" in text
+    assert "moves more under noise than under deformations" in text
+
+
+def test_a_rise_is_a_factor_above_one():
+    text = reading(two_layers((0.5, 0.01), (2.0, 0.04)))
+    assert "rises from 0.500 ± 0.010 at stem to 2.00 ± 0.04 at fc, by a factor of 4 (" in text
+    assert "moves more under deformations than under noise" in text
+
+
+@pytest.mark.parametrize(
+    ("middle", "said"),
+    [
+        ((0.2, 0.001), "On the way R is lower than at both: 0.200 ± 0.001 at layer1."),
+        ((3.0, 0.01), "On the way R is higher than at both: 3.00 ± 0.01 at layer1."),
+        ((0.39, 0.05), None),  # below both, within the errors
+        ((0.7, 0.001), None),
+    ],
+)
+def test_a_turn_on_the_way_is_told(middle, said):
+    record = make_record(names=["stem", "layer1", "fc"], variants=("original",))
+    for index, (name, (r, stderr)) in enumerate(
+        (("stem", (1.0, 0.001)), ("layer1", middle), ("fc", (0.4, 0.001)))
+    ):
+        record = replace_layer(record, index, make_layer(index, 3, name, r=r, r_stderr=stderr))
+    text = reading(record)
+    assert (said in text) if said else ("On the way" not in text)
+
+
+def test_overlap_is_undecided():
+    text = reading(two_layers((1.0, 0.2), (0.9, 0.2)))
+    assert "no change within two standard errors" in text
+    assert "under noise of the same norm is undecided" in text
+    assert "falls" not in text
+
+
+def test_without_standard_errors_nothing_is_decided():
+    text = reading(two_layers((1.0, None), (0.1, None)))
+    assert "without standard errors that decides nothing" in text
+    assert "falls" not in text
+    assert "moves more" not in text
+
+
+@settings(deadline=None, max_examples=60)
+@given(*[st.floats(0.01, 100)] * 2, *[st.floats(0.001, 2)] * 2)
+def test_a_change_is_never_claimed_inside_two_standard_errors(first, last, first_error, last_error):
+    text = reading(two_layers((first, first * first_error), (last, last * last_error)))
+    spread = 2 * np.hypot(first_error, last_error)
+    decided = abs(np.log(first / last)) > spread * (1 + 1e-5)
+    if not decided and abs(np.log(first / last)) < spread * (1 - 1e-5):
+        assert "falls" not in text
+        assert "rises" not in text
+    elif decided:
+        assert ("falls" if first > last else "rises") in text
+
+
+def test_shuffling_that_raises_r_speaks_of_channel_pooling():
+    text = reading(with_output(make_record(), "channel-shuffled", 0.72, 0.02))
+    assert "Shuffling the channels (one draw) raises R at the output by a factor of 9.98" in text
+
+
+def test_shuffling_within_the_errors_is_undecided():
+    record = make_record(protocol={"shuffles": 4})
+    text = reading(with_output(record, "channel-shuffled", record.output.r * 1.05, 0.01))
+    assert "Whether shuffling the channels (mean of 4 draws) changes R at the output is undecided" in text
+    assert "raises R" not in text
+
+
+def test_a_network_without_convolutions_has_nothing_to_shuffle():
+    record = make_record()
+    same = {**record.variants, "channel-shuffled": list(record.variants["original"])}
+    text = reading(record.model_copy(update={"variants": same}))
+    assert "changed nothing: no convolution" in text
+    assert "undecided" not in text
+
+
+def test_fresh_weights_are_compared_only_with_trained_ones():
+    assert "Fresh random weights (one draw) give a larger R at the output, by a factor of 7.91" in reading(
+        make_record()
+    )
+    untrained = reading(make_record(trained=False))
+    assert "architecture at initialisation, not a trained network" in untrained
+    assert "Fresh random weights" not in untrained
+    assert "Whether these weights are trained is not known" in reading(make_record(trained=None))
+
+
+def test_a_record_without_values_says_why():
+    nulls = [null_layer(i, 2, name, "non-finite") for i, name in enumerate(("stem", "fc"))]
+    record = make_record().model_copy(update={"variants": {"original": nulls}})
+    assert reading(record) == "No layer of resnet18 has a value of R (non-finite): there is nothing to read."
+
+
+def test_an_output_without_a_value_says_why():
+    text = reading(replace_layer(make_record(), -1, null_layer(9, 10, "fc", "constant")))
+    assert "The output, fc, has no R (constant)." in text
+    assert "to 0.104 ± 0.003 at layer4.1" in text
+    assert "There is no R at 1 of 10 layers (constant)." in text
+    assert "Shuffling" not in text
+
+
+def test_it_is_one_paragraph():
+    for record in (make_record(), make_record(dataset="dead-leaves", trained=None, variants=("original",))):
+        assert "\n" not in reading(record)
+        assert "  " not in reading(record)
+    assert "synthetic" in reading(make_record(dataset="dead-leaves"))
+
+
+# ---- the advice
+
+
+def test_a_sound_record_needs_no_advice():
+    assert advice(make_record()) == []
+
+
+@pytest.mark.parametrize(
+    ("record", "fault", "remedy"),
+    [
+        (make_record(n=99), "too few images (99)", "--images"),
+        (make_record(trained=False), "weights are random", "--checkpoint"),
+        (make_record(dataset="dead-leaves"), "synthetic", "--dataset"),
+        (make_record(protocol={"delta": 0.4}), "less than a pixel", "--delta between 0.5 and 23.76"),
+        (make_record(protocol={"delta": 23.8}), "one-to-one", "--delta between 0.5 and 23.76"),
+        (make_record(protocol={"delta": 23.7, "cut": 4}), "one-to-one", "--delta between 0.5 and 17.82"),
+        (make_record(not_called=["a", "b", "c", "d"]), "4: a, b, c and 1 more", "--layers all"),
+        (make_record(data={"skipped": ["x.jpg"]}), "1: x.jpg", "--data-dir"),
+        (make_record(environment={"retries": ["64 to 32"], "batch_size": 32}), "memory", "--batch-size 32"),
+        (with_output(make_record(), "original", 0.1, 0.03), "is 30% of it", "--images 1200"),
+        (replace_layer(make_record(), 2, null_layer(2, 10, "x")), "1 of 10 layers (constant: 1)", "--layers"),
+        (
+            replace_layer(make_record(), 2, null_layer(2, 10, "x", "non-finite")),
+            "non-finite: 1",
+            "checkpoint",
+        ),
+        (
+            replace_layer(make_record(), 2, null_layer(2, 10, "x"), "init"),
+            "layers of the init network",
+            "--layers",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_each_fault_comes_with_its_remedy(record, fault, remedy):
+    (line,) = advice(record)
+    assert fault in line
+    assert remedy in line
+
+
+def test_an_input_at_the_bound_of_the_temperature_is_in_range():
+    assert advice(make_record(protocol={"delta": 0.5})) == []
+
+
+def test_faults_add_up():
+    layers = make_layers(RESNET18)
+    record = make_record(n=20, dataset="dead-leaves", trained=False, variants=("original",))
+    assert len(advice(record.model_copy(update={"variants": {"original": layers}}))) == 3

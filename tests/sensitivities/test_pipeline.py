@@ -1,0 +1,353 @@
+import statistics
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from timm_diffsens import Diffeo, UsageError, measure, sensitivity
+from timm_diffsens.errors import MeasurementError
+from timm_diffsens.sensitivities.run import channels_last, count_wrong, is_out_of_memory, run_pass
+from timm_diffsens.sensitivities.triplets import Drawn, Protocol, corrupted, moved_batches, triplets
+
+VALUES = ("d", "g", "r", "d_stderr", "g_stderr", "r_stderr")
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    return timm.create_model("test_resnet", pretrained=False).eval()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def largest_difference(one, other):
+    pairs = [
+        (getattr(a, name), getattr(b, name))
+        for a, b in zip(one, other, strict=True)
+        for name in VALUES
+        if getattr(a, name) is not None
+    ]
+    assert len(pairs) > 6 * 30
+    return max(abs(a / b - 1) for a, b in pairs)
+
+
+def test_batch_sizes_1_7_and_64_give_the_same_numbers(resnet, images):
+    """To 1e-5, standard errors too: float32 forwards in other blockings differ by some 1e-7 a value."""
+    results = [measure(resnet, images, layers="all", batch_size=size) for size in (1, 7, 64)]
+    assert largest_difference(results[0], results[1]) < 1e-5
+    assert largest_difference(results[0], results[2]) < 1e-5
+
+
+def test_batch_size_does_not_matter_in_double_precision(resnet, images):
+    double = timm.create_model("test_resnet", pretrained=False).eval().double()
+    results = [measure(double, images.double()[:15], layers="all", batch_size=size) for size in (1, 4, 15)]
+    assert largest_difference(results[0], results[1]) < 1e-10
+    assert largest_difference(results[0], results[2]) < 1e-10
+
+
+def test_draws_belong_to_the_image(images):
+    whole = triplets(images[:8], range(8), Protocol(seed=3)).reshape(3, 8, 3, 32, 32)
+    order = [5, 0, 7]
+    part = triplets(images[order], order, Protocol(seed=3)).reshape(3, 3, 3, 32, 32)
+    # resampling and norms are per image, so equal to the bit in any batch
+    assert torch.equal(part[:2], whole[:2, order])
+    assert torch.allclose(part[2], whole[2, order], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_layout_does_not_change_a_bit_of_the_draws(layout):
+    images = torch.rand(3, 3, 160, 160, generator=torch.Generator().manual_seed(1))
+    found = triplets(images, [4, 0, 9], Protocol(), layout)
+    assert torch.equal(found, triplets(images, [4, 0, 9], Protocol()))
+    assert found.is_contiguous(memory_format=layout)
+
+
+def test_batches_for_another_device_are_made_ahead():
+    """`meta` stands for a GPU here: it has shapes and no values."""
+    made = []
+
+    def source():
+        for i in range(3):
+            made.append(i)
+            yield [i], torch.rand(1, 3, 16, 16)
+
+    like = torch.empty(0, device="meta", dtype=torch.float64)
+    batches = moved_batches(source(), Protocol(), like, torch.channels_last)
+    indices, triple = next(batches)
+    assert (list(indices), triple.device.type, triple.dtype) == ([0], "meta", torch.float64)
+    assert triple.is_contiguous(memory_format=torch.channels_last)
+    assert [list(indices) for indices, _ in batches] == [[1], [2]]
+    assert made == [0, 1, 2]
+
+
+def test_what_goes_wrong_ahead_is_raised_here():
+    def source():
+        yield [0], torch.rand(1, 3, 16, 16)
+        raise MeasurementError("the second image is gone")
+
+    batches = moved_batches(source(), Protocol(), torch.empty(0, device="meta"), torch.contiguous_format)
+    next(batches)
+    with pytest.raises(MeasurementError, match="second image"):
+        next(batches)
+
+
+def test_seed_changes_the_draws_and_nothing_else_does(images):
+    one, same, other = (triplets(images[:4], range(4), Protocol(seed=s)) for s in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert torch.equal(one[:4], other[:4])
+    assert not torch.equal(one[4:], other[4:])
+
+
+def test_noise_has_the_norm_of_the_deformation_image_by_image(images):
+    clean, moved, noised = triplets(images.double(), range(64), Protocol()).chunk(3)
+    deformation = (moved - clean).flatten(1).norm(dim=1)
+    assert torch.allclose((noised - clean).flatten(1).norm(dim=1), deformation, rtol=1e-12)
+
+
+def test_a_loader_gives_what_a_tensor_gives(resnet, images):
+    pairs = DataLoader(TensorDataset(images[:20], torch.zeros(20)), batch_size=6)
+    for loader in (pairs, DataLoader(images[:20], batch_size=9)):
+        found = measure(resnet, loader, layers="all", batch_size=4)
+        assert largest_difference(found, measure(resnet, images[:20], layers="all", batch_size=4)) < 1e-5
+
+
+def test_an_iterator_is_refused(resnet, images):
+    with pytest.raises(UsageError, match="iterated again"):
+        measure(resnet, iter([images]))
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(3, 32, 32), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)])
+def test_images_of_the_wrong_kind(resnet, wrong):
+    with pytest.raises(UsageError, match="floating-point images"):
+        measure(resnet, wrong)
+
+
+def test_one_image_is_too_few(resnet, images):
+    with pytest.raises(MeasurementError, match="at least 2"):
+        measure(resnet, images[:1])
+
+
+def test_a_model_that_returns_no_tensor(images):
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(3, 2, 1)
+
+        def forward(self, x):
+            self.layer(x)
+            return "a cat"
+
+    with pytest.raises(MeasurementError, match="no floating-point tensor but str"):
+        measure(Words(), images)
+
+
+def test_a_single_layer_against_the_definition(images):
+    layer = nn.Conv2d(3, 5, 3, padding=1).double()
+    moved = triplets(images.double(), range(64), Protocol(Diffeo(delta=2), seed=9))
+    with torch.no_grad():
+        expected = sensitivity(*layer(moved).chunk(3))
+    found = measure(nn.Sequential(layer), images.double(), diffeo=Diffeo(delta=2), seed=9, batch_size=10)[-1]
+    assert (found.d, found.g, found.r) == pytest.approx(expected, rel=1e-10)
+
+
+class Hungry(nn.Module):
+    """Runs out of memory in its second layer until a batch is small enough."""
+
+    def __init__(self, fits, error):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)
+        self.fits, self.error, self.forwards = fits, error, 0
+
+    def forward(self, x):
+        self.forwards += 1
+        x = self.first(x)
+        if len(x) > 3 * self.fits:
+            raise self.error
+        return self.second(x).mean((2, 3))
+
+
+CPU_FULL = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"
+)
+GPU_FULL = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+@pytest.mark.parametrize("error", [CPU_FULL, GPU_FULL, MemoryError()])
+@pytest.mark.parametrize(("fits", "used"), [(4, 4), (3, 2), (1, 1)])
+def test_out_of_memory_halves_the_batch_and_loses_nothing(images, error, fits, used):
+    model = Hungry(fits, error).eval()
+    done = run_pass(model, _source(images[:20]), Protocol(), layers="all", batch_size=16)
+    assert done.batch_size == used
+    assert len(done.retries) == {4: 2, 2: 3, 1: 4}[used]
+    assert "batch size 16" in done.retries[0]
+    model.fits = 100
+    smooth = run_pass(model, _source(images[:20]), Protocol(), layers="all", batch_size=used)
+    assert done.layers == smooth.layers  # nothing of the failed attempts is left in the sums
+
+
+def test_out_of_memory_with_one_image_is_an_error(images):
+    with pytest.raises(MeasurementError, match="one image a batch"):
+        run_pass(Hungry(0, CPU_FULL).eval(), _source(images), Protocol(), batch_size=2)
+
+
+def test_anything_else_is_tried_once(images):
+    model = Hungry(0, RuntimeError("mat1 and mat2 shapes cannot be multiplied")).eval()
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        run_pass(model, _source(images), Protocol(), batch_size=16)
+    assert model.forwards <= 3  # two looks at it at most, and the forward itself
+    assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def _source(images):
+    def cut(size):
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            yield range(start, start + len(part)), part
+
+    return cut
+
+
+def test_top_1_errors_are_counted_on_the_clean_part(resnet, images):
+    with torch.no_grad():
+        truth = resnet(images).argmax(1)
+    labels = {i: int(c) for i, c in enumerate(truth)}
+    for i in range(10):
+        labels[i] = (labels[i] + 1) % 1000
+    assert run_pass(resnet, _source(images), Protocol(), labels=labels).wrong == 10
+    assert count_wrong(resnet, _source(images)(9), Protocol(), labels) == (10, 64)
+
+
+def test_corruption_is_fixed_for_each_image_and_comes_before_everything(images):
+    protocol = Protocol(corruption=0.3, seed=4)
+    one, again = corrupted(images[:4], [0, 1, 2, 3], protocol), corrupted(images[2:4], [2, 3], protocol)
+    assert torch.equal(one[2:], again)
+    noise = one - images[:4]
+    # 12,288 draws: the standard deviation's own relative error is 1/sqrt(2 * 12288) = 0.64 %
+    assert noise.std().item() == pytest.approx(0.3, rel=4 * 0.0064)
+    assert torch.equal(corrupted(images, range(64), Protocol()), images)
+
+
+def test_layout_is_put_back(resnet):
+    strides = [p.stride() for p in resnet.parameters()]
+    with channels_last(resnet) as layout:
+        assert layout == torch.channels_last
+        assert resnet.conv1[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert [p.stride() for p in resnet.parameters()] == strides
+    vit = timm.create_model("test_vit", pretrained=False)
+    with channels_last(vit) as layout:
+        assert layout == torch.contiguous_format
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_images():
+    """Peak of a process at 2,000 images within 5 % of the peak at 200, as far as that can be resolved.
+
+    What malloc keeps differs by some 8 % between equal runs, so means of five runs are compared, and two
+    standard errors of their ratio are granted. Memory in proportion to the images would be seen tenfold.
+    """
+    few, many = ([_peak(n) for _ in range(5)] for n in (200, 2000))
+    ratio = statistics.mean(many) / statistics.mean(few)
+    spread = [statistics.stdev(runs) / statistics.mean(runs) for runs in (few, many)]
+    stderr = ratio * (sum(s**2 for s in spread) / 5) ** 0.5
+    assert ratio - 2 * stderr < 1.05, (few, many)
+
+
+def _peak(n):
+    code = (
+        "from timm_diffsens import bench; import resource;"
+        f"bench('net/resnet20', pretrained=False, images={n}, layers='all', variants=['original'],"
+        "batch_size=64);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
+    )
+    return int(run.stdout.split()[-1])
+
+
+# --- what variants share
+
+
+def counted(images):
+    """A source that counts how often it is asked."""
+    asked = []
+
+    def source(size):
+        asked.append(size)
+        for start in range(0, len(images), size):
+            yield range(start, min(start + size, len(images))), images[start : start + size]
+
+    return source, asked
+
+
+def passes(drawn, source, size=4, layout=torch.contiguous_format, dtype=torch.float32, spoil=None):
+    like, found = torch.empty(0, dtype=dtype), []
+    for number, (indices, triple) in enumerate(drawn.batches(source, size, Protocol(), like, layout)):
+        found.append((list(indices), triple.clone()))
+        if spoil == number:
+            triple.add_(1)
+    return found
+
+
+def test_a_second_pass_draws_nothing_and_sees_the_same():
+    source, asked = counted(torch.rand(10, 3, 32, 32))
+    drawn = Drawn()
+    first, second, fresh = passes(drawn, source), passes(drawn, source), passes(Drawn(0), source)
+    assert asked == [4, 4]  # the first pass, and the one that keeps nothing
+    for a, b, c in zip(first, second, fresh, strict=True):
+        assert a[0] == b[0] == c[0]
+        assert torch.equal(a[1], b[1])
+        assert torch.equal(a[1], c[1])
+
+
+def test_other_batches_are_drawn_anew():
+    source, asked = counted(torch.rand(10, 3, 32, 32))
+    drawn = Drawn()
+    passes(drawn, source)
+    assert len(passes(drawn, source, size=5)) == 2
+    passes(drawn, source, size=5, layout=torch.channels_last)
+    assert passes(drawn, source, size=5, dtype=torch.float64)[0][1].dtype == torch.float64
+    assert asked == [4, 5, 5, 5]
+
+
+def test_beyond_the_limit_nothing_is_kept():
+    images = torch.rand(10, 3, 32, 32)
+    source, asked = counted(images)
+    for limit, times in ((3 * images.nbytes, 1), (3 * images.nbytes - 1, 2)):
+        asked.clear()
+        drawn = Drawn(limit)
+        passes(drawn, source)
+        passes(drawn, source)
+        assert len(asked) == times
+    assert drawn._batches == []
+
+
+@pytest.mark.parametrize("pass_", [0, 1])
+@pytest.mark.parametrize("number", [0, 2])
+def test_what_a_network_has_written_into_is_drawn_anew(pass_, number):
+    source, asked = counted(torch.rand(10, 3, 32, 32))
+    drawn = Drawn()
+    truth = passes(Drawn(0), source)
+    asked.clear()
+    for k in range(3):
+        found = passes(drawn, source, spoil=number if k == pass_ else None)
+        assert all(torch.equal(a[1], b[1]) for a, b in zip(found, truth, strict=True))
+    assert len(asked) == 2
+
+
+def test_a_pass_that_ends_early_keeps_nothing():
+    source, asked = counted(torch.rand(10, 3, 32, 32))
+    drawn = Drawn()
+    for _ in drawn.batches(source, 4, Protocol(), torch.empty(0), torch.contiguous_format):
+        break
+    assert len(passes(drawn, source)) == 3
+    for _ in drawn.batches(source, 4, Protocol(), torch.empty(0), torch.contiguous_format):
+        break
+    assert len(passes(drawn, source)) == 3
+    assert asked == [4, 4, 4]

@@ -1,0 +1,210 @@
+"""One pass over a layer: against float64 sums, for every type, layout and number of threads."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from timm_diffsens.device import threads
+from timm_diffsens.sensitivities.reductions.plain import (
+    STRETCH,
+    Portion,
+    add_rows,
+    add_rows_in_blocks,
+    new_numbers,
+    portions_of,
+    square_norm,
+)
+
+SIZES = [0, 1, 7, STRETCH - 1, STRETCH, STRETCH + 1, 5 * STRETCH + 321, 70 * STRETCH + 9]
+# A float32 sum of STRETCH squares in at least eight lanes: STRETCH / 8 roundings of half a unit, at most.
+FLOAT32 = STRETCH / 8 * 2**-24
+TYPES = [
+    (torch.float32, torch.float32, FLOAT32),
+    (torch.float32, torch.float64, 1e-12),
+    (torch.float64, torch.float64, 1e-12),
+    (torch.bfloat16, torch.float32, FLOAT32),
+    (torch.float16, torch.float64, 1e-12),
+]
+
+
+def case(d, given=torch.float32, real=torch.float32, n=5):
+    stream = torch.Generator().manual_seed(d)
+    parts = torch.randn(3, n, d, generator=stream, dtype=torch.float64).to(given)
+    pivot, drift = torch.randn(2, d, generator=stream, dtype=torch.float64).to(real)
+    return parts, pivot, drift
+
+
+def in_blocks(parts, portions, pivot, drift, numbers):
+    add_rows_in_blocks(parts, portions, pivot, drift, numbers, 2 * STRETCH)
+
+
+def truth(parts, first, last, pivot, before):
+    """Gaps to the pivot (n, d), and the sums and products of (a, g, b)."""
+    clean, moved, noised = parts[:, first:last].double()
+    gaps = clean - pivot.double()
+    squares = torch.stack([moved - clean, noised - clean, gaps]).square().sum(2)
+    in_stretch = squares[2].sum()
+    squares[2] *= 2 * before / (before + 1)
+    return gaps, torch.cat([squares.sum(1)[None], squares @ squares.T, squares[:, :1].T]), in_stretch
+
+
+@pytest.mark.parametrize("add", [add_rows, in_blocks])
+@pytest.mark.parametrize(("given", "real", "tolerance"), TYPES)
+@pytest.mark.parametrize("d", SIZES)
+def test_sums_inside_a_stretch_are_those_of_float64(add, given, real, tolerance, d):
+    parts, pivot, drift = case(d, given, real)
+    before, start = drift.clone(), pivot.clone()
+    numbers = new_numbers(parts.device)
+    add(parts, [Portion(1, 4, 0, opens=False, after=0)], pivot, drift, numbers)
+    gaps, expected, in_stretch = truth(parts, 1, 4, pivot, 0)
+    # products of two sums have twice their relative error
+    torch.testing.assert_close(numbers[:5], expected, rtol=2.1 * tolerance, atol=0)
+    torch.testing.assert_close(numbers[5, 0], in_stretch, rtol=tolerance, atol=0)
+    assert torch.equal(pivot, start)
+    # three additions of numbers below 6 standard deviations
+    bound = 3 * 12 * torch.finfo(real).eps
+    torch.testing.assert_close(drift.double(), before.double() + gaps.sum(0), rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("add", [add_rows, in_blocks])
+@pytest.mark.parametrize(("given", "real", "tolerance"), TYPES)
+@pytest.mark.parametrize("d", SIZES)
+@pytest.mark.parametrize("kept", [True, False], ids=["drift", "brief"])
+def test_the_end_of_a_stretch_moves_the_pivot_to_the_mean(add, given, real, tolerance, d, kept):
+    parts, pivot, drift = case(d, given, real, n=4)
+    gaps, expected, in_stretch = truth(parts, 0, 4, pivot, 6)
+    mean = pivot.double() + gaps.sum(0) / 10
+    numbers = new_numbers(parts.device)
+    drift.fill_(torch.nan)  # what it held before is of no account
+    add(parts, [Portion(0, 4, 6, opens=True, after=10)], pivot, drift if kept else None, numbers)
+    torch.testing.assert_close(numbers[:4], expected[:4], rtol=2.1 * tolerance, atol=0)
+    assert not numbers[4].any()  # these are not the first
+    assert numbers[5, 0] == 0
+    settled = in_stretch - gaps.sum(0).square().sum() / 10
+    # the drift carries the rounding of its four additions into its square, of which a tenth is taken away
+    torch.testing.assert_close(numbers[5, 1], settled, rtol=10 * tolerance, atol=0)
+    torch.testing.assert_close(pivot.double(), mean, rtol=0, atol=4 * 12 * torch.finfo(real).eps)
+
+
+@pytest.mark.parametrize("given", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("n", "count", "open_count"), [(40, 0, 0), (13, 3, 1), (16, 16, 0), (40, 21, 5), (3, 1, 0)]
+)
+def test_portions_of_a_batch_together_give_the_bits_that_they_give_alone(given, n, count, open_count):
+    parts, pivot, drift = case(20 * STRETCH + 9, given, torch.float32, n)
+    portions = portions_of(n, count, open_count)
+    assert [p.first for p in portions] + [n] == [0] + [p.last for p in portions]  # none missing, none twice
+    ways = [[[p] for p in portions], [portions]]
+    if portions[0].opens and portions[-1].after:
+        ways.append([portions])
+    found = []
+    for way in ways:
+        numbers, mean = new_numbers(parts.device), pivot.clone()
+        total = None if len(found) == 2 else drift.clone()
+        for some in way:
+            add_rows(parts, some, mean, total, numbers)
+        found.append((numbers, mean))
+    for numbers, mean in found[1:]:
+        assert torch.equal(numbers, found[0][0])
+        assert torch.equal(mean, found[0][1])
+
+
+def test_stretches_end_where_batches_do_not_matter():
+    ends = [1, 2, 4, 8, 16, 32, 48, 64, 80]
+    for size in (1, 3, 16, 20, 80):
+        count, still_open, found = 0, 0, []
+        while count < 80:
+            n = min(size, 80 - count)
+            portions = portions_of(n, count, still_open)
+            found += [p.after for p in portions if p.after]
+            count += n
+            still_open = 0 if portions[-1].after else count - portions[-1].before
+        assert found == ends
+
+
+def test_parts_need_not_be_contiguous():
+    parts, pivot, drift = case(3 * STRETCH + 5)
+    spread = torch.empty(*parts.shape, 2)[..., 0].copy_(parts)
+    results = []
+    for given in (parts, spread):
+        numbers, total = new_numbers(parts.device), drift.clone()
+        add_rows(given, [Portion(0, 5, 0, opens=False, after=0)], pivot, total, numbers)
+        results.append((numbers, total))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def one_pass(threads, kept, after):
+    """(numbers, pivot) after five images of several stretches' width on so many threads."""
+    parts, pivot, drift = case(90 * STRETCH + 5)
+    numbers, before = new_numbers(parts.device), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        add_rows(parts, [Portion(0, 5, 3, opens=True, after=after)], pivot, drift if kept else None, numbers)
+    finally:
+        torch.set_num_threads(before)
+    return numbers, pivot
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_neither_threads_nor_the_place_of_the_drift_change_a_bit(kept):
+    expected = one_pass(1, True, 8)
+    for count in (1, 2, 3, 16):
+        found = one_pass(count, kept, 8)
+        assert torch.equal(found[0], expected[0])
+        assert torch.equal(found[1], expected[1])
+
+
+def test_without_the_openmp_of_pytorch_threads_of_python_do_the_same(monkeypatch):
+    expected = one_pass(2, False, 8)
+    monkeypatch.setattr(threads, "team", lambda: threads.run_on_python_threads)
+    found = one_pass(4, False, 8)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PyTorch's wheels for Linux bring OpenMP")
+def test_pytorchs_own_threads_run_the_kernel():
+    code = (
+        "import torch; from timm_diffsens.device import threads\n"
+        "assert threads.team() is not threads.run_on_python_threads\n"
+        "from tests.sensitivities.test_reductions import one_pass; one_pass(2, False, 8)\n"
+        "from pathlib import Path\n"
+        "maps = Path('/proc/self/maps').read_text().split()\n"
+        "print(len({m for m in maps if 'gomp' in m or 'omp.so' in m or 'omp5' in m}))"
+    )
+    root = Path(__file__).resolve().parents[2]
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "1"  # one OpenMP in the process
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("add", [add_rows, in_blocks])
+def test_what_is_not_finite_stays_so(add, bad):
+    parts, pivot, drift = case(STRETCH + 100)
+    parts[1, 2, 17] = bad
+    numbers = new_numbers(parts.device)
+    add(parts, [Portion(0, 5, 4, opens=False, after=0)], pivot, drift, numbers)
+    assert numbers[0].isfinite().tolist() == [False, True, True]
+    assert numbers[5].isfinite().all()
+
+
+@pytest.mark.parametrize("d", SIZES)
+def test_square_norm(d):
+    x = torch.randn(d, generator=torch.Generator().manual_seed(d))
+    torch.testing.assert_close(square_norm(x), x.double().square().sum(), rtol=FLOAT32, atol=0)
+
+
+def test_loading_the_kernel_leaves_the_number_of_threads():
+    code = (
+        "import torch\n"
+        "torch.set_num_threads(1)\n"
+        "import timm_diffsens.sensitivities.reductions.numba_cpu\n"
+        "print(torch.get_num_threads())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["1"]

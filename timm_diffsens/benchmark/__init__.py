@@ -1,0 +1,1 @@
+"""One configuration -> one record."""

@@ -1,0 +1,1 @@
+"""The process and the device: allocator, threads, evaluation mode, precision, environment."""

@@ -1,1 +1,0 @@
-"""What comes out: sensitivities, their estimators, the probe, filter spectra."""

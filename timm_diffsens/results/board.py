@@ -1,0 +1,62 @@
+"""The files of a leaderboard, beside its records."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from timm_diffsens.errors import UsageError
+from timm_diffsens.files import write_atomic
+from timm_diffsens.results.page.build import render_page
+from timm_diffsens.results.records.memory import without_garbage_collection
+from timm_diffsens.results.report.board_charts import board_charts
+from timm_diffsens.results.report.board_text import MARKER, csv_text, markdown
+from timm_diffsens.results.report.export import render, unchecked
+from timm_diffsens.results.stats.leaderboard import Leaderboard
+
+_GUIDE = "CONTRIBUTING.md"
+FIGURE_FORMATS = ("png", "svg", "pdf")
+
+
+@without_garbage_collection()
+def write_board(board: Leaderboard, folder: Path, figures: Path | None = None) -> list[Path]:
+    """Write `leaderboard.csv`, `README.md` with its `figures/*.svg`, and `index.html`; returns their paths.
+
+    All is made before anything is written, and each file is replaced whole. Equal boards give equal bytes.
+
+    Args:
+        board: what to show.
+        folder: of the leaderboard, with its records.
+        figures: a folder for the charts as PNG, SVG and PDF too.
+
+    Raises:
+        UsageError: `README.md` is there and not from here.
+        DiffsensError: a file could not be written.
+    """
+    readme = folder / "README.md"
+    if readme.exists() and not readme.read_bytes().startswith(MARKER.encode()):
+        raise UsageError(f"{readme} was not written by this command, and would be lost; choose another --out")
+    with unchecked():
+        content = _content(board, folder, figures)
+    for path, data in content.items():
+        write_atomic(path, data)
+    return list(content)
+
+
+def _content(board: Leaderboard, folder: Path, figures: Path | None) -> dict[Path, bytes]:
+    """What to write, by path. Charts are drawn outside of Python, so the page is made meanwhile."""
+    charts = board_charts(board)
+    guide = _GUIDE if (folder / _GUIDE).exists() else None
+    wanted = {folder / "figures" / f"{name}.svg": (chart, "svg") for name, chart in charts.items()}
+    if figures is not None:
+        wanted |= {
+            figures / f"{name}.{form}": (chart, form)
+            for name, chart in charts.items()
+            for form in FIGURE_FORMATS
+        }
+    with ThreadPoolExecutor(1) as beside:
+        drawn = beside.map(lambda chart: render(*chart), wanted.values())
+        listed = {folder / "leaderboard.csv": csv_text(board).encode()}
+        pages = {
+            folder / "README.md": markdown(board, charts, guide).encode(),
+            folder / "index.html": render_page(board).encode(),
+        }
+        return {**listed, **dict(zip(wanted, drawn, strict=True)), **pages}

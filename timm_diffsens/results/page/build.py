@@ -1,0 +1,189 @@
+"""The leaderboard as one HTML file that opens from the disk and asks nobody for anything.
+
+Overview charts are Altair's, drawn here as SVG; the curves of one network are drawn by the page's own script
+when it is selected. Vega in the page would take 0.9 MB of the 2 MB that a page with a hundred networks may
+have, would show nothing without JavaScript, and draws points that neither keyboard nor screen reader reach.
+
+Nothing of a record reaches the page but escaped: Jinja2 escapes all text, charts get theirs through an XML
+library, curves are base64, and the script builds elements and sets text, never markup. Should anything slip
+through, the page's content security policy runs only the script whose hash it names, and loads nothing.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from timm_diffsens.results.page import charts as page_charts
+from timm_diffsens.results.page import tables as page_tables
+from timm_diffsens.results.page.data import packed
+from timm_diffsens.results.page.tables import NAMES, Row, number, plain
+from timm_diffsens.results.report.theme import DASHES, POINTS
+from timm_diffsens.results.stats.leaderboard import Group, Leaderboard, Series
+from timm_diffsens.schema.records import VARIANTS
+
+TEMPLATES = Path(__file__).parent / "templates"
+SCRIPTS = ("plot.js", "tips.js", "table.js", "details.js", "page.js")  # in the order in which they run
+# Outlines of points, about 3.5 pixels to each side of 0, 0.
+_OUTLINES = {
+    "circle": "M3.2,0A3.2,3.2,0,1,1,-3.2,0A3.2,3.2,0,1,1,3.2,0",
+    "square": "M-3,-3h6v6h-6Z",
+    "triangle-up": "M-3.8,3L0,-3.8L3.8,3Z",
+    "diamond": "M0,-4.2L4.2,0L0,4.2L-4.2,0Z",
+    "cross": "M-1,-3.6h2v2.6h2.6v2h-2.6v2.6h-2v-2.6h-2.6v-2h2.6Z",
+}
+_LOOKS = {
+    name: {"dash": " ".join(map(str, dash)), "outline": _OUTLINES[point]}
+    for name, dash, point in zip(VARIANTS, DASHES, POINTS, strict=True)
+}
+_TITLES = {"d": "D (deformation)", "g": "G (noise)", "r": "R = D / G"}
+
+
+def render_page(board: Leaderboard) -> str:
+    """The whole page; equal boards give equal text."""
+    script, style = _script(), _read("page.css")
+    rows = [page_tables.model_rows(group) for group in board.groups]
+    page = _template().render(
+        board=board,
+        groups=[_group(group, own) for group, own in zip(board.groups, rows, strict=True)],
+        series=[_series(series) for series in board.series],
+        not_comparable=page_tables.plain_rows(board.not_comparable, ["model", "dataset", "file", "reason"]),
+        data=_for_script(board, [row for own in rows for row in own]),
+        script=script,
+        style=style,
+        policy=_policy(script, style),
+        headings=page_tables.HEADINGS,
+        faulty=[[path.name, fault.replace(str(path), path.name)] for path, fault in board.faulty],
+        looks=_LOOKS,
+    )
+    # File names may hold bytes that are no text (lone surrogates in Python); they are spelt out.
+    return page.encode("utf-8", "backslashreplace").decode()
+
+
+def _group(group: Group, rows: list[Row]) -> dict[str, Any]:
+    by_depth = _rows(group.by_depth)
+    return {
+        "group": group,
+        "rows": rows,
+        "scatter": _scatter_plots(group, rows),
+        "depth": _line_plots(by_depth, "depth", "relative depth"),
+        "variants": [v for v in VARIANTS if any(row["variant"] == v for row in by_depth)],
+        "correlations": page_tables.correlation_rows(group),
+        "comparisons": page_tables.comparison_rows(group),
+        "verdict": _sentences(group.verdict),
+        "left_out": page_tables.plain_rows(group.left_out, ["model", "file", "reason"]),
+    }
+
+
+def _sentences(verdict: str) -> tuple[str, str]:
+    """The first sentence, which answers the question, and the others; with the letter for rho."""
+    first, stop, others = re.sub(r"\brho\b", "ρ", verdict).partition(". ")
+    return f"{first}{stop.strip()}", others
+
+
+def _series(series: Series) -> dict[str, Any]:
+    rows = [{"variant": "original", **row} for row in _rows(series.rows)]
+    return {"series": series, "charts": _line_plots(rows, "sigma", "noise on the images")}
+
+
+def _scatter_plots(group: Group, rows: list[Row]) -> list[tuple[str, str]]:
+    """A caption and a chart for each of D, G and R that any network has."""
+    correlations = {row["measure"]: row for row in plain(group.correlations) if row["variant"] == "original"}
+    dots = {measure: page_tables.dots(group, rows, measure) for measure in NAMES}
+    errors = [dot.error for listed in dots.values() for dot in listed]
+    plots = []
+    for measure, own in dots.items():
+        if own:
+            fit = _rows(group.fits[group.fits["measure"] == measure])
+            label = f"Test error against {NAMES[measure]} of {len(own)} networks, both axes logarithmic."
+            chart = page_charts.scatter(own, fit, _TITLES[measure], errors, label)
+            plots.append((_rho(measure, correlations.get(measure)), chart))
+    return plots
+
+
+def _line_plots(rows: list[dict[str, Any]], field: str, title: str) -> list[tuple[str, str]]:
+    """The same for correlations against `field`."""
+    plots = []
+    for measure in NAMES:
+        own = [row for row in rows if row["measure"] == measure and row["pearson"] is not None]
+        if own:
+            label = _describe_lines(measure, own, field, title)
+            plots.append((_TITLES[measure], page_charts.lines(own, field, title, label)))
+    return plots
+
+
+def _rows(frame: Any) -> list[dict[str, Any]]:
+    """Rows of plain values for a chart; a missing number is None."""
+    return [
+        {name: value if isinstance(value, str) else number(value) for name, value in row.items()}
+        for row in plain(frame)
+    ]
+
+
+def _rho(measure: str, row: dict[str, Any] | None) -> str:
+    """The correlation that a scatter plot shows, in words."""
+    if row is None or number(row["pearson"]) is None:
+        return f"{NAMES[measure]}: no correlation, too few networks"
+    note = f" ({row['note']})" if page_tables.text(row["note"]) else ""
+    return f"{NAMES[measure]}: ρ = {page_tables.ranged(row, 'pearson')}{note}"
+
+
+def _describe_lines(measure: str, rows: list[dict[str, Any]], field: str, title: str) -> str:
+    """The line of the original networks in words: its two ends."""
+    text = f"Correlation of the test error with {NAMES[measure]} against {title}."
+    own = [row for row in rows if row["variant"] == "original"]
+    if own:
+        text += " " + ", ".join(f"{row['pearson']:.2f} at {row[field]:g}" for row in (own[0], own[-1])) + "."
+    return text
+
+
+def _for_script(board: Leaderboard, rows: list[Row]) -> str:
+    """What the script needs, as JSON that is safe inside `<script>`: no `<`, `>` or `&`."""
+    records = {record.key: record for _, record in board.records}
+    content = {
+        "variants": _LOOKS,
+        "records": {row.id: packed(records[row.key]) for row in rows if row.key in records},
+    }
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _policy(script: str, style: str) -> str:
+    """Nothing may be loaded; only this script runs and only this style applies."""
+    return (
+        f"default-src 'none'; script-src '{_sha256(script)}'; style-src '{_sha256(style)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _sha256(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+@cache
+def _script() -> str:
+    parts = "\n".join(_read(name) for name in SCRIPTS)
+    return f'(() => {{\n"use strict";\n{parts}}})();\n'
+
+
+def _read(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES, encoding="utf-8"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2")

@@ -1,0 +1,158 @@
+"""One record's curves, spectra and facts as the page carries them: JSON, deflated, in base64.
+
+A hundred networks have some hundred thousand numbers. Rounded to four significant digits (two for standard
+errors), written as one text a column and deflated, they take a few kilobytes a network; the browser unpacks
+one network at a time, when it is selected. Base64 has no character that HTML could mistake for its own.
+"""
+
+import base64
+import json
+import zlib
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from timm_diffsens.results.report.summary import reading
+from timm_diffsens.schema.records import Layer, Record, Spectrum
+
+DIGITS = 4  # of a value
+STDERR_DIGITS = 2  # of a standard error
+MEASURES = ("d", "g", "r")
+_LEVEL = 6  # of deflate; given, so that equal records give equal bytes; 9 saves 0.2 % more in twice the time
+
+
+def packed(record: Record) -> str:
+    """`contents(record)` as base64 of zlib-deflated JSON; `unpacked` is its inverse."""
+    text = json.dumps(contents(record), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(zlib.compress(text.encode(), _LEVEL)).decode("ascii")
+
+
+def unpacked(text: str) -> dict[str, Any]:
+    """What the browser gets from `packed`.
+
+    Example:
+        >>> unpacked("eNqrVspOrVSyUkpUqgUAFTwDZQ==")
+        {'key': 'a'}
+    """
+    plain: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(text)))
+    return plain
+
+
+def contents(record: Record) -> dict[str, Any]:
+    """What the page shows of a selected record; numbers as `column` writes them.
+
+    `reading`: a paragraph; `facts`: pairs of a name and a text; `layers` and `depth` of the first variant;
+    `variants`: for each its columns `d`, `g`, `r`, `d_stderr`, ..., and `layers`, `depth` where they are not
+    the first one's; `spectra`: for each variant the columns `layers`, `kernels`, `mean` (mean frequency),
+    `power` (one text a convolution) and `grid`, the place of its eigenvalues in `grids`.
+    """
+    variants = {str(name): _columns(layers) for name, layers in record.variants.items() if layers}
+    first: dict[str, Any] = next(iter(variants.values()), {"layers": [], "depth": ""})
+    shared = {"layers": first["layers"], "depth": first["depth"]}
+    for columns in variants.values():
+        for name, values in shared.items():
+            if columns[name] == values:
+                del columns[name]
+    grids: dict[str, int] = {}
+    spectra = {name: [s for s in listed if s.power] for name, listed in record.spectra.items()}
+    return {
+        "reading": reading(record),
+        "facts": facts(record),
+        **shared,
+        "variants": variants,
+        "spectra": {name: _spectra(listed, grids) for name, listed in spectra.items() if listed},
+        "grids": list(grids),
+    }
+
+
+def column(values: Sequence[float | None], digits: int = DIGITS) -> str:
+    """Numbers as one text, rounded to significant digits: quick to write, to deflate and to read.
+
+    Example:
+        >>> column([0.123456, None, 2.0, 1.5e-7])
+        '0.1235 - 2 1.5e-07'
+    """
+    form = f"%.{digits}g"
+    return " ".join(["-" if value is None else form % value for value in values])
+
+
+def facts(record: Record) -> list[tuple[str, str]]:
+    """What one should know about a measurement beside its numbers: pairs of a name and a text."""
+    model, data, protocol = record.model, record.data, record.protocol
+    listed = [
+        ("measured as", model.spec),
+        ("architecture", f"{model.arch} ({model.library}), {model.parameters:,} parameters"),
+        ("weights", _weights(record)),
+        ("trained", {True: "yes", False: "no", None: "not known"}[record.trained]),
+        ("input", f"{model.input.channels} x {model.input.height} x {model.input.width}"),
+        ("images", f"{data.n} of {data.spec}{f', {data.split}' if data.split else ''}; {data.selection}"),
+        (
+            "deformation",
+            f"{protocol.moves}, rms {protocol.rms_displacement:g} px",
+        ),
+        ("layers", ", ".join(protocol.layers)),
+        ("test error", _error(record)),
+        ("training recipe", _recipe(model.recipe or {})),
+        ("note on the images", data.note or ""),
+        ("warnings", "; ".join(record.warnings)),
+        ("measured with", f"timm-diffsens {record.environment.package}, torch {record.environment.torch}"),
+        ("key", record.key),
+    ]
+    return [(name, text) for name, text in listed if text]
+
+
+def _weights(record: Record) -> str:
+    weights = record.model.weights
+    seed = f", seed {weights.seed}" if weights.seed is not None else ""
+    return f"{weights.source}{f', {weights.detail}' if weights.detail else ''}{seed}"
+
+
+def _recipe(recipe: dict[str, Any]) -> str:
+    """Settings, of `diffsens train` its options; curves and other long entries stay in the record."""
+    training = recipe.get("training")
+    settings = training if isinstance(training, dict) else recipe
+    said = {k: v for k, v in settings.items() if v is not None and not isinstance(v, list | dict | bool)}
+    on = [name for name, value in settings.items() if value is True]
+    return ", ".join([*(f"{name} {value}" for name, value in said.items()), *on]).replace("_", " ")
+
+
+def _error(record: Record) -> str:
+    error = record.test_error
+    if error.value is None:
+        return f"none: {error.reason}" if error.reason else "none"
+    return f"{error.value:.2%}, {error.source or 'source not known'}{f', n = {error.n}' if error.n else ''}"
+
+
+def _columns(layers: Sequence[Layer]) -> dict[str, Any]:
+    columns: dict[str, Any] = {"layers": [layer.layer for layer in layers]}
+    columns["depth"] = column([layer.depth for layer in layers])
+    for measure in MEASURES:
+        stderr = f"{measure}_stderr"
+        columns[measure] = column([getattr(layer, measure) for layer in layers])
+        columns[stderr] = column([getattr(layer, stderr) for layer in layers], STDERR_DIGITS)
+    return columns
+
+
+def _spectra(spectra: Sequence[Spectrum], grids: dict[str, int]) -> dict[str, Any]:
+    """Columns of one variant; eigenvalues that are not yet in `grids` are added to it."""
+    levels = [_levels(s) for s in spectra]
+    return {
+        "layers": [s.layer for s in spectra],
+        "kernels": [" × ".join(map(str, s.kernel)) for s in spectra],
+        "mean": column([s.mean_frequency for s in spectra]),
+        "power": [column(powers) for _, powers in levels],
+        "grid": [grids.setdefault(_grid(tuple(values)), len(grids)) for values, _ in levels],
+    }
+
+
+@lru_cache(maxsize=256)
+def _grid(values: tuple[float, ...]) -> str:
+    """Filters of one size have the same eigenvalues."""
+    return column(values)
+
+
+def _levels(spectrum: Spectrum) -> tuple[list[float], list[float]]:
+    """Powers by distinct eigenvalue where the record has them: inside one, single modes are arbitrary."""
+    if spectrum.levels and len(spectrum.levels) == len(spectrum.level_power):
+        return spectrum.levels, spectrum.level_power
+    return spectrum.eigenvalues, spectrum.power

@@ -1,0 +1,167 @@
+"""Records as pandas tables: one row a record, or one row a layer."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from timm_diffsens.schema.records import VARIANTS, Layer, Record, VariantName, digest
+
+MEASURES = ("d", "g", "r", "d_stderr", "g_stderr", "r_stderr")
+_TEXT = "string"
+_OF_RECORD = {
+    "key": _TEXT,
+    "file": _TEXT,
+    "model": _TEXT,
+    "arch": _TEXT,
+    "library": _TEXT,
+    "weights": _TEXT,
+    "parameters": "int64",
+    "dataset": _TEXT,
+    "protocol": _TEXT,
+    "sample": _TEXT,
+    "n": "int64",
+    "trained": "boolean",
+    "error": "float64",
+    "error_stderr": "float64",
+    "error_source": _TEXT,
+    "train_error": "float64",
+    "split": _TEXT,
+    "data_parameters": _TEXT,
+    "corruption_sigma": "float64",
+    "height": "int64",
+    "width": "int64",
+    "weights_detail": _TEXT,
+    "weights_sha256": _TEXT,
+    "network": _TEXT,
+    "training_seed": "Int64",
+}
+_OF_OUTPUT = {
+    (measure if variant == "original" else f"{variant}_{measure}"): "float64"
+    for variant in VARIANTS
+    for measure in MEASURES
+}
+_COLUMNS = {**_OF_RECORD, **_OF_OUTPUT, "path": _TEXT}
+_LAYER_COLUMNS = {
+    "variant": _TEXT,
+    "layer": _TEXT,
+    "index": "int64",
+    "depth": "float64",
+    **dict.fromkeys(MEASURES, "float64"),
+    "n": "int64",
+    "reason": _TEXT,
+    "kind": _TEXT,
+}
+
+
+def records_frame(records: Sequence[tuple[Path, Record]]) -> pd.DataFrame:
+    """One row a record; `store.read_records` documents the columns."""
+    return _frame([_row(path, record) for path, record in records], _COLUMNS)
+
+
+def layers_frame(record: Record) -> pd.DataFrame:
+    """One row for each variant and layer, in order.
+
+    Columns: variant, layer, index, depth, d, g, r, d_stderr, g_stderr, r_stderr, n, reason, kind.
+    """
+    rows = [
+        {"variant": variant, **{name: getattr(layer, name) for name in _LAYER_COLUMNS if name != "variant"}}
+        for variant, layers in record.variants.items()
+        for layer in layers
+    ]
+    return _frame(rows, _LAYER_COLUMNS)
+
+
+def output_layer(record: Record, variant: VariantName = "original") -> Layer | None:
+    """The last layer of a variant, or None where that variant was not measured."""
+    layers = record.variants.get(variant)
+    return layers[-1] if layers else None
+
+
+def data_parameters(record: Record) -> str | None:
+    """Parameters of a generated data set as JSON with sorted keys, or None where there are none."""
+    parameters = record.data.parameters
+    return json.dumps(parameters, sort_keys=True) if parameters else None
+
+
+def readable_name(record: Record) -> str:
+    """The spec with what tells networks of one spec apart; a factory goes before the file that it is from.
+
+    `cifar_networks.py:vit` is "vit (cifar_networks.py)", `net/resnet20` of width 8 "net/resnet20, width 8".
+    """
+    file, colon, factory = record.model.spec.rpartition(":")
+    name = f"{factory} ({file})" if colon and file.endswith(".py") else record.model.spec
+    given = _training(record).get("arguments")
+    arguments = given if isinstance(given, dict) else {}
+    return ", ".join([name, *(f"{k} {v}" for k, v in sorted(arguments.items()) if (k, v) != ("dims", 2))])
+
+
+def network_of(record: Record) -> str:
+    """What a network is, beyond one training of it: equal for records that differ by the training seed alone.
+
+    The settings of a training stand under `training` in the recipe that `diffsens train` writes. Weights
+    without them are networks of their own; the same weights shown images in two ways (another size, say) are
+    two.
+    """
+    model = record.model
+    named = model.model_dump(mode="json", include={"spec", "arch", "library", "parameters", "input"})
+    if _seed(record) is None:
+        named["weights"] = model.weights.sha256
+    else:
+        named["training"] = {name: value for name, value in _training(record).items() if name != "seed"}
+    return digest(named)[:12]
+
+
+def _training(record: Record) -> dict[str, Any]:
+    settings = (record.model.recipe or {}).get("training")
+    return settings if isinstance(settings, dict) else {}
+
+
+def _seed(record: Record) -> int | None:
+    seed = _training(record).get("seed")
+    return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
+
+
+def _row(path: Path, record: Record) -> dict[str, Any]:
+    model, error = record.model, record.test_error
+    row: dict[str, Any] = {
+        "key": record.key,
+        "file": path.name,
+        "model": model.spec,
+        "arch": model.arch,
+        "library": model.library,
+        "weights": model.weights.source,
+        "parameters": model.parameters,
+        "dataset": record.data.spec,
+        "protocol": record.protocol.sha256,
+        "sample": record.data.sample_sha256,
+        "n": record.data.n,
+        "trained": record.trained,
+        "error": error.value,
+        "error_stderr": error.stderr,
+        "error_source": error.source,
+        "train_error": record.train_error,
+        "split": record.data.split,
+        "data_parameters": data_parameters(record),
+        "corruption_sigma": record.protocol.corruption_sigma,
+        "height": model.input.height,
+        "width": model.input.width,
+        "weights_detail": model.weights.detail,
+        "weights_sha256": model.weights.sha256,
+        "network": network_of(record),
+        "training_seed": _seed(record),
+        "path": str(path),
+    }
+    for variant in record.variants:
+        layer = output_layer(record, variant)
+        prefix = "" if variant == "original" else f"{variant}_"
+        row |= {f"{prefix}{measure}": getattr(layer, measure, None) for measure in MEASURES}
+    return row
+
+
+def _frame(rows: list[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
+    data = {name: pd.Series([row.get(name) for row in rows], dtype=dtype) for name, dtype in columns.items()}
+    frame: pd.DataFrame = pd.DataFrame(data, columns=list(columns))
+    return frame

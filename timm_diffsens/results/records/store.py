@@ -1,0 +1,200 @@
+"""Records on disk: one file a record, written atomically, named by what it holds."""
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from timm_diffsens.errors import DiffsensWarning, UsageError
+from timm_diffsens.files import check_writable_folder, slug, write_atomic
+from timm_diffsens.schema.records import SCHEMA_VERSION, Record, verify_key
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Folder = str | Path
+KEY_DIGITS = 12  # of the key in the file name: enough that no two records of a folder ever meet
+_MOST_NAMED = 20  # faulty files in one warning
+
+
+def record_path(folder: Folder, record: Record) -> Path:
+    """`<folder>/<dataset>/<model>.<first 12 digits of the key>.json`; never outside `folder`."""
+    name = f"{slug(record.model.spec)}.{record.key[:KEY_DIGITS]}.json"
+    return Path(folder) / slug(record.data.spec) / name
+
+
+def record_text(record: Record) -> str:
+    """The record as it stands in its file: equal records give equal text.
+
+    Indented JSON in the schema's order, with rows (a layer, a spectrum) and lists of numbers on one line.
+
+    Raises:
+        ValueError: the record was changed past its schema, by `model_copy` say.
+    """
+    checked = Record.model_validate_json(record.model_dump_json())
+    return _format(checked.model_dump(mode="json"), "") + "\n"
+
+
+def write_record(folder: Folder, record: Record) -> Path:
+    """Write a record atomically, replacing one of the same key; returns its path."""
+    path = record_path(folder, record)
+    write_atomic(path, record_text(record).encode())
+    return path
+
+
+def check_writable(folder: Folder, dataset: str | None = None) -> None:
+    """Make sure, before anything is measured, that a record could be written.
+
+    Args:
+        folder: of the records.
+        dataset: spec of the images, where known: its sub-folder is tried instead.
+
+    Raises:
+        UsageError: no file can be written there.
+    """
+    check_writable_folder(Path(folder) / slug(dataset) if dataset else Path(folder))
+
+
+def load_record(path: Folder) -> Record:
+    """Read one record.
+
+    Raises:
+        UsageError: no such file, not a record, half-written, or of another schema version.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
+    try:
+        return Record.model_validate_json(content, strict=True)
+    except ValidationError as error:
+        raise UsageError(f"{path} is not a record: {_fault(content, error)}") from None
+
+
+def find_record(folder: Folder, key: str) -> Path | None:
+    """The file that holds the record of this key, or None; a damaged or altered file does not count."""
+    for path in record_files(Path(folder), f".{key[:KEY_DIGITS]}.json"):
+        try:
+            record = load_record(path)
+        except UsageError:
+            continue
+        if record.key == key and verify_key(record):
+            return path
+    return None
+
+
+def iter_records(folder: Folder) -> Iterator[tuple[Path, Record | UsageError]]:
+    """Every record file below `folder`, sorted by path, with its record or what is wrong with it.
+
+    Raises:
+        UsageError: there is no such folder, or it cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UsageError(f"no folder {folder}: records are written by `diffsens bench`, under --out")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise UsageError(f"cannot read the folder {folder}: permission denied")
+    for path in record_files(folder):
+        try:
+            yield path, load_record(path)
+        except UsageError as error:
+            yield path, error
+
+
+def read_records(folder: Folder) -> "pd.DataFrame":
+    """All records below `folder` as a table, one row a record, sorted by path.
+
+    Columns, in order; a value that does not exist is missing (NaN or NA):
+
+    - `key`, `file` (name), `model` (spec), `arch`, `library`, `weights` (source), `parameters`,
+      `dataset` (spec), `protocol` and `sample` (hashes: equal ones are comparable), `n` (images), `trained`;
+    - `error`, `error_stderr` (top-1, a fraction), `error_source`, `train_error`;
+    - `split`, `data_parameters` (JSON, of generated sets), `corruption_sigma`, `height`, `width` (of the
+      input), `weights_detail`, `weights_sha256`, `network` (equal for trainings that differ by their seed
+      alone), `training_seed`;
+    - `d`, `g`, `r`, `d_stderr`, `g_stderr`, `r_stderr` at the output of the original network;
+    - `<variant>_d`, ..., `<variant>_r_stderr` for the other variants, `channel-shuffled_r` for one;
+    - `path` of the file.
+
+    Files that are no records (foreign, damaged, half-written) are left out, and named in one warning.
+
+    Example:
+        >>> import tempfile
+        >>> from timm_diffsens import read_records
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     len(read_records(folder))
+        0
+    """
+    from timm_diffsens.results.records.frames import records_frame
+
+    good: list[tuple[Path, Record]] = []
+    bad: list[UsageError] = []
+    for path, record in iter_records(folder):
+        if isinstance(record, UsageError):
+            bad.append(record)
+        else:
+            good.append((path, record))
+    if bad:
+        named = "; ".join(str(fault) for fault in bad[:_MOST_NAMED])
+        more = f"; and {len(bad) - _MOST_NAMED} more (`diffsens validate` lists them)"
+        message = f"{len(bad)} left out: {named}{more if len(bad) > _MOST_NAMED else ''}"
+        warnings.warn(message, DiffsensWarning, stacklevel=2)
+    return records_frame(good)
+
+
+def record_files(folder: Path, ending: str = ".json") -> list[Path]:
+    """Files below `folder` whose name ends so, sorted; hidden ones (temporary files, .git) are no records."""
+    found = (path for path in folder.rglob(f"*{ending}") if path.is_file())
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+
+
+def _fault(content: bytes, error: ValidationError) -> str:
+    """The first thing that is wrong, in one line."""
+    first = error.errors(include_url=False)[0]
+    if first["type"] == "json_invalid":
+        return "empty file" if not content.strip() else f"damaged or half-written JSON ({_reason(first)})"
+    data = from_json(content)
+    if not isinstance(data, dict) or "schema_version" not in data:
+        return "foreign JSON (no schema_version)"
+    if data["schema_version"] != SCHEMA_VERSION:
+        version = data["schema_version"]
+        return (
+            f"schema version {version!r}, this package reads {SCHEMA_VERSION}; install the one that wrote it"
+        )
+    place = ".".join(str(part) for part in first["loc"])
+    more = f" (and {error.error_count() - 1} more faults)" if error.error_count() > 1 else ""
+    return f"{place}: {first['msg']}{more}"
+
+
+def _reason(fault: Any) -> str:
+    return str(fault.get("ctx", {}).get("error", fault["msg"]))
+
+
+def _format(value: Any, indent: str) -> str:
+    deeper = indent + "  "
+    if isinstance(value, dict) and value:
+        items = [
+            f"{deeper}{json.dumps(k, ensure_ascii=False)}: {_format(v, deeper)}" for k, v in value.items()
+        ]
+        return "{\n" + ",\n".join(items) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
+        items = [deeper + (_line(v) if _is_row(v) else _format(v, deeper)) for v in value]
+        return "[\n" + ",\n".join(items) + f"\n{indent}]"
+    return _line(value)
+
+
+def _is_row(value: Any) -> bool:
+    """Whether an object holds only plain values and lists of them."""
+    fields = value.values() if isinstance(value, dict) else [value]
+    plain = [item for v in fields for item in (v if isinstance(v, list) else [v])]
+    return not any(isinstance(item, dict | list) for item in plain)
+
+
+def _line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,1 @@
+"""Text, charts and files made from records."""

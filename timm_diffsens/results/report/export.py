@@ -1,0 +1,90 @@
+"""Charts as files."""
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+
+import altair as alt
+import vl_convert
+from altair.utils.schemapi import debug_mode
+
+from timm_diffsens.errors import unknown
+from timm_diffsens.files import write_atomic
+
+FORMATS = ("png", "svg", "pdf", "html")
+_PIXELS_PER_POINT = 2  # of PNG files
+
+
+def save_chart(chart: alt.TopLevelMixin, path: str | Path) -> None:
+    """Write a chart as .png, .svg, .pdf or .html, atomically; the page needs no network.
+
+    Raises:
+        UsageError: another suffix.
+    """
+    path = Path(path)
+    form = figure_format(path)
+    write_atomic(path, render(chart, form))
+
+
+def figure_format(path: str | Path) -> str:
+    """The format that the name's suffix asks for: png, svg, pdf or html.
+
+    Raises:
+        UsageError: another suffix, or none.
+    """
+    suffix = Path(path).suffix
+    form = suffix.lower().lstrip(".")
+    if form not in FORMATS:
+        choices = [f".{name}" for name in FORMATS]
+        raise unknown("figure format", suffix or str(path), choices, f"choose one of {', '.join(choices)}")
+    return form
+
+
+def render(chart: alt.TopLevelMixin, form: str) -> bytes:
+    """A chart as the bytes of a png, svg, pdf or html file; equal charts give equal svg, png and html.
+
+    Charts are drawn as they are: that they fit the schema of Vega-Lite is tested, and not looked up each
+    time, which takes longer than to draw them.
+    """
+    if form == "html":
+        text = io.StringIO()
+        chart.save(text, format=form, inline=True)
+        return text.getvalue().encode()
+    with alt.data_transformers.disable_max_rows():
+        spec = chart.to_dict(validate=False)
+    version = "_".join(alt.SCHEMA_VERSION.split(".")[:2])
+    if form == "svg":
+        return _renumbered(vl_convert.vegalite_to_svg(spec, vl_version=version)).encode()
+    if form == "png":
+        png: bytes = vl_convert.vegalite_to_png(spec, vl_version=version, scale=_PIXELS_PER_POINT)
+        return png
+    pdf: bytes = vl_convert.vegalite_to_pdf(spec, vl_version=version)
+    return pdf
+
+
+def start_renderer() -> Thread:
+    """Loads the renderer's scripts beside what goes on; the first chart would wait half a second for them."""
+    empty = alt.Chart(alt.NamedData("nothing")).mark_point()
+    thread = Thread(target=render, args=(empty, "svg"))
+    thread.start()
+    return thread
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Charts that are put together inside are not checked against the schema, part by part."""
+    with debug_mode(False):
+        yield
+
+
+def _renumbered(svg: str) -> str:
+    """Vega numbers clip paths and gradients on through a process; here they start from 0 in every file."""
+    numbers: dict[str, str] = {}
+
+    def renumber(match: re.Match[str]) -> str:
+        return match[1] + numbers.setdefault(match[2], str(len(numbers)))
+
+    return re.sub(r'((?:id="|url\(#)(?:clip|gradient_))(\d+)', renumber, svg)

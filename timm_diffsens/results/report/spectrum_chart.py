@@ -1,0 +1,141 @@
+"""Panels of filter spectra: Figs 4 and 12 of arXiv 2210.01506."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from timm_diffsens.results.report.theme import MOST_POINTS, WIDTH, look
+from timm_diffsens.schema.records import Record, Spectrum
+
+Row = dict[str, Any]
+
+_MOST_PANELS = 12
+_LEAST_SPAN = 10.0  # of an axis of power
+_HEAD, _TAIL = 18, 7  # of a long layer name
+
+
+def spectrum_rows(record: Record) -> list[Any]:
+    """Filter power against mode order, a panel a convolution; and the mean frequency of each."""
+    variants = [v for v in record.spectra if record.spectra[v]]
+    return [_mode_panels(record, variants), _frequency_panel(record, variants)]
+
+
+def _mode_panels(record: Record, variants: Sequence[str]) -> Any:
+    count = len(convolutions(record))
+    shown = len(_spread_out(count))
+    left_out = f" ({shown} of {count} convolutions)" if shown < count else ""
+    title = alt.TitleParams(f"Filter power against mode order, low to high frequency{left_out}", fontSize=13)
+    x = alt.X("mode:Q", title=None, scale=alt.Scale(nice=False, zero=False))
+    x = x.axis(tickCount=4, tickMinStep=1, format="d", grid=False, labelFlush=False)
+    scale = alt.Scale(type="log", nice=False, padding=8)
+    axis = alt.Axis(tickCount=3, format="~e", grid=False)
+    y, low = (alt.Y(f"{field}:Q", title="gamma", scale=scale, axis=axis) for field in ("power", "low"))
+    room = alt.Chart().transform_filter("isValid(datum.low)").mark_rule(opacity=0)
+    room = room.encode(x=x, y=low, y2="high:Q")
+    panel = _lines(x, y, variants, ["layer:N", "mode:Q", "eigenvalue:Q", "power:Q"], size=14)
+    panels = (
+        alt.layer(room, panel)
+        .properties(width=176, height=96, data=alt.NamedData("modes"))
+        .facet(
+            alt.Facet(
+                "panel:N", title=None, sort=alt.SortField("position"), header=alt.Header(labelFontSize=11)
+            ),
+            columns=4,
+            spacing=14,
+        )
+    )
+    return panels.resolve_scale(x="independent", y="independent").properties(title=title)
+
+
+def _frequency_panel(record: Record, variants: Sequence[str]) -> Any:
+    x = alt.X(
+        "position:Q", title="convolution, in order", scale=alt.Scale(nice=False, zero=False, padding=10)
+    )
+    x = x.axis(tickMinStep=1, format="d", grid=False)
+    y = alt.Y("frequency:Q", title="mean frequency")
+    size = 8 if len(convolutions(record)) > MOST_POINTS else 30
+    chart = _lines(x, y, variants, ["layer:N", "kernel:N", "frequency:Q"], size)
+    title = alt.TitleParams("Power-weighted mean eigenvalue of the grid Laplacian", fontSize=13)
+    return chart.properties(width=WIDTH, height=150, title=title, data=alt.NamedData("frequencies"))
+
+
+def _lines(x: alt.X, y: alt.Y, variants: Sequence[str], tips: list[str], size: int) -> Any:
+    encodings = look(variants)
+    base = alt.Chart().encode(x=x, y=y, color=encodings["color"])
+    lines = base.mark_line(strokeWidth=1.6).encode(strokeDash=encodings["strokeDash"])
+    points = base.mark_point(filled=True, size=size, opacity=1)
+    return alt.layer(lines, points.encode(shape=encodings["shape"], tooltip=["variant:N", *tips]))
+
+
+def spectrum_data(record: Record) -> dict[str, list[Row]]:
+    """The data of those panels, by the names under which they look for it."""
+    return {"modes": _mode_rows(record), "frequencies": _frequency_rows(record)}
+
+
+def convolutions(record: Record) -> list[Spectrum]:
+    """Those with a spectrum, in order."""
+    spectra = record.spectra.get("original") or record.spectra.get("init") or []
+    return [spectrum for spectrum in spectra if spectrum.power]
+
+
+def _mode_rows(record: Record) -> list[Row]:
+    names = [s.layer for s in convolutions(record)]
+    drawn = {names[i]: i + 1 for i in _spread_out(len(names))}
+    rows: list[Row] = [
+        {
+            "variant": variant,
+            "layer": s.layer,
+            "panel": f"{drawn[s.layer]}. {_shortened(s.layer)}",
+            "position": drawn[s.layer],
+            "mode": mode,
+            "eigenvalue": eigenvalue,
+            "power": power or None,
+        }
+        for variant, spectra in record.spectra.items()
+        for s in spectra
+        if s.layer in drawn
+        for mode, (eigenvalue, power) in enumerate(zip(s.eigenvalues, s.power, strict=True), start=1)
+    ]
+    for position in drawn.values():
+        panel = [row for row in rows if row["position"] == position]
+        panel[0] |= _room([row["power"] for row in panel if row["power"]])
+    return rows
+
+
+def _room(powers: list[float]) -> Row:
+    """Ends of an axis of at least a decade around the values: flat spectra shall look flat."""
+    if not powers:
+        return {}
+    middle = math.sqrt(min(powers)) * math.sqrt(max(powers))
+    half = math.sqrt(_LEAST_SPAN)
+    return {"low": min(*powers, middle / half), "high": max(*powers, middle * half)}
+
+
+def _frequency_rows(record: Record) -> list[Row]:
+    position = {s.layer: i for i, s in enumerate(convolutions(record), start=1)}
+    return [
+        {
+            "variant": variant,
+            "layer": s.layer,
+            "position": position[s.layer],
+            "kernel": " x ".join(map(str, s.kernel)),
+            "frequency": s.mean_frequency,
+        }
+        for variant, spectra in record.spectra.items()
+        for s in spectra
+        if s.layer in position
+    ]
+
+
+def _spread_out(count: int) -> list[int]:
+    """At most twelve of `count` positions, first and last among them, evenly spread."""
+    if count <= _MOST_PANELS:
+        return list(range(count))
+    return [round(i * (count - 1) / (_MOST_PANELS - 1)) for i in range(_MOST_PANELS)]
+
+
+def _shortened(name: str) -> str:
+    """Long module paths lose their middle; the block's number, near the front, stays."""
+    return name if len(name) <= _HEAD + _TAIL + 1 else f"{name[:_HEAD]}…{name[-_TAIL:]}"

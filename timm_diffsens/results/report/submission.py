@@ -1,0 +1,78 @@
+"""Is a new record fit for a leaderboard? What a contributor, and whoever takes the change, runs on it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from timm_diffsens.errors import UsageError
+from timm_diffsens.results.records.checks import faults
+from timm_diffsens.results.records.store import load_record
+from timm_diffsens.results.report.advice import FEWEST_IMAGES
+from timm_diffsens.results.stats import groups as names
+from timm_diffsens.results.stats.leaderboard import Group, Leaderboard
+from timm_diffsens.schema.records import Layer, Record
+
+_RATIO_ERROR = 1e-5  # of R beside D / G: each of the three is rounded to seven digits
+_WIDEST = 1e3  # D or G above which even an untrained network is not: 1 is the distance of two images
+
+
+def submission_faults(path: Path, board: Leaderboard | None) -> list[str]:
+    """Why a record cannot be added to a leaderboard; empty for one that can.
+
+    Args:
+        path: of the new record's file.
+        board: built without it, or None where there is none yet.
+    """
+    try:
+        record = load_record(path)
+    except UsageError as error:
+        return [str(error).removeprefix(f"{path} ")]
+    found = [*faults(record, path), *_implausible(record)]
+    if not found and board is not None and board.groups:
+        found = list(_unlike(record, board))
+    return found
+
+
+def _implausible(record: Record) -> Iterator[str]:
+    """What fits the schema, but no measurement of a trained network gives."""
+    error = record.test_error
+    if record.trained is False:
+        yield "the weights are random: a leaderboard is of trained networks"
+    if error.value is None:
+        yield f"no test error{f' ({error.reason})' if error.reason else ''}: give labelled images, or --error"
+    if error.source and error.source.startswith("measured") and not error.n:
+        yield "the test error is measured, but on how many images is not told"
+    if record.data.n < FEWEST_IMAGES:
+        yield f"measured on {record.data.n} images, expected {FEWEST_IMAGES} or more"
+    for layer in record.variants.get("original", []):
+        yield from (f"{layer.layer}: {fault}" for fault in _implausible_layer(layer, record.data.n))
+
+
+def _implausible_layer(layer: Layer, images: int) -> Iterator[str]:
+    if layer.d is None or layer.g is None or layer.r is None:
+        return
+    if layer.g and abs(layer.r - layer.d / layer.g) > _RATIO_ERROR * layer.r:
+        yield f"R is {layer.r}, but D / G = {layer.d / layer.g:.7g}"
+    for name in ("d", "g"):
+        value = getattr(layer, name)
+        if value > _WIDEST:
+            yield f"{name.upper()} is {value}: two different images are 1 apart"
+    if layer.n != images:
+        yield f"n is {layer.n}, expected the {images} images of the record"
+
+
+def _unlike(record: Record, board: Leaderboard) -> Iterator[str]:
+    """That it has no place beside the records of the board."""
+    keys = {known.key for _, known in board.records} | set(board.not_comparable["key"])
+    if record.key in keys:
+        yield f"the board has a record of this key, {record.key[:12]}"
+    firsts = [(group, _first(group, board)) for group in board.groups]
+    if any(names.comparable_values(record) == names.comparable_values(first) for _, first in firsts):
+        return
+    same = [pair for pair in firsts if pair[1].data.spec == record.data.spec] or firsts
+    group, first = same[0]
+    yield f"not comparable with the board's {group.title!r}: {names.differences(record, first)}"
+
+
+def _first(group: Group, board: Leaderboard) -> Record:
+    keys = set(group.models["key"])
+    return next(record for _, record in board.records if record.key in keys)

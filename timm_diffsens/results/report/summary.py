@@ -1,0 +1,158 @@
+"""One paragraph on a record, in plain words."""
+
+from collections.abc import Iterator
+
+from timm_diffsens.results.records.frames import output_layer
+from timm_diffsens.results.report.numbers import SIGMAS, Factor, factor, with_error
+from timm_diffsens.schema.records import Layer, Record, VariantName
+
+
+def reading(record: Record) -> str:
+    """What the record says, in one paragraph that claims no more than two standard errors allow.
+
+    How R changes from the first layer to the output; D, G and R at the output; whether channel pooling and
+    training change R there; and what is undecided or not known.
+    """
+    return " ".join(_sentences(record))
+
+
+def _sentences(record: Record) -> Iterator[str]:
+    layers = record.variants.get("original", [])
+    valued = [layer for layer in layers if layer.r is not None]
+    if not valued:
+        yield f"No layer of {record.model.spec} has a value of R{_why(layers)}: there is nothing to read."
+        return
+    yield _over_depth(record, valued[0], valued[-1])
+    yield from _on_the_way(valued)
+    yield _at_output(layers[-1])
+    yield from _shuffled(record)
+    yield from _trained(record)
+    yield from _limits(record, layers, valued)
+
+
+def _over_depth(record: Record, first: Layer, last: Layer) -> str:
+    name = record.model.spec
+    if first is last:
+        return f"In {name} only {first.layer} has a value of R, {_r(first)}: that says nothing about depth."
+    span = f"from {_r(first)} at {first.layer} to {_r(last)} at {last.layer}"
+    change = _ratio(first, last)
+    if change is None:
+        return f"In {name} R goes {span}; without standard errors that decides nothing."
+    if not change.decided:
+        return f"In {name} R goes {span}, which is no change within two standard errors."
+    if change.value > 1:
+        verb, sense = "falls", "less"
+    else:
+        verb, sense, change = "rises", "more", change.inverse
+    return (
+        f"In {name} R {verb} {span}, by a factor of {change}: the last layer is {sense} sensitive to smooth "
+        "deformations, relative to noise of the same norm, than the first."
+    )
+
+
+def _on_the_way(valued: list[Layer]) -> Iterator[str]:
+    """Layers in between whose R is decidedly below, or above, that of both ends."""
+    first, last = valued[0], valued[-1]
+    for word, sign in (("lower", 1), ("higher", -1)):
+        extreme = min(valued[1:-1], key=lambda layer: sign * (layer.r or 0.0), default=None)
+        if extreme is None:
+            continue
+        changes = [_ratio(end, extreme) for end in (first, last)]
+        if all(c is not None and c.decided and sign * (c.value - 1) > 0 for c in changes):
+            yield f"On the way R is {word} than at both: {_r(extreme)} at {extreme.layer}."
+
+
+def _at_output(output: Layer) -> str:
+    if output.r is None:
+        return f"The output, {output.layer}, has no R ({output.reason})."
+    values = ", ".join(
+        f"{name} = {with_error(getattr(output, field), getattr(output, f'{field}_stderr'))}"
+        for name, field in (("D", "d"), ("G", "g"), ("R", "r"))
+    )
+    return f"At the output {values}{_against_one(output.r, output.r_stderr)}."
+
+
+def _against_one(r: float, stderr: float | None) -> str:
+    """R = 1 is where the output moves as much under a deformation as under noise of the same norm."""
+    if stderr is None:
+        return ""
+    if abs(r - 1) <= SIGMAS * stderr:
+        return "; whether it moves more under deformations or under noise of the same norm is undecided"
+    more, less = ("deformations", "noise") if r > 1 else ("noise", "deformations")
+    return f": it moves more under {more} than under {less} of the same norm"
+
+
+def _shuffled(record: Record) -> Iterator[str]:
+    original, shuffled = record.variants["original"], record.variants.get("channel-shuffled", [])
+    if shuffled and [layer.r for layer in shuffled] == [layer.r for layer in original]:
+        yield "Shuffling the channels changed nothing: no convolution here has channels to shuffle."
+        return
+    change = _at_outputs(record, "channel-shuffled")
+    if change is None:
+        return
+    draws = _draws(record.protocol.shuffles, "draw")
+    if not change.decided:
+        yield (
+            f"Whether shuffling the channels ({draws}) changes R at the output is undecided: the two agree "
+            "within two standard errors."
+        )
+    elif change.value > 1:
+        yield (
+            f"Shuffling the channels ({draws}) raises R at the output by a factor of {change}: part of the "
+            "insensitivity to deformations comes from how channels are combined, not from the filters alone."
+        )
+    else:
+        yield (
+            f"Shuffling the channels ({draws}) lowers R at the output by a factor of {change.inverse}: "
+            "the way channels are combined does not build insensitivity to deformations there."
+        )
+
+
+def _trained(record: Record) -> Iterator[str]:
+    if record.trained is False:
+        yield "The weights are random: this is the architecture at initialisation, not a trained network."
+        return
+    if record.trained is None:
+        yield "Whether these weights are trained is not known."
+    change = _at_outputs(record, "init")
+    if change is None:
+        return
+    fresh = f"Fresh random weights ({_draws(record.protocol.init_samples, 'draw')})"
+    if not change.decided:
+        yield f"{fresh} give the same R at the output within two standard errors."
+    elif change.value > 1:
+        yield f"{fresh} give a larger R at the output, by a factor of {change}."
+    else:
+        yield f"{fresh} give a smaller R at the output, by a factor of {change.inverse}."
+
+
+def _limits(record: Record, layers: list[Layer], valued: list[Layer]) -> Iterator[str]:
+    missing = len(layers) - len(valued)
+    if missing:
+        yield f"There is no R at {missing} of {len(layers)} layers{_why(layers)}."
+    if record.data.spec == "dead-leaves":
+        yield "The images are synthetic (dead leaves); on photographs the numbers differ."
+
+
+def _why(layers: list[Layer]) -> str:
+    reasons = list(dict.fromkeys(layer.reason for layer in layers if layer.r is None and layer.reason))
+    return f" ({', '.join(reasons)})" if reasons else ""
+
+
+def _at_outputs(record: Record, variant: VariantName) -> Factor | None:
+    """R of the variant over R of the original."""
+    other, original = output_layer(record, variant), output_layer(record)
+    return _ratio(other, original) if other and original else None
+
+
+def _ratio(top: Layer, bottom: Layer) -> Factor | None:
+    return factor(top.r, top.r_stderr, bottom.r, bottom.r_stderr)
+
+
+def _draws(count: int, name: str) -> str:
+    """How many random copies were averaged; from one, their spread is not known and not in the error."""
+    return f"one {name}" if count == 1 else f"mean of {count} {name}s"
+
+
+def _r(layer: Layer) -> str:
+    return with_error(layer.r, layer.r_stderr)

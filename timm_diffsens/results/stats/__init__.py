@@ -1,0 +1,1 @@
+"""Correlations over records."""

@@ -1,0 +1,118 @@
+"""The same correlation layer by layer: of the test error with D_k, G_k and R_k over relative depth."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from timm_diffsens.results.stats.population import FEWEST, MEASURES
+from timm_diffsens.results.stats.resampling import RESAMPLES, bca, moments, patterns
+from timm_diffsens.schema.records import VARIANTS, Layer, Record
+
+Array = npt.NDArray[np.float64]
+
+DEPTHS = tuple(round(0.1 * step, 1) for step in range(1, 11))
+_COLUMNS = ["variant", "measure", "depth", "n", "pearson", "pearson_low", "pearson_high"]
+
+
+def log_curve(layers: Sequence[Layer], measure: str) -> Array:
+    """log X_k at the depths of `DEPTHS`, linear between layers; (10,).
+
+    NaN above the first layer with a value and below the last one: nothing is extrapolated. Layers without a
+    value, or with 0, are stepped over.
+    """
+    known = [(layer.depth, value) for layer in layers if (value := getattr(layer, measure))]
+    if not known:
+        return np.full(len(DEPTHS), np.nan)
+    depths, values = np.array(known).T
+    curve: Array = np.interp(DEPTHS, depths, np.log(values), left=np.nan, right=np.nan)
+    return curve
+
+
+def correlate_by_depth(
+    records: Sequence[Record],
+    networks: Sequence[str],
+    errors: Array,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Pearson correlation of the log test error with log D_k, G_k, R_k at each tenth of relative depth.
+
+    The same test error at every depth; the trainings of a network are averaged as at the output.
+
+    Args:
+        records: those in the fits.
+        networks: which network each is a training of (`frames.network_of`).
+        errors: (records,), above 0.
+        resamples: bootstrap samples.
+        seed: of these samples.
+
+    Returns:
+        A row for each variant, measure and depth where there are values: `n` networks, `pearson`, and its
+        95 % BCa interval (missing below five networks), which holds for one depth, not for all at once.
+    """
+    rows: list[dict[str, Any]] = []
+    error = _by_network(np.log(errors)[:, None], networks)[:, 0]
+    for variant in VARIANTS:
+        layers = [record.variants.get(variant, []) for record in records]
+        if not any(layers):
+            continue
+        curves = [np.array([log_curve(one, measure) for one in layers]) for measure in MEASURES]
+        columns = np.hstack([_by_network(curve, networks) for curve in curves])
+        keys = [(measure, depth) for measure in MEASURES for depth in DEPTHS]
+        for key, row in zip(keys, _correlated(columns, error, resamples, seed), strict=True):
+            if row["n"]:
+                rows.append({"variant": variant, "measure": key[0], "depth": key[1], **row})
+    table: pd.DataFrame = pd.DataFrame(rows, columns=_COLUMNS)
+    return table
+
+
+def _by_network(values: Array, networks: Sequence[str]) -> Array:
+    """Means over the rows of each network that have a value, in the order of their names."""
+    means = pd.DataFrame(values).groupby(np.asarray(networks), sort=True).mean()
+    averaged: Array = means.to_numpy(dtype=float)
+    return averaged
+
+
+def _correlated(table: Array, error: Array, resamples: int, seed: int) -> list[dict[str, Any]]:
+    """A row for each column of `table`; columns with values for the same networks are done at once."""
+    rows: list[dict[str, Any]] = [{"n": int(n)} for n in np.isfinite(table).sum(axis=0)]
+    for present, columns in patterns(table):
+        n = int(present.sum())
+        if n < 3:
+            continue  # any two points lie on a line
+        drawn = resamples if n >= FEWEST else 1
+        pearson = moments(table[np.ix_(present, columns)], error[present], drawn, seed).pearson
+        for place, column in enumerate(columns):
+            rows[column]["pearson"] = pearson[0, place]
+            if n >= FEWEST:
+                low, high = bca(pearson[:, place], n)
+                rows[column] |= {"pearson_low": low, "pearson_high": high}
+    return rows
+
+
+def from_which_depth(by_depth: pd.DataFrame, measure: str) -> float | None:
+    """The smallest depth from which on the interval excludes zero, on the side that it has at the output.
+
+    Args:
+        by_depth: from `correlate_by_depth`; the original networks count.
+        measure: d, g or r.
+
+    Returns:
+        A depth of `DEPTHS`; None where the interval at the output holds zero, or there is none.
+    """
+    rows = by_depth[(by_depth["variant"] == "original") & (by_depth["measure"] == measure)]
+    sides = {
+        row.depth: 1 if row.pearson_low > 0 else -1 if row.pearson_high < 0 else 0
+        for row in rows.itertuples(index=False)
+    }
+    output = sides.get(1.0, 0)
+    earliest = None
+    for depth in reversed(DEPTHS):
+        if not output or sides.get(depth) != output:
+            break
+        earliest = depth
+    return earliest

@@ -1,0 +1,1 @@
+"""What is written: configuration, records and their parts, as pydantic models. No torch."""

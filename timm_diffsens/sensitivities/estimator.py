@@ -1,0 +1,327 @@
+"""Streaming, mergeable estimators of D, G and R with standard errors."""
+
+import copy
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from timm_diffsens.errors import UsageError
+from timm_diffsens.sensitivities.reductions.dispatch import add_rows
+from timm_diffsens.sensitivities.reductions.plain import new_numbers, portions_of
+
+# Rounding of a forward differs with the position in the batch (blocked matrix products), by some ten units
+# in the last place; a spread below that is no spread.
+_ROUNDING_UNITS = 64
+# Layers up to this size are summed in float64: over fewer columns the rounding of a float32 mean, which
+# matters where it is large beside the spread, does not average out.
+_SMALL = 2**12
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """What one layer makes of deformations (D) and noise (G), with R = D / G.
+
+    Attributes:
+        layer: module path; `#k` marks the k-th further call of a module, `[j]` an item of its output.
+        index: order of execution among the measured layers, from 0.
+        depth: relative depth k / K: (index + 1) / number of measured layers; 1 at the output.
+        d, g, r: Eq. 1 of arXiv 2210.01506, or None.
+        d_stderr, g_stderr, r_stderr: standard errors over images, or None.
+        n: number of images.
+        reason: None, or why a value is None.
+        kind: class of the module.
+        aliases: other names under which the same tensor was seen.
+        shape: shape of one sample.
+        channel_axis: axis of the channels in `shape`, or None where it is not known.
+    """
+
+    layer: str
+    index: int
+    depth: float
+    d: float | None
+    g: float | None
+    r: float | None
+    d_stderr: float | None
+    g_stderr: float | None
+    r_stderr: float | None
+    n: int
+    reason: str | None = None
+    kind: str = ""
+    aliases: tuple[str, ...] = ()
+    shape: tuple[int, ...] = ()
+    channel_axis: int | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """D, G, R and their standard errors at one layer; None with a reason where there is none."""
+
+    n: int
+    d: float | None = None
+    g: float | None = None
+    r: float | None = None
+    d_stderr: float | None = None
+    g_stderr: float | None = None
+    r_stderr: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean (d,) and centred square sum `sum ||f_i - mean||^2` of n vectors."""
+
+    count: int
+    mean: torch.Tensor
+    centred_square_sum: float
+
+    @classmethod
+    def of(cls, rows: torch.Tensor) -> "Moments":
+        """Moments of the rows of an (n, d) matrix."""
+        rows = rows.to(_accumulation_dtype(rows))
+        mean = rows.mean(dim=0)
+        return cls(len(rows), mean, float((rows - mean).double().square().sum()))
+
+    def merge(self, other: "Moments") -> "Moments":
+        """Moments of both samples together (Chan, Golub and LeVeque 1979)."""
+        count = self.count + other.count
+        gap = other.mean - self.mean
+        square_sum = self.centred_square_sum + other.centred_square_sum
+        square_sum += float(gap.double().square().sum()) * self.count * other.count / count
+        return Moments(count, self.mean + gap * (other.count / count), square_sum)
+
+
+@dataclass(frozen=True)
+class Room:
+    """Memory for the state of an estimator: `pivot` and `drift` (d,), `numbers` (6, 3)."""
+
+    pivot: torch.Tensor
+    drift: torch.Tensor | None
+    numbers: torch.Tensor
+
+    def fits(self, row: torch.Tensor, dtype: torch.dtype) -> bool:
+        """Whether a pivot of this type, made of this row, can be kept in it."""
+        pivot = self.pivot
+        return (pivot.dtype, pivot.device, pivot.shape) == (dtype, row.device, row.shape)
+
+    @classmethod
+    def for_sizes(cls, sizes: Sequence[int], drift: bool, device: torch.device) -> "list[Room]":
+        """Rooms for layers of so many numbers a sample, all in a few pieces.
+
+        Allocated layer by layer, between activations that come and go, each would leave a hole that the next
+        activation does not fit into, and memory would grow to several times what is in use.
+        """
+        numbers = torch.zeros(len(sizes), *new_numbers(device).shape, dtype=torch.float64, device=device)
+        vectors: list[list[torch.Tensor]] = [[], []]
+        for into in vectors[: 1 + drift]:
+            whole = {
+                dtype: torch.empty(
+                    sum(d for d in sizes if _pivot_dtype(d) == dtype), dtype=dtype, device=device
+                )
+                for dtype in (torch.float32, torch.float64)
+            }
+            at = dict.fromkeys(whole, 0)
+            for d in sizes:
+                dtype = _pivot_dtype(d)
+                into.append(whole[dtype][at[dtype] : at[dtype] + d])
+                at[dtype] += d
+        pivots, drifts = vectors
+        return [
+            cls(pivot, second, each)
+            for pivot, second, each in itertools.zip_longest(pivots, drifts, numbers.unbind())
+        ]
+
+
+@dataclass
+class SensitivityEstimator:
+    """D, G and R of one layer from batches of (clean, moved, noised) representations.
+
+    Image i contributes a_i = ||f(tau x) - f(x)||^2 and g_i = ||f(x + eta) - f(x)||^2, and D = mean(a) / B,
+    G = mean(g) / B with B = 2 / (n - 1) times the centred square sum. That is followed exactly: a pivot
+    stays the mean of the N images before it for a stretch of at most 16 images, and after c of them
+
+        square sum(N + c) = square sum(N) + sum ||f_i - pivot||^2 - ||sum (f_i - pivot)||^2 / (N + c)
+
+    (Chan, Golub and LeVeque 1979). Stretches end at 1, 2, 4, 8, 16, 32, 48, ... images, wherever batches
+    end, so that nothing depends on the batch size. The share of image i in the denominator is
+    b_i = 2 N / (N + 1) ||f_i - pivot||^2, with expectation 2 tr Cov = E ||f(x1) - f(x2)||^2; the first image
+    has none, and is given the mean of the others. The delta method over images gives the standard errors:
+
+        Var(D) ~ sum (a_i - D b_i)^2 / (n (n - 1) B^2), likewise for G and R = mean(a) / mean(g).
+
+    The state is a vector of the layer's size (two while a stretch is open) and some twenty numbers.
+
+    Example:
+        >>> import torch
+        >>> from timm_diffsens.sensitivities.estimator import SensitivityEstimator
+        >>> clean, moved, noised = torch.randn(3, 100, 8, dtype=torch.float64)
+        >>> whole, first, second = (SensitivityEstimator() for _ in range(3))
+        >>> whole.update(clean, moved, noised)
+        >>> first.update(clean[:40], moved[:40], noised[:40])
+        >>> second.update(clean[40:], moved[40:], noised[40:])
+        >>> abs(first.merge(second).compute().d - whole.compute().d) < 1e-12
+        True
+    """
+
+    count: int = 0
+    pivot: torch.Tensor | None = None
+    # Of the images since the pivot was set: their number and, once a batch ended among them, sum (f - pivot).
+    open_count: int = 0
+    drift: torch.Tensor | None = None
+    numbers: torch.Tensor | None = None  # see `reductions.new_numbers`
+    eps: float = 0.0  # rounding unit of what was given, at most that of float32
+    room: "Room | None" = None  # where the above go if they fit; else they are allocated
+
+    def update(self, clean: torch.Tensor, moved: torch.Tensor, noised: torch.Tensor) -> None:
+        """Add n images: three arrays (n, ...) of equal shape.
+
+        Raises:
+            UsageError: the shapes differ, or a sample holds more or fewer numbers than in earlier batches.
+        """
+        parts = [part.detach() for part in (clean, moved, noised)]
+        shapes = [tuple(part.shape) for part in parts]
+        if not shapes[0] == shapes[1] == shapes[2]:
+            raise UsageError(f"shapes differ: {', '.join(map(str, shapes))}")
+        if not shapes[0]:
+            raise UsageError("expected tensors (n, ...), got single numbers")
+        if shapes[0][0] == 0:
+            return
+        self.update_parts(torch.stack([p.reshape(len(p), math.prod(shapes[0][1:])) for p in parts]))
+
+    def update_parts(self, parts: torch.Tensor) -> None:
+        """Add n images, given as one array (3, n, d) of clean, moved and noised representations.
+
+        Raises:
+            UsageError: a sample holds more or fewer numbers than in earlier batches.
+        """
+        if self.pivot is None:
+            self._start(parts[0])
+        assert self.pivot is not None
+        assert self.numbers is not None
+        if parts.shape[2] != len(self.pivot):
+            raise UsageError(f"expected {len(self.pivot)} numbers a sample, got {parts.shape[2]}")
+        portions = portions_of(parts.shape[1], self.count, self.open_count)
+        if not portions:
+            return
+        goes_on = portions[-1].after == 0
+        if self.drift is None and goes_on:
+            drift = None if self.room is None else self.room.drift
+            self.drift = torch.empty_like(self.pivot) if drift is None else drift
+        add_rows(parts, portions, self.pivot, self.drift, self.numbers)
+        self.count += parts.shape[1]
+        self.open_count = self.count - portions[-1].before if goes_on else 0
+        if not goes_on:
+            self.drift = None
+
+    def _start(self, rows: torch.Tensor) -> None:
+        dtype = _accumulation_dtype(rows)
+        self.eps = torch.finfo(dtype).eps
+        dtype = _pivot_dtype(rows.shape[1], dtype)
+        if self.room is not None and not self.room.fits(rows[0], dtype):
+            self.room = None
+        if self.room is None:
+            self.pivot = rows[0].to(dtype, copy=True)
+            self.numbers = new_numbers(rows.device)
+        else:
+            self.pivot = self.room.pivot.copy_(rows[0])
+            self.numbers = self.room.numbers.zero_()
+
+    @property
+    def sums(self) -> torch.Tensor | None:
+        """(a, g, b) summed over images: (3,), float64."""
+        return None if self.numbers is None else self.numbers[0]
+
+    @property
+    def products(self) -> torch.Tensor | None:
+        """Sums of their products: (3, 3), float64."""
+        return None if self.numbers is None else self.numbers[1:4]
+
+    def moments(self) -> Moments:
+        """Count, mean and centred square sum of the clean representations."""
+        if self.pivot is None or self.numbers is None:
+            raise UsageError("no images were added")
+        in_stretch, settled = self.numbers[5, :2].tolist()
+        if self.drift is None:
+            return Moments(self.count, self.pivot, settled)
+        gap = float(self.drift.double().square().sum())
+        return Moments(
+            self.count, self.pivot + self.drift / self.count, settled + in_stretch - gap / self.count
+        )
+
+    def merge(self, other: "SensitivityEstimator") -> "SensitivityEstimator":
+        """The estimator of both samples together.
+
+        Values equal those of one pass over both; standard errors agree to order 1/n, since the distance
+        between the two means becomes the share of the other's first image in the denominator.
+
+        Raises:
+            UsageError: samples of the two differ in size.
+        """
+        if not (self.count and other.count):
+            return copy.deepcopy(self if self.count else other)
+        one, two = self.moments(), other.moments()
+        if len(one.mean) != len(two.mean):
+            raise UsageError(f"expected {len(one.mean)} numbers a sample, got {len(two.mean)}")
+        assert self.numbers is not None
+        assert other.numbers is not None
+        both = one.merge(two)
+        share = 2 * (both.centred_square_sum - one.centred_square_sum - two.centred_square_sum)
+        numbers = self.numbers + other.numbers
+        numbers[0, 2] += share
+        numbers[1:4] += _cross_terms(other.numbers[4], share)
+        numbers[4] = self.numbers[4]
+        numbers[5] = numbers.new_tensor([0.0, both.centred_square_sum, 0.0])
+        return SensitivityEstimator(
+            both.count, pivot=both.mean, numbers=numbers, eps=max(self.eps, other.eps)
+        )
+
+    def compute(self) -> Estimate:
+        """D, G, R and their standard errors; None with a reason where there is none."""
+        n = self.count
+        if self.numbers is None or n < 2:
+            return Estimate(n, reason="fewer than 2 images")
+        numbers = self.numbers.cpu()  # all at once: the one time that this waits for a device
+        moments = self.moments()
+        if not numbers[:4].isfinite().all():
+            return Estimate(n, reason="non-finite")
+        if not math.isfinite(moments.centred_square_sum):
+            return Estimate(n, reason="non-finite")
+        a, g, b = numbers[0].tolist()
+        pairs = 2 * moments.centred_square_sum / (n - 1)
+        threshold = (_ROUNDING_UNITS * self.eps) ** 2 * float(moments.mean.double().square().sum())
+        if pairs <= 2 * threshold or b == 0:
+            return Estimate(n, reason="constant")
+        d, noise = a / n / pairs, g / n / pairs
+        share = b / (n - 1)  # equal to `pairs` in expectation
+        products = (numbers[1:4] + _cross_terms(numbers[4], share)).tolist()
+        d_stderr = _ratio_stderr(products, 0, 2, d * pairs / share, n, pairs)
+        g_stderr = _ratio_stderr(products, 1, 2, noise * pairs / share, n, pairs)
+        if g == 0:
+            return Estimate(n, d, noise, None, d_stderr, g_stderr, None, reason="noise does not move it")
+        r_stderr = _ratio_stderr(products, 0, 1, a / g, n, g / n)
+        return Estimate(n, d, noise, a / g, d_stderr, g_stderr, r_stderr)
+
+
+def _cross_terms(first: torch.Tensor, share: float) -> torch.Tensor:
+    """What sums of products gain when the image (a, g, 0) gets its share of the denominator."""
+    b = first.new_tensor([0.0, 0.0, share])
+    return torch.outer(first, b) + torch.outer(b, first) + torch.outer(b, b)
+
+
+def _ratio_stderr(
+    products: list[list[float]], top: int, bottom: int, ratio: float, n: int, mean: float
+) -> float:
+    """Delta method for mean(x) / mean(y): sqrt(sum (x_i - ratio y_i)^2 / (n (n - 1))) / mean(y)."""
+    square = products[top][top] - 2 * ratio * products[top][bottom] + ratio**2 * products[bottom][bottom]
+    return math.sqrt(max(square, 0.0) / (n * (n - 1))) / mean
+
+
+def _pivot_dtype(d: int, given: torch.dtype = torch.float32) -> torch.dtype:
+    return torch.float64 if d <= _SMALL else given
+
+
+def _accumulation_dtype(rows: torch.Tensor) -> torch.dtype:
+    """Half precision is widened before any difference is taken."""
+    return torch.float64 if rows.dtype == torch.float64 else torch.float32

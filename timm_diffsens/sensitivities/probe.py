@@ -1,0 +1,323 @@
+"""The hooks: a context manager that reduces every layer's output the moment it is made."""
+
+import math
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from timm_diffsens.errors import MeasurementError, UsageError
+from timm_diffsens.models.layers import Layer, select_layers
+from timm_diffsens.models.trace import Trace, call_name, pick_output, tensors, trace
+from timm_diffsens.sensitivities.estimator import Estimate, LayerSensitivity, Room, SensitivityEstimator
+from timm_diffsens.sensitivities.reductions.dispatch import prepare
+from timm_diffsens.sensitivities.reductions.plain import ROWS
+
+_PARTS = 3  # clean, moved, noised
+
+
+class Probe:
+    """While open, every forward of a batch made of three equal parts is measured layer by layer.
+
+    The parts are clean, moved and noised images, concatenated along dim 0 in that order. Each layer's output
+    is reduced inside its hook, before a later in-place operation can overwrite it, and nothing of it is kept
+    but running sums (`SensitivityEstimator`). The model is put in evaluation mode while the probe is open;
+    its outputs are unchanged to the bit.
+
+    Args:
+        model: any module; `torch.compile` and DataParallel wrappers are seen through (call `probe.model`).
+        layers: a selection or shell patterns, see `models.layers.select_layers`.
+        mean_channel: measure the average over channels of each layer too.
+
+    Raises:
+        UsageError: a scripted module, no such layer, a batch that is not three equal parts.
+
+    Example:
+        >>> from timm_diffsens import Diffeo, Probe, matched_noise
+        >>> import timm, torch
+        >>> model = timm.create_model("test_resnet", pretrained=False)
+        >>> clean = torch.rand(4, 3, 64, 64)
+        >>> moved = Diffeo()(clean)
+        >>> noised = clean + matched_noise(clean, moved)
+        >>> with Probe(model, layers="stages") as probe, torch.no_grad():
+        ...     _ = model(torch.cat([clean, moved, noised]))
+        >>> [layer.layer for layer in probe.results()]
+        ['layer1', 'layer2', 'layer3', 'layer4', 'output']
+    """
+
+    def __init__(
+        self, model: nn.Module, layers: str | Sequence[str] = "blocks", *, mean_channel: bool = False
+    ) -> None:
+        self.model = unwrap(model)
+        self.selection = layers
+        self.mean_channel = mean_channel
+        self.trace: Trace | None = None
+        self.layers: list[Layer] = []
+        self._estimators: dict[str, SensitivityEstimator] = {}
+        self._mean_estimators: dict[str, SensitivityEstimator] = {}
+        self._faults: dict[str, str] = {}
+        self._orders: dict[int, tuple[int, ...]] = {}
+        self._counts: dict[str, int] = {}
+        self._batch = 0
+        self._tracing = False
+        self._handles: list[RemovableHandle] = []
+        self._training: dict[nn.Module, bool] = {}
+
+    def __enter__(self) -> "Probe":
+        if self._handles:
+            raise UsageError("this probe is open already")
+        self._training = {module: module.training for module in self.model.modules()}
+        self.model.eval()
+        self._handles.append(self.model.register_forward_pre_hook(self._before, with_kwargs=True))
+        if self.layers:
+            self._attach()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        for module, flag in self._training.items():
+            module.training = flag
+        self._training.clear()
+
+    def reset(self) -> None:
+        """Forget all images; the layers stay."""
+        for estimators in (self._estimators, self._mean_estimators):
+            for name, estimator in estimators.items():
+                estimators[name] = SensitivityEstimator(room=estimator.room)
+        self._faults.clear()
+        self._orders.clear()
+
+    @property
+    def not_called(self) -> list[str]:
+        """Modules with parameters that no forward called (functional use), so that no hook could see them."""
+        return self.trace.not_called if self.trace else []
+
+    def results(self) -> list[LayerSensitivity]:
+        """One `LayerSensitivity` a layer, in order of execution.
+
+        Raises:
+            MeasurementError: no forward was seen.
+        """
+        return self._results(self._estimators, {})
+
+    def mean_channel_results(self) -> list[LayerSensitivity]:
+        """The same for the average over channels (Fig. 7 of the paper, dotted); needs `mean_channel=True`."""
+        if not self.mean_channel:
+            raise UsageError("open the probe with mean_channel=True")
+        unknown = {
+            layer.name: "channel axis not known" for layer in self.layers if layer.channel_axis is None
+        }
+        return self._results(self._mean_estimators, unknown)
+
+    def _results(
+        self, estimators: dict[str, SensitivityEstimator], reasons: dict[str, str]
+    ) -> list[LayerSensitivity]:
+        if not self.layers:
+            raise MeasurementError(
+                "the probe saw no forward; a compiled or wrapped model must be called through probe.model"
+            )
+        return [
+            self._result(layer, estimators.get(layer.name), reasons.get(layer.name)) for layer in self.layers
+        ]
+
+    def _result(
+        self, layer: Layer, estimator: SensitivityEstimator | None, reason: str | None
+    ) -> LayerSensitivity:
+        reason = layer.reason or self._faults.get(layer.name) or reason
+        if reason is not None:
+            estimate = Estimate(estimator.count if estimator else 0, reason=reason)
+        elif estimator is None or estimator.count == 0:
+            estimate = Estimate(0, reason="not called")
+        else:
+            estimate = estimator.compute()
+            if estimate.reason == "constant" and not layer.uniform:
+                estimate = Estimate(estimate.n, reason="input-independent")
+        return LayerSensitivity(
+            layer=layer.name,
+            index=layer.index,
+            depth=layer.depth,
+            d=estimate.d,
+            g=estimate.g,
+            r=estimate.r,
+            d_stderr=estimate.d_stderr,
+            g_stderr=estimate.g_stderr,
+            r_stderr=estimate.r_stderr,
+            n=estimate.n,
+            reason=estimate.reason,
+            kind=layer.kind,
+            aliases=layer.aliases,
+            shape=layer.shape,
+            channel_axis=layer.channel_axis,
+        )
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._tracing:
+            return
+        if torch.is_inference_mode_enabled():
+            raise UsageError(
+                "the probe needs torch.no_grad(): inference_mode drops what shows in-place overwriting"
+            )
+        given = [t for _, t in tensors([*args, *kwargs.values()])]
+        if not given or given[0].ndim == 0 or len(given[0]) % _PARTS or len(given[0]) == 0:
+            shape = tuple(given[0].shape) if given else None
+            raise UsageError(
+                "the probe expects a batch of three equal parts along dim 0 (clean, moved, noised), "
+                f"got {shape if shape is not None else 'no tensor'}"
+            )
+        self._batch = len(given[0])
+        self._counts.clear()
+        if self.trace is None:
+            self._look(args, kwargs, given[0].device)
+
+    def _look(self, args: tuple[Any, ...], kwargs: dict[str, Any], device: torch.device) -> None:
+        """Trace the model on three samples of the first batch, then hook the layers asked for."""
+        n = self._batch // _PARTS
+        pairs = ([0, n], [n, self._batch - 1])
+        self._tracing = True
+        try:
+            one, two = (_take((args, kwargs), rows, self._batch) for rows in pairs)
+            self.trace = trace(self.model, one[0], two[0], one[1])
+        finally:
+            self._tracing = False
+        self.layers = select_layers(self.trace, self.selection)
+        prepare(device)
+        measured = [layer for layer in self.layers if layer.reason is None]
+        self._estimators = self._prepare({layer.name: layer.shape for layer in measured}, device)
+        if self.mean_channel:
+            averages = {
+                layer.name: layer.shape[: layer.channel_axis] + layer.shape[layer.channel_axis + 1 :]
+                for layer in measured
+                if layer.channel_axis is not None
+            }
+            self._mean_estimators = self._prepare(averages, device)
+        self._attach()
+
+    def _prepare(
+        self, shapes: dict[str, tuple[int, ...]], device: torch.device
+    ) -> dict[str, SensitivityEstimator]:
+        """An estimator for each layer, given the shape of a sample, with memory of its own."""
+        between = bool(self._batch // _PARTS % ROWS)  # batches end inside of stretches
+        rooms = Room.for_sizes([math.prod(shape) for shape in shapes.values()], between, device)
+        return {name: SensitivityEstimator(room=room) for name, room in zip(shapes, rooms, strict=True)}
+
+    def _attach(self) -> None:
+        wanted: dict[str, dict[str, Layer]] = {}
+        for layer in self.layers:
+            if layer.reason is None:
+                wanted.setdefault(layer.module, {})[layer.call] = layer
+        for module, layers in wanted.items():
+            hook = _LayerHook(self, module, layers)
+            self._handles.append(self.model.get_submodule(module).register_forward_hook(hook))
+
+    def _reduce(self, layer: Layer, output: torch.Tensor) -> None:
+        samples = self._samples(layer, output)
+        if samples is None:
+            return
+        self._update(self._estimators, layer.name, samples)
+        if self.mean_channel and layer.channel_axis is not None:
+            wide = torch.promote_types(samples.dtype, torch.float32)
+            mean = samples.mean(dim=layer.channel_axis + 1, dtype=wide)
+            self._update(self._mean_estimators, layer.name, mean)
+
+    def _samples(self, layer: Layer, output: torch.Tensor) -> torch.Tensor | None:
+        """(batch, *layer.shape), or None with the fault noted."""
+        expected = (layer.fold * self._batch, *layer.shape[layer.fold > 1 :])
+        if tuple(output.shape) != expected:
+            self._faults[layer.name] = f"shape {tuple(output.shape)} where {expected} was expected"
+            return None
+        if layer.fold == 1:
+            return output
+        if layer.batch_inner:
+            return output.reshape(layer.fold, self._batch, *output.shape[1:]).transpose(0, 1)
+        return output.reshape(self._batch, layer.fold, *output.shape[1:])
+
+    def _update(self, estimators: dict[str, SensitivityEstimator], name: str, samples: torch.Tensor) -> None:
+        estimator = estimators[name]
+        order = self._orders.get(id(estimator))  # unknown too in a copy of an open probe
+        if order is None:
+            order = self._orders[id(estimator)] = memory_order(samples)  # the same for all batches
+        parts = samples.permute(0, *order)
+        estimator.update_parts(parts.reshape(_PARTS, self._batch // _PARTS, -1))
+
+
+class _LayerHook:
+    """The hook of one module: finds which of its calls and outputs are layers."""
+
+    def __init__(self, probe: Probe, module: str, layers: dict[str, Layer]) -> None:
+        self.probe, self.module, self.layers = probe, module, layers
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self.probe._tracing:
+            return
+        count = self.probe._counts.get(self.module, 0)
+        self.probe._counts[self.module] = count + 1
+        call = call_name(self.module, count)
+        for path, tensor in tensors(output):
+            layer = self.layers.get(call + path)
+            if layer is None:
+                continue
+            kind = tensor.device.type
+            if torch.is_autocast_enabled(kind):
+                with torch.autocast(kind, enabled=False):  # sums are never in half precision
+                    self.probe._reduce(layer, tensor.detach())
+            else:
+                self.probe._reduce(layer, tensor.detach())
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside `torch.compile`, DataParallel and DistributedDataParallel wrappers.
+
+    Raises:
+        UsageError: not a module, or a scripted one, which takes no hooks.
+    """
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while True:
+        if isinstance(model, parallel):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            break
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise UsageError(
+            f"{type(model).__name__} is (partly) a ScriptModule, which takes no hooks; pass the eager module"
+        )
+    return model
+
+
+def model_output(value: Any) -> torch.Tensor:
+    """The tensor that counts as a network's output.
+
+    Raises:
+        MeasurementError: there is none.
+    """
+    chosen = pick_output(value)
+    if chosen is None:
+        raise MeasurementError(f"the model returned no floating-point tensor but {type(value).__name__}")
+    return chosen[1]
+
+
+def memory_order(samples: torch.Tensor) -> tuple[int, ...]:
+    """Axes after the first as they lie in memory, slowest first: flattening in that order copies nothing."""
+    strides = samples.stride()
+    return tuple(sorted(range(1, samples.ndim), key=lambda axis: (-strides[axis], axis)))
+
+
+def _take(value: Any, rows: list[int], batch: int) -> Any:
+    """The same arguments for two of the samples."""
+    if isinstance(value, torch.Tensor):
+        return value[rows] if value.ndim and len(value) == batch else value
+    if isinstance(value, dict):
+        return {key: _take(item, rows, batch) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_take(item, rows, batch) for item in value)
+    return value

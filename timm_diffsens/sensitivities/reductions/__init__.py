@@ -1,0 +1,1 @@
+"""What the estimator needs of a batch, summed in one pass."""

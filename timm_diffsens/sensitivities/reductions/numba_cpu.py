@@ -1,0 +1,198 @@
+"""One pass over a layer's output on the CPU, on PyTorch's own threads.
+
+The work on one layer takes from ten microseconds to some milliseconds, so the kernel is a plain function for
+one thread, compiled by numba, and run by the OpenMP team that PyTorch itself uses (`threads.team`).
+"""
+
+import ctypes
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import carray, types
+from numba.extending import intrinsic
+
+from timm_diffsens.device import threads
+from timm_diffsens.sensitivities.reductions.plain import STRETCH, Portion
+
+_FAST_MATH = {"reassoc", "contract", "nsz"}  # sums in vector lanes; infinities and nans stay what they are
+# Stretches that a thread takes at once: more of them read memory in longer runs, fewer share a layer evenly.
+_LONG, _LONG_FROM = 4, 64 * STRETCH
+
+# A task in 64-bit integers: three counters that the threads share, numbers, and addresses; then its portions.
+_TAKEN, _TEAM, _DONE, _CHUNK, _IMAGES, _WIDTH, _BRIEF, _PORTIONS = range(8)
+_PARTS, _PIVOT, _DRIFT, _SQUARES, _NUMBERS, _FIELDS = range(8, 14)
+_FIRST, _LAST, _BEFORE, _OPENS, _AFTER = range(len(Portion._fields))
+_ROWS = 6  # of the numbers, see `reductions.new_numbers`
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _pointer(typing: Any, address: Any) -> Any:
+    """An address as a pointer."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
+
+    return types.voidptr(types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _count(typing: Any, task: Any, counter: Any) -> Any:
+    """A counter's value, which is raised by one in the same moment."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        integer = ir.IntType(64)
+        counters = builder.bitcast(args[0], integer.as_pointer())
+        place = builder.gep(counters, [args[1]])
+        return builder.atomic_rmw("add", place, ir.Constant(integer, 1), "seq_cst")
+
+    return types.int64(types.voidptr, types.int64), generate
+
+
+@numba.njit(fastmath=_FAST_MATH)  # type: ignore[untyped-decorator]
+def _gaps(clean: Any, moved: Any, noised: Any, origin: Any, total: Any, real: Any) -> Any:
+    """Square norms of moved - clean, noised - clean, clean - origin; the last gap is added to `total`."""
+    from_moved, from_noised, from_origin = real(0), real(0), real(0)
+    for j in range(len(clean)):
+        here = real(clean[j])
+        x, y, z = real(moved[j]) - here, real(noised[j]) - here, here - origin[j]
+        from_moved += x * x
+        from_noised += y * y
+        from_origin += z * z
+        total[j] += z
+    return from_moved, from_noised, from_origin
+
+
+@numba.njit(fastmath=_FAST_MATH)  # type: ignore[untyped-decorator]
+def _move(origin: Any, total: Any, share: Any, real: Any) -> Any:
+    """Add `share` of `total` to `origin`, and give the square norm of `total`."""
+    square = real(0)
+    for j in range(len(total)):
+        square += total[j] * total[j]
+        origin[j] += total[j] * share
+    return square
+
+
+@numba.njit  # type: ignore[untyped-decorator]
+def _tally(squares: Any, numbers: Any, images: int, which: int, portion: Any) -> None:
+    """Add the sums over stretches of columns, taken in float64, to the numbers of the layer."""
+    before, after = portion[_BEFORE], portion[_AFTER]
+    for i in range(portion[_FIRST], portion[_LAST]):
+        a, g, b = 0.0, 0.0, 0.0
+        for stretch in range(len(squares)):
+            a += squares[stretch, i]
+            g += squares[stretch, images + i]
+            b += squares[stretch, 2 * images + i]
+        numbers[5, 0] += b
+        b *= 2 * before / (before + 1)
+        image = (a, g, b)
+        for kind in range(3):
+            if before + i == portion[_FIRST]:
+                numbers[4, kind] = image[kind]
+            numbers[0, kind] += image[kind]
+            for other in range(3):
+                numbers[1 + kind, other] += image[kind] * image[other]
+    if after:
+        gap = 0.0
+        for stretch in range(len(squares)):
+            gap += squares[stretch, 3 * images + which]
+        numbers[5, 1] += numbers[5, 0] - gap / after
+        numbers[5, 0] = 0.0
+
+
+def _kernel(given: Any, real: Any) -> Callable[[Any], None]:
+    """What each thread does for a task; `given` is the type of the layer, `real` that of the pivot."""
+
+    stretch = STRETCH  # of the closure: numba's cache on disk looks at that, not at globals of other files
+    width = len(Portion._fields)
+
+    def share(task: Any) -> None:
+        it = carray(task, (_FIELDS,), np.int64)
+        d, images, count, chunk = it[_WIDTH], it[_IMAGES], it[_PORTIONS], it[_CHUNK]
+        portions = carray(task, (_FIELDS + count * width,), np.int64)[_FIELDS:].reshape((count, width))
+        chunks = -(-d // chunk)
+        parts = carray(_pointer(it[_PARTS]), (3, images, d), given)
+        pivot = carray(_pointer(it[_PIVOT]), (d,), real)
+        squares = carray(_pointer(it[_SQUARES]), (-(-d // stretch), 3 * images + count), real)
+        own = _count(task, _TEAM) * chunk if it[_BRIEF] else 0
+        drift = carray(_pointer(it[_DRIFT]), (own + chunk if it[_BRIEF] else d,), real)
+        while True:
+            number = _count(task, _TAKEN)
+            if number >= chunks:
+                return
+            start, stop = number * chunk, min(number * chunk + chunk, d)
+            shift = own - start if it[_BRIEF] else 0
+            for which in range(count):
+                portion = portions[which]
+                if portion[_OPENS]:
+                    drift[start + shift : stop + shift] = 0
+                for row in range(portion[_FIRST], portion[_LAST]):
+                    for a in range(start, stop, stretch):
+                        b = min(a + stretch, stop)
+                        found = _gaps(
+                            parts[0, row, a:b],
+                            parts[1, row, a:b],
+                            parts[2, row, a:b],
+                            pivot[a:b],
+                            drift[a + shift : b + shift],
+                            real,
+                        )
+                        for kind in range(3):
+                            squares[a // stretch, kind * images + row] = found[kind]
+                if portion[_AFTER]:
+                    for a in range(start, stop, stretch):
+                        b = min(a + stretch, stop)
+                        total = drift[a + shift : b + shift]
+                        part = real(1 / portion[_AFTER])
+                        squares[a // stretch, 3 * images + which] = _move(pivot[a:b], total, part, real)
+            if _count(task, _DONE) == chunks - 1:  # all the others have been written
+                numbers = carray(_pointer(it[_NUMBERS]), (_ROWS, 3), np.float64)
+                for which in range(count):
+                    _tally(squares, numbers, images, which, portions[which])
+
+    return share
+
+
+@functools.cache
+def compiled(given: Any, real: Any) -> Any:
+    """The kernel for a pair of NumPy types: compiled, or read from numba's cache if that can be used."""
+    signature = types.void(types.voidptr)
+    try:
+        return numba.cfunc(signature, cache=True)(_kernel(given, real))
+    except Exception:  # nowhere to write, or nothing sensible there: an error of ours comes again below
+        return numba.cfunc(signature)(_kernel(given, real))
+
+
+def add(
+    parts: torch.Tensor,
+    portions: Sequence[Portion],
+    pivot: torch.Tensor,
+    drift: torch.Tensor | None,
+    numbers: torch.Tensor,
+) -> None:
+    """See `reductions.add_rows`; `parts` is contiguous, and of float32 or float64."""
+    _, images, d = parts.shape
+    chunk = STRETCH * (_LONG if d >= _LONG_FROM else 1)
+    workers = max(1, min(torch.get_num_threads(), -(-d // chunk)))
+    squares = -(-d // STRETCH) * (3 * images + len(portions))
+    scratch = pivot.new_empty(squares + (workers * chunk if drift is None else 0))
+    place = scratch.data_ptr()
+    after = place + squares * scratch.itemsize
+    fields = [0, 0, 0, chunk, images, d, drift is None, len(portions), parts.data_ptr(), pivot.data_ptr()]
+    fields += [after if drift is None else drift.data_ptr(), place, numbers.data_ptr()]
+    fields += itertools.chain.from_iterable(portions)
+    task = (ctypes.c_int64 * len(fields))(*fields)
+    threads.team()(function_for(parts.dtype, pivot.dtype).address, task, workers)
+
+
+def function_for(given: torch.dtype, real: torch.dtype) -> Any:
+    """The compiled kernel for layers and pivots of these types."""
+    return compiled(_NUMPY[given], _NUMPY[real])
+
+
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}

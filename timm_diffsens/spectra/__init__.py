@@ -1,0 +1,1 @@
+"""Filters on the eigenvectors of the grid Laplacian."""

@@ -1,0 +1,1 @@
+"""Predicted scaling, exact curves, and what trained networks do."""

@@ -1,0 +1,88 @@
+"""The homogeneous single-channel network, and sensitivities on pairs of pixels measured by running it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from timm_diffsens.errors import UsageError, unknown
+from timm_diffsens.sensitivities.estimator import LayerSensitivity
+from timm_diffsens.sensitivities.probe import Probe
+from timm_diffsens.theory.pixel_pairs import PairImages
+
+NOISES = ("rectified", "white")
+
+_BATCH = 128
+
+
+def homogeneous_network(depth: int, filter_size: int, stride: int = 1, *, relu: bool = True) -> nn.Sequential:
+    """K convolutions (n, 1, length) -> (n, 1, length / stride^K), one channel, filter [1/F ... 1/F], float64.
+
+    No bias; stride 1 has periodic borders, floor(F/2) places to the left and floor((F - 1)/2) to the right
+    (arXiv 2210.01506, App. A), stride F needs none. The filters add up to 1; the paper scales them so that
+    the norm is kept, which changes neither D, G nor R.
+
+    Args:
+        depth: K.
+        filter_size: F.
+        stride: 1 or F.
+        relu: whether a ReLU follows each convolution.
+
+    Raises:
+        UsageError: a stride that is neither 1 nor F, fewer than one layer, or a filter below 2 pixels.
+    """
+    if stride not in (1, filter_size):
+        raise UsageError(f"stride must be 1 or the filter size {filter_size}, got {stride}")
+    if depth < 1 or filter_size < 2:
+        raise UsageError(f"expected at least 1 layer and 2 pixels a filter, got {depth} and {filter_size}")
+    modules: list[nn.Module] = []
+    for _ in range(depth):
+        if stride == 1:
+            modules.append(nn.CircularPad1d((filter_size // 2, (filter_size - 1) // 2)))
+        convolution = nn.Conv1d(1, 1, filter_size, stride, bias=False, dtype=torch.float64)
+        nn.init.constant_(convolution.weight, 1 / filter_size)
+        modules += [convolution, *([nn.ReLU()] if relu else [])]
+    return nn.Sequential(*modules).requires_grad_(False).eval()
+
+
+@dataclass(frozen=True)
+class MeasuredCurve:
+    """Layers 1 to K of a network, and the same for the average over channels of each layer."""
+
+    layers: list[LayerSensitivity]
+    mean_channel: list[LayerSensitivity]
+
+
+def measured_curve(
+    model: nn.Module,
+    images: Iterable[PairImages],
+    noise: str = "rectified",
+    layers: str | Sequence[str] = "convs",
+) -> MeasuredCurve:
+    """D, G and R of every convolution (after its activation) of any network on (n, 1, length).
+
+    Args:
+        model: trained or not; the images take the type and device of its parameters.
+        images: portions from `PixelPairs.sample`.
+        noise: `rectified` adds phi(eta), the ReLU already applied, as the paper does for Fig. 7 (App. B.2);
+            `white` adds eta itself.
+        layers: as for `Probe`; only those that are a map over places are kept.
+
+    Raises:
+        UsageError: an unknown noise, or no convolution.
+    """
+    if noise not in NOISES:
+        raise unknown("noise", noise, NOISES)
+    like = next(model.parameters(), torch.zeros((), dtype=torch.float64))
+    with Probe(model, layers, mean_channel=True) as probe, torch.no_grad():
+        for portion in images:
+            eta = portion.eta.relu() if noise == "rectified" else portion.eta
+            parts = [part.to(like) for part in (portion.clean, portion.moved, portion.clean + eta)]
+            for batch in zip(*(torch.split(part, _BATCH) for part in parts), strict=True):
+                probe.model(torch.cat(batch))
+    kept = [i for i, layer in enumerate(probe.results()) if len(layer.shape) == 2]
+    if not kept:
+        raise UsageError("the network has no convolutions over one dimension: (channels, places)")
+    results, means = probe.results(), probe.mean_channel_results()
+    return MeasuredCurve([results[i] for i in kept], [means[i] for i in kept])

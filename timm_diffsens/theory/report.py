@@ -1,0 +1,305 @@
+"""Theory and measurement side by side: settings, runs, and their results as rows and as a JSON document."""
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from timm_diffsens.errors import DiffsensWarning, UsageError
+from timm_diffsens.sensitivities.estimator import LayerSensitivity
+from timm_diffsens.theory.exponents import (
+    Exponent,
+    asymptotic_exponents,
+    fit_exponent,
+    fitted_layers,
+    local_slopes,
+    power_law,
+)
+from timm_diffsens.theory.homogeneous import homogeneous_network, measured_curve
+from timm_diffsens.theory.pixel_pairs import PairImages, PixelPairs
+from timm_diffsens.theory.predictions import Curve, effective_receptive_field, exact_curve
+from timm_diffsens.theory.receptive_field import ReceptiveField, receptive_fields
+
+Row = dict[str, Any]
+Number = TypeVar("Number", int, float)
+
+GAP = 2.0  # of task 1, in pixels
+_PAPER = {1: (12, 3), 2: (7, 2)}  # task -> depth and filter (App. B.2)
+_IMAGES = {1: 512, 2: 16384}  # in task 2 few moves cross from patch to patch, so it takes more
+_POSITIONS = 4  # of the pixel whose spread is measured: the network treats all alike
+GROUPS = 8  # of a setting's images, an eighth in each
+_PORTION = 512  # images held at a time
+_ENOUGH = 512  # images for curves of G alone, which varies little from image to image
+_WIDE = 8  # A_K above this part of the circle is called wide
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One run: task 1 with stride 1, or task 2 with stride F. Lengths in pixels."""
+
+    task: int
+    depth: int
+    filter_size: int
+    stride: int
+    length: int
+    xi: float
+    images: int
+    seed: int
+
+    @property
+    def title(self) -> str:
+        """`task 1, stride 1, F = 3`."""
+        return f"task {self.task}, stride {self.stride}, F = {self.filter_size}"
+
+    @property
+    def widths(self) -> list[float]:
+        """A_k as predicted, of layers 1 to K."""
+        return [effective_receptive_field(k, self.filter_size, self.stride) for k in self.layers]
+
+    @property
+    def layers(self) -> range:
+        """1 to K."""
+        return range(1, self.depth + 1)
+
+    @property
+    def fitted(self) -> range:
+        """The layers that exponents are fitted over."""
+        return fitted_layers(self.depth, self.stride)
+
+    def portions(self, groups: Sequence[int] = range(GROUPS)) -> Iterator[PairImages]:
+        """The images, an eighth of them in each group, a portion at a time."""
+        pairs = self.pairs()
+        for group in groups:
+            rng = np.random.default_rng([self.seed, group])
+            left = self.images // GROUPS
+            while left > 0:
+                yield pairs.sample(min(left, _PORTION), rng)
+                left -= _PORTION
+
+    def pairs(self) -> PixelPairs:
+        """The task's distribution of images."""
+        if self.task == 1:
+            return PixelPairs.task1(self.length, self.xi, GAP)
+        return PixelPairs.task2(self.length, int(self.xi))
+
+
+def theory_setting(
+    task: int,
+    depth: int | None = None,
+    *,
+    filter_size: int | None = None,
+    length: int | None = None,
+    xi: float | None = None,
+    images: int | None = None,
+    seed: int = 0,
+) -> Setting:
+    """A setting; what is not given is as in the paper (App. B.2), scaled to other depths.
+
+    Task 1: K = 12, F = 3, and as for `ScaleDetection` 128 pixels and xi = 14; at other depths the length is
+    128 K / 12, so that it grows faster than A_K, and xi with it. Task 2: K = 7, F = 2, length F^K = 128 and
+    xi = F^(K - 2) = 32. Images: a multiple of 8, as errors are taken between eighths of them.
+
+    Raises:
+        UsageError: an unknown task, or values that do not fit together.
+    """
+    if task not in _PAPER:
+        raise UsageError(f"task must be 1 or 2, got {task}")
+    depth, size = _given(depth, _PAPER[task][0]), _given(filter_size, _PAPER[task][1])
+    images = _given(images, _IMAGES[task])
+    if depth < 1 or size < 2:
+        raise UsageError(f"expected at least 1 layer and 2 pixels a filter, got {depth} and {size}")
+    if images < 2 * GROUPS or images % GROUPS:
+        raise UsageError(f"images must be a multiple of {GROUPS}, and {2 * GROUPS} or more, got {images}")
+    if task == 1:
+        length = _given(length, max(round(128 * depth / 12), 32))
+        return Setting(1, depth, size, 1, length, _given(xi, max(round(14 * length / 128), 4)), images, seed)
+    xi = _given(xi, size ** max(depth - 2, 1))
+    if int(xi) != xi:
+        raise UsageError(f"xi is a whole number of pixels in task 2, got {xi:g}")
+    return Setting(2, depth, size, size, _given(length, size ** max(depth, 3)), xi, images, seed)
+
+
+def _given(value: Number | None, default: Number) -> Number:
+    return default if value is None else value
+
+
+@dataclass(frozen=True)
+class TheoryResult:
+    """Exact and measured curves of one setting.
+
+    Attributes:
+        fields: A_k measured on the homogeneous network.
+        homogeneous: that network, measured with rectified noise. white: with white noise on the image.
+        linear: with white noise, and without its ReLUs. (The last two on the first 512 images or more.)
+        groups: `homogeneous` again, on each eighth of the images: what the choice of images does.
+    """
+
+    setting: Setting
+    exact: Curve
+    fields: list[ReceptiveField]
+    homogeneous: list[LayerSensitivity]
+    white: list[LayerSensitivity]
+    linear: list[LayerSensitivity]
+    groups: list[list[LayerSensitivity]]
+
+
+def run_theory(setting: Setting) -> TheoryResult:
+    """The exact curve, and the same measured by running the homogeneous network on sampled images."""
+    exact = exact_curve(setting.pairs(), setting.depth, setting.filter_size, setting.stride)
+    if setting.stride == 1 and exact.width[-1] > setting.length / _WIDE:
+        warnings.warn(
+            f"the last layer's receptive field, {exact.width[-1]:.3g} pixels rms, is not small beside the "
+            f"image, {setting.length}: the powers do not hold there; raise --length",
+            DiffsensWarning,
+            stacklevel=2,
+        )
+    shape = setting.depth, setting.filter_size, setting.stride
+    network = homogeneous_network(*shape)
+    few = range(min(math.ceil(_ENOUGH * GROUPS / setting.images), GROUPS))
+    return TheoryResult(
+        setting,
+        exact,
+        receptive_fields(network, setting.length, _POSITIONS),
+        measured_curve(network, setting.portions()).layers,
+        measured_curve(network, setting.portions(few), "white").layers,
+        measured_curve(homogeneous_network(*shape, relu=False), setting.portions(few), "white").layers,
+        [measured_curve(network, setting.portions([group])).layers for group in range(GROUPS)],
+    )
+
+
+def layer_rows(
+    setting: Setting, curve: str, layers: Sequence[LayerSensitivity], measures: str = "dgr"
+) -> list[Row]:
+    """Measured layers as rows for `results.report.theory_chart.theory_chart`."""
+    rows = []
+    for measure in measures:
+        values = [getattr(layer, measure) for layer in layers]
+        errors = [getattr(layer, f"{measure}_stderr") for layer in layers]
+        rows += _rows(setting, curve, measure, values, errors)
+    return rows
+
+
+def theory_rows(result: TheoryResult) -> list[Row]:
+    """All curves of a result as rows for `results.report.theory_chart.theory_chart`."""
+    setting, exact = result.setting, result.exact
+    powers = asymptotic_exponents(setting.stride)
+    rows = []
+    for measure in "dgr":
+        values = getattr(exact, measure)
+        law = power_law(exact.width, values, powers[measure], setting.fitted)
+        rows += _rows(setting, "prediction", measure, np.where(values > 0, law, np.nan))
+        rows += _rows(setting, "exact", measure, values)
+    for measure in "gr":
+        rows += _rows(setting, "exact, no ReLU", measure, getattr(exact, f"{measure}_linear"))
+    rows += layer_rows(setting, "homogeneous", result.homogeneous)
+    rows += layer_rows(setting, "homogeneous, no ReLU", result.linear, "gr")
+    return rows + layer_rows(setting, "homogeneous, white noise", result.white, "gr")
+
+
+def _rows(
+    setting: Setting, curve: str, measure: str, values: Any, errors: Sequence[Any] | None = None
+) -> list[Row]:
+    numbers = [math.nan if v is None else float(v) for v in values]
+    slopes = local_slopes(setting.widths, numbers)
+    return [
+        {
+            "task": setting.title,
+            "depth": setting.depth,
+            "curve": curve,
+            "measure": measure.upper(),
+            "layer": layer,
+            "width": width,
+            "value": finite(value),
+            "stderr": error,
+            "slope": finite(slope),
+        }
+        for layer, width, value, error, slope in zip(
+            setting.layers, setting.widths, numbers, errors or [None] * len(numbers), slopes, strict=True
+        )
+    ]
+
+
+# ---- exponents
+
+
+@dataclass(frozen=True)
+class FittedExponents:
+    """Exponent of one measure: the asymptotic value, the exact curve's, the measured one's.
+
+    None where fewer than two of the layers have a value.
+    """
+
+    asymptotic: float
+    exact: Exponent | None
+    measured: Exponent | None
+
+
+def theory_exponents(result: TheoryResult) -> dict[str, FittedExponents]:
+    """By measure: d, g, r, and g_linear and r_linear without ReLU."""
+    return {
+        measure: FittedExponents(
+            power, _fit(result.setting, getattr(result.exact, measure)), _measured(result, measure)
+        )
+        for measure, power in asymptotic_exponents(result.setting.stride).items()
+    }
+
+
+def _measured(result: TheoryResult, measure: str) -> Exponent | None:
+    """Fitted to all images; the error from the choice of images is that of the fits to the groups."""
+    if measure.endswith("_linear"):
+        return _fit(result.setting, _values(result.linear, measure[0]))
+    whole = _fit(result.setting, _values(result.homogeneous, measure))
+    groups = [_fit(result.setting, _values(layers, measure)) for layers in result.groups]
+    fits = [fit for fit in groups if fit is not None]
+    return whole.with_sampling(fits) if whole is not None and len(fits) == len(groups) else whole
+
+
+def _values(layers: Sequence[LayerSensitivity], measure: str) -> list[float]:
+    values = [getattr(layer, measure) for layer in layers]
+    return [math.nan if value is None else value for value in values]
+
+
+def _fit(setting: Setting, values: Any) -> Exponent | None:
+    try:
+        return fit_exponent(setting.widths, values, setting.fitted)
+    except UsageError:
+        return None
+
+
+# ---- as JSON
+
+
+def theory_document(result: TheoryResult) -> Row:
+    """Everything as plain values; null where a layer is constant over the images."""
+    setting, exact = result.setting, result.exact
+    names = ("d", "g", "r", "g_linear", "r_linear")
+    slopes = {name: local_slopes(exact.width, getattr(exact, name)) for name in names}
+    layers = [
+        {
+            "layer": k,
+            "width": float(exact.width[k - 1]),
+            "width_measured": finite(result.fields[k - 1].width),
+            "exact": {name: finite(getattr(exact, name)[k - 1]) for name in names},
+            "slopes": {name: finite(slopes[name][k - 1]) for name in names},
+            "homogeneous": _layer(result.homogeneous[k - 1], "dgr"),
+            "linear": _layer(result.linear[k - 1], "gr"),
+            "white": _layer(result.white[k - 1], "gr"),
+        }
+        for k in setting.layers
+    ]
+    exponents = {name: asdict(found) for name, found in theory_exponents(result).items()}
+    fitted = [setting.fitted[0], setting.fitted[-1]]
+    return {**asdict(setting), "fitted_layers": fitted, "exponents": exponents, "layers": layers}
+
+
+def _layer(layer: LayerSensitivity, measures: str) -> Row:
+    names = [name for measure in measures for name in (measure, f"{measure}_stderr")]
+    return {**{name: getattr(layer, name) for name in names}, "n": layer.n, "reason": layer.reason}
+
+
+def finite(value: Any) -> float | None:
+    """A number, or None for nan and infinity."""
+    return float(value) if math.isfinite(value) else None

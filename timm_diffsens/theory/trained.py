@@ -1,0 +1,243 @@
+"""Trained simple CNNs against the theory: curves and exponents, averaged over seeds (Fig. 7 of the paper)."""
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from timm_diffsens.data.scale_detection import ScaleDetection
+from timm_diffsens.errors import UsageError
+from timm_diffsens.models.checkpoints import read_recipe
+from timm_diffsens.models.loading import load_model
+from timm_diffsens.models.nets import SimpleCNN
+from timm_diffsens.models.variants import reinitialise
+from timm_diffsens.sensitivities.estimator import LayerSensitivity
+from timm_diffsens.theory.exponents import Exponent, asymptotic_exponents, fit_exponent
+from timm_diffsens.theory.homogeneous import measured_curve
+from timm_diffsens.theory.report import (
+    GAP,
+    Row,
+    Setting,
+    TheoryResult,
+    finite,
+    layer_rows,
+    theory_setting,
+)
+
+CURVES = ("trained", "mean channel", "init")
+_NETWORK = "net/simple"
+_DEFAULTS = {name: given.default for name, given in inspect.signature(SimpleCNN).parameters.items()}
+
+
+@dataclass(frozen=True)
+class SeedCurves:
+    """One training: its seed, its test error (a fraction), and its layers by curve (`CURVES`)."""
+
+    seed: int
+    test_error: float
+    curves: Mapping[str, list[LayerSensitivity]]
+
+
+@dataclass(frozen=True)
+class TrainedCurves:
+    """All seeds of one network, on one task.
+
+    Attributes:
+        setting: the task, and the images the curves were measured on.
+        recipe: of the training, less the seed.
+        seeds: in order.
+    """
+
+    setting: Setting
+    recipe: Mapping[str, Any]
+    seeds: list[SeedCurves]
+
+    @property
+    def fitted(self) -> range:
+        """The layers that exponents are fitted over: the first ones, see `first_layers`."""
+        return first_layers(self.setting)
+
+
+@dataclass(frozen=True)
+class SeedExponent:
+    """Exponent of a curve: mean over seeds, and its standard error (None with one seed)."""
+
+    value: float
+    stderr: float | None
+    seeds: int
+
+
+def first_layers(setting: Setting) -> range:
+    """Where a trained network is expected to pool alike: the first two thirds at stride 1.
+
+    At stride F, those whose patches are smaller than xi: beyond it D is zero, as the task asks for.
+    """
+    if setting.stride == 1:
+        return range(1, max(2 * setting.depth // 3, 2) + 1)
+    return range(1, max([k for k in setting.layers if setting.filter_size**k < setting.xi], default=1) + 1)
+
+
+def trained_curves(
+    checkpoints: Sequence[Path], *, images: int | None = None, seed: int = 0
+) -> list[TrainedCurves]:
+    """Measure simple CNNs that `diffsens train` has trained on 1-D scale detection.
+
+    Trainings that differ in nothing but the seed are put together. Each network is measured as it is, by
+    the mean of its channels, and with fresh weights.
+
+    Args:
+        checkpoints: with their recipe, as `diffsens train` writes them.
+        images: a multiple of 8; by default as in `theory_setting`.
+        seed: of the images and the noise. Fresh weights have the seed of the training.
+
+    Raises:
+        UsageError: a checkpoint without a recipe, of another architecture or task, or given twice.
+    """
+    groups: dict[str, TrainedCurves] = {}
+    for path in checkpoints:
+        recipe = _recipe(path)
+        training = dict(recipe["training"])
+        number = training.pop("seed")
+        group = groups.setdefault(
+            repr(training), TrainedCurves(_setting(path, recipe, images, seed), training, [])
+        )
+        if any(found.seed == number for found in group.seeds):
+            raise UsageError(f"{path}: seed {number} of this training was given already")
+        group.seeds.append(SeedCurves(number, recipe["test_error"], _curves(path, group.setting, number)))
+    return [replace(g, seeds=sorted(g.seeds, key=lambda s: s.seed)) for g in groups.values()]
+
+
+def _recipe(path: Path) -> dict[str, Any]:
+    recipe = read_recipe(path)
+    if recipe is None or "training" not in recipe:
+        raise UsageError(f"{path} has no recipe in it; expected a checkpoint that `diffsens train` wrote")
+    if recipe["model"] != _NETWORK or recipe["training"]["task"] not in ("scale1", "scale2"):
+        raise UsageError(
+            f"{path} is {recipe['model']} trained on {recipe['training']['task']}; the theory is about "
+            f"{_NETWORK} on scale1 or scale2 with --dims 1"
+        )
+    return recipe
+
+
+def _setting(path: Path, recipe: Mapping[str, Any], images: int | None, seed: int) -> Setting:
+    arguments, training = _DEFAULTS | recipe["arguments"], recipe["training"]
+    number = int(training["task"].removeprefix("scale"))
+    task = ScaleDetection(**{**training["scale"], "task": number})
+    setting = theory_setting(
+        number,
+        arguments["depth"],
+        filter_size=arguments["filter"],
+        length=task.side,
+        xi=task.xi,
+        images=images,
+        seed=seed,
+    )
+    if task.dims != 1 or arguments["stride"] != setting.stride:
+        raise UsageError(
+            f"{path} has {task.dims} dimensions and stride {arguments['stride']}; the theory of task "
+            f"{number} is for 1 dimension and stride {setting.stride}"
+        )
+    if number == 1 and task.gap != GAP:
+        raise UsageError(
+            f"{path} was trained with a gap of {task.gap:g}; the theory is measured with {GAP:g}"
+        )
+    return setting
+
+
+def _curves(path: Path, setting: Setting, seed: int) -> dict[str, list[LayerSensitivity]]:
+    module = load_model(_NETWORK, checkpoint=path).module
+    trained = measured_curve(module, setting.portions())
+    fresh = measured_curve(reinitialise(module, seed=seed), setting.portions())
+    return dict(zip(CURVES, (trained.layers, trained.mean_channel, fresh.layers), strict=True))
+
+
+def trained_rows(found: TrainedCurves) -> list[Row]:
+    """Rows for `results.report.theory_chart`: means over seeds, with the standard error over them.
+
+    With one seed the error is that of its images.
+    """
+    rows = []
+    for curve in CURVES:
+        seeds = [layer_rows(found.setting, curve, seed.curves[curve]) for seed in found.seeds]
+        rows += [_mean_row(same) if len(same) > 1 else same[0] for same in zip(*seeds, strict=True)]
+    return rows
+
+
+def _mean_row(rows: Sequence[Row]) -> Row:
+    values = [row["value"] for row in rows]
+    if None in values:
+        return {**rows[0], "value": None, "stderr": None, "slope": None}
+    slopes = [row["slope"] for row in rows if row["slope"] is not None]
+    slope = float(np.mean(slopes)) if len(slopes) == len(rows) else None
+    spread = float(np.std(values, ddof=1) / math.sqrt(len(values)))
+    return {**rows[0], "value": float(np.mean(values)), "stderr": spread, "slope": slope}
+
+
+def trained_exponents(found: TrainedCurves) -> dict[str, dict[str, SeedExponent | None]]:
+    """By measure (d, g, r) and curve: fitted to each seed over `found.fitted`, then averaged.
+
+    None where a seed has fewer than two layers with a value.
+    """
+    return {m: {curve: _seed_exponent(found, curve, m) for curve in CURVES} for m in "dgr"}
+
+
+def _seed_exponent(found: TrainedCurves, curve: str, measure: str) -> SeedExponent | None:
+    fits = []
+    for seed in found.seeds:
+        values = [getattr(layer, measure) for layer in seed.curves[curve]]
+        known = [math.nan if value is None else value for value in values]
+        fit = _fit(found.setting.widths, known, found.fitted)
+        if fit is None:
+            return None
+        fits.append(fit.value)
+    spread = float(np.std(fits, ddof=1) / math.sqrt(len(fits))) if len(fits) > 1 else None
+    return SeedExponent(float(np.mean(fits)), spread, len(fits))
+
+
+def homogeneous_exponents(found: TrainedCurves, result: TheoryResult) -> dict[str, Exponent | None]:
+    """What the homogeneous network has over the same layers, exactly, by measure; None as above."""
+    return {m: _fit(result.exact.width, getattr(result.exact, m), found.fitted) for m in "dgr"}
+
+
+def _fit(widths: Any, values: Any, layers: range) -> Exponent | None:
+    try:
+        return fit_exponent(widths, values, layers)
+    except UsageError:
+        return None
+
+
+def trained_document(found: TrainedCurves, result: TheoryResult) -> Row:
+    """Everything as plain values."""
+    powers = asymptotic_exponents(found.setting.stride)
+    exact = homogeneous_exponents(found, result)
+    exponents = {
+        measure: {
+            "asymptotic": powers[measure],
+            "homogeneous": None if (fit := exact[measure]) is None else fit.value,
+            **{curve: None if one is None else vars(one) for curve, one in fits.items()},
+        }
+        for measure, fits in trained_exponents(found).items()
+    }
+    seeds = [{"seed": s.seed, "test_error": s.test_error, "curves": _plain(s)} for s in found.seeds]
+    return {
+        "training": dict(found.recipe),
+        "fitted_layers": [found.fitted[0], found.fitted[-1]],
+        "exponents": exponents,
+        "seeds": seeds,
+    }
+
+
+def _plain(seed: SeedCurves) -> Row:
+    names = ("d", "g", "r", "d_stderr", "g_stderr", "r_stderr")
+    return {
+        curve: [{name: _finite(getattr(layer, name)) for name in names} for layer in layers]
+        for curve, layers in seed.curves.items()
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None else finite(value)
