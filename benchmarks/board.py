@@ -19,7 +19,8 @@ import time
 from pathlib import Path
 
 from timm_diffsens.results.records.store import load_record, write_record
-from timm_diffsens.schema.records import Layer, Record, record_key
+from timm_diffsens.schema.layers import LayerSensitivity
+from timm_diffsens.schema.records import Record, record_key
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "leaderboard" / "records" / "imagenet" / "tf_efficientnet_lite0.0ef3df41f42c.json"
@@ -63,13 +64,13 @@ def varied(model: Record, number: int, layers: int | None) -> Record:
     return record.model_copy(update={"key": record_key(*parts)})
 
 
-def cut(listed: list[Layer], layers: int | None) -> list[Layer]:
+def cut(listed: list[LayerSensitivity], layers: int | None) -> list[LayerSensitivity]:
     """The first layers, numbered and placed anew."""
     kept = listed[:layers]
     return [layer.model_copy(update={"depth": (layer.index + 1) / len(kept)}) for layer in kept]
 
 
-def moved(source: random.Random, layer: Layer, quality: float) -> dict:
+def moved(source: random.Random, layer: LayerSensitivity, quality: float) -> dict:
     """A layer's fields with other D and G; R goes with `quality` the more the deeper it lies."""
     fields = layer.model_dump()
     if layer.r is None:

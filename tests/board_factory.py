@@ -7,17 +7,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from results.record_factory import make_layer, make_record, make_spectra
+from record_factory import make_layer, make_record, make_spectra
 
 from timm_diffsens.results.records.frames import records_frame
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard, Series
-from timm_diffsens.schema.records import VARIANTS, Layer, Record, Spectrum, VariantName
+from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
+from timm_diffsens.schema.records import VARIANTS, Record, VariantName
 
 MEASURES = ("d", "g", "r")
 FOUR: tuple[VariantName, ...] = ("original", "channel-shuffled", "mean-channel", "init")
 
 
-def random_layer(source: random.Random, index: int, count: int, name: str, scale: float = 1.0) -> Layer:
+def random_layer(
+    source: random.Random, index: int, count: int, name: str, scale: float = 1.0
+) -> LayerSensitivity:
     """Digits without a pattern: the worst case for compression."""
     d, g = source.lognormvariate(-2, 0.5) * scale, source.lognormvariate(-1, 0.5)
     spread = {"d": d, "g": g, "r": d / g}

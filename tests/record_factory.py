@@ -3,20 +3,18 @@
 import math
 from typing import Any
 
+from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
+from timm_diffsens.schema.protocol import Protocol, protocol_hash
 from timm_diffsens.schema.records import (
     VARIANTS,
     Data,
     Environment,
     InputSpec,
-    Layer,
     Model,
-    Protocol,
     Record,
-    Spectrum,
     TestError,
     Timings,
     Weights,
-    protocol_hash,
     record_key,
 )
 
@@ -34,8 +32,8 @@ LAPLACIAN_3X3 = [0.0, 1.0, 1.0, 2.0, 3.0, 3.0, 4.0, 4.0, 6.0]
 
 def make_layer(
     index: int, count: int, name: str, *, variant: str = "original", n: int = 500, **fields: Any
-) -> Layer:
-    """One layer; `fields` replace what the formulas give."""
+) -> LayerSensitivity:
+    """One layer as records have it; `fields` replace what the formulas give."""
     depth = (index + 1) / count
     first, factor = FALLS[variant]
     wiggle = 1 + 0.08 * math.sin(2.7 * index)
@@ -58,16 +56,16 @@ def make_layer(
         "shape": [1000] if index == count - 1 else [64, side, side],
         "channel_axis": 0,
     }
-    return Layer.model_validate({**values, **fields})
+    return LayerSensitivity.model_validate({**values, **fields}).rounded()
 
 
-def null_layer(index: int, count: int, name: str, reason: str = "constant") -> Layer:
+def null_layer(index: int, count: int, name: str, reason: str = "constant") -> LayerSensitivity:
     """A layer without values."""
     nothing = dict.fromkeys(("d", "g", "r", "d_stderr", "g_stderr", "r_stderr"))
     return make_layer(index, count, name, reason=reason, **nothing)
 
 
-def make_layers(names: list[str], variant: str = "original", n: int = 500) -> list[Layer]:
+def make_layers(names: list[str], variant: str = "original", n: int = 500) -> list[LayerSensitivity]:
     """One variant's layers."""
     return [make_layer(i, len(names), name, variant=variant, n=n) for i, name in enumerate(names)]
 
@@ -170,7 +168,7 @@ def make_record(
     return Record.model_validate(fields)
 
 
-def replace_layer(record: Record, index: int, layer: Layer, variant: str = "original") -> Record:
+def replace_layer(record: Record, index: int, layer: LayerSensitivity, variant: str = "original") -> Record:
     """The record with one layer exchanged."""
     variants = {name: list(layers) for name, layers in record.variants.items()}
     variants[variant][index] = layer

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from results.test_leaderboard import trained, written
+from results.stats.test_leaderboard import trained, written
 
 ROOT = Path(__file__).parent.parent
 

@@ -16,7 +16,7 @@ _HOMES = {
     "DiffsensWarning": "errors",
     "sensitivity": "sensitivities.functional",
     "Sensitivity": "sensitivities.functional",
-    "LayerSensitivity": "sensitivities.estimator",
+    "LayerSensitivity": "schema.layers",
     "Probe": "sensitivities.probe",
     "measure": "sensitivities.run",
     "Precision": "device.precision",
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from timm_diffsens.perturb.pixels import ActivePixels
     from timm_diffsens.results.records.store import read_records
     from timm_diffsens.results.stats.correlate import correlate
+    from timm_diffsens.schema.layers import LayerSensitivity
     from timm_diffsens.schema.records import Record
-    from timm_diffsens.sensitivities.estimator import LayerSensitivity
     from timm_diffsens.sensitivities.functional import Sensitivity, sensitivity
     from timm_diffsens.sensitivities.probe import Probe
     from timm_diffsens.sensitivities.run import measure

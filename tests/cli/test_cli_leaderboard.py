@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from results.test_leaderboard import HOSTILE, trained, written
+from results.stats.test_leaderboard import HOSTILE, trained, written
 from typer.testing import CliRunner
 
 from timm_diffsens.cli import app

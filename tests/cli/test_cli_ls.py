@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from results.record_factory import make_record
+from record_factory import make_record
 from typer.testing import CliRunner
 
 from timm_diffsens.cli import app

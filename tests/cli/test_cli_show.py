@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from results.record_factory import RESNET18, make_layers, make_record, null_layer, replace_layer
+from record_factory import RESNET18, make_layers, make_record, null_layer, replace_layer
 from rich.console import Console
 from typer.testing import CliRunner
 

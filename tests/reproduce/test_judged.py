@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from results.record_factory import make_layer, make_record, replace_layer
+from record_factory import make_layer, make_record, replace_layer
 from tiny import TINY
 
 from timm_diffsens.reproduce import depth, filters, scaling

@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from pydantic import ValidationError
-from results.record_factory import make_layer, make_record
+from record_factory import make_layer, make_record
 
 from timm_diffsens.results.records.store import record_text
 from timm_diffsens.schema.records import Record, json_schema, record_key, verify_key
@@ -64,7 +64,9 @@ def test_unknown_fields_are_refused(part):
 
 
 def test_numbers_are_rounded_to_the_precision_of_a_forward():
-    layer = make_layer(0, 2, "stem", d=0.123456789, g=-0.0)
+    measured = make_layer(0, 2, "stem").model_copy(update={"d": 0.123456789, "g": -0.0})
+    record = make_record(names=["stem"], variants=("original",))
+    layer = Record(**{**dict(record), "variants": {"original": [measured]}}).output
     assert layer.d == 0.1234568
     assert math.copysign(1, layer.g) == 1, "negative zero equals zero but prints otherwise"
 
@@ -160,12 +162,13 @@ def test_the_published_schema_is_valid_and_agrees_with_the_model():
 def test_every_field_of_the_contract_is_described():
     """Layers carry what `LayerSensitivity` promises."""
     promised = {"layer", "index", "depth", "d", "g", "r", "d_stderr", "g_stderr", "r_stderr", "n", "reason"}
-    assert promised <= set(json_schema()["$defs"]["Layer"]["properties"])
+    assert promised <= set(json_schema()["$defs"]["LayerSensitivity"]["properties"])
 
 
 def test_results_import_no_torch():
-    folder = Path(__file__).parents[2] / "timm_diffsens" / "results"
-    names = [f"timm_diffsens.results.{path.stem}" for path in folder.glob("*.py") if path.stem != "__init__"]
+    root = Path(__file__).parents[2]
+    files = [file for part in ("schema", "results") for file in (root / "timm_diffsens" / part).rglob("*.py")]
+    names = [".".join(file.relative_to(root).with_suffix("").parts) for file in files]
     heavy = "('torch', 'timm', 'torchvision')"
     code = f"import sys, {', '.join(names)}; print([m for m in {heavy} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

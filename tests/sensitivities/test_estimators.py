@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from timm_diffsens import sensitivity
 from timm_diffsens.errors import UsageError
-from timm_diffsens.sensitivities.estimator import Estimate, Moments, Room, SensitivityEstimator
+from timm_diffsens.schema.layers import LayerSensitivity
+from timm_diffsens.sensitivities.estimator import Moments, Room, SensitivityEstimator
 
 STDERRS = ("d_stderr", "g_stderr", "r_stderr")
 # What the project promises: the streaming value is the plain one to this relative error.
@@ -384,7 +385,7 @@ def test_each_share_is_unbiased():
 def test_fewer_than_two_images(n):
     estimator = SensitivityEstimator()
     estimator.update(*(part[:n] for part in three_parts()))
-    assert estimator.compute() == Estimate(n, reason="fewer than 2 images")
+    assert estimator.compute() == LayerSensitivity.of(n, reason="fewer than 2 images")
 
 
 def test_two_images():
@@ -398,13 +399,15 @@ def test_two_images():
 @pytest.mark.parametrize("size", [1, 7, None])
 def test_constant(dtype, value, size):
     constant = torch.full((40, 9), value, dtype=dtype)
-    assert streamed([constant] * 3, size).compute() == Estimate(40, reason="constant")
+    assert streamed([constant] * 3, size).compute() == LayerSensitivity.of(40, reason="constant")
 
 
 @pytest.mark.parametrize("dtype", [*PROMISED, torch.float16, torch.bfloat16])
 def test_constant_but_moved(dtype):
     constant = torch.ones(40, 9, dtype=dtype)
-    assert streamed([constant, constant + 1, constant + 2], 7).compute() == Estimate(40, reason="constant")
+    assert streamed([constant, constant + 1, constant + 2], 7).compute() == LayerSensitivity.of(
+        40, reason="constant"
+    )
 
 
 @pytest.mark.parametrize("dtype", PROMISED)
@@ -459,9 +462,9 @@ def test_the_same_draws_as_both_perturbations_give_r_of_one_exactly():
 def test_non_finite(bad, part, place):
     parts = three_parts(40)
     parts[part][place, 3] = bad
-    assert streamed(parts, 7).compute() == Estimate(40, reason="non-finite")
+    assert streamed(parts, 7).compute() == LayerSensitivity.of(40, reason="non-finite")
     one, two = split(parts, [20])
-    assert one.merge(two).compute() == Estimate(40, reason="non-finite")
+    assert one.merge(two).compute() == LayerSensitivity.of(40, reason="non-finite")
 
 
 def test_squares_beyond_the_range():

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from timm_diffsens.device import threads
+from timm_diffsens.sensitivities.reductions.dispatch import add_rows
 from timm_diffsens.sensitivities.reductions.plain import (
     STRETCH,
     Portion,
-    add_rows,
     add_rows_in_blocks,
     new_numbers,
     portions_of,

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from results.record_factory import make_record
+from record_factory import make_record
 from sweeps import TINY, Here, jobs, network, numbers
 
 from timm_diffsens.errors import MeasurementError

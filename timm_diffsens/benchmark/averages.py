@@ -2,13 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
 from timm_diffsens.errors import UsageError
-from timm_diffsens.schema.records import Layer, Spectrum
-from timm_diffsens.sensitivities.estimator import LayerSensitivity
+from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
 from timm_diffsens.spectra.filters import filter_spectrum
 
 
@@ -36,31 +34,7 @@ def _average(copies: list[LayerSensitivity]) -> LayerSensitivity:
         within = sum(e**2 for e in errors) / len(errors)
         changes |= {name: mean, f"{name}_stderr": math.sqrt(within + between)}
     reason = next((copy.reason for copy in copies if copy.reason), None)
-    return replace(copies[0], reason=reason, **changes)  # type: ignore[arg-type]
-
-
-def to_record_layers(layers: Sequence[LayerSensitivity]) -> list[Layer]:
-    """The record's form of a layer list."""
-    return [
-        Layer(
-            layer=layer.layer,
-            index=layer.index,
-            depth=layer.depth,
-            d=layer.d,
-            g=layer.g,
-            r=layer.r,
-            d_stderr=layer.d_stderr,
-            g_stderr=layer.g_stderr,
-            r_stderr=layer.r_stderr,
-            n=layer.n,
-            reason=layer.reason,
-            kind=layer.kind,
-            aliases=list(layer.aliases),
-            shape=list(layer.shape),
-            channel_axis=layer.channel_axis,
-        )
-        for layer in layers
-    ]
+    return copies[0].model_copy(update={"reason": reason, **changes})
 
 
 def to_record_spectra(weights: dict[str, torch.Tensor]) -> list[Spectrum]:

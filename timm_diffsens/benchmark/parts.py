@@ -7,6 +7,7 @@ from timm_diffsens.data.loading import ImageSample
 from timm_diffsens.models.checkpoints import recipe_in
 from timm_diffsens.models.loading import LoadedModel
 from timm_diffsens.schema import records
+from timm_diffsens.schema.protocol import Protocol, protocol_hash
 
 
 def model_part(loaded: LoadedModel) -> records.Model:
@@ -59,10 +60,10 @@ def data_part(sample: ImageSample) -> records.Data:
     )
 
 
-def protocol_part(options: Options, rms: float, dtype: str) -> records.Protocol:
+def protocol_part(options: Options, rms: float, dtype: str) -> Protocol:
     """How they are moved; `rms` is the exact rms displacement in pixels, `dtype` the type of the weights."""
     smooth = options.task is None
-    part = records.Protocol(
+    part = Protocol(
         deformation="max-entropy" if smooth else "active pixels",
         delta=options.delta if smooth else None,
         cut=options.cut if smooth else None,
@@ -75,4 +76,4 @@ def protocol_part(options: Options, rms: float, dtype: str) -> records.Protocol:
         shuffle_linear=options.shuffle_linear,
         init_samples=options.init_samples,
     )
-    return part.model_copy(update={"sha256": records.protocol_hash(part)})
+    return part.model_copy(update={"sha256": protocol_hash(part)})

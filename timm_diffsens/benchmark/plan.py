@@ -17,6 +17,7 @@ from timm_diffsens.errors import UsageError, warn
 from timm_diffsens.models.checkpoints import read_recipe
 from timm_diffsens.models.loading import InputOptions, LoadedModel, given_model, load_model
 from timm_diffsens.schema import records
+from timm_diffsens.schema.protocol import Protocol
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Plan:
     whole: tuple[ImageSample, dict[int, int]] | None
     model_part: records.Model
     data_part: records.Data
-    protocol_part: records.Protocol
+    protocol_part: Protocol
     key_extra: dict[str, Any]
     key: str
     warnings: list[str] = field(default_factory=list)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from timm_diffsens.benchmark import parts
-from timm_diffsens.benchmark.averages import average_layers, to_record_layers, to_record_spectra
+from timm_diffsens.benchmark.averages import average_layers, to_record_spectra
 from timm_diffsens.benchmark.noted import noted
 from timm_diffsens.benchmark.options import Options
 from timm_diffsens.benchmark.plan import Plan, prepare
@@ -21,7 +21,7 @@ from timm_diffsens.models.variants import mean_filters, shuffle_channels
 from timm_diffsens.perturb.streams import stream
 from timm_diffsens.results.records.store import check_writable, find_record, load_record, write_record
 from timm_diffsens.schema import records
-from timm_diffsens.sensitivities.estimator import LayerSensitivity
+from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
 from timm_diffsens.sensitivities.run import Pass, count_wrong, on_device, run_pass
 from timm_diffsens.sensitivities.triplets import Batch, Drawn, Protocol
 
@@ -126,7 +126,7 @@ class _Run:
             variants: dict[records.VariantName, list[LayerSensitivity]] = {"original": original.layers}
             if original.mean_channel is not None:
                 variants["mean-channel"] = original.mean_channel
-            spectra: dict[records.SpectrumOf, list[records.Spectrum]] = {
+            spectra: dict[records.SpectrumOf, list[Spectrum]] = {
                 "original": to_record_spectra(original.weights)
             }
             for name in names:
@@ -148,7 +148,7 @@ class _Run:
             test_error=test_error,
             trained={"random": False, "given": None}.get(plan.model_part.weights.source, True),
             train_error=parts.train_error(plan.model_part.recipe),
-            variants={name: to_record_layers(variants[name]) for name in names},
+            variants={name: variants[name] for name in names},
             spectra=spectra,
             key_extra=plan.key_extra,
             not_called=original.not_called,

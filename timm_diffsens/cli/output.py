@@ -21,7 +21,7 @@ from timm_diffsens.results.report.numbers import sparkline, with_error
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from timm_diffsens.schema.records import Layer
+    from timm_diffsens.schema.layers import LayerSensitivity
 
 __all__ = ["layer_table", "print_error", "print_json", "progress_console", "result_console", "sparkline"]
 
@@ -150,7 +150,9 @@ def showing_warnings() -> Iterator[None]:
         yield
 
 
-def layer_table(layers: Sequence["Layer"], *, all_layers: bool = False, width: int | None = None) -> Table:
+def layer_table(
+    layers: Sequence["LayerSensitivity"], *, all_layers: bool = False, width: int | None = None
+) -> Table:
     """A row for each layer: D, G and R with standard errors, and R as a bar on a logarithmic scale.
 
     Args:
@@ -184,7 +186,7 @@ def layer_table(layers: Sequence["Layer"], *, all_layers: bool = False, width: i
     return table
 
 
-def _layer_rows(layers: Sequence["Layer"], wide: bool) -> list[list[str]]:
+def _layer_rows(layers: Sequence["LayerSensitivity"], wide: bool) -> list[list[str]]:
     return [
         [
             layer.layer,
@@ -203,7 +205,7 @@ def _layer_rows(layers: Sequence["Layer"], wide: bool) -> list[list[str]]:
     ]
 
 
-def _last_column(layers: Sequence["Layer"], width: int) -> list[Text]:
+def _last_column(layers: Sequence["LayerSensitivity"], width: int) -> list[Text]:
     """A bar for R, or why there is no value."""
     bars = _bars([layer.r for layer in layers], width)
     return [

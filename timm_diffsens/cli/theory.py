@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from timm_diffsens.sensitivities.estimator import LayerSensitivity
+    from timm_diffsens.schema.layers import LayerSensitivity
     from timm_diffsens.theory.exponents import Exponent
     from timm_diffsens.theory.receptive_field import Diffusion
     from timm_diffsens.theory.report import TheoryResult

@@ -12,7 +12,8 @@ from timm_diffsens.reproduce.reports import Report
 from timm_diffsens.reproduce.settings import seeds_of
 from timm_diffsens.reproduce.workshop import Workshop, name_of, unless_missing
 from timm_diffsens.results.records.frames import layers_frame
-from timm_diffsens.schema.records import Layer, Record, VariantName
+from timm_diffsens.schema.layers import LayerSensitivity
+from timm_diffsens.schema.records import Record, VariantName
 from timm_diffsens.train.recipe import Recipe
 
 VARIANTS = ("original", "channel-shuffled", "init")
@@ -207,7 +208,9 @@ def _falls(key: str, source: str, records: list[tuple[str, Record]], likely: str
     )
 
 
-def _ends(record: Record, measure: str, variant: VariantName = "original") -> tuple[Layer, Layer] | None:
+def _ends(
+    record: Record, measure: str, variant: VariantName = "original"
+) -> tuple[LayerSensitivity, LayerSensitivity] | None:
     """The first and the last convolution of the original with a value there, as they are in a variant."""
     names = [
         layer.layer
@@ -223,7 +226,7 @@ def _ends(record: Record, measure: str, variant: VariantName = "original") -> tu
     return ends  # type: ignore[return-value]
 
 
-def _log_ratio(above: Layer, below: Layer, measure: str) -> tuple[float, float]:
+def _log_ratio(above: LayerSensitivity, below: LayerSensitivity, measure: str) -> tuple[float, float]:
     """log of a ratio and its standard error, errors taken as independent.
 
     They are of the same images, which mostly err in the same direction: the error is rather too large.

@@ -10,7 +10,8 @@ from timm_diffsens.reproduce.depth import cifar10_records, imagenet_record, like
 from timm_diffsens.reproduce.panels import curve_panels
 from timm_diffsens.reproduce.reports import Report
 from timm_diffsens.reproduce.workshop import Workshop, unless_missing
-from timm_diffsens.schema.records import Record, Spectrum
+from timm_diffsens.schema.layers import Spectrum
+from timm_diffsens.schema.records import Record
 
 Named = tuple[str, Record]
 

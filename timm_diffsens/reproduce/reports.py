@@ -13,7 +13,7 @@ from timm_diffsens.files import write_atomic
 from timm_diffsens.reproduce.claims import Claim
 from timm_diffsens.reproduce.settings import Settings
 from timm_diffsens.results.report.export import render
-from timm_diffsens.schema.records import digest
+from timm_diffsens.schema.protocol import digest
 
 REPORT = "report.json"
 _NUMBER = "%.7g"

@@ -17,7 +17,7 @@ from timm_diffsens.reproduce.reports import Report
 from timm_diffsens.reproduce.settings import seeds_of
 from timm_diffsens.reproduce.workshop import Workshop
 from timm_diffsens.results.report.theory_chart import theory_chart
-from timm_diffsens.sensitivities.estimator import LayerSensitivity
+from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.spectra.filter_means import MeanFilter, mean_filters_by_layer
 from timm_diffsens.theory.exponents import asymptotic_exponents, fit_exponent
 from timm_diffsens.theory.homogeneous import homogeneous_network, measured_curve

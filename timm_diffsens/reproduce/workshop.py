@@ -21,7 +21,8 @@ from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.streams import streams
 from timm_diffsens.reproduce.settings import Settings
 from timm_diffsens.results.records.store import find_record, load_record, write_record
-from timm_diffsens.schema.records import Record, digest
+from timm_diffsens.schema.protocol import digest
+from timm_diffsens.schema.records import Record
 from timm_diffsens.train.data import TaskData, load_task
 from timm_diffsens.train.recipe import CIFAR10_MEAN, CIFAR10_STD, Recipe
 from timm_diffsens.train.run import read_result, run_folder, train

@@ -5,10 +5,12 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from timm_diffsens.errors import UsageError
+from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.sensitivities.reductions.dispatch import add_rows
 from timm_diffsens.sensitivities.reductions.plain import new_numbers, portions_of
 
@@ -18,55 +20,6 @@ _ROUNDING_UNITS = 64
 # Layers up to this size are summed in float64: over fewer columns the rounding of a float32 mean, which
 # matters where it is large beside the spread, does not average out.
 _SMALL = 2**12
-
-
-@dataclass(frozen=True)
-class LayerSensitivity:
-    """What one layer makes of deformations (D) and noise (G), with R = D / G.
-
-    Attributes:
-        layer: module path; `#k` marks the k-th further call of a module, `[j]` an item of its output.
-        index: order of execution among the measured layers, from 0.
-        depth: relative depth k / K: (index + 1) / number of measured layers; 1 at the output.
-        d, g, r: Eq. 1 of arXiv 2210.01506, or None.
-        d_stderr, g_stderr, r_stderr: standard errors over images, or None.
-        n: number of images.
-        reason: None, or why a value is None.
-        kind: class of the module.
-        aliases: other names under which the same tensor was seen.
-        shape: shape of one sample.
-        channel_axis: axis of the channels in `shape`, or None where it is not known.
-    """
-
-    layer: str
-    index: int
-    depth: float
-    d: float | None
-    g: float | None
-    r: float | None
-    d_stderr: float | None
-    g_stderr: float | None
-    r_stderr: float | None
-    n: int
-    reason: str | None = None
-    kind: str = ""
-    aliases: tuple[str, ...] = ()
-    shape: tuple[int, ...] = ()
-    channel_axis: int | None = None
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """D, G, R and their standard errors at one layer; None with a reason where there is none."""
-
-    n: int
-    d: float | None = None
-    g: float | None = None
-    r: float | None = None
-    d_stderr: float | None = None
-    g_stderr: float | None = None
-    r_stderr: float | None = None
-    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -277,31 +230,40 @@ class SensitivityEstimator:
             both.count, pivot=both.mean, numbers=numbers, eps=max(self.eps, other.eps)
         )
 
-    def compute(self) -> Estimate:
-        """D, G, R and their standard errors; None with a reason where there is none."""
+    def compute(self, **place: Any) -> LayerSensitivity:
+        """D, G, R and their standard errors; None with a reason where there is none.
+
+        Args:
+            place: other fields of the `LayerSensitivity`: the layer's name, index, depth, ...
+        """
+
+        def measured(**values: Any) -> LayerSensitivity:
+            return LayerSensitivity.of(self.count, **place, **values)
+
         n = self.count
         if self.numbers is None or n < 2:
-            return Estimate(n, reason="fewer than 2 images")
+            return measured(reason="fewer than 2 images")
         numbers = self.numbers.cpu()  # all at once: the one time that this waits for a device
         moments = self.moments()
-        if not numbers[:4].isfinite().all():
-            return Estimate(n, reason="non-finite")
-        if not math.isfinite(moments.centred_square_sum):
-            return Estimate(n, reason="non-finite")
+        if not numbers[:4].isfinite().all() or not math.isfinite(moments.centred_square_sum):
+            return measured(reason="non-finite")
         a, g, b = numbers[0].tolist()
         pairs = 2 * moments.centred_square_sum / (n - 1)
         threshold = (_ROUNDING_UNITS * self.eps) ** 2 * float(moments.mean.double().square().sum())
         if pairs <= 2 * threshold or b == 0:
-            return Estimate(n, reason="constant")
+            return measured(reason="constant")
         d, noise = a / n / pairs, g / n / pairs
         share = b / (n - 1)  # equal to `pairs` in expectation
         products = (numbers[1:4] + _cross_terms(numbers[4], share)).tolist()
-        d_stderr = _ratio_stderr(products, 0, 2, d * pairs / share, n, pairs)
-        g_stderr = _ratio_stderr(products, 1, 2, noise * pairs / share, n, pairs)
+        values = {
+            "d": d,
+            "g": noise,
+            "d_stderr": _ratio_stderr(products, 0, 2, d * pairs / share, n, pairs),
+            "g_stderr": _ratio_stderr(products, 1, 2, noise * pairs / share, n, pairs),
+        }
         if g == 0:
-            return Estimate(n, d, noise, None, d_stderr, g_stderr, None, reason="noise does not move it")
-        r_stderr = _ratio_stderr(products, 0, 1, a / g, n, g / n)
-        return Estimate(n, d, noise, a / g, d_stderr, g_stderr, r_stderr)
+            return measured(**values, reason="noise does not move it")
+        return measured(**values, r=a / g, r_stderr=_ratio_stderr(products, 0, 1, a / g, n, g / n))
 
 
 def _cross_terms(first: torch.Tensor, share: float) -> torch.Tensor:

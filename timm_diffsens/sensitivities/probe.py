@@ -12,7 +12,8 @@ from torch.utils.hooks import RemovableHandle
 from timm_diffsens.errors import MeasurementError, UsageError
 from timm_diffsens.models.layers import Layer, select_layers
 from timm_diffsens.models.trace import Trace, call_name, pick_output, tensors, trace
-from timm_diffsens.sensitivities.estimator import Estimate, LayerSensitivity, Room, SensitivityEstimator
+from timm_diffsens.schema.layers import LayerSensitivity
+from timm_diffsens.sensitivities.estimator import Room, SensitivityEstimator
 from timm_diffsens.sensitivities.reductions.dispatch import prepare
 from timm_diffsens.sensitivities.reductions.plain import ROWS
 
@@ -131,31 +132,24 @@ class Probe:
         self, layer: Layer, estimator: SensitivityEstimator | None, reason: str | None
     ) -> LayerSensitivity:
         reason = layer.reason or self._faults.get(layer.name) or reason
+        place = {
+            "layer": layer.name,
+            "index": layer.index,
+            "depth": layer.depth,
+            "kind": layer.kind,
+            "aliases": layer.aliases,
+            "shape": layer.shape,
+            "channel_axis": layer.channel_axis,
+        }
+        if reason is None and (estimator is None or estimator.count == 0):
+            reason = "not called"
         if reason is not None:
-            estimate = Estimate(estimator.count if estimator else 0, reason=reason)
-        elif estimator is None or estimator.count == 0:
-            estimate = Estimate(0, reason="not called")
-        else:
-            estimate = estimator.compute()
-            if estimate.reason == "constant" and not layer.uniform:
-                estimate = Estimate(estimate.n, reason="input-independent")
-        return LayerSensitivity(
-            layer=layer.name,
-            index=layer.index,
-            depth=layer.depth,
-            d=estimate.d,
-            g=estimate.g,
-            r=estimate.r,
-            d_stderr=estimate.d_stderr,
-            g_stderr=estimate.g_stderr,
-            r_stderr=estimate.r_stderr,
-            n=estimate.n,
-            reason=estimate.reason,
-            kind=layer.kind,
-            aliases=layer.aliases,
-            shape=layer.shape,
-            channel_axis=layer.channel_axis,
-        )
+            return LayerSensitivity.of(estimator.count if estimator else 0, reason=reason, **place)
+        assert estimator is not None
+        found = estimator.compute(**place)
+        if found.reason == "constant" and not layer.uniform:
+            found = found.model_copy(update={"reason": "input-independent"})
+        return found
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._tracing:

@@ -15,7 +15,7 @@ from timm_diffsens.device.precision import FULL, Precision
 from timm_diffsens.errors import MeasurementError, UsageError, first_line
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.pixels import Deformation
-from timm_diffsens.sensitivities.estimator import LayerSensitivity
+from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.sensitivities.probe import Probe, model_output, unwrap
 from timm_diffsens.sensitivities.triplets import Batch, Drawn, Protocol, corrupted, with_layout
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from timm_diffsens.errors import UsageError, unknown
-from timm_diffsens.sensitivities.estimator import LayerSensitivity
+from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.sensitivities.probe import Probe
 from timm_diffsens.theory.pixel_pairs import PairImages
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from timm_diffsens.errors import DiffsensWarning, UsageError
-from timm_diffsens.sensitivities.estimator import LayerSensitivity
+from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.theory.exponents import (
     Exponent,
     asymptotic_exponents,

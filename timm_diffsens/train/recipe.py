@@ -8,7 +8,7 @@ from typing import Any
 from timm_diffsens.data.scale_detection import ScaleDetection
 from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.models.arguments import ModelArguments
-from timm_diffsens.schema.records import digest
+from timm_diffsens.schema.protocol import digest
 
 TASKS = ("scale1", "scale2", "cifar10")
 OPTIMIZERS = ("sgd", "adam", "adamw")

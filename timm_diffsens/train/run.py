@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from timm_diffsens.benchmark.averages import to_record_layers
 from timm_diffsens.device import devices, environment
 from timm_diffsens.errors import DiffsensError, UsageError
 from timm_diffsens.files import check_writable_folder, slug, write_atomic
@@ -218,7 +217,7 @@ class _Tracker:
             error = error_of(module, test, self.recipe)
         except DiffsensError as fault:
             raise UsageError(f"{self.recipe.model} cannot be tracked: {fault}") from fault
-        plain = [layer.model_dump(mode="json") for layer in to_record_layers(layers)]
+        plain = [layer.rounded().model_dump(mode="json") for layer in layers]
         _write_json(self.path, [*rows, {"epoch": epoch, "test_error": error, "layers": plain}])
 
     def _read(self) -> list[dict[str, Any]]:

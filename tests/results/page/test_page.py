@@ -14,11 +14,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from results.board_factory import FOUR, make_board, make_group, make_series, random_record
-from results.record_factory import make_record, null_layer, replace_layer
+from board_factory import FOUR, make_board, make_group, make_series, random_record
+from record_factory import make_record, null_layer, replace_layer
 
+from timm_diffsens.results.page import charts as page_charts
 from timm_diffsens.results.page.build import SCRIPTS, render_page
-from timm_diffsens.results.page.build import charts as page_charts
 from timm_diffsens.results.page.charts import log_ticks
 from timm_diffsens.results.page.data import packed, unpacked
 from timm_diffsens.results.page.tables import percent
@@ -198,7 +198,7 @@ def test_equal_boards_give_equal_bytes(board, text):
 
 
 def test_the_templates_are_part_of_the_package():
-    folder = resources.files("timm_diffsens.results") / "templates"
+    folder = resources.files("timm_diffsens.results.page") / "templates"
     for name in ("page.html.j2", "page.css", *SCRIPTS):
         assert (folder / name).is_file()
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from results.board_factory import make_board, make_series, random_record
-from results.browser import Browser, find_browser, running
-from results.record_factory import make_record
+from board_factory import make_board, make_series, random_record
+from browser import Browser, find_browser, running
+from record_factory import make_record
 
 from timm_diffsens.results.page.build import render_page
 

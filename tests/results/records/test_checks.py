@@ -1,7 +1,7 @@
 """Faults that the schema alone cannot see."""
 
 import pytest
-from results.record_factory import make_layer, make_record, replace_layer
+from record_factory import make_layer, make_record, replace_layer
 
 from timm_diffsens.results.records.checks import faults
 from timm_diffsens.results.records.store import write_record

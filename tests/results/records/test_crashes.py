@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from results.record_factory import make_record
+from record_factory import make_record
 
 from timm_diffsens.errors import DiffsensError
 from timm_diffsens.results.records.store import (
@@ -21,8 +21,8 @@ from timm_diffsens.results.records.store import (
 
 PREAMBLE = f"""
 import os, pathlib, signal, sys
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from results.record_factory import make_record
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from record_factory import make_record
 from timm_diffsens.results.records.store import write_record
 folder = sys.argv[1]
 """

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from results.record_factory import make_record, null_layer, replace_layer
+from record_factory import make_record, null_layer, replace_layer
 
 from timm_diffsens.errors import DiffsensError, DiffsensWarning, UsageError
 from timm_diffsens.files import slug

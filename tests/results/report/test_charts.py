@@ -6,8 +6,8 @@ import xml.etree.ElementTree as ET
 from typing import Any
 
 import pytest
-from results.chart_parts import parts
-from results.record_factory import make_layer, make_record, null_layer, replace_layer
+from chart_parts import parts
+from record_factory import make_layer, make_record, null_layer, replace_layer
 
 from timm_diffsens.errors import DiffsensError, UsageError
 from timm_diffsens.results.report.export import figure_format, render

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from results.record_factory import RESNET18, make_layer, make_layers, make_record, null_layer, replace_layer
+from record_factory import RESNET18, make_layer, make_layers, make_record, null_layer, replace_layer
 
 from timm_diffsens.results.report.advice import advice
 from timm_diffsens.results.report.numbers import factor, sparkline, with_error

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 from typing import Any
 
 import pytest
-from results.chart_parts import parts
+from chart_parts import parts
 
 from timm_diffsens.errors import UsageError
 from timm_diffsens.results.report.export import render

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from results.record_factory import make_layer, make_record
+from record_factory import make_layer, make_record
 from scipy import stats
 
 from timm_diffsens.results.records.frames import network_of, records_frame

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from results.record_factory import make_layer, make_record
+from record_factory import make_layer, make_record
 
 from timm_diffsens.errors import UsageError
 from timm_diffsens.results.board import write_board

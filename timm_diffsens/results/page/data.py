@@ -13,7 +13,8 @@ from functools import lru_cache
 from typing import Any
 
 from timm_diffsens.results.report.summary import reading
-from timm_diffsens.schema.records import Layer, Record, Spectrum
+from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
+from timm_diffsens.schema.records import Record
 
 DIGITS = 4  # of a value
 STDERR_DIGITS = 2  # of a standard error
@@ -123,7 +124,7 @@ def _error(record: Record) -> str:
     return f"{error.value:.2%}, {error.source or 'source not known'}{f', n = {error.n}' if error.n else ''}"
 
 
-def _columns(layers: Sequence[Layer]) -> dict[str, Any]:
+def _columns(layers: Sequence[LayerSensitivity]) -> dict[str, Any]:
     columns: dict[str, Any] = {"layers": [layer.layer for layer in layers]}
     columns["depth"] = column([layer.depth for layer in layers])
     for measure in MEASURES:

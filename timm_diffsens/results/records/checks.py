@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from timm_diffsens.results.records.store import KEY_DIGITS
-from timm_diffsens.schema.records import Layer, Record, Spectrum, protocol_hash, verify_key
+from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
+from timm_diffsens.schema.protocol import protocol_hash
+from timm_diffsens.schema.records import Record, verify_key
 
 _DEPTH_ROUNDING = 1e-6
 
@@ -45,7 +47,7 @@ def _counts(record: Record) -> Iterator[str]:
         yield "test_error needs both a value and its source, or neither"
 
 
-def _layer_list(layers: list[Layer]) -> Iterator[str]:
+def _layer_list(layers: list[LayerSensitivity]) -> Iterator[str]:
     for position, layer in enumerate(layers):
         if layer.index != position:
             yield f"{layer.layer}: index is {layer.index}, expected {position}"
@@ -54,7 +56,7 @@ def _layer_list(layers: list[Layer]) -> Iterator[str]:
         yield from (f"{layer.layer}: {fault}" for fault in _values(layer))
 
 
-def _values(layer: Layer) -> Iterator[str]:
+def _values(layer: LayerSensitivity) -> Iterator[str]:
     for name in ("d", "g", "r"):
         value, stderr = getattr(layer, name), getattr(layer, f"{name}_stderr")
         if value is None and stderr is not None:

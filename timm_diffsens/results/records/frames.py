@@ -7,7 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from timm_diffsens.schema.records import VARIANTS, Layer, Record, VariantName, digest
+from timm_diffsens.schema.layers import LayerSensitivity
+from timm_diffsens.schema.protocol import digest
+from timm_diffsens.schema.records import VARIANTS, Record, VariantName
 
 MEASURES = ("d", "g", "r", "d_stderr", "g_stderr", "r_stderr")
 _TEXT = "string"
@@ -74,7 +76,7 @@ def layers_frame(record: Record) -> pd.DataFrame:
     return _frame(rows, _LAYER_COLUMNS)
 
 
-def output_layer(record: Record, variant: VariantName = "original") -> Layer | None:
+def output_layer(record: Record, variant: VariantName = "original") -> LayerSensitivity | None:
     """The last layer of a variant, or None where that variant was not measured."""
     layers = record.variants.get(variant)
     return layers[-1] if layers else None

@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from timm_diffsens.results.records.frames import output_layer
-from timm_diffsens.schema.records import Layer, Record
+from timm_diffsens.schema.layers import LayerSensitivity
+from timm_diffsens.schema.records import Record
 
 FEWEST_IMAGES = 100
 WIDEST = 0.2  # relative standard error of R at the output
@@ -75,12 +76,12 @@ def _layers(record: Record) -> Iterator[str]:
         )
 
 
-def _reasons(layers: list[Layer]) -> str:
+def _reasons(layers: list[LayerSensitivity]) -> str:
     counts = Counter(layer.reason or "no reason given" for layer in layers)
     return ", ".join(f"{reason}: {count}" for reason, count in counts.most_common())
 
 
-def _remedy(layers: list[Layer]) -> str:
+def _remedy(layers: list[LayerSensitivity]) -> str:
     reasons = " ".join(layer.reason or "" for layer in layers)
     if "non-finite" in reasons:
         return ": check the checkpoint, --mean and --std"

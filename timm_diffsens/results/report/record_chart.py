@@ -9,7 +9,8 @@ from timm_diffsens.errors import UsageError
 from timm_diffsens.results.report.export import save_chart
 from timm_diffsens.results.report.spectrum_chart import convolutions, spectrum_data, spectrum_rows
 from timm_diffsens.results.report.theme import MOST_POINTS, legend, look
-from timm_diffsens.schema.records import Layer, Record
+from timm_diffsens.schema.layers import LayerSensitivity
+from timm_diffsens.schema.records import Record
 
 __all__ = ["depth_chart", "describe", "has_spectra", "record_figure", "save_chart", "spectrum_chart"]
 
@@ -143,7 +144,7 @@ def _bar(measure: str, value: float | None, stderr: float | None) -> Row:
     }
 
 
-def _is_gap(layers: list[Layer], index: int) -> bool:
+def _is_gap(layers: list[LayerSensitivity], index: int) -> bool:
     return not 0 <= index < len(layers) or layers[index].r is None
 
 

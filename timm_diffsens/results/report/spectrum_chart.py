@@ -7,7 +7,8 @@ from typing import Any
 import altair as alt
 
 from timm_diffsens.results.report.theme import MOST_POINTS, WIDTH, look
-from timm_diffsens.schema.records import Record, Spectrum
+from timm_diffsens.schema.layers import Spectrum
+from timm_diffsens.schema.records import Record
 
 Row = dict[str, Any]
 

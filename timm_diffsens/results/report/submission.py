@@ -9,7 +9,8 @@ from timm_diffsens.results.records.store import load_record
 from timm_diffsens.results.report.advice import FEWEST_IMAGES
 from timm_diffsens.results.stats import groups as names
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard
-from timm_diffsens.schema.records import Layer, Record
+from timm_diffsens.schema.layers import LayerSensitivity
+from timm_diffsens.schema.records import Record
 
 _RATIO_ERROR = 1e-5  # of R beside D / G: each of the three is rounded to seven digits
 _WIDEST = 1e3  # D or G above which even an untrained network is not: 1 is the distance of two images
@@ -47,7 +48,7 @@ def _implausible(record: Record) -> Iterator[str]:
         yield from (f"{layer.layer}: {fault}" for fault in _implausible_layer(layer, record.data.n))
 
 
-def _implausible_layer(layer: Layer, images: int) -> Iterator[str]:
+def _implausible_layer(layer: LayerSensitivity, images: int) -> Iterator[str]:
     if layer.d is None or layer.g is None or layer.r is None:
         return
     if layer.g and abs(layer.r - layer.d / layer.g) > _RATIO_ERROR * layer.r:

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from timm_diffsens.results.records.frames import output_layer
 from timm_diffsens.results.report.numbers import SIGMAS, Factor, factor, with_error
-from timm_diffsens.schema.records import Layer, Record, VariantName
+from timm_diffsens.schema.layers import LayerSensitivity
+from timm_diffsens.schema.records import Record, VariantName
 
 
 def reading(record: Record) -> str:
@@ -30,7 +31,7 @@ def _sentences(record: Record) -> Iterator[str]:
     yield from _limits(record, layers, valued)
 
 
-def _over_depth(record: Record, first: Layer, last: Layer) -> str:
+def _over_depth(record: Record, first: LayerSensitivity, last: LayerSensitivity) -> str:
     name = record.model.spec
     if first is last:
         return f"In {name} only {first.layer} has a value of R, {_r(first)}: that says nothing about depth."
@@ -50,7 +51,7 @@ def _over_depth(record: Record, first: Layer, last: Layer) -> str:
     )
 
 
-def _on_the_way(valued: list[Layer]) -> Iterator[str]:
+def _on_the_way(valued: list[LayerSensitivity]) -> Iterator[str]:
     """Layers in between whose R is decidedly below, or above, that of both ends."""
     first, last = valued[0], valued[-1]
     for word, sign in (("lower", 1), ("higher", -1)):
@@ -62,7 +63,7 @@ def _on_the_way(valued: list[Layer]) -> Iterator[str]:
             yield f"On the way R is {word} than at both: {_r(extreme)} at {extreme.layer}."
 
 
-def _at_output(output: Layer) -> str:
+def _at_output(output: LayerSensitivity) -> str:
     if output.r is None:
         return f"The output, {output.layer}, has no R ({output.reason})."
     values = ", ".join(
@@ -126,7 +127,7 @@ def _trained(record: Record) -> Iterator[str]:
         yield f"{fresh} give a smaller R at the output, by a factor of {change.inverse}."
 
 
-def _limits(record: Record, layers: list[Layer], valued: list[Layer]) -> Iterator[str]:
+def _limits(record: Record, layers: list[LayerSensitivity], valued: list[LayerSensitivity]) -> Iterator[str]:
     missing = len(layers) - len(valued)
     if missing:
         yield f"There is no R at {missing} of {len(layers)} layers{_why(layers)}."
@@ -134,7 +135,7 @@ def _limits(record: Record, layers: list[Layer], valued: list[Layer]) -> Iterato
         yield "The images are synthetic (dead leaves); on photographs the numbers differ."
 
 
-def _why(layers: list[Layer]) -> str:
+def _why(layers: list[LayerSensitivity]) -> str:
     reasons = list(dict.fromkeys(layer.reason for layer in layers if layer.r is None and layer.reason))
     return f" ({', '.join(reasons)})" if reasons else ""
 
@@ -145,7 +146,7 @@ def _at_outputs(record: Record, variant: VariantName) -> Factor | None:
     return _ratio(other, original) if other and original else None
 
 
-def _ratio(top: Layer, bottom: Layer) -> Factor | None:
+def _ratio(top: LayerSensitivity, bottom: LayerSensitivity) -> Factor | None:
     return factor(top.r, top.r_stderr, bottom.r, bottom.r_stderr)
 
 
@@ -154,5 +155,5 @@ def _draws(count: int, name: str) -> str:
     return f"one {name}" if count == 1 else f"mean of {count} {name}s"
 
 
-def _r(layer: Layer) -> str:
+def _r(layer: LayerSensitivity) -> str:
     return with_error(layer.r, layer.r_stderr)

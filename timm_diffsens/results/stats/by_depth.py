@@ -9,7 +9,8 @@ import pandas as pd
 
 from timm_diffsens.results.stats.population import FEWEST, MEASURES
 from timm_diffsens.results.stats.resampling import RESAMPLES, bca, moments, patterns
-from timm_diffsens.schema.records import VARIANTS, Layer, Record
+from timm_diffsens.schema.layers import LayerSensitivity
+from timm_diffsens.schema.records import VARIANTS, Record
 
 Array = npt.NDArray[np.float64]
 
@@ -17,7 +18,7 @@ DEPTHS = tuple(round(0.1 * step, 1) for step in range(1, 11))
 _COLUMNS = ["variant", "measure", "depth", "n", "pearson", "pearson_low", "pearson_high"]
 
 
-def log_curve(layers: Sequence[Layer], measure: str) -> Array:
+def log_curve(layers: Sequence[LayerSensitivity], measure: str) -> Array:
     """log X_k at the depths of `DEPTHS`, linear between layers; (10,).
 
     NaN above the first layer with a value and below the last one: nothing is extrapolated. Layers without a

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from timm_diffsens.files import slug
 from timm_diffsens.results.records.frames import data_parameters
 from timm_diffsens.results.stats.population import COMPARABLE
-from timm_diffsens.schema.records import Protocol, Record, digest
+from timm_diffsens.schema.protocol import Protocol, digest
+from timm_diffsens.schema.records import Record
 
 _DIGITS = 12  # of a hash, where one is shown
 

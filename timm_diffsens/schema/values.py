@@ -1,0 +1,69 @@
+"""The types that records are made of: rounded numbers, printable names, plain JSON."""
+
+import json
+from functools import lru_cache
+from typing import Annotated, Any, ClassVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
+
+_FORM = "%.7g"
+
+
+def rounded(value: float) -> float:
+    """To seven significant digits, the precision of the float32 forwards that numbers come from."""
+    return float(_FORM % value) + 0.0  # no negative zero: it equals zero but prints otherwise
+
+
+def _all_rounded(values: list[float]) -> list[float]:
+    """A call a list, not one a number: most of a record's numbers stand in lists."""
+    return [float(_FORM % value) + 0.0 for value in values]
+
+
+def _grid_rounded(values: list[float]) -> list[float]:
+    return list(_remembered(tuple(values)))
+
+
+@lru_cache(maxsize=256)
+def _remembered(values: tuple[float, ...]) -> list[float]:
+    """Filters of one size have the same eigenvalues: a few lists in a thousand records."""
+    return _all_rounded(list(values))
+
+
+def _printable(value: Any) -> Any:
+    """File names may hold bytes that are no text (lone surrogates in Python); they are spelt out."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _jsonable(value: dict[str, Any]) -> dict[str, Any]:
+    """As it will be read back: keys sorted at every level, tuples as lists, no NaN."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(value, sort_keys=True, allow_nan=False))
+    except TypeError as error:
+        raise ValueError(f"must be plain JSON: {error}") from None
+    return plain
+
+
+Number = Annotated[float, AfterValidator(rounded)]
+Numbers = Annotated[list[float], AfterValidator(_all_rounded)]
+Grid = Annotated[list[float], AfterValidator(_grid_rounded)]
+Name = Annotated[str, BeforeValidator(_printable)]
+FreeForm = Annotated[dict[str, Any], AfterValidator(_jsonable)]
+
+
+class Part(BaseModel):
+    """A part of a record. Fields named in `sparse` are left out of the JSON where they are empty."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="strings")
+    sparse: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        plain: dict[str, Any] = handler(self)
+        return {name: value for name, value in plain.items() if value or name not in self.sparse}
