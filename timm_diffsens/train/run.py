@@ -23,10 +23,9 @@ from timm_diffsens.perturb.pixels import ActivePixels
 from timm_diffsens.results.files import check_writable_folder, slug, write_atomic
 from timm_diffsens.train.data import Images, TaskData, load_task
 from timm_diffsens.train.loop import Progress, Row, State, error_of, fit
-from timm_diffsens.train.recipe import Recipe
+from timm_diffsens.train.recipe import FITTED, Recipe
 
 CHECKPOINT, CURVE, STATE, TRACK = "checkpoint.safetensors", "curve.json", "state.pt", "track.json"
-FITTED = 0.01  # training error up to which a network counts as having fitted its training set
 _HASH_DIGITS = 8
 
 
