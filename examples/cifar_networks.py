@@ -29,3 +29,14 @@ def mixer(in_chans: int = 3, num_classes: int = 10) -> nn.Module:
     return timm.models.MlpMixer(
         num_classes, img_size=32, in_chans=in_chans, patch_size=4, num_blocks=6, embed_dim=64
     )
+
+
+def lenet_wide(in_chans: int = 3, num_classes: int = 10) -> nn.Module:
+    """LeNet (LeCun et al. 1998, with ReLU) with three times the channels and units of `net/lenet`."""
+    return nn.Sequential(
+        *(nn.Conv2d(in_chans, 18, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(18, 48, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Flatten(),
+        *(nn.Linear(48 * 5**2, 360), nn.ReLU(), nn.Linear(360, 252), nn.ReLU()),
+        nn.Linear(252, num_classes),
+    )

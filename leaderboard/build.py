@@ -8,7 +8,9 @@
 What is trained or measured already is not done again, so it can be interrupted, and run for one more line of
 the recipes. `leaderboard/TASK.recipes` has a training a line: what follows `diffsens train TASK`. Records go
 to leaderboard/records, and checkpoints, one a network, to leaderboard/checkpoints: the smallest first, as far
-as the limit goes. `board` trains and measures nothing: it makes table, page and pictures from the records.
+as the limit goes. `cifar10-fitted` has more recipes of cifar10: networks that fit their training set, kept
+with their error curves in leaderboard/checkpoints-fitted, and only if they do. `board` trains and measures
+nothing: it makes table, page and pictures from the records.
 """
 
 import argparse
@@ -36,7 +38,8 @@ BENCH = (
     "--init-samples",
     "3",
 )
-LIMIT = {"cifar10": 8_500_000, "scale1": 1_500_000}  # bytes, of the checkpoints kept: 10 MB altogether
+# Bytes of the checkpoints kept, by file of recipes: 10 MB of the board, 25 MB of the networks that fit.
+LIMIT = {"cifar10": 8_500_000, "scale1": 1_500_000, "cifar10-fitted": 25_000_000}
 # Few epochs on two cores: hardly a network here fits its training set, and the fits are of all of them.
 BOARD = ("--include-unfitted",)
 ENV = dict(os.environ)  # of the command line
@@ -56,7 +59,7 @@ def main() -> None:
         with ThreadPoolExecutor(options.jobs) as pool:
             found = pool.map(lambda line: each(options, line), recipes(options.task))
             results = [result for trained in found for result in trained]
-        keep(results, options.task, HERE / "checkpoints")
+        keep(results, options.task, HERE / ("checkpoints-fitted" if fitted(options.task) else "checkpoints"))
     board(HERE)
 
 
@@ -72,10 +75,20 @@ def board(folder: Path) -> None:
 def each(options: argparse.Namespace, line: list[str]) -> list[dict]:
     """Train what a line says, and measure it."""
     results = train(options, line)
-    images = options.test_dir or options.data_dir
+    images, task = options.test_dir or options.data_dir, task_of(options.task)
     for result in results:
-        measure(options.task, result, images if options.task == "cifar10" else None, HERE)
+        measure(task, result, images if task == "cifar10" else None, HERE)
     return results
+
+
+def task_of(recipes: str) -> str:
+    """The task of a file of recipes: that of `cifar10-fitted` is `cifar10`."""
+    return recipes.partition("-")[0]
+
+
+def fitted(recipes: str) -> bool:
+    """Whether a file of recipes is one of networks that fit their training set."""
+    return recipes.endswith("-fitted")
 
 
 def recipes(task: str) -> list[list[str]]:
@@ -87,7 +100,9 @@ def recipes(task: str) -> list[list[str]]:
 def train(options: argparse.Namespace, line: list[str]) -> list[dict]:
     """Train what a line says, or find it done."""
     places = [f"--{name}={value}" for name in ("data-dir", "test-dir") if (value := given(options, name))]
-    found = diffsens("train", options.task, *line, *places, "--out", options.runs, "--json", read=True)
+    found = diffsens(
+        "train", task_of(options.task), *line, *places, "--out", options.runs, "--json", read=True
+    )
     return json.loads(found)
 
 
@@ -100,9 +115,12 @@ def measure(task: str, result: dict, images: str | None, out: Path) -> None:
 
 def keep(results: list[dict], task: str, folder: Path) -> None:
     """Copy checkpoints of seed 0, the smallest first, as far as the limit goes; say which are not kept."""
-    names = checkpoint_names([result for result in results if result["recipe"]["seed"] == 0])
+    wanted = [result for result in results if result["recipe"]["seed"] == 0]
+    if fitted(task):
+        wanted = [result for result in wanted if result["fitted"]]
+    names = checkpoint_names(wanted)
     folder.mkdir(exist_ok=True)
-    stale, used = set(folder.glob(f"{task}-*.safetensors")), 0
+    stale, used = set(folder.glob(f"{task_of(task)}-*.*")), 0
     for name, path in sorted(names.items(), key=lambda item: (item[1].stat().st_size, item[0])):
         size = path.stat().st_size
         if used + size > LIMIT[task]:
@@ -110,8 +128,12 @@ def keep(results: list[dict], task: str, folder: Path) -> None:
             print(f"checkpoint not kept: {name}, {size / 1e6:.2f} MB; the {limit}", file=sys.stderr)
             continue
         used += size
-        shutil.copyfile(path, folder / f"{name}.safetensors")
-        stale.discard(folder / f"{name}.safetensors")
+        files = {f"{name}.safetensors": path}
+        if fitted(task):  # the curve says when it did
+            files[f"{name}.curve.json"] = path.with_name("curve.json")
+        for file, source in files.items():
+            shutil.copyfile(source, folder / file)
+            stale.discard(folder / file)
     for path in stale:
         path.unlink()
 

@@ -1,6 +1,7 @@
 """The leaderboard in the repository: it follows from its records, and its checkpoints from nobody's word."""
 
 import importlib.util
+import json
 import math
 import shutil
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from timm_diffsens.train.run import train
 
 ROOT = Path(__file__).parent.parent
 BOARD = ROOT / "leaderboard"
-CHECKPOINTS = BOARD / "checkpoints"
+CHECKPOINTS, FITTED = BOARD / "checkpoints", BOARD / "checkpoints-fitted"
 UNIT = 2.0**-24  # rounding of one float32 operation, relative
 
 
@@ -76,9 +77,10 @@ def trained(
 
 
 def test_the_limits_are_ten_megabytes_altogether():
-    assert sum(build.LIMIT.values()) <= 10_000_000
-    kept = sum(path.stat().st_size for path in CHECKPOINTS.glob("*"))
-    assert kept <= 10_000_000
+    for folder, fitted, most in ((CHECKPOINTS, False, 10_000_000), (FITTED, True, 25_000_000)):
+        limits = [limit for name, limit in build.LIMIT.items() if build.fitted(name) == fitted]
+        assert sum(limits) <= most
+        assert sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= most
     assert set(build.LIMIT) == {path.stem for path in BOARD.glob("*.recipes")}
 
 
@@ -116,6 +118,38 @@ def test_what_does_not_fit_is_named_and_other_tasks_are_left_alone(tmp_path, mon
     told = capsys.readouterr().err
     assert "cifar10-c" in told
     assert told.count("not kept") == 1
+
+
+def test_networks_that_fit_are_kept_with_their_curves_and_others_are_not(tmp_path):
+    runs = [trained(tmp_path / "runs", f"net/{name}", size) for name, size in (("a", 40), ("b", 60))]
+    for run, reached in zip(runs, (True, False), strict=True):
+        run["fitted"] = reached
+        Path(run["checkpoint"]).with_name("curve.json").write_text("[]")
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for name in ("cifar10-gone.safetensors", "cifar10-gone.curve.json"):
+        (kept / name).write_bytes(b"x")
+    build.keep(runs, "cifar10-fitted", kept)
+    names = sorted(path.name for path in kept.iterdir())
+    assert names == ["cifar10-a.curve.json", "cifar10-a.safetensors"]
+
+
+def test_the_networks_kept_as_fitted_are():
+    """Training errors of at most 1 %, without augmentation, as the checkpoint and its curve say alike."""
+    paths = sorted(FITTED.glob("*.safetensors"))
+    assert paths
+    lines = {" ".join(line) for line in build.recipes("cifar10-fitted")}
+    for path in paths:
+        stated, curve = read_recipe(path), json.loads(path.with_suffix(".curve.json").read_text())
+        result, recipe = curve["result"], curve["recipe"]
+        assert stated["training"] == recipe
+        assert {name: stated[name] for name in result} == result
+        assert result["train_error"] <= 0.01
+        assert curve["curve"][-1]["fitted_error"] == result["train_error"]
+        assert (recipe["augment"], recipe["until_fitted"], recipe["validation_images"]) == (False, True, 0)
+        width = recipe["arguments"].get("width")
+        start = recipe["model"] + (f" --width {width}" if width else "") + f" --epochs {recipe['epochs']} "
+        assert [line for line in lines if line.startswith(start)], f"no recipe of {path.name}"
 
 
 def test_every_recipe_names_a_network_that_there_is(monkeypatch):

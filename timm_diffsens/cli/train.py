@@ -70,7 +70,12 @@ def train(
         int | None, _option("--filter", help="Filter size of net/simple.", panel=_MODEL)
     ] = None,
     stride: Annotated[int | None, _option("--stride", help="Stride of net/simple.", panel=_MODEL)] = None,
-    epochs: Annotated[int | None, _option("--epochs", help="Of training.", panel=_HOW)] = None,
+    no_augment: Annotated[
+        bool, _option("--no-augment", help="cifar10: no translations and flips.", panel=_TASK)
+    ] = False,
+    epochs: Annotated[
+        int | None, _option("--epochs", help="Of training; of the schedule, if it stops before.", panel=_HOW)
+    ] = None,
     batch_size: Annotated[int | None, _option("--batch-size", help="Images a step.", panel=_HOW)] = None,
     optimizer: Annotated[str | None, _option("--optimizer", help="sgd, adam or adamw.", panel=_HOW)] = None,
     lr: Annotated[float | None, _option("--lr", help="Learning rate.", panel=_HOW)] = None,
@@ -81,6 +86,15 @@ def train(
     patience: Annotated[
         int | None, _option("--patience", help="Stop after so many epochs without a better one.", panel=_HOW)
     ] = None,
+    until_fitted: Annotated[
+        bool,
+        _option(
+            "--until-fitted",
+            help="Stop once the training error, in evaluation mode and without augmentation, is at most 1 %, "
+            "after --epochs at the latest; the schedule runs over --epochs and is cut.",
+            panel=_HOW,
+        ),
+    ] = False,
     amp: Annotated[bool, _option("--amp", help="Train in bfloat16 (autocast).", panel=_HOW)] = False,
     half: Annotated[
         bool, _option("--half", help="Round the trained weights to float16: small files.", panel=_HOW)
@@ -134,8 +148,10 @@ def train(
             loss=loss,
             train_images=train_images,
             validation_images=validation_images,
+            augment=False if no_augment else None,
             corrupt=corrupt,
             patience=patience,
+            until_fitted=until_fitted,
             amp=amp,
             half=half,
             seed=seed + k,

@@ -22,11 +22,13 @@ from timm_diffsens.device import seeding
 from timm_diffsens.device.precision import FULL
 from timm_diffsens.errors import MeasurementError, warn
 from timm_diffsens.files import write_atomic
+from timm_diffsens.models.checkpoints import round_to_half
 from timm_diffsens.perturb.streams import stream
 from timm_diffsens.train.data import Images, TaskData, augmented
-from timm_diffsens.train.recipe import Recipe
+from timm_diffsens.train.recipe import FITTED, Recipe
 
 _EVALUATION_BATCH = 500
+_NEARLY_FITTED = 0.05  # running training error from which on it is worth a pass over all training images
 
 Row = dict[str, float | int | None]
 Watch = Callable[[int, nn.Module], None]  # epochs done, the network in evaluation mode
@@ -44,10 +46,11 @@ class State:
     Attributes:
         epoch: epochs done.
         best: weights of the latest epoch with the least validation error (of the latest one without a
-            validation set), and what that epoch and error were. improved: the latest epoch that was better
-            than all before.
+            validation set, or where the training is one until fitted), and what that epoch and error were.
+            improved: the latest epoch that was better than all before.
         curve: a row an epoch: epoch, lr, loss, train_error (running, on augmented images),
-            validation_error, seconds.
+            validation_error, seconds; trained until fitted, also fitted_error: that on all training images
+            of the weights that would be kept, None while the running one is above 5 %.
     """
 
     model: dict[str, torch.Tensor]
@@ -153,7 +156,23 @@ def learning_rate(recipe: Recipe, epoch: int) -> float:
 
 def _last_epoch(recipe: Recipe, state: State) -> int:
     most = recipe.epochs or 0
+    if recipe.until_fitted and _is_fitted(state):
+        return state.epoch
     return most if recipe.patience is None else min(most, max(state.improved, 1) + recipe.patience)
+
+
+def _is_fitted(state: State) -> bool:
+    """Whether the last epoch's weights were measured to fit the training set."""
+    error = state.curve[-1]["fitted_error"] if state.curve else None
+    return error is not None and error <= FITTED
+
+
+def fitted_error(module: nn.Module, images: Images, recipe: Recipe) -> float:
+    """Training error in evaluation mode, without augmentation, of the weights that would be kept."""
+    if recipe.half:
+        module = copy.deepcopy(module)
+        round_to_half(module)
+    return error_of(module, images, recipe)
 
 
 def _epoch(
@@ -177,14 +196,17 @@ def _epoch(
             f"{recipe.lr:g}"
         )
     held = error_of(module, data.validation, recipe) if len(data.validation) else None
-    return {
+    row: Row = {
         "epoch": epoch + 1,
         "lr": (recipe.lr or 0.0) * factor,
         "loss": loss,
         "train_error": wrong,
         "validation_error": held,
-        "seconds": round(time.perf_counter() - clock, 3),
     }
+    if recipe.until_fitted:
+        near = wrong <= _NEARLY_FITTED
+        row["fitted_error"] = fitted_error(module, data.train, recipe) if near else None
+    return {**row, "seconds": round(time.perf_counter() - clock, 3)}
 
 
 def _steps(
@@ -253,7 +275,7 @@ def _advance(state: State, module: nn.Module, optimizer: torch.optim.Optimizer, 
     state.epoch += 1
     state.curve.append(row)
     state.model, state.optimizer = _weights(module), _on_cpu(optimizer.state_dict())
-    error = row["validation_error"]
+    error = None if "fitted_error" in row else row["validation_error"]  # the last is kept, not the best
     if error is None or state.best_error is None or error < state.best_error:
         state.improved = state.epoch
     if error is None or state.best_error is None or error <= state.best_error:

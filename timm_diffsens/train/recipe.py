@@ -14,6 +14,7 @@ TASKS = ("scale1", "scale2", "cifar10")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "cosine")
 LOSSES = ("hinge", "cross-entropy")
+FITTED = 0.01  # training error up to which a network counts as having fitted its training set
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of its training pixels
 
 
@@ -37,6 +38,10 @@ class Recipe:
         augment: random translations by up to 4 pixels, and flips.
         corrupt: standard deviation of the Gaussian noise fixed for each image, in training and test.
         patience: epochs without a better validation error after which to stop; None: never.
+        until_fitted: stop after the first epoch whose weights, in evaluation mode and without augmentation,
+            err on at most 1 % (`FITTED`) of the training images, and keep those weights; `epochs` is the
+            upper limit, over which the schedule runs: a cosine is cut short. No validation images then,
+            unless asked for, and they choose nothing.
         amp: forwards of training in bfloat16 where autocast allows it; errors are always of float32 forwards.
         half: round the trained matrices and filters to float16 and keep them so; errors are
             those of the rounded network.
@@ -60,6 +65,7 @@ class Recipe:
     augment: bool | None = None
     corrupt: float = 0.0
     patience: int | None = None
+    until_fitted: bool = False
     amp: bool = False
     half: bool = False
     seed: int = 0
@@ -88,7 +94,7 @@ class Recipe:
                 "lr": 0.001 if (self.optimizer or ("adam" if connected else "sgd")) != "sgd" else 0.1,
                 "weight_decay": 0.0,
                 "loss": "cross-entropy",
-                "validation_images": 5000,
+                "validation_images": 0 if self.until_fitted else 5000,
                 "augment": True,
             }
         return {
@@ -123,6 +129,8 @@ class Recipe:
             raise UsageError("xi, gap, size and dims belong to scale1 and scale2, not to cifar10")
         if self.augment and self.task != "cifar10":
             raise UsageError("augmentation would move the active pixels of scale detection")
+        if self.until_fitted and self.patience is not None:
+            raise UsageError("patience and until-fitted are two rules of when to stop: give one of them")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed must be at least 0 and below 2^63, got {self.seed}")
 
@@ -134,8 +142,10 @@ class Recipe:
         return ScaleDetection(**{**(self.scale or {}), "task": int(self.task.removeprefix("scale"))})
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """As plain values; `until_fitted` only where it is set, so that older hashes stay what they were."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        if not self.until_fitted:
+            del plain["until_fitted"]
         return {**plain, "arguments": self.arguments.to_json()}
 
     @property

@@ -21,10 +21,9 @@ from timm_diffsens.sensitivities.run import run_pass
 from timm_diffsens.sensitivities.triplets import Batch, Protocol
 from timm_diffsens.train.data import Images, TaskData, load_task
 from timm_diffsens.train.loop import Progress, Row, State, error_of, fit
-from timm_diffsens.train.recipe import Recipe
+from timm_diffsens.train.recipe import FITTED, Recipe
 
 CHECKPOINT, CURVE, STATE, TRACK = "checkpoint.safetensors", "curve.json", "state.pt", "track.json"
-FITTED = 0.01  # training error up to which a network counts as having fitted its training set
 _HASH_DIGITS = 8
 
 
