@@ -70,9 +70,10 @@ class Entry:
 
     Attributes:
         kind: a key of `KINDS`. name: in tables and records; without the folders of a file.
-        thing: class, function or object. parameters: given with the name.
+        thing: class, function or object. parameters: given with the name. values: of all that is known.
         help: one line on what it is. look: of its line in charts, None for a colour that is free.
         order: built-ins come first, in this order.
+        known_as: what records call it, where that is not its spec.
         sha256: of the source it is from; None for a built-in, which the package's version tells.
     """
 
@@ -82,7 +83,9 @@ class Entry:
     help: str = ""
     look: Look | None = None
     order: int = 0
+    known_as: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
     sha256: str | None = None
 
     @property
@@ -94,7 +97,13 @@ class Entry:
     @property
     def recorded(self) -> str:
         """The spec, of what is no built-in with the hash of its source: equal texts mean equal things."""
+        if self.known_as:
+            return self.known_as
         return self.spec if self.sha256 is None else f"{self.spec}@{self.sha256[:_HASH_DIGITS]}"
+
+    def with_values(self, **values: Any) -> "Entry":
+        """With parameters that have these values unless they were given with the name."""
+        return replace(self, values={**values, **self.parameters})
 
     def takes(self, name: str) -> bool:
         """Whether it has a parameter of that name."""
@@ -132,7 +141,7 @@ _registered: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
 
 
 def register(
-    kind: str, name: str, *, help: str = "", look: Look | None = None, order: int = 0
+    kind: str, name: str, *, help: str = "", look: Look | None = None, order: int = 0, known_as: str = ""
 ) -> Callable[[_Thing], _Thing]:
     """Make a class, function or object known under a name; used as a decorator.
 
@@ -142,6 +151,7 @@ def register(
         help: one line on what it is.
         look: how it is drawn.
         order: of the built-ins in lists.
+        known_as: what records call it, if they began before it had this name.
 
     Raises:
         UsageError: no such kind.
@@ -150,7 +160,7 @@ def register(
         raise unknown("kind", kind, KINDS)
 
     def add(thing: _Thing) -> _Thing:
-        _registered[kind][name] = Entry(kind, name, thing, help, look, order)
+        _registered[kind][name] = Entry(kind, name, thing, help, look, order, known_as)
         return thing
 
     return add
@@ -207,9 +217,9 @@ def of_object(kind: str, thing: Any) -> Entry:
     values = {} if inspect.isroutine(thing) or inspect.isclass(thing) else _attributes(thing)
     for entry in _built_in(kind).values():
         if entry.thing is named or entry.thing is thing:
-            return replace(entry, parameters=values)
+            return replace(entry, values=values)
     entry = _described(kind, str(named.__name__), named, sys.modules.get(named.__module__))
-    return replace(entry, thing=thing, parameters=values)
+    return replace(entry, thing=thing, parameters=values, values=values)
 
 
 def split_arguments(spec: str) -> tuple[str, dict[str, Any]]:
@@ -282,7 +292,7 @@ def _described(kind: str, name: str, thing: Any, module: Any) -> Entry:
     """The entry of somebody else's thing, with what it said of itself by `register`."""
     said = next((e for e in _registered[kind].values() if e.thing is thing), Entry(kind, name, thing))
     help = said.help or next(iter((inspect.getdoc(thing) or "").splitlines()), "")
-    return replace(said, name=name, help=help, order=0, sha256=_source_sha256(thing, module))
+    return replace(said, name=name, help=help, order=0, known_as="", sha256=_source_sha256(thing, module))
 
 
 def _source_sha256(thing: Any, module: Any) -> str:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from timm_diffsens import filter_spectrum
-from timm_diffsens.benchmark.averages import average_layers, to_record_spectra
+from timm_diffsens.benchmark.averages import average_layers, filter_spectra
 from timm_diffsens.schema.layers import LayerSensitivity
 
 VALUES = ("d", "g", "r")
@@ -135,7 +135,7 @@ def test_spectra_for_the_record():
         "pointwise": torch.ones(8, 4, 1, 1),
         "b": torch.randn(8, 4, 1, 7, generator=torch.Generator().manual_seed(1)),
     }
-    found = to_record_spectra(weights)
+    found = filter_spectra(weights)
     assert [(s.layer, s.kernel) for s in found] == [("a", [3, 3]), ("b", [1, 7])]
     for spectrum in found:
         expected = filter_spectrum(weights[spectrum.layer])
@@ -147,11 +147,11 @@ def test_spectra_for_the_record():
 
 @pytest.mark.parametrize(("value", "word"), [(0.0, "zero"), (math.nan, "finite")])
 def test_filters_without_a_spectrum(value, word):
-    (found,) = to_record_spectra({"a": torch.full((2, 2, 3, 3), value)})
+    (found,) = filter_spectra({"a": torch.full((2, 2, 3, 3), value)})
     assert word in found.reason
     assert (found.layer, found.kernel, found.power, found.eigenvalues) == ("a", [3, 3], [], [])
     assert (found.low_frequency_share, found.mean_frequency) == (None, None)
 
 
 def test_no_convolutions():
-    assert to_record_spectra({}) == []
+    assert filter_spectra({}) == []

@@ -37,7 +37,7 @@ def _average(copies: list[LayerSensitivity]) -> LayerSensitivity:
     return copies[0].model_copy(update={"reason": reason, **changes})
 
 
-def to_record_spectra(weights: dict[str, torch.Tensor]) -> list[Spectrum]:
+def filter_spectra(weights: dict[str, torch.Tensor]) -> list[Spectrum]:
     """Spectra of the convolution weights as applied, in order of execution; none for 1 x 1 kernels."""
     return [_spectrum(name, weight) for name, weight in weights.items() if max(weight.shape[2:]) > 1]
 

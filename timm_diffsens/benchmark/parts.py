@@ -1,13 +1,27 @@
 """The record's parts that are known before anything runs: model, data, protocol."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from timm_diffsens.benchmark.options import Options
 from timm_diffsens.data.loading import ImageSample
 from timm_diffsens.models.checkpoints import recipe_in
 from timm_diffsens.models.loading import LoadedModel
+from timm_diffsens.registry import Entry
 from timm_diffsens.schema import records
+from timm_diffsens.schema.config import Config
 from timm_diffsens.schema.protocol import Protocol, protocol_hash
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a record, and what else goes into its key."""
+
+    model: records.Model
+    data: records.Data
+    protocol: Protocol
+    extensions: list[records.Extension]
+    extra: dict[str, Any]
 
 
 def model_part(loaded: LoadedModel) -> records.Model:
@@ -60,20 +74,42 @@ def data_part(sample: ImageSample) -> records.Data:
     )
 
 
-def protocol_part(options: Options, rms: float, dtype: str) -> Protocol:
-    """How they are moved; `rms` is the exact rms displacement in pixels, `dtype` the type of the weights."""
-    smooth = options.task is None
-    part = Protocol(
-        deformation="max-entropy" if smooth else "active pixels",
-        delta=options.delta if smooth else None,
-        cut=options.cut if smooth else None,
-        rms_displacement=rms,
-        corruption_sigma=options.corrupt,
-        seed=options.seed,
-        layers=options.layer_names,
-        dtype=options.precision.describe(dtype),
-        shuffles=options.shuffles,
-        shuffle_linear=options.shuffle_linear,
-        init_samples=options.init_samples,
-    )
+def protocol_part(config: Config, used: Mapping[str, Entry], rms: float | None, dtype: str) -> Protocol:
+    """How they are perturbed.
+
+    Args:
+        config: its options of the group "protocol" stand under their own names; one that the record's format
+            does not know, under `options`, where it is not at its default.
+        used: the entries of `deformation` and `noise`.
+        rms: exact rms displacement in pixels, if the deformation says it.
+        dtype: of the forwards.
+    """
+    asked = config.values("protocol")
+    values = {name: value for name, value in asked.items() if name in Protocol.model_fields}
+    deformation = used["deformation"]
+    values |= {name: deformation.values.get(name) for name in ("delta", "cut")}
+    values |= {name: entry.recorded for name, entry in used.items()}
+    further = {name: v for name, v in asked.items() if name not in values and config.given(name)}
+    part = Protocol(**values, rms_displacement=rms, dtype=dtype, options=further)
     return part.model_copy(update={"sha256": protocol_hash(part)})
+
+
+def extension(entry: Entry) -> records.Extension:
+    """What a record says of a thing that is no part of this package."""
+    look = None if entry.look is None else records.Look(**asdict(entry.look))
+    return records.Extension(
+        kind=entry.kind,
+        spec=entry.spec,
+        parameters=dict(entry.values or entry.parameters),
+        sha256=entry.sha256 or "",
+        look=look,
+    )
+
+
+def key_extra(config: Config, code_sha256: str | None, variants: Sequence[Entry]) -> dict[str, Any]:
+    """What else changes what is in the record, but shows nowhere else."""
+    extra = {**config.values("key"), "code": code_sha256}
+    foreign = {entry.spec: entry.sha256 for entry in variants if entry.sha256 is not None}
+    return {name: v for name, v in extra.items() if v is not None and v is not False} | (
+        {"variants": foreign} if foreign else {}
+    )

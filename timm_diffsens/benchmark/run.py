@@ -2,28 +2,30 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from timm_diffsens.benchmark import parts
-from timm_diffsens.benchmark.averages import average_layers, to_record_spectra
+from timm_diffsens import registry
+from timm_diffsens.benchmark.averages import average_layers, filter_spectra
 from timm_diffsens.benchmark.noted import noted
-from timm_diffsens.benchmark.options import Options
-from timm_diffsens.benchmark.plan import Plan, prepare
+from timm_diffsens.benchmark.parts import stated_test_error, train_error
+from timm_diffsens.benchmark.plan import Plan, precision_of, prepare
 from timm_diffsens.data.loading import ImageSample
 from timm_diffsens.device import environment
-from timm_diffsens.errors import DiffsensError, MeasurementError, first_line, unknown
-from timm_diffsens.models.loading import InputOptions, LoadedModel
-from timm_diffsens.models.variants import mean_filters, shuffle_channels
+from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError, first_line
+from timm_diffsens.models.loading import LoadedModel
 from timm_diffsens.perturb.streams import stream
+from timm_diffsens.registry import Entry
 from timm_diffsens.results.records.store import check_writable, find_record, load_record, write_record
 from timm_diffsens.schema import records
+from timm_diffsens.schema.config import Config, with_config
 from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
-from timm_diffsens.sensitivities.run import Pass, count_wrong, on_device, run_pass
-from timm_diffsens.sensitivities.triplets import Batch, Drawn, Protocol
+from timm_diffsens.sensitivities.perturbed import KEPT, Batch, PerturbedImages
+from timm_diffsens.sensitivities.run import Pass, PassSettings, count_wrong, on_device, run_pass
 
 _NO_SCORES = "the network's output is not a finite score for each class"
 
@@ -36,6 +38,7 @@ def bench(
     out: str | Path | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    config: Config | None = None,
     **options: Any,
 ) -> records.Record:
     """Measure one model and give its record: what `diffsens bench` does.
@@ -46,7 +49,9 @@ def bench(
             that is there already is given back without measuring, unless `force`.
         force: measure again.
         progress: called with (variant, images done, images in all).
-        options: fields of `Options`.
+        config: the options, if they are in a `Config` already.
+        options: fields of `Config`. `dataset` may be a tensor (n, c, h, w), a (tensor, labels) pair, a
+            `Dataset` or a `DataLoader`; `deformation` and `noise` may be objects.
 
     Raises:
         UsageError: wrong arguments, before anything is measured.
@@ -58,16 +63,15 @@ def bench(
         >>> record.output.layer, record.data.spec, record.trained
         ('output', 'dead-leaves', False)
     """
-    known = Options.__dataclass_fields__
-    for name in options:
-        if name not in known:
-            raise unknown("option", name, known)
-    asked = Options(**options)
+    config = config.changed(**options) if config is not None else Config(**options)
     if out is None:
-        return run(prepare(model, asked), progress)
+        return run(prepare(model, config), progress)
     folder = Path(out) / "records"
-    check_writable(folder, asked.dataset)
-    return run_once(prepare(model, asked), folder, force=force, progress=progress)[0]
+    check_writable(folder, config.dataset if isinstance(config.dataset, str) else None)
+    return run_once(prepare(model, config), folder, force=force, progress=progress)[0]
+
+
+bench.__signature__ = with_config(bench, "options", Config)  # type: ignore[attr-defined]
 
 
 def run_once(
@@ -107,81 +111,88 @@ class _Run:
     """One measurement under way."""
 
     def __init__(self, plan: Plan, progress: Progress | None) -> None:
-        self.plan, self.options, self.model = plan, plan.options, plan.model
+        self.plan, self.config, self.model = plan, plan.config, plan.model
         self.transform = plan.sample.transform(plan.model.input)
-        self.protocol = Protocol(plan.options.diffeo, plan.options.corrupt, plan.options.seed)
-        self.progress, self.drawn = progress, Drawn()
-        self.batch_size: int | str = plan.options.batch_size
+        self.images = PerturbedImages(self._batches, plan.perturbation, keep=KEPT)
+        self.settings = PassSettings(
+            layers=self.config.layers, batch_size=self.config.batch_size, precision=precision_of(self.config)
+        )
+        self.progress = progress
         self.retries: list[str] = list(plan.retries)
         self.seconds: dict[str, float] = {}
-        self.images = 0
+        self.forwards = 0
 
     def record(self) -> records.Record:
-        plan, names = self.plan, self.options.variant_names
+        plan, parts = self.plan, self.plan.parts
         started, clock = datetime.now(timezone.utc), time.perf_counter()
         environment.reset_peak_memory(plan.device)
         with on_device(self.model.module, plan.device):
-            original = self._pass("original", self.model.module, mean_channel="mean-channel" in names)
+            original = self._original()
             test_error = self._test_error(original)
-            variants: dict[records.VariantName, list[LayerSensitivity]] = {"original": original.layers}
-            if original.mean_channel is not None:
-                variants["mean-channel"] = original.mean_channel
-            spectra: dict[records.SpectrumOf, list[Spectrum]] = {
-                "original": to_record_spectra(original.weights)
-            }
-            for name in names:
-                if name in variants:
-                    continue
-                copies = []
-                for changed in self._copies(name):
-                    done = self._pass(name, changed)
-                    copies.append(done.layers)
-                    if name == "init" and name not in spectra:  # of the first initialisation
-                        spectra[name] = to_record_spectra(done.weights)
-                variants[name] = average_layers(copies)
+            layers = {"original": original.layers}
+            spectra = {"original": filter_spectra(original.weights)}
+            for variant in plan.variants:
+                thing = variant.build(**self.config.values("protocol"))
+                if original.mean_channel is not None and getattr(thing, "channel_averages", False):
+                    layers[variant.spec] = original.mean_channel
+                elif getattr(thing, "copies", 1):
+                    layers[variant.spec] = average_layers(list(self._copies(variant, thing, spectra)))
         seconds = time.perf_counter() - clock
         return records.Record(
             key=plan.key,
-            model=plan.model_part,
-            data=plan.data_part,
-            protocol=plan.protocol_part,
+            model=parts.model,
+            data=parts.data,
+            protocol=parts.protocol,
             test_error=test_error,
-            trained={"random": False, "given": None}.get(plan.model_part.weights.source, True),
-            train_error=parts.train_error(plan.model_part.recipe),
-            variants={name: variants[name] for name in names},
+            trained={"random": False, "given": None}.get(parts.model.weights.source, True),
+            train_error=train_error(parts.model.recipe),
+            variants=layers,
             spectra=spectra,
-            key_extra=plan.key_extra,
+            key_extra=parts.extra,
             not_called=original.not_called,
             warnings=list(dict.fromkeys(plan.warnings)),
-            environment=environment.describe(plan.device, int(self.batch_size), self.retries),
+            extensions=parts.extensions,
+            environment=environment.describe(plan.device, int(self.settings.batch_size), self.retries),
             timings=records.Timings(
                 started=started.isoformat(timespec="seconds"),
                 seconds=round(seconds, 3),
                 seconds_by_variant={name: round(value, 3) for name, value in self.seconds.items()},
-                images_per_second=round(self.images / seconds, 3),
+                images_per_second=round(self.forwards / seconds, 3),
                 peak_memory_bytes=environment.peak_memory(plan.device),
             ),
         )
 
-    def _pass(self, name: str, module: nn.Module, mean_channel: bool = False) -> Pass:
+    def _original(self) -> Pass:
+        averages = any(getattr(v.thing, "channel_averages", False) for v in self.plan.variants)
+        return self._pass("original", self.model.module, replace(self.settings, mean_channel=averages))
+
+    def _copies(
+        self, variant: Entry, thing: Any, spectra: dict[str, list[Spectrum]]
+    ) -> Iterator[list[LayerSensitivity]]:
+        """The layers of each changed copy; the filter spectra of the first, of variants that have some."""
+        for k in range(getattr(thing, "copies", 1)):
+            generator = stream(self.config.seed, getattr(thing, "stream", variant.spec), k)
+            offered = registry.accepted(thing, factory=self.model.build)
+            changed = thing(self.model.module, generator, **offered)
+            if not isinstance(changed, nn.Module) or changed is self.model.module:
+                raise UsageError(
+                    f"the variant {variant.spec} gave {type(changed).__name__}, expected a changed copy"
+                )
+            done = self._pass(variant.spec, changed.eval(), self.settings)
+            if getattr(thing, "spectra", False):
+                spectra.setdefault(variant.spec, filter_spectra(done.weights))
+            yield done.layers
+
+    def _pass(self, name: str, module: nn.Module, settings: PassSettings) -> Pass:
         clock = time.perf_counter()
-        total = len(self.plan.sample)
+        labels = self.plan.labels if name == "original" else None
+        progress = self._progress(name, len(self.plan.sample))
         with on_device(module, self.plan.device):
-            done = run_pass(
-                module,
-                self._batches,
-                self.protocol,
-                layers=self.options.layer_names,
-                batch_size=self.batch_size,  # type: ignore[arg-type]
-                mean_channel=mean_channel,
-                labels=self.plan.labels if name == "original" else None,
-                progress=self._progress(name, total),
-                drawn=self.drawn,
-                precision=self.options.precision,
-            )
-        self.batch_size = done.batch_size  # what fitted once is not tried larger again
+            done = run_pass(module, self.images, settings, labels=labels, progress=progress)
+        # what fitted once is not tried larger again
+        self.settings = replace(self.settings, batch_size=done.batch_size)
         self.retries += done.retries
-        self.images += done.images
+        self.forwards += done.images
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - clock
         return done
 
@@ -193,25 +204,13 @@ class _Run:
         for positions, images in self.plan.sample.batches(self.transform, size):
             yield [self.plan.sample.indices[i] for i in positions], images
 
-    def _copies(self, name: str) -> Iterator[nn.Module]:
-        module, options = self.model.module, self.options
-        if name == "channel-shuffled":
-            for k in range(options.shuffles):
-                generator = stream(options.seed, "channel shuffle", k)
-                yield shuffle_channels(module, generator, linear=options.shuffle_linear)
-        elif name == "mean-filter":
-            yield mean_filters(module)
-        elif name == "init":
-            for k in range(options.init_samples):
-                yield self.model.fresh(int(stream(options.seed, "init", k).integers(2**63)))
-
     def _test_error(self, original: Pass) -> records.TestError:
-        options, plan = self.options, self.plan
-        if options.test_error is not None:
-            return records.TestError(value=options.test_error, source="given")
+        config, plan = self.config, self.plan
+        if config.test_error is not None:
+            return records.TestError(value=config.test_error, source="given")
         if plan.whole is not None:
             return self._full_error(*plan.whole)
-        stated = parts.stated_test_error(plan.model_part.recipe, plan.data_part, options.corrupt)
+        stated = stated_test_error(plan.parts.model.recipe, plan.parts.data, config.corruption)
         if stated is not None and (original.images < stated[1]):
             return _fraction(round(stated[0] * stated[1]), stated[1], "recipe")
         if original.wrong is not None:
@@ -219,7 +218,7 @@ class _Run:
         if plan.labels is not None:
             return records.TestError(reason=_NO_SCORES)
         # what was published holds for ImageNet, clean and prepared as the authors did, and for nothing else
-        as_published = plan.sample.labels is None and not options.corrupt and options.input == InputOptions()
+        as_published = plan.sample.labels is None and not config.corruption and not any(map(config.given, ("input_size", "mean", "std")))
         if as_published and plan.model.published_error is not None:
             return records.TestError(value=plan.model.published_error, source="published")
         return records.TestError(reason=plan.no_labels or "not known")
@@ -229,8 +228,8 @@ class _Run:
             for positions, images in whole.batches(self.transform, 3 * size):
                 yield [whole.indices[i] for i in positions], images
 
-        progress, size = self._progress("test error", len(whole)), int(self.batch_size)
-        module, precision = self.plan.model.module, self.options.precision
+        progress, size = self._progress("test error", len(whole)), int(self.settings.batch_size)
+        module, precision = self.plan.model.module, self.settings.precision
         wrong, n = count_wrong(module, batches(size), self.protocol, labels, progress, precision)
         if wrong is None:
             return records.TestError(reason=_NO_SCORES)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from timm_diffsens.cli import measuring as ask
-from timm_diffsens.cli.measuring import MODEL, RUN, option, split_commas
+from timm_diffsens.cli.options import MODEL, RUNNING, Force, configured, option
 from timm_diffsens.cli.output import OUT, Json, Quiet, print_error, print_json, result_console
 from timm_diffsens.cli.sweep_view import print_summary, watching
 from timm_diffsens.errors import DiffsensError, UsageError, unknown
+from timm_diffsens.schema.config import Config
 
 if TYPE_CHECKING:
     from timm_diffsens.sweep.executors import Executor
@@ -24,11 +24,12 @@ ENGINES = ("local", "ray", "slurm")
 _MACHINES = "Machines"
 
 
-def sweep(
+def _sweep(
     patterns: Annotated[
         list[str],
         typer.Argument(metavar="PATTERN...", help="Shell patterns such as 'resnet*', or model names."),
     ],
+    config: Config,
     structure: Annotated[
         bool,
         option("--structure", help="No numbers: what the probe sees, on the meta device.", panel=MODEL),
@@ -37,25 +38,6 @@ def sweep(
         str | None,
         option("--max-parameters", help="Leave out larger models: 30M, 5e6.", panel=MODEL, metavar="N"),
     ] = None,
-    pretrained: ask.Pretrained = True,
-    dataset: ask.Dataset = "dead-leaves",
-    data_dir: ask.DataDir = None,
-    split: ask.Split = None,
-    images: ask.Images = "500",
-    full_error: ask.FullError = False,
-    delta: ask.Delta = 1.0,
-    cut: ask.Cut = 3,
-    corrupt: ask.Corrupt = 0.0,
-    seed: ask.Seed = 0,
-    layers: ask.Layers = None,
-    variants: ask.Variants = None,
-    shuffles: ask.Shuffles = 1,
-    shuffle_linear: ask.ShuffleLinear = False,
-    init_samples: ask.InitSamples = 1,
-    device: ask.Device = "auto",
-    batch_size: ask.BatchSize = "auto",
-    amp: ask.Amp = False,
-    tf32: ask.TF32 = False,
     engine: Annotated[str, option("--engine", help="local, ray or slurm.", panel=_MACHINES)] = "local",
     jobs: Annotated[
         int | None,
@@ -78,9 +60,9 @@ def sweep(
         option("--slurm", help="slurm: partition=gpu, time=60, ...", panel=_MACHINES, metavar="KEY=VALUE"),
     ] = None,
     out: Annotated[
-        Path, option("--out", help="Records, outcomes, tables, errors.jsonl.", panel=RUN, metavar="DIR")
+        Path, option("--out", help="Records, outcomes, tables, errors.jsonl.", panel=RUNNING, metavar="DIR")
     ] = OUT,
-    force: ask.Force = False,
+    force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -91,33 +73,14 @@ def sweep(
     from timm_diffsens.device import allocator
 
     allocator.prepare()
-    from timm_diffsens.benchmark.options import DEFAULT_VARIANTS
+    from timm_diffsens.benchmark.plan import check
     from timm_diffsens.sweep.jobs import Job, find_models, take_shard
     from timm_diffsens.sweep.run import sweep as run
 
     options = None
     if not structure:
-        options = _options(
-            pretrained=pretrained,
-            dataset=dataset,
-            data_dir=data_dir,
-            split=split,
-            images=ask.image_count(images),
-            full_error=full_error,
-            delta=delta,
-            cut=cut,
-            corrupt=corrupt,
-            seed=seed,
-            layers=split_commas(layers) or ["blocks"],
-            variants=split_commas(variants) or DEFAULT_VARIANTS,
-            shuffles=shuffles,
-            shuffle_linear=shuffle_linear,
-            init_samples=init_samples,
-            device=device,
-            batch_size=ask.batch_size_given(batch_size),
-            amp=amp,
-            tf32=tf32,
-        )
+        check(config)
+        options = config.plain()
     for name, value in (("--jobs", jobs), ("--threads", threads)):
         if value is not None and value < 1:
             raise UsageError(f"{name} must be at least 1, got {value}")
@@ -131,7 +94,7 @@ def sweep(
         threads=_threads(engine, jobs, threads),
         force=force,
     )
-    models = take_shard(find_models(patterns, pretrained and not structure), shard)
+    models = take_shard(find_models(patterns, config.pretrained and not structure), shard)
     outcomes: list[Outcome] = []
     interrupted = False
     try:
@@ -145,6 +108,10 @@ def sweep(
         written = _conclude(job, outcomes, left, as_json)
     if not written or any(outcome.error is not None for outcome in outcomes):
         raise typer.Exit(1)
+
+
+_sweep.__name__ = "sweep"
+sweep = configured(_sweep, sweep=True)
 
 
 def _conclude(job: "Job", outcomes: "Sequence[Outcome]", left: int, as_json: bool) -> bool:
@@ -163,18 +130,6 @@ def _conclude(job: "Job", outcomes: "Sequence[Outcome]", left: int, as_json: boo
     else:
         print_summary(result_console(), summary, files, force=job.force)
     return written
-
-
-def _options(**given: Any) -> dict[str, Any]:
-    """Checked as far as can be without a model, before any process is started."""
-    from timm_diffsens.benchmark.options import Options
-    from timm_diffsens.data.loading import check_request
-    from timm_diffsens.sweep.jobs import plain_options
-
-    options = Options(**given)
-    _ = (options.task, options.diffeo, options.input)
-    check_request(options.dataset, options.data_dir, options.split)
-    return plain_options(options)
 
 
 def _executor(

@@ -2,25 +2,31 @@
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from timm_diffsens.schema.values import Number, Part
+from timm_diffsens.schema.values import FreeForm, Number, Part
 
 
 class Protocol(Part):
-    """How the inputs were moved and which layers were read."""
+    """How the inputs were perturbed and which layers were read."""
 
-    deformation: Literal["max-entropy", "active pixels"] = Field(
-        "max-entropy", description="active pixels: of scale detection, each moves by at most one pixel"
+    sparse: ClassVar[tuple[str, ...]] = ("options",)
+
+    deformation: str = Field(
+        "max-entropy",
+        description="max-entropy; active pixels: of scale detection, each moves by at most one pixel; or the "
+        "spec of another, with the hash of its source",
     )
     delta: Number | None = Field(
         description="deformation size in pixels, by the relation T = 4 delta^2/(pi n^2 ln cut); max-entropy"
     )
     cut: int | None = Field(description="cutoff of the displacement field's Fourier modes; max-entropy")
-    rms_displacement: Number = Field(description="exact rms displacement in pixels at this input size")
-    noise: Literal["gaussian, norm matched image by image"] = "gaussian, norm matched image by image"
+    rms_displacement: Number | None = Field(
+        description="exact rms displacement in pixels at this input size, null where the deformation does not say"
+    )
+    noise: str = "gaussian, norm matched image by image"
     corruption_sigma: Number = Field(0.0, description="sd of the noise fixed for each image, in input units")
     seed: int
     layers: list[str] = Field(description="the layer selection, as asked for")
@@ -28,6 +34,9 @@ class Protocol(Part):
     shuffles: int = Field(1, description="channel-shuffled copies averaged over")
     shuffle_linear: bool = False
     init_samples: int = Field(1, description="fresh initialisations averaged over")
+    options: FreeForm = Field(
+        default_factory=dict, description="further options of the configuration that are not at their defaults"
+    )
     sha256: str = Field("", description="hash of the fields above; equal hashes are comparable")
 
     @property

@@ -9,7 +9,7 @@ float32 forwards they come from; NaN and infinity never appear: a value that doe
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, Field
 
@@ -95,6 +95,24 @@ class Data(Part):
     parameters: FreeForm | None = Field(None, description="of a set made here: the scale-detection task")
 
 
+class Look(Part):
+    """How a thing is drawn in charts."""
+
+    colour: str = Field(pattern=r"^#[0-9A-Fa-f]{6}$")
+    dash: tuple[int, ...]
+    point: str
+
+
+class Extension(Part):
+    """A thing that is no part of this package but was used: a deformation, a noise, a variant, a data set."""
+
+    kind: str
+    spec: Name = Field(description="its name with its arguments")
+    parameters: FreeForm = Field(default_factory=dict)
+    sha256: str = Field(description="of the source it is from")
+    look: Look | None = None
+
+
 class TestError(Part):
     """Top-1 error as a fraction."""
 
@@ -138,6 +156,8 @@ class Timings(Part):
 class Record(Part):
     """One model on one set of images under one protocol."""
 
+    sparse: ClassVar[tuple[str, ...]] = ("extensions",)
+
     schema_version: Literal[1] = SCHEMA_VERSION
     key: str = Field(description="sha256 over all that changes the numbers: see `record_key`")
     model: Model
@@ -157,6 +177,9 @@ class Record(Part):
         default_factory=list, description="modules with parameters that no forward called, so no hook saw"
     )
     warnings: list[str] = Field(default_factory=list)
+    extensions: list[Extension] = Field(
+        default_factory=list, description="what was used that is no part of this package; left out if nothing"
+    )
     environment: Environment
     timings: Timings
 

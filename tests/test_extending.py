@@ -1,0 +1,185 @@
+"""docs/extending.md, run as it stands: one file outside the package for each open kind."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from timm_diffsens import bench, read_records
+from timm_diffsens.cli import app
+from timm_diffsens.models.nets import make_net
+from timm_diffsens.results.records.store import load_record
+
+PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
+FILES = dict(re.findall(r"```python file=(\S+)\n(.*?)```", PAGE, re.DOTALL))
+COMMANDS = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+KINDS = {"deformations": "shift", "noises": "checks", "variants": "rounded", "datasets": "stripes"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The page's files, and the records of its commands."""
+    home = tmp_path_factory.mktemp("extending")
+    for name, text in FILES.items():
+        (home / name).write_text(text, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        for command in COMMANDS:
+            program, *arguments = shlex.split(command)
+            assert program == "diffsens"
+            done = CliRunner().invoke(app, [*arguments, "--out", "board", "--quiet"])
+            assert done.exit_code == 0, f"{command}\n{done.output}"
+    return home
+
+
+def records(folder):
+    return [load_record(path) for path in sorted((folder / "board" / "records").rglob("*.json"))]
+
+
+def one(folder, kind):
+    (found,) = [r for r in records(folder) if any(e.kind == kind for e in r.extensions)]
+    return found
+
+
+def test_there_is_an_example_of_each_kind(folder):
+    assert {"shift.py", "checks.py", "rounded.py", "stripes.py", "tiny.py", "here.py"} == set(FILES)
+    assert len(records(folder)) == 7  # two of the sweep
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_record_says_what_was_used(folder, kind):
+    (extension,) = one(folder, kind).extensions
+    assert extension.spec.startswith(f"{KINDS[kind]}.py:")
+    assert len(extension.sha256) == 64
+
+
+def test_a_deformation_of_ones_own(folder):
+    record = one(folder, "deformations")
+    assert record.protocol.deformation.startswith("shift.py:Shift:pixels=2@")
+    assert (record.protocol.delta, record.protocol.cut) == (None, None)
+    assert record.protocol.rms_displacement == 2
+    # a network of circular symmetry this is not, but the first stage sees a whole-pixel shift of its input
+    assert all(layer.r > 0 for layer in record.variants["original"])
+
+
+def test_records_of_other_sources_are_not_compared(folder):
+    frame = read_records(folder / "board" / "records")
+    assert frame["protocol"].nunique() >= 3
+
+
+def test_a_changed_source_is_another_protocol(folder, tmp_path, monkeypatch):
+    text = FILES["shift.py"].replace("> abs(dy)", ">= abs(dy)")
+    (tmp_path / "shift.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    asked = {"images": 8, "layers": "stages", "pretrained": False, "deformation": "shift.py:Shift:pixels=2"}
+    record = bench("net/resnet20", **asked)
+    before = one(folder, "deformations")
+    assert record.output == before.output  # no two draws are equal
+    assert record.protocol.sha256 != before.protocol.sha256
+
+
+def test_a_noise_of_ones_own_has_the_norm_of_the_deformation(folder):
+    """For the identity layer E ||eta||^2 = E ||tau x - x||^2, so R = 1 whatever the direction of the noise."""
+    from timm_diffsens import Diffeo
+    from timm_diffsens.registry import find
+    import torch
+
+    from timm_diffsens.perturb.noise import of_matched_norm
+
+    noise = of_matched_norm(find("noises", str(folder / "checks.py") + ":checks").build())
+    clean = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    deformed = Diffeo()(clean, torch.Generator().manual_seed(1))
+    eta = noise(clean, deformed)
+    torch.testing.assert_close(eta.flatten(1).norm(dim=1), (deformed - clean).flatten(1).norm(dim=1))
+
+
+def test_a_variant_of_ones_own_is_on_the_board_and_in_the_figure(folder, monkeypatch):
+    record = one(folder, "variants")
+    name = "rounded.py:Rounded:bits=3"
+    assert list(record.variants) == ["original", name]
+    assert record.variants[name] != record.variants["original"]
+    assert record.extensions[0].look.colour == "#117733"
+    monkeypatch.chdir(folder)
+    done = CliRunner().invoke(app, ["leaderboard", "--out", "board", "--quiet"])
+    assert done.exit_code == 0, done.output
+    assert name in (folder / "board" / "leaderboard.csv").read_text().splitlines()[0]
+    assert name in (folder / "board" / "index.html").read_text()
+    done = CliRunner().invoke(app, ["show", record.key[:12], "--out", "board", "--figure", "figure.svg"])
+    assert done.exit_code == 0, done.output
+    figure = (folder / "figure.svg").read_text()
+    assert name in figure
+    assert "#117733" in figure
+
+
+def test_a_data_set_of_ones_own_has_its_labels(folder):
+    record = one(folder, "datasets")
+    assert record.data.labelled
+    assert record.data.n == 8
+
+
+def test_a_model_of_ones_own_takes_arguments(folder):
+    (record,) = [r for r in records(folder) if r.model.library == "python"]
+    assert record.model.spec == "tiny.py:tiny:width=4"
+    assert record.model.parameters == (3 * 9 + 1) * 4 + (4 * 9 + 1) * 4 + (4 * 16 * 16 + 1) * 10
+
+
+def test_an_executor_of_ones_own_gives_the_same_records(folder):
+    for name in ("lenet", "fc2"):
+        (record,) = [r for r in records(folder) if r.model.spec == f"net/{name}"]
+        again = bench(f"net/{name}", pretrained=False, images=8, layers="stages")
+        assert again.variants == record.variants
+        assert again.key == record.key
+
+
+def test_the_page_in_python(folder):
+    (code,) = re.findall(r"```python run\n(.*?)```", PAGE, re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Shift:pixels=2@")
+
+
+def test_an_installed_package_adds_names(tmp_path):
+    """A distribution on the path, found as an installed one is."""
+    info = tmp_path / "toy-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[timm_diffsens.deformations]\nsideways = shift:Shift\n")
+    (tmp_path / "shift.py").write_text(FILES["shift.py"])
+    code = (
+        "import json; from timm_diffsens import bench; from timm_diffsens.registry import names\n"
+        "asked = dict(pretrained=False, images=4, layers='output', variants='original')\n"
+        "record = bench('net/lenet', deformation='sideways:pixels=3', **asked)\n"
+        "print(json.dumps([names('deformations'), record.protocol.deformation]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(tmp_path), **_environment()},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    listed, recorded = json.loads(done.stdout)
+    assert "sideways" in listed
+    assert recorded.startswith("sideways:pixels=3@")
+
+
+def _environment():
+    import os
+
+    root = str(Path(__file__).parents[1])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+
+
+def test_an_object_is_recorded_like_its_spec(folder, monkeypatch):
+    sys.path.insert(0, str(folder))
+    try:
+        from shift import Shift
+    finally:
+        sys.path.remove(str(folder))
+    asked = {"images": 8, "layers": "stages", "input_size": 32, "mean": 0.5, "std": 0.5}
+    record = bench(make_net("lenet"), deformation=Shift(pixels=2), **asked)
+    assert record.protocol.deformation.startswith("Shift:pixels=2@")
+    assert record.protocol.deformation.endswith(one(folder, "deformations").protocol.deformation[-12:])

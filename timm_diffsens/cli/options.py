@@ -1,0 +1,64 @@
+"""Options of the verbs that measure, made from the fields of the configuration."""
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic.fields import FieldInfo
+
+from timm_diffsens.schema.config import MODEL as MODEL
+from timm_diffsens.schema.config import RUNNING as RUNNING
+from timm_diffsens.schema.config import Config, Option, options
+
+_ON_THE_COMMAND_LINE = (bool, int, float, str, Path)
+
+
+def option(*names: str, help: str, panel: str, metavar: str | None = None) -> Any:
+    """A Typer option under a heading of the help page."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar)
+
+
+Force = Annotated[bool, option("--force", help="Measure again what is done.", panel=RUNNING)]
+
+
+def configured(verb: Callable[..., None], *, sweep: bool = False, config: type[Config] = Config) -> Any:
+    """The verb with an option for each field of the configuration in place of its parameter `config`.
+
+    Args:
+        verb: takes a `Config` by the name of `config`.
+        sweep: leave out what belongs to one model.
+        config: whose fields.
+    """
+    fields = {n: o for n, o in options(config).items() if not (sweep and o.one_model)}
+    own = list(inspect.signature(verb, eval_str=True).parameters.values())
+    at = [parameter.name for parameter in own].index("config")
+    asked = [_parameter(name, config.model_fields[name], each) for name, each in fields.items()]
+    parameters = [*own[:at], *asked, *own[at + 1 :]]
+
+    @wraps(verb)
+    def run(**given: Any) -> None:
+        values = {name: given.pop(name) for name in fields}
+        verb(**given, config=config(**{n: v for n, v in values.items() if v is not None}))
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _parameter(name: str, field: FieldInfo, known: Option) -> inspect.Parameter:
+    """The command line's form of a field: a flag, a number, a text, or a list of texts."""
+    kind: Any = field.annotation
+    default = field.default
+    if known.repeatable:
+        kind, default = list[str] | None, None
+    elif known.text or kind is Any:
+        kind, default = (str | None if default is None else str), default if default is None else str(default)
+    flags = [f"--{each.replace('_', '-')}" for each in (name, *known.aliases)]
+    if kind is bool and default:
+        flags = [f"{flag}/--no-{flag[2:]}" for flag in flags]
+    text = f"{known.help[:-1]}, in {known.unit}." if known.unit else known.help
+    typed = Annotated[kind, option(*flags, help=text, panel=known.section, metavar=known.metavar)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=typed)

@@ -1,0 +1,370 @@
+"""Everything a measurement can be asked for: each option stands here, once.
+
+The options of `diffsens bench` and `diffsens sweep`, the keyword arguments of `bench(...)`, the checks and
+the record's protocol are made from the fields of `Config`.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from timm_diffsens import registry
+from timm_diffsens.errors import UsageError, unknown
+
+Group = Literal["model", "data", "protocol", "key", "run"]
+
+MODEL, IMAGES, PERTURBATION, LAYERS = "Model", "Images", "Perturbation", "Layers and variants"
+RUNNING = "Running"
+
+
+@dataclass(frozen=True)
+class Option:
+    """What there is to know of a field besides its name, type and default.
+
+    Attributes:
+        help: one sentence. section: heading on the help page. unit: of its number.
+        group: the part of a record that it goes into. protocol: it must agree for records to be comparable;
+            key: it changes what is in the record otherwise; run: it changes no number beyond rounding.
+        recorded: its name in the protocol, where that is another one; "" where the protocol has it under
+            another form.
+        metavar: what stands for its value on the help page.
+        text: on the command line a text, which the field's own validator reads.
+        repeatable: on the command line it may be given several times.
+        one_model: it belongs to one model, so a sweep does not have it.
+        aliases: other names for it.
+    """
+
+    help: str
+    section: str
+    group: Group
+    unit: str = ""
+    recorded: str | None = None
+    metavar: str | None = None
+    text: bool = False
+    repeatable: bool = False
+    one_model: bool = False
+    aliases: tuple[str, ...] = ()
+
+
+def split_commas(value: Any) -> list[str]:
+    """A text, or several, as the parts between commas; arguments (`name:a=1,b=2`) stay with their name."""
+    parts: list[str] = []
+    for text in [value] if isinstance(value, str) else value:
+        for part in str(text).split(","):
+            if re.match(r"\w+=", part.strip()) and parts and "=" in parts[-1]:
+                parts[-1] += f",{part.strip()}"
+            else:
+                parts.append(part.strip())
+    return [part for part in parts if part]
+
+
+def _whole(value: Any, word: str) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"expected a whole number or {word}, got {value!r}") from None
+
+
+def _count(value: Any) -> int | None:
+    return None if value is None or value == "all" else _whole(value, "all")
+
+
+def _batch_size(value: Any) -> int | str:
+    size = value if value == "auto" else _whole(value, "auto")
+    if size != "auto" and size < 1:
+        raise UsageError(f"must be a positive number or auto, got {value}")
+    return size
+
+
+def _size(value: Any) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    given = value.lower().replace("x", ",").split(",") if isinstance(value, str) else value
+    given = given if isinstance(given, Sequence) else [given]
+    try:
+        sides = [int(side) for side in given]
+    except (TypeError, ValueError):
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 2:
+        raise UsageError(f"expected H or H,W of at least 2 pixels, got {value!r}")
+    return sides[0], sides[-1]
+
+
+def _numbers(value: Any) -> tuple[float, ...] | None:
+    if value is None or isinstance(value, int | float):
+        return None if value is None else (float(value),)
+    try:
+        return tuple(float(part) for part in split_commas(value)) or None
+    except ValueError:
+        raise UsageError(f"expected numbers separated by commas, got {','.join(map(str, value))!r}") from None
+
+
+def _layers(value: Any) -> tuple[str, ...]:
+    return tuple(split_commas(value or ())) or ("blocks",)
+
+
+def _variants(value: Any) -> tuple[str, ...]:
+    """Specs, built-ins in their own order; `original` is always among them."""
+    asked = ["original"]
+    built_in = [entry.name for entry in registry.entries("variants") if entry.sha256 is None]
+    for name in split_commas(value or DEFAULT_VARIANTS):
+        asked += built_in if name == "all" else [registry.find("variants", name).spec]
+    ordered = [name for name in built_in if name in asked]
+    return (*ordered, *dict.fromkeys(name for name in asked if name not in ordered))
+
+
+DEFAULT_VARIANTS = ("original", "channel-shuffled", "mean-channel")
+
+
+class Config(BaseModel):
+    """What `bench` can be asked for.
+
+    Values are checked on construction, whether they come from Python or as text from a command line.
+
+    Raises:
+        UsageError: an unknown name, or a value out of range.
+
+    Example:
+        >>> Config(layers="stages", variants="original", images="all").layers
+        ('stages',)
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    checkpoint: Annotated[
+        Path | None,
+        Option("Weights: a safetensors or torch file.", MODEL, "model", metavar="FILE", one_model=True),
+    ] = None
+    pretrained: Annotated[bool, Option("Published or random weights.", MODEL, "model")] = True
+    input_size: Annotated[
+        tuple[int, int] | None,
+        BeforeValidator(_size),
+        Option(
+            "Size of the input, in place of the model's own.",
+            MODEL,
+            "model",
+            "pixels",
+            metavar="H[,W]",
+            text=True,
+        ),
+    ] = None
+    mean: Annotated[
+        tuple[float, ...] | None,
+        BeforeValidator(_numbers),
+        Option(
+            "Mean that is subtracted, one or one a channel.", MODEL, "model", metavar="M,...", repeatable=True
+        ),
+    ] = None
+    std: Annotated[
+        tuple[float, ...] | None,
+        BeforeValidator(_numbers),
+        Option(
+            "Deviation that is divided by, one or one a channel.",
+            MODEL,
+            "model",
+            metavar="S,...",
+            repeatable=True,
+        ),
+    ] = None
+    dataset: Annotated[
+        Any, Option("Which images; `diffsens ls datasets` lists the names.", IMAGES, "data", metavar="SPEC")
+    ] = "dead-leaves"
+    data_dir: Annotated[Path | None, Option("Folder of the images.", IMAGES, "data", metavar="DIR")] = None
+    split: Annotated[str | None, Option("Split of the data set.", IMAGES, "data")] = None
+    images: Annotated[
+        int | None,
+        BeforeValidator(_count),
+        Option("How many images, chosen by the seed.", IMAGES, "data", metavar="N|all", text=True),
+    ] = 500
+    download: Annotated[bool, Option("Fetch the data set, where that can be done.", IMAGES, "data")] = False
+    full_error: Annotated[bool, Option("Test error over the whole split.", IMAGES, "key")] = False
+    test_error: Annotated[
+        float | None,
+        Field(ge=0, le=1),
+        Option("A known test error, as a fraction.", IMAGES, "key", one_model=True),
+    ] = None
+    dims: Annotated[int | None, Option("scale1, scale2: 1 or 2 dimensions.", IMAGES, "data")] = None
+    size: Annotated[int | None, Option("scale1, scale2: side of the images.", IMAGES, "data", "pixels")] = (
+        None
+    )
+    xi: Annotated[
+        float | None, Option("scale1: the distance; scale2: side of a patch.", IMAGES, "data", "pixels")
+    ] = None
+    gap: Annotated[
+        float | None, Option("scale1: width of the distances around xi left out.", IMAGES, "data", "pixels")
+    ] = None
+    deformation: Annotated[
+        Any,
+        Option(
+            "Deformation; `diffsens ls deformations` lists the names.",
+            PERTURBATION,
+            "protocol",
+            metavar="SPEC",
+        ),
+    ] = "diffeo"
+    delta: Annotated[float, Option("Size of the deformation.", PERTURBATION, "protocol", "pixels")] = 1.0
+    cut: Annotated[int, Option("Cutoff of the deformation's Fourier modes.", PERTURBATION, "protocol")] = 3
+    noise: Annotated[
+        Any,
+        Option("Noise; its norm is that of the deformation.", PERTURBATION, "protocol", metavar="SPEC"),
+    ] = "gaussian"
+    corruption: Annotated[
+        float,
+        Field(ge=0, allow_inf_nan=False),
+        Option(
+            "Standard deviation of noise that is fixed for each image, in units of the network's input.",
+            PERTURBATION,
+            "protocol",
+            recorded="corruption_sigma",
+            metavar="SIGMA",
+            aliases=("corrupt",),
+        ),
+    ] = 0.0
+    seed: Annotated[
+        int,
+        Field(ge=0, lt=2**63),
+        Option(
+            "Of the sample, the perturbations, the shuffles and random weights.", PERTURBATION, "protocol"
+        ),
+    ] = 0
+    layers: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_layers),
+        Option(
+            "stages, blocks (default), convs, all, or shell patterns.", LAYERS, "protocol", repeatable=True
+        ),
+    ] = ("blocks",)
+    variants: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_variants),
+        Option(
+            "original, channel-shuffled, mean-channel (default); `diffsens ls variants` lists more; or all.",
+            LAYERS,
+            "key",
+            recorded="",
+            repeatable=True,
+        ),
+    ] = DEFAULT_VARIANTS
+    shuffles: Annotated[
+        int, Field(ge=1), Option("Channel-shuffled copies that are averaged.", LAYERS, "protocol")
+    ] = 1
+    shuffle_linear: Annotated[
+        bool, Option("Shuffle the inputs of linear layers too.", LAYERS, "protocol")
+    ] = False
+    init_samples: Annotated[
+        int, Field(ge=1), Option("Fresh initialisations that are averaged.", LAYERS, "protocol")
+    ] = 1
+    device: Annotated[str, Option("auto, cpu, cuda or cuda:i.", RUNNING, "run")] = "auto"
+    batch_size: Annotated[
+        int | str,
+        BeforeValidator(_batch_size),
+        Option(
+            "Images a batch; a forward sees three times as many.", RUNNING, "run", metavar="N|auto", text=True
+        ),
+    ] = "auto"
+    amp: Annotated[
+        bool, Option("Forwards in bfloat16 (autocast): other numbers.", RUNNING, "protocol", recorded="")
+    ] = False
+    tf32: Annotated[
+        bool, Option("Forwards in TF32 on CUDA: other numbers.", RUNNING, "protocol", recorded="")
+    ] = False
+
+    def __init__(self, **values: Any) -> None:
+        known = options(type(self))
+        names = {alias: name for name, option in known.items() for alias in option.aliases}
+        values = {names.get(name, name): value for name, value in values.items()}
+        for name in values:
+            if name not in known:
+                raise unknown("option", name, known)
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _usage_error(error) from None
+
+    def given(self, name: str) -> bool:
+        """Whether an option is not at its default."""
+        different = getattr(self, name) != type(self).model_fields[name].default
+        return different if isinstance(different, bool) else True  # arrays compare element by element
+
+    def values(self, *groups: Group) -> dict[str, Any]:
+        """The options of these groups, under the names that records have for them."""
+        return {
+            option.recorded or name: getattr(self, name)
+            for name, option in options(type(self)).items()
+            if option.group in groups and option.recorded != ""
+        }
+
+    def changed(self, **values: Any) -> "Config":
+        """The same with other values."""
+        return type(self)(**{**dict(self), **values})
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values that another process, in another folder, reads the same: paths are absolute.
+
+        Raises:
+            UsageError: an option is an object, which no other process has.
+        """
+        found: dict[str, Any] = {}
+        for name, value in self:
+            if isinstance(value, Path):
+                value = str(value.expanduser().absolute())
+            elif name in _SPECS:
+                if not isinstance(value, str):
+                    raise UsageError(f"{name} must be a spec here, got a {type(value).__name__}")
+                value = registry.absolute(value)
+            elif isinstance(value, tuple):
+                value = [registry.absolute(v) if isinstance(v, str) else v for v in value]
+            found[name] = value
+        return found
+
+
+_SPECS = ("dataset", "deformation", "noise")
+
+
+def options(config: type[Config]) -> dict[str, Option]:
+    """Name of each field of a configuration -> what there is to know of it, in order."""
+    return {name: _option(field) for name, field in config.model_fields.items()}
+
+
+def _option(field: FieldInfo) -> Option:
+    return next(data for data in field.metadata if isinstance(data, Option))
+
+
+def with_config(
+    function: Callable[..., Any], parameter: str, config: type[Config]
+) -> inspect.Signature:
+    """The signature of a function with the fields of a configuration in place of one of its parameters."""
+    asked = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.annotation
+        )
+        for name, field in config.model_fields.items()
+    ]
+    signature = inspect.signature(function)
+    own = list(signature.parameters.values())
+    at = [p.name for p in own].index(parameter)
+    return signature.replace(parameters=[*own[:at], *asked, *own[at + 1 :]])
+
+
+def _usage_error(error: ValidationError) -> UsageError:
+    """The first fault, with the option's name, what was expected, and what came."""
+    fault = error.errors(include_url=False)[0]
+    name = str(fault["loc"][0]).replace("_", "-")
+    bounds = fault.get("ctx", {})
+    said = bounds.get("error")
+    words = {
+        "greater_than_equal": "must be at least {ge}",
+        "less_than_equal": "must be at most {le}",
+        "less_than": "must be below {lt}",
+        "finite_number": "must be finite",
+    }
+    if said is not None:
+        return said if str(said).startswith("unknown ") else UsageError(f"{name}: {said}")
+    text = words.get(fault["type"], fault["msg"][:1].lower() + fault["msg"][1:]).format(**bounds)
+    return UsageError(f"{name} {text}, got {fault['input']!r}")
