@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ from timm_diffsens.perturb.streams import stream
 from timm_diffsens.results.records.store import check_writable, find_record, load_record, write_record
 from timm_diffsens.schema import records
 from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
-from timm_diffsens.sensitivities.run import Pass, count_wrong, on_device, run_pass
-from timm_diffsens.sensitivities.triplets import Batch, Drawn, Protocol
+from timm_diffsens.sensitivities.run import Pass, PassSettings, count_wrong, on_device, run_pass
+from timm_diffsens.sensitivities.triplets import KEPT, Batch, Perturbation, PerturbedImages
 
 _NO_SCORES = "the network's output is not a finite score for each class"
 
@@ -109,8 +110,9 @@ class _Run:
     def __init__(self, plan: Plan, progress: Progress | None) -> None:
         self.plan, self.options, self.model = plan, plan.options, plan.model
         self.transform = plan.sample.transform(plan.model.input)
-        self.protocol = Protocol(plan.options.diffeo, plan.options.corrupt, plan.options.seed)
-        self.progress, self.drawn = progress, Drawn()
+        options = plan.options
+        self.perturbation = Perturbation(options.diffeo, corruption=options.corrupt, seed=options.seed)
+        self.images_in, self.progress = self._perturbed(plan.sample, KEPT), progress
         self.batch_size: int | str = plan.options.batch_size
         self.retries: list[str] = list(plan.retries)
         self.seconds: dict[str, float] = {}
@@ -169,15 +171,10 @@ class _Run:
         with on_device(module, self.plan.device):
             done = run_pass(
                 module,
-                self._batches,
-                self.protocol,
-                layers=self.options.layer_names,
-                batch_size=self.batch_size,  # type: ignore[arg-type]
-                mean_channel=mean_channel,
+                self.images_in,
+                replace(self._settings(), mean_channel=mean_channel),
                 labels=self.plan.labels if name == "original" else None,
                 progress=self._progress(name, total),
-                drawn=self.drawn,
-                precision=self.options.precision,
             )
         self.batch_size = done.batch_size  # what fitted once is not tried larger again
         self.retries += done.retries
@@ -189,9 +186,20 @@ class _Run:
         tell = self.progress
         return None if tell is None else lambda done: tell(name, done, total)
 
-    def _batches(self, size: int) -> Iterator[Batch]:
-        for positions, images in self.plan.sample.batches(self.transform, size):
-            yield [self.plan.sample.indices[i] for i in positions], images
+    def _settings(self) -> PassSettings:
+        options = self.options
+        return PassSettings(
+            options.layer_names,
+            self.batch_size,  # type: ignore[arg-type]
+            precision=options.precision,
+        )
+
+    def _perturbed(self, sample: ImageSample, keep: int = 0) -> PerturbedImages:
+        def batches(size: int) -> Iterator[Batch]:
+            for positions, images in sample.batches(self.transform, size):
+                yield [sample.indices[i] for i in positions], images
+
+        return PerturbedImages(batches, self.perturbation, keep)
 
     def _copies(self, name: str) -> Iterator[nn.Module]:
         module, options = self.model.module, self.options
@@ -225,13 +233,8 @@ class _Run:
         return records.TestError(reason=plan.no_labels or "not known")
 
     def _full_error(self, whole: ImageSample, labels: dict[int, int]) -> records.TestError:
-        def batches(size: int) -> Iterator[Batch]:
-            for positions, images in whole.batches(self.transform, 3 * size):
-                yield [whole.indices[i] for i in positions], images
-
-        progress, size = self._progress("test error", len(whole)), int(self.batch_size)
-        module, precision = self.plan.model.module, self.options.precision
-        wrong, n = count_wrong(module, batches(size), self.protocol, labels, progress, precision)
+        module, progress = self.plan.model.module, self._progress("test error", len(whole))
+        wrong, n = count_wrong(module, self._perturbed(whole), labels, self._settings(), progress)
         if wrong is None:
             return records.TestError(reason=_NO_SCORES)
         return _fraction(wrong, n, "measured on the full split")
