@@ -80,7 +80,7 @@ def prepare(setting):
     from timm_diffsens.models.loading import load_model
     from timm_diffsens.sensitivities.probe import Probe
     from timm_diffsens.sensitivities.run import channels_last
-    from timm_diffsens.sensitivities.triplets import Protocol, moved_batches
+    from timm_diffsens.sensitivities.triplets import Perturbation, PerturbedImages
 
     torch.set_num_threads(setting.threads)
     device = torch.device(setting.device)
@@ -94,17 +94,16 @@ def prepare(setting):
     loaded = load_model(setting.model, pretrained=False, input_options=side)
     model = loaded.module.eval().to(device)
     clean = torch.rand(setting.images, *loaded.input_shape, generator=torch.Generator().manual_seed(0))
-    like, indices, protocol = next(model.parameters()), range(setting.images), Protocol()
+    like, indices = next(model.parameters()), range(setting.images)
 
-    def source():
-        return iter([(indices, clean)] * setting.batches)
+    images = PerturbedImages(lambda size: iter([(indices, clean)] * setting.batches), Perturbation())
 
     def enter(stack):
         stack.enter_context(torch.no_grad())
         plain = torch.contiguous_format
         layout = stack.enter_context(channels_last(model)) if setting.ours else plain
         probe = None if setting.bare else stack.enter_context(Probe(model, setting.name))
-        batch = next(moved_batches(iter([(indices, clean)]), protocol, like, layout))[1]
+        batch = next(images.batches(setting.images, like, layout))[1]
         if probe:
             del batch
 
@@ -114,7 +113,8 @@ def prepare(setting):
                 for _ in range(setting.batches):
                     model(batch)
             else:
-                coming, asked = moved_batches(source(), protocol, like, layout), time.perf_counter()
+                coming = images.batches(setting.images, like, layout)
+                asked = time.perf_counter()
                 for _, triple in coming:
                     draws += time.perf_counter() - asked
                     model(triple)

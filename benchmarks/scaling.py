@@ -72,8 +72,8 @@ def one_pass(threads, device):
     import torch
 
     from timm_diffsens.sensitivities.reductions import dispatch
-    from timm_diffsens.sensitivities.run import run_pass
-    from timm_diffsens.sensitivities.triplets import Protocol
+    from timm_diffsens.sensitivities.run import PassSettings, run_pass
+    from timm_diffsens.sensitivities.triplets import Perturbation, PerturbedImages
 
     torch.set_num_threads(threads)
     device = torch.device(device)
@@ -92,7 +92,8 @@ def one_pass(threads, device):
         if done in (_BATCH, *MARKS):
             seen.append((now(device), memory(device) - before))
 
-    run_pass(model, source, Protocol(), layers="all", batch_size=_BATCH, progress=progress)
+    images = PerturbedImages(source, Perturbation())
+    run_pass(model, images, PassSettings("all", _BATCH), progress=progress)
     return seen
 
 

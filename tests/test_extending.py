@@ -1,6 +1,7 @@
 """docs/extending.md, run as it stands: one file outside the package for each open kind."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -8,14 +9,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from timm_diffsens import bench, read_records
+from timm_diffsens import Diffeo, bench, read_records
 from timm_diffsens.cli import app
 from timm_diffsens.models.nets import make_net
+from timm_diffsens.perturb.noise import of_matched_norm
+from timm_diffsens.registry import find
 from timm_diffsens.results.records.store import load_record
 
-PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"```python file=(\S+)\n(.*?)```", PAGE, re.DOTALL))
 COMMANDS = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 KINDS = {"deformations": "shift", "noises": "checks", "variants": "rounded", "datasets": "stripes"}
@@ -84,13 +89,7 @@ def test_a_changed_source_is_another_protocol(folder, tmp_path, monkeypatch):
 
 
 def test_a_noise_of_ones_own_has_the_norm_of_the_deformation(folder):
-    """For the identity layer E ||eta||^2 = E ||tau x - x||^2, so R = 1 whatever the direction of the noise."""
-    from timm_diffsens import Diffeo
-    from timm_diffsens.registry import find
-    import torch
-
-    from timm_diffsens.perturb.noise import of_matched_norm
-
+    """For the identity layer E ||eta||^2 = E ||tau x - x||^2, so R = 1."""
     noise = of_matched_norm(find("noises", str(folder / "checks.py") + ":checks").build())
     clean = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     deformed = Diffeo()(clean, torch.Generator().manual_seed(1))
@@ -136,11 +135,18 @@ def test_an_executor_of_ones_own_gives_the_same_records(folder):
         assert again.key == record.key
 
 
+def python(code, *folders):
+    """Run code with these folders on the path; what it prints."""
+    path = os.pathsep.join([str(ROOT), *map(str, folders)])
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_the_page_in_python(folder):
     (code,) = re.findall(r"```python run\n(.*?)```", PAGE, re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Shift:pixels=2@")
+    assert python(code, folder).startswith("Shift:pixels=2@")
 
 
 def test_an_installed_package_adds_names(tmp_path):
@@ -156,21 +162,9 @@ def test_an_installed_package_adds_names(tmp_path):
         "record = bench('net/lenet', deformation='sideways:pixels=3', **asked)\n"
         "print(json.dumps([names('deformations'), record.protocol.deformation]))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONPATH": str(tmp_path), **_environment()},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    listed, recorded = json.loads(done.stdout)
+    listed, recorded = json.loads(python(code, tmp_path))
     assert "sideways" in listed
     assert recorded.startswith("sideways:pixels=3@")
-
-
-def _environment():
-    import os
-
-    root = str(Path(__file__).parents[1])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
 
 
 def test_an_object_is_recorded_like_its_spec(folder, monkeypatch):

@@ -9,10 +9,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from timm_diffsens import UsageError, bench, read_records
-from timm_diffsens.benchmark.options import Options
 from timm_diffsens.device import seeding
 from timm_diffsens.errors import DiffsensWarning
 from timm_diffsens.results.records.store import record_text
+from timm_diffsens.schema.config import Config
 from timm_diffsens.schema.records import VARIANTS, Record, verify_key
 
 QUICK = {"pretrained": False, "images": 12, "layers": "stages"}
@@ -104,7 +104,7 @@ def key_of():
     def key(change):
         text = repr(change)
         if text not in seen:
-            seen[text] = prepare("test_resnet", Options(**QUICK | change)).key
+            seen[text] = prepare("test_resnet", Config(**QUICK | change)).key
         return seen[text]
 
     return key
@@ -115,7 +115,7 @@ def test_the_key_knows_the_weights():
 
     one, other = timm.create_model("test_resnet"), timm.create_model("test_resnet")
     other.load_state_dict(one.state_dict())
-    options = Options(images=4)
+    options = Config(images=4)
     assert prepare(one, options).key == prepare(other, options).key
     with torch.no_grad():
         other.fc.bias[3] += 1e-6
@@ -300,7 +300,7 @@ def test_options_without_effect_are_refused(published):
 def test_the_key_knows_the_code_of_a_network_of_ones_own(tmp_path):
     from timm_diffsens.benchmark.plan import prepare
 
-    options = Options(images=4, input_size=32, mean=0.5, std=0.5)
+    options = Config(images=4, input_size=32, mean=0.5, std=0.5)
     layer = torch.nn.Conv2d(3, 2, 3)
     keys = {
         prepare(torch.nn.Sequential(layer, act), options).key for act in (torch.nn.ReLU(), torch.nn.Tanh())

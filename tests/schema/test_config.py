@@ -86,8 +86,12 @@ def test_wrong_values_are_named_with_what_was_expected(values, message):
 
 
 def test_text_and_values_mean_the_same():
-    text = Config(images="all", input_size="32,48", mean="0.5,0.4,0.3", layers="convs,layer1.*", batch_size="7")
-    values = Config(images=None, input_size=(32, 48), mean=[0.5, 0.4, 0.3], layers=["convs", "layer1.*"], batch_size=7)
+    text = Config(
+        images="all", input_size="32,48", mean="0.5,0.4,0.3", layers="convs,layer1.*", batch_size="7"
+    )
+    values = Config(
+        images=None, input_size=(32, 48), mean=[0.5, 0.4, 0.3], layers=["convs", "layer1.*"], batch_size=7
+    )
     assert text == values
     assert Config(input_size=32).input_size == (32, 32)
 
@@ -116,7 +120,12 @@ def test_arguments_stay_with_their_name():
 def test_every_option_says_what_it_is():
     for name, option in options(Config).items():
         assert option.help.endswith("."), name
-        assert option.help[0].isupper() or option.help.split()[0].rstrip(",:") in ("stages", "original", "auto", "scale1")
+        assert option.help[0].isupper() or option.help.split()[0].rstrip(",:") in (
+            "stages",
+            "original",
+            "auto",
+            "scale1",
+        )
 
 
 def test_plain_options_are_read_back_the_same_in_another_folder(tmp_path, monkeypatch):

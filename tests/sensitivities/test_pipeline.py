@@ -10,8 +10,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from timm_diffsens import Diffeo, UsageError, measure, sensitivity
 from timm_diffsens.errors import MeasurementError
-from timm_diffsens.sensitivities.run import channels_last, count_wrong, is_out_of_memory, run_pass
-from timm_diffsens.sensitivities.triplets import Drawn, Protocol, corrupted, moved_batches, triplets
+from timm_diffsens.sensitivities.run import (
+    PassSettings,
+    channels_last,
+    count_wrong,
+    is_out_of_memory,
+    run_pass,
+)
+from timm_diffsens.sensitivities.triplets import KEPT, Perturbation, PerturbedImages, source_of
 
 VALUES = ("d", "g", "r", "d_stderr", "g_stderr", "r_stderr")
 
@@ -52,9 +58,9 @@ def test_batch_size_does_not_matter_in_double_precision(resnet, images):
 
 
 def test_draws_belong_to_the_image(images):
-    whole = triplets(images[:8], range(8), Protocol(seed=3)).reshape(3, 8, 3, 32, 32)
+    whole = Perturbation(seed=3).triplets(images[:8], range(8)).reshape(3, 8, 3, 32, 32)
     order = [5, 0, 7]
-    part = triplets(images[order], order, Protocol(seed=3)).reshape(3, 3, 3, 32, 32)
+    part = Perturbation(seed=3).triplets(images[order], order).reshape(3, 3, 3, 32, 32)
     # resampling and norms are per image, so equal to the bit in any batch
     assert torch.equal(part[:2], whole[:2, order])
     assert torch.allclose(part[2], whole[2, order], rtol=0, atol=1e-6)
@@ -63,8 +69,8 @@ def test_draws_belong_to_the_image(images):
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_layout_does_not_change_a_bit_of_the_draws(layout):
     images = torch.rand(3, 3, 160, 160, generator=torch.Generator().manual_seed(1))
-    found = triplets(images, [4, 0, 9], Protocol(), layout)
-    assert torch.equal(found, triplets(images, [4, 0, 9], Protocol()))
+    found = Perturbation().triplets(images, [4, 0, 9], layout)
+    assert torch.equal(found, Perturbation().triplets(images, [4, 0, 9]))
     assert found.is_contiguous(memory_format=layout)
 
 
@@ -72,13 +78,13 @@ def test_batches_for_another_device_are_made_ahead():
     """`meta` stands for a GPU here: it has shapes and no values."""
     made = []
 
-    def source():
+    def source(size):
         for i in range(3):
             made.append(i)
             yield [i], torch.rand(1, 3, 16, 16)
 
     like = torch.empty(0, device="meta", dtype=torch.float64)
-    batches = moved_batches(source(), Protocol(), like, torch.channels_last)
+    batches = PerturbedImages(source, Perturbation()).batches(1, like, torch.channels_last)
     indices, triple = next(batches)
     assert (list(indices), triple.device.type, triple.dtype) == ([0], "meta", torch.float64)
     assert triple.is_contiguous(memory_format=torch.channels_last)
@@ -87,25 +93,26 @@ def test_batches_for_another_device_are_made_ahead():
 
 
 def test_what_goes_wrong_ahead_is_raised_here():
-    def source():
+    def source(size):
         yield [0], torch.rand(1, 3, 16, 16)
         raise MeasurementError("the second image is gone")
 
-    batches = moved_batches(source(), Protocol(), torch.empty(0, device="meta"), torch.contiguous_format)
+    like = torch.empty(0, device="meta")
+    batches = PerturbedImages(source, Perturbation()).batches(1, like, torch.contiguous_format)
     next(batches)
     with pytest.raises(MeasurementError, match="second image"):
         next(batches)
 
 
 def test_seed_changes_the_draws_and_nothing_else_does(images):
-    one, same, other = (triplets(images[:4], range(4), Protocol(seed=s)) for s in (1, 1, 2))
+    one, same, other = (Perturbation(seed=s).triplets(images[:4], range(4)) for s in (1, 1, 2))
     assert torch.equal(one, same)
     assert torch.equal(one[:4], other[:4])
     assert not torch.equal(one[4:], other[4:])
 
 
 def test_noise_has_the_norm_of_the_deformation_image_by_image(images):
-    clean, moved, noised = triplets(images.double(), range(64), Protocol()).chunk(3)
+    clean, moved, noised = Perturbation().triplets(images.double(), range(64)).chunk(3)
     deformation = (moved - clean).flatten(1).norm(dim=1)
     assert torch.allclose((noised - clean).flatten(1).norm(dim=1), deformation, rtol=1e-12)
 
@@ -115,6 +122,38 @@ def test_a_loader_gives_what_a_tensor_gives(resnet, images):
     for loader in (pairs, DataLoader(images[:20], batch_size=9)):
         found = measure(resnet, loader, layers="all", batch_size=4)
         assert largest_difference(found, measure(resnet, images[:20], layers="all", batch_size=4)) < 1e-5
+
+
+class Tagged(nn.Module):
+    """Takes more than images: tags, which it adds to what it makes of them, and a table of another length."""
+
+    def __init__(self, plain):
+        super().__init__()
+        self.plain = plain
+
+    def forward(self, tags, given, table):
+        return self.plain(given["images"]) + 0 * tags[:, None] * table.sum()
+
+
+def test_a_model_that_wants_more_than_images(resnet, images):
+    """The same network behind another signature: same images, same order, so the same numbers."""
+
+    def forward(model, batch):
+        table = torch.ones(7, 2)
+        return model(torch.arange(len(batch)), {"images": batch}, table=table)
+
+    tagged = Tagged(resnet)
+    found = measure(tagged, images[:20], layers="*layer*", batch_size=6, forward=forward)
+    plain = measure(resnet, images[:20], layers="*layer*", batch_size=6)
+    assert [layer.layer for layer in found[:-1]] == [f"plain.{layer.layer}" for layer in plain[:-1]]
+    assert [[getattr(layer, name) for name in VALUES] for layer in found] == [
+        [getattr(layer, name) for name in VALUES] for layer in plain
+    ]
+    labels = dict.fromkeys(range(20), 3)
+    settings = PassSettings(batch_size=6, forward=forward)
+    wrong = run_pass(tagged, perturbed(images[:20]), settings, labels=labels).wrong
+    assert count_wrong(tagged, perturbed(images[:20]), labels, settings) == (wrong, 20)
+    assert run_pass(resnet, perturbed(images[:20]), labels=labels).wrong == wrong
 
 
 def test_an_iterator_is_refused(resnet, images):
@@ -149,7 +188,7 @@ def test_a_model_that_returns_no_tensor(images):
 
 def test_a_single_layer_against_the_definition(images):
     layer = nn.Conv2d(3, 5, 3, padding=1).double()
-    moved = triplets(images.double(), range(64), Protocol(Diffeo(delta=2), seed=9))
+    moved = Perturbation(Diffeo(delta=2), seed=9).triplets(images.double(), range(64))
     with torch.no_grad():
         expected = sensitivity(*layer(moved).chunk(3))
     found = measure(nn.Sequential(layer), images.double(), diffeo=Diffeo(delta=2), seed=9, batch_size=10)[-1]
@@ -182,35 +221,30 @@ GPU_FULL = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.
 @pytest.mark.parametrize(("fits", "used"), [(4, 4), (3, 2), (1, 1)])
 def test_out_of_memory_halves_the_batch_and_loses_nothing(images, error, fits, used):
     model = Hungry(fits, error).eval()
-    done = run_pass(model, _source(images[:20]), Protocol(), layers="all", batch_size=16)
+    done = run_pass(model, perturbed(images[:20]), PassSettings("all", 16))
     assert done.batch_size == used
     assert len(done.retries) == {4: 2, 2: 3, 1: 4}[used]
     assert "batch size 16" in done.retries[0]
     model.fits = 100
-    smooth = run_pass(model, _source(images[:20]), Protocol(), layers="all", batch_size=used)
+    smooth = run_pass(model, perturbed(images[:20]), PassSettings("all", used))
     assert done.layers == smooth.layers  # nothing of the failed attempts is left in the sums
 
 
 def test_out_of_memory_with_one_image_is_an_error(images):
     with pytest.raises(MeasurementError, match="one image a batch"):
-        run_pass(Hungry(0, CPU_FULL).eval(), _source(images), Protocol(), batch_size=2)
+        run_pass(Hungry(0, CPU_FULL).eval(), perturbed(images), PassSettings(batch_size=2))
 
 
 def test_anything_else_is_tried_once(images):
     model = Hungry(0, RuntimeError("mat1 and mat2 shapes cannot be multiplied")).eval()
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        run_pass(model, _source(images), Protocol(), batch_size=16)
+        run_pass(model, perturbed(images), PassSettings(batch_size=16))
     assert model.forwards <= 3  # two looks at it at most, and the forward itself
     assert not is_out_of_memory(ValueError("out of memory"))
 
 
-def _source(images):
-    def cut(size):
-        for start in range(0, len(images), size):
-            part = images[start : start + size]
-            yield range(start, start + len(part)), part
-
-    return cut
+def perturbed(images):
+    return PerturbedImages(source_of(images), Perturbation())
 
 
 def test_top_1_errors_are_counted_on_the_clean_part(resnet, images):
@@ -219,18 +253,19 @@ def test_top_1_errors_are_counted_on_the_clean_part(resnet, images):
     labels = {i: int(c) for i, c in enumerate(truth)}
     for i in range(10):
         labels[i] = (labels[i] + 1) % 1000
-    assert run_pass(resnet, _source(images), Protocol(), labels=labels).wrong == 10
-    assert count_wrong(resnet, _source(images)(9), Protocol(), labels) == (10, 64)
+    assert run_pass(resnet, perturbed(images), labels=labels).wrong == 10
+    for size in (3, "auto"):
+        assert count_wrong(resnet, perturbed(images), labels, PassSettings(batch_size=size)) == (10, 64)
 
 
 def test_corruption_is_fixed_for_each_image_and_comes_before_everything(images):
-    protocol = Protocol(corruption=0.3, seed=4)
-    one, again = corrupted(images[:4], [0, 1, 2, 3], protocol), corrupted(images[2:4], [2, 3], protocol)
+    fixed = Perturbation(corruption=0.3, seed=4)
+    one, again = fixed.corrupted(images[:4], [0, 1, 2, 3]), fixed.corrupted(images[2:4], [2, 3])
     assert torch.equal(one[2:], again)
     noise = one - images[:4]
     # 12,288 draws: the standard deviation's own relative error is 1/sqrt(2 * 12288) = 0.64 %
     assert noise.std().item() == pytest.approx(0.3, rel=4 * 0.0064)
-    assert torch.equal(corrupted(images, range(64), Protocol()), images)
+    assert torch.equal(Perturbation().corrupted(images, range(64)), images)
 
 
 def test_layout_is_put_back(resnet):
@@ -286,9 +321,13 @@ def counted(images):
     return source, asked
 
 
-def passes(drawn, source, size=4, layout=torch.contiguous_format, dtype=torch.float32, spoil=None):
+def keeping(source, keep=KEPT):
+    return PerturbedImages(source, Perturbation(), keep)
+
+
+def passes(drawn, size=4, layout=torch.contiguous_format, dtype=torch.float32, spoil=None):
     like, found = torch.empty(0, dtype=dtype), []
-    for number, (indices, triple) in enumerate(drawn.batches(source, size, Protocol(), like, layout)):
+    for number, (indices, triple) in enumerate(drawn.batches(size, like, layout)):
         found.append((list(indices), triple.clone()))
         if spoil == number:
             triple.add_(1)
@@ -297,8 +336,8 @@ def passes(drawn, source, size=4, layout=torch.contiguous_format, dtype=torch.fl
 
 def test_a_second_pass_draws_nothing_and_sees_the_same():
     source, asked = counted(torch.rand(10, 3, 32, 32))
-    drawn = Drawn()
-    first, second, fresh = passes(drawn, source), passes(drawn, source), passes(Drawn(0), source)
+    drawn = keeping(source)
+    first, second, fresh = passes(drawn), passes(drawn), passes(keeping(source, 0))
     assert asked == [4, 4]  # the first pass, and the one that keeps nothing
     for a, b, c in zip(first, second, fresh, strict=True):
         assert a[0] == b[0] == c[0]
@@ -308,11 +347,11 @@ def test_a_second_pass_draws_nothing_and_sees_the_same():
 
 def test_other_batches_are_drawn_anew():
     source, asked = counted(torch.rand(10, 3, 32, 32))
-    drawn = Drawn()
-    passes(drawn, source)
-    assert len(passes(drawn, source, size=5)) == 2
-    passes(drawn, source, size=5, layout=torch.channels_last)
-    assert passes(drawn, source, size=5, dtype=torch.float64)[0][1].dtype == torch.float64
+    drawn = keeping(source)
+    passes(drawn)
+    assert len(passes(drawn, size=5)) == 2
+    passes(drawn, size=5, layout=torch.channels_last)
+    assert passes(drawn, size=5, dtype=torch.float64)[0][1].dtype == torch.float64
     assert asked == [4, 5, 5, 5]
 
 
@@ -321,9 +360,9 @@ def test_beyond_the_limit_nothing_is_kept():
     source, asked = counted(images)
     for limit, times in ((3 * images.nbytes, 1), (3 * images.nbytes - 1, 2)):
         asked.clear()
-        drawn = Drawn(limit)
-        passes(drawn, source)
-        passes(drawn, source)
+        drawn = keeping(source, limit)
+        passes(drawn)
+        passes(drawn)
         assert len(asked) == times
     assert drawn._batches == []
 
@@ -332,22 +371,22 @@ def test_beyond_the_limit_nothing_is_kept():
 @pytest.mark.parametrize("number", [0, 2])
 def test_what_a_network_has_written_into_is_drawn_anew(pass_, number):
     source, asked = counted(torch.rand(10, 3, 32, 32))
-    drawn = Drawn()
-    truth = passes(Drawn(0), source)
+    drawn = keeping(source)
+    truth = passes(keeping(source, 0))
     asked.clear()
     for k in range(3):
-        found = passes(drawn, source, spoil=number if k == pass_ else None)
+        found = passes(drawn, spoil=number if k == pass_ else None)
         assert all(torch.equal(a[1], b[1]) for a, b in zip(found, truth, strict=True))
     assert len(asked) == 2
 
 
 def test_a_pass_that_ends_early_keeps_nothing():
     source, asked = counted(torch.rand(10, 3, 32, 32))
-    drawn = Drawn()
-    for _ in drawn.batches(source, 4, Protocol(), torch.empty(0), torch.contiguous_format):
+    drawn = keeping(source)
+    for _ in drawn.batches(4, torch.empty(0), torch.contiguous_format):
         break
-    assert len(passes(drawn, source)) == 3
-    for _ in drawn.batches(source, 4, Protocol(), torch.empty(0), torch.contiguous_format):
+    assert len(passes(drawn)) == 3
+    for _ in drawn.batches(4, torch.empty(0), torch.contiguous_format):
         break
-    assert len(passes(drawn, source)) == 3
+    assert len(passes(drawn)) == 3
     assert asked == [4, 4, 4]

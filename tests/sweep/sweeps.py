@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from timm_diffsens.benchmark.options import Options
 from timm_diffsens.results.records.store import iter_records
-from timm_diffsens.sweep.jobs import Job, plain_options
+from timm_diffsens.schema.config import Config
+from timm_diffsens.sweep.jobs import Job
 from timm_diffsens.sweep.work import work
 
-QUICK = Options(pretrained=False, images=2, layers="output", variants="original")
+QUICK = Config(pretrained=False, images=2, layers="output", variants="original")
 TINY = [
     *(
         f"test_{name}"
@@ -52,8 +52,8 @@ class Here:
             yield job, work(job)
 
 
-def jobs(out: Path, *models: str, options: Options | None = QUICK, **more) -> list[Job]:
-    plain = None if options is None else plain_options(options)
+def jobs(out: Path, *models: str, options: Config | None = QUICK, **more) -> list[Job]:
+    plain = None if options is None else options.plain()
     return [Job(model, str(out), options=plain, threads=1, **more) for model in models]
 
 

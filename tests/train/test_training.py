@@ -109,10 +109,10 @@ def test_corruption_is_fixed_for_each_image_and_the_one_bench_uses():
     noise = noisy.train.x - clean.train.x
     # 128 * 1024 draws: the standard deviation's own relative error is 1/sqrt(2 n) = 0.2 %
     assert noise.std().item() == pytest.approx(0.5, rel=4 * 0.002)
-    from timm_diffsens.sensitivities.triplets import Protocol, corrupted
+    from timm_diffsens.sensitivities.triplets import Perturbation
 
     sample = ScaleDetection().test(10_000)
-    first = corrupted(sample.images[:5], sample.indices[:5].tolist(), Protocol(corruption=0.5))
+    first = Perturbation(corruption=0.5).corrupted(sample.images[:5], sample.indices[:5].tolist())
     assert torch.equal(noisy.test.x[:5], first)
 
 

@@ -24,7 +24,7 @@ from timm_diffsens.perturb.pixels import ActivePixels
 from timm_diffsens.registry import Entry
 from timm_diffsens.schema import records
 from timm_diffsens.schema.config import Config
-from timm_diffsens.sensitivities.perturbed import Perturbation
+from timm_diffsens.sensitivities.triplets import Perturbation
 
 _SCALE = ("dims", "size", "xi", "gap")
 _OF_DIFFEO = ("delta", "cut")

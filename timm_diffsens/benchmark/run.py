@@ -24,8 +24,8 @@ from timm_diffsens.results.records.store import check_writable, find_record, loa
 from timm_diffsens.schema import records
 from timm_diffsens.schema.config import Config, with_config
 from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
-from timm_diffsens.sensitivities.perturbed import KEPT, Batch, PerturbedImages
 from timm_diffsens.sensitivities.run import Pass, PassSettings, count_wrong, on_device, run_pass
+from timm_diffsens.sensitivities.triplets import KEPT, Batch, PerturbedImages
 
 _NO_SCORES = "the network's output is not a finite score for each class"
 
@@ -113,7 +113,7 @@ class _Run:
     def __init__(self, plan: Plan, progress: Progress | None) -> None:
         self.plan, self.config, self.model = plan, plan.config, plan.model
         self.transform = plan.sample.transform(plan.model.input)
-        self.images = PerturbedImages(self._batches, plan.perturbation, keep=KEPT)
+        self.images = self._perturbed(plan.sample, keep=KEPT)
         self.settings = PassSettings(
             layers=self.config.layers, batch_size=self.config.batch_size, precision=precision_of(self.config)
         )
@@ -200,10 +200,6 @@ class _Run:
         tell = self.progress
         return None if tell is None else lambda done: tell(name, done, total)
 
-    def _batches(self, size: int) -> Iterator[Batch]:
-        for positions, images in self.plan.sample.batches(self.transform, size):
-            yield [self.plan.sample.indices[i] for i in positions], images
-
     def _test_error(self, original: Pass) -> records.TestError:
         config, plan = self.config, self.plan
         if config.test_error is not None:
@@ -218,22 +214,28 @@ class _Run:
         if plan.labels is not None:
             return records.TestError(reason=_NO_SCORES)
         # what was published holds for ImageNet, clean and prepared as the authors did, and for nothing else
-        as_published = plan.sample.labels is None and not config.corruption and not any(map(config.given, ("input_size", "mean", "std")))
+        as_published = (
+            plan.sample.labels is None
+            and not config.corruption
+            and not any(map(config.given, ("input_size", "mean", "std")))
+        )
         if as_published and plan.model.published_error is not None:
             return records.TestError(value=plan.model.published_error, source="published")
         return records.TestError(reason=plan.no_labels or "not known")
 
     def _full_error(self, whole: ImageSample, labels: dict[int, int]) -> records.TestError:
-        def batches(size: int) -> Iterator[Batch]:
-            for positions, images in whole.batches(self.transform, 3 * size):
-                yield [whole.indices[i] for i in positions], images
-
-        progress, size = self._progress("test error", len(whole)), int(self.settings.batch_size)
-        module, precision = self.plan.model.module, self.settings.precision
-        wrong, n = count_wrong(module, batches(size), self.protocol, labels, progress, precision)
+        module, progress = self.plan.model.module, self._progress("test error", len(whole))
+        wrong, n = count_wrong(module, self._perturbed(whole), labels, self.settings, progress)
         if wrong is None:
             return records.TestError(reason=_NO_SCORES)
         return _fraction(wrong, n, "measured on the full split")
+
+    def _perturbed(self, sample: ImageSample, keep: int = 0) -> PerturbedImages:
+        def batches(size: int) -> Iterator[Batch]:
+            for positions, images in sample.batches(self.transform, size):
+                yield [sample.indices[i] for i in positions], images
+
+        return PerturbedImages(batches, self.plan.perturbation, keep)
 
 
 def _fraction(wrong: int, n: int, source: Any) -> records.TestError:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from timm_diffsens.benchmark.options import Options
 from timm_diffsens.benchmark.plan import prepare
 from timm_diffsens.benchmark.run import run_once
 from timm_diffsens.data.loading import load_images
@@ -21,6 +20,7 @@ from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.streams import streams
 from timm_diffsens.reproduce.settings import Settings
 from timm_diffsens.results.records.store import find_record, load_record, write_record
+from timm_diffsens.schema.config import Config
 from timm_diffsens.schema.protocol import digest
 from timm_diffsens.schema.records import Record
 from timm_diffsens.train.data import TaskData, load_task
@@ -196,7 +196,7 @@ class Workshop:
     def _measured(self, group: str, model: str, name: str, asked: dict[str, Any]) -> Record:
         settings = self.settings
         given = {"shuffles": settings.shuffles, "init_samples": settings.init_samples} | asked
-        options = Options(images=settings.images, device=self.device, **given)
+        options = Config(images=settings.images, device=self.device, **given)
         plan = prepare(model, options)
         folder = self.records_of(group) / "records"
         for other in sorted((self.out / _BOARDS).glob("*/records")):

@@ -336,9 +336,7 @@ def _option(field: FieldInfo) -> Option:
     return next(data for data in field.metadata if isinstance(data, Option))
 
 
-def with_config(
-    function: Callable[..., Any], parameter: str, config: type[Config]
-) -> inspect.Signature:
+def with_config(function: Callable[..., Any], parameter: str, config: type[Config]) -> inspect.Signature:
     """The signature of a function with the fields of a configuration in place of one of its parameters."""
     asked = [
         inspect.Parameter(

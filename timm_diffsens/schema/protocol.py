@@ -24,7 +24,7 @@ class Protocol(Part):
     )
     cut: int | None = Field(description="cutoff of the displacement field's Fourier modes; max-entropy")
     rms_displacement: Number | None = Field(
-        description="exact rms displacement in pixels at this input size, null where the deformation does not say"
+        description="exact rms displacement in pixels at this input size, null where not known"
     )
     noise: str = "gaussian, norm matched image by image"
     corruption_sigma: Number = Field(0.0, description="sd of the noise fixed for each image, in input units")
@@ -35,7 +35,8 @@ class Protocol(Part):
     shuffle_linear: bool = False
     init_samples: int = Field(1, description="fresh initialisations averaged over")
     options: FreeForm = Field(
-        default_factory=dict, description="further options of the configuration that are not at their defaults"
+        default_factory=dict,
+        description="further options that are not at their defaults",
     )
     sha256: str = Field("", description="hash of the fields above; equal hashes are comparable")
 

@@ -1,7 +1,7 @@
 """The hooks: a context manager that reduces every layer's output the moment it is made."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -16,6 +16,8 @@ from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.sensitivities.estimator import Room, SensitivityEstimator
 from timm_diffsens.sensitivities.reductions.dispatch import prepare
 from timm_diffsens.sensitivities.reductions.plain import ROWS
+
+Forward = Callable[[nn.Module, torch.Tensor], Any]  # (model, images) -> what the model returns
 
 _PARTS = 3  # clean, moved, noised
 
@@ -63,6 +65,7 @@ class Probe:
         self._orders: dict[int, tuple[int, ...]] = {}
         self._counts: dict[str, int] = {}
         self._batch = 0
+        self._expected: int | None = None
         self._tracing = False
         self._handles: list[RemovableHandle] = []
         self._training: dict[nn.Module, bool] = {}
@@ -94,6 +97,14 @@ class Probe:
                 estimators[name] = SensitivityEstimator(room=estimator.room)
         self._faults.clear()
         self._orders.clear()
+
+    def run(self, images: torch.Tensor, forward: Forward | None = None) -> Any:
+        """One forward of images (3 n, c, h, w) by `forward(model, images)`, else by `model(images)`."""
+        self._expected = len(images)
+        try:
+            return forward(self.model, images) if forward else self.model(images)
+        finally:
+            self._expected = None
 
     @property
     def not_called(self) -> list[str]:
@@ -159,6 +170,8 @@ class Probe:
                 "the probe needs torch.no_grad(): inference_mode drops what shows in-place overwriting"
             )
         given = [t for _, t in tensors([*args, *kwargs.values()])]
+        if self._expected is not None:  # tensors of another length do not belong to the images
+            given = [t for t in given if t.ndim and len(t) == self._expected]
         if not given or given[0].ndim == 0 or len(given[0]) % _PARTS or len(given[0]) == 0:
             shape = tuple(given[0].shape) if given else None
             raise UsageError(

@@ -4,7 +4,7 @@ import gc
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -16,15 +16,34 @@ from timm_diffsens.errors import MeasurementError, UsageError, first_line
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.pixels import Deformation
 from timm_diffsens.schema.layers import LayerSensitivity
-from timm_diffsens.sensitivities.probe import Probe, model_output, unwrap
-from timm_diffsens.sensitivities.triplets import Batch, Drawn, Protocol, corrupted, with_layout
+from timm_diffsens.sensitivities.probe import Forward, Probe, model_output, unwrap
+from timm_diffsens.sensitivities.triplets import Perturbation, PerturbedImages, source_of
 
 BatchSize = int | Literal["auto"]
 
-_AUTO_PIXELS = (
-    16 * 224 * 224
-)  # images of an automatic batch: cache-friendly on a CPU, and few launches on a GPU
+# Of an automatic batch: it stays in the caches of a CPU, and needs few launches on a GPU.
+_AUTO_PIXELS = 16 * 224 * 224
 _AUTO_MOST = {"cpu": 64, "cuda": 256}
+
+
+@dataclass(frozen=True)
+class PassSettings:
+    """What a pass measures, and how.
+
+    Attributes:
+        layers: a selection or shell patterns, see `models.layers.select_layers`.
+        batch_size: images a forward (which sees three times as many), or "auto".
+        mean_channel: measure channel averages too.
+        precision: of the forwards.
+        forward: called as `forward(model, images)` in place of `model(images)`, for models that want more
+            than images; however many images it is given, (3 n, c, h, w) in a pass.
+    """
+
+    layers: str | Sequence[str] = "blocks"
+    batch_size: BatchSize = "auto"
+    mean_channel: bool = False
+    precision: Precision = FULL
+    forward: Forward | None = None
 
 
 @dataclass
@@ -59,11 +78,12 @@ def measure(
     seed: int = 0,
     device: str | torch.device | None = None,
     precision: Precision = FULL,
+    forward: Forward | None = None,
 ) -> list[LayerSensitivity]:
     """D, G and R of every layer of any module.
 
     Args:
-        model: any module that takes images (n, c, h, w); not changed.
+        model: any module that takes images (n, c, h, w), or more than images, see `forward`; not changed.
         images: a tensor (n, c, h, w) as the network wants it (normalised), or a loader that yields such
             tensors or (tensor, label) pairs; it is iterated again after an out-of-memory.
         diffeo: the deformation; by default `Diffeo(delta=1, cut=3)`. `ActivePixels` takes images (n, c, l)
@@ -74,6 +94,8 @@ def measure(
         seed: of the deformations and the noise; each image has its own stream.
         device: where to run; by default where the model is.
         precision: of the forwards.
+        forward: called as `forward(model, images)` in place of `model(images)`, for models that want more
+            than images. The images come in three equal parts (clean, deformed, noised), in one tensor.
 
     Raises:
         UsageError: wrong arguments. MeasurementError: fewer than two images, no output tensor.
@@ -90,67 +112,43 @@ def measure(
         layer4   0.80 True
         output   1.00 True
     """
-    protocol = Protocol(diffeo or Diffeo(), seed=seed)
+    perturbed = PerturbedImages(source_of(images), Perturbation(diffeo or Diffeo(), seed=seed))
+    settings = PassSettings(layers, batch_size, precision=precision, forward=forward)
     module = unwrap(model)
     with on_device(module, device):
-        done = run_pass(
-            module,
-            _as_source(images),
-            protocol,
-            layers=layers,
-            batch_size=batch_size,
-            precision=precision,
-        )
-    return done.layers
+        return run_pass(module, perturbed, settings).layers
 
 
 def run_pass(
     model: nn.Module,
-    source: Callable[[int], Iterator[Batch]],
-    protocol: Protocol,
+    images: PerturbedImages,
+    settings: PassSettings = PassSettings(),
     *,
-    layers: str | Sequence[str] = "blocks",
-    batch_size: BatchSize = "auto",
-    mean_channel: bool = False,
     labels: dict[int, int] | None = None,
     progress: Callable[[int], None] | None = None,
-    drawn: Drawn | None = None,
-    precision: Precision = FULL,
 ) -> Pass:
     """Measure one network; after an out-of-memory start again with half the batch.
 
     Args:
         model: in place on its device.
-        source: batch size -> batches; called again after an out-of-memory.
-        protocol: how images are moved.
-        layers: selection.
-        batch_size: images a forward, or "auto".
-        mean_channel: measure channel averages too.
+        images: and their perturbation.
+        settings: what is measured, and how.
         labels: image index -> class, for the top-1 error.
         progress: called with the number of images done after each batch.
-        drawn: keeps what is drawn for further passes over the same images under the same protocol.
-        precision: of the forwards.
+
+    Raises:
+        UsageError: wrong settings. MeasurementError: fewer than two images, no output tensor, not enough
+            memory for one image.
     """
-    precision.check(next((p.device for p in model.parameters()), torch.device("cpu")))
-    if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
-        raise UsageError(f"batch size must be a positive number or 'auto', got {batch_size!r}")
-    size = batch_size if isinstance(batch_size, int) else _automatic(source, model)
+    settings = replace(settings, batch_size=_batch_size(model, images, settings))
     retries: list[str] = []
     while True:
+        size = settings.batch_size
+        assert size != "auto"
         try:
-            return _run_once(
-                model,
-                source,
-                protocol,
-                layers,
-                size,
-                mean_channel,
-                labels,
-                progress,
-                retries,
-                drawn or Drawn(0),
-                precision,
-            )
+            done = _run_once(model, images, settings, labels, progress)
+            done.retries = retries
+            return done
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -158,34 +156,28 @@ def run_pass(
                 raise MeasurementError(
                     f"out of memory with one image a batch: {first_line(error)}"
                 ) from error
-            message = f"out of memory at batch size {size}"
         # outside the handler, whose traceback would keep the activations alive
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        retries.append(message)
-        size //= 2
+        retries.append(f"out of memory at batch size {size}")
+        settings = replace(settings, batch_size=size // 2)
 
 
 def _run_once(
     model: nn.Module,
-    source: Callable[[int], Iterator[Batch]],
-    protocol: Protocol,
-    layers: str | Sequence[str],
-    size: int,
-    mean_channel: bool,
+    images: PerturbedImages,
+    settings: PassSettings,
     labels: dict[int, int] | None,
     progress: Callable[[int], None] | None,
-    retries: list[str],
-    drawn: Drawn,
-    precision: Precision,
 ) -> Pass:
-    like = next(iter(model.parameters()), torch.empty(0))
+    like, size = _like(model), settings.batch_size
+    assert size != "auto"
     done, wrong = 0, torch.zeros((), device=like.device)
-    probe = Probe(model, layers, mean_channel=mean_channel)
-    with probe, torch.no_grad(), precision.applied(like.device), channels_last(model) as layout:
-        for indices, triple in drawn.batches(source, size, protocol, like, layout):
-            output = model_output(probe.model(triple))
+    probe = Probe(model, settings.layers, mean_channel=settings.mean_channel)
+    with probe, torch.no_grad(), settings.precision.applied(like.device), channels_last(model) as layout:
+        for indices, triplets in images.batches(size, like, layout):
+            output = model_output(probe.run(triplets, settings.forward))
             if labels is not None:
                 truth = torch.tensor([labels[i] for i in indices]).to(like.device, non_blocking=True)
                 wrong += _wrong(output, truth)
@@ -196,35 +188,37 @@ def _run_once(
             raise MeasurementError(f"at least 2 images are needed, got {done}")
         assert probe.trace is not None
         return Pass(
-            probe.results(),
-            probe.mean_channel_results() if mean_channel else None,
-            int(wrong) if labels is not None and bool(wrong.isfinite()) else None,
-            done,
-            size,
-            list(retries),
-            probe.trace.not_called,
-            probe.trace.weights,
+            layers=probe.results(),
+            mean_channel=probe.mean_channel_results() if settings.mean_channel else None,
+            wrong=int(wrong) if labels is not None and bool(wrong.isfinite()) else None,
+            images=done,
+            batch_size=size,
+            retries=[],
+            not_called=probe.trace.not_called,
+            weights=probe.trace.weights,
         )
 
 
 def count_wrong(
     model: nn.Module,
-    batches: Iterator[Batch],
-    protocol: Protocol,
+    images: PerturbedImages,
     labels: dict[int, int],
+    settings: PassSettings = PassSettings(),
     progress: Callable[[int], None] | None = None,
-    precision: Precision = FULL,
 ) -> tuple[int | None, int]:
-    """Top-1 errors (None without finite scores) and images seen, on clean (or corrupted) images only."""
-    like = next(iter(model.parameters()), torch.empty(0))
+    """Top-1 errors (None without finite scores) and images seen, on clean (or corrupted) images only.
+
+    A forward sees as many images as one of `run_pass` under the same settings: three batches.
+    """
+    like, size = _like(model), 3 * _batch_size(model, images, settings)
     flags = {module: module.training for module in model.modules()}
     wrong, done = 0.0, 0
     model.eval()
     try:
-        with torch.no_grad(), precision.applied(like.device), channels_last(model) as layout:
-            for indices, images in batches:
-                images = corrupted(images.to(like.dtype), indices, protocol)
-                output = model_output(model(with_layout(images, layout).to(like.device)))
+        with torch.no_grad(), settings.precision.applied(like.device), channels_last(model) as layout:
+            for indices, batch in images.corrupted(size, like, layout):
+                output = settings.forward(model, batch) if settings.forward else model(batch)
+                output = model_output(output)
                 truth = torch.tensor([labels[i] for i in indices], device=output.device)
                 wrong += float(_wrong(output, truth))
                 done += len(indices)
@@ -234,6 +228,24 @@ def count_wrong(
         for module, flag in flags.items():
             module.training = flag
     return (int(wrong) if math.isfinite(wrong) else None), done
+
+
+def _like(model: nn.Module) -> torch.Tensor:
+    """A tensor of the type and on the device of the network."""
+    return next(iter(model.parameters()), torch.empty(0))
+
+
+def _batch_size(model: nn.Module, images: PerturbedImages, settings: PassSettings) -> int:
+    """The batch size asked for, or one that suits the images and the device."""
+    device, size = _like(model).device, settings.batch_size
+    settings.precision.check(device)
+    if isinstance(size, int) and size > 0:
+        return size
+    if size != "auto":
+        raise UsageError(f"batch size must be a positive number or 'auto', got {size!r}")
+    first = images.first()
+    pixels = 1 if first is None else max(1, math.prod(first.shape[2:]))
+    return max(1, min(_AUTO_MOST.get(device.type, 64), _AUTO_PIXELS // pixels))
 
 
 def _wrong(output: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -293,45 +305,3 @@ def channels_last(model: nn.Module) -> Iterator[torch.memory_format]:
     finally:
         for weight in swapped:
             weight.data = weight.data.contiguous(memory_format=torch.contiguous_format)
-
-
-def _automatic(source: Callable[[int], Iterator[Batch]], model: nn.Module) -> int:
-    _, images = next(iter(source(1)), ((), torch.empty(0, 1, 1, 1)))
-    pixels = max(1, math.prod(images.shape[2:]))
-    device = next((p.device.type for p in model.parameters()), "cpu")
-    return max(1, min(_AUTO_MOST.get(device, 64), _AUTO_PIXELS // pixels))
-
-
-def _as_source(images: torch.Tensor | Iterable[Any]) -> Callable[[int], Iterator[Batch]]:
-    if isinstance(images, torch.Tensor):
-        if images.ndim not in (3, 4) or not images.is_floating_point():
-            raise UsageError(
-                f"expected floating-point images (n, c, h, w), got {images.dtype} {tuple(images.shape)}"
-            )
-        whole = images
-
-        def cut(size: int) -> Iterator[Batch]:
-            for start in range(0, len(whole), size):
-                part = whole[start : start + size]
-                yield range(start, start + len(part)), part
-
-        return cut
-    if isinstance(images, Iterator):
-        raise UsageError(
-            "expected a loader that can be iterated again, got an iterator; pass the loader itself"
-        )
-    loader = images
-
-    def regroup(size: int) -> Iterator[Batch]:
-        start = 0
-        for item in loader:
-            batch = item[0] if isinstance(item, list | tuple) and item else item
-            if not isinstance(batch, torch.Tensor):
-                raise UsageError(
-                    f"expected a loader of tensors or (tensor, label) pairs, got {type(item).__name__}"
-                )
-            for part in torch.split(batch, size):
-                yield range(start, start + len(part)), part
-                start += len(part)
-
-    return regroup

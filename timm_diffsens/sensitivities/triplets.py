@@ -3,118 +3,144 @@
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from timm_diffsens.data.batches import one_ahead
+from timm_diffsens.errors import UsageError
+from timm_diffsens.perturb import streams
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.noise import corrupt, matched_noise
 from timm_diffsens.perturb.pixels import Deformation
-from timm_diffsens.perturb.streams import streams
 
 Batch = tuple[Sequence[int], torch.Tensor]  # indices of the images (their random streams), (n, c, h, w)
+Source = Callable[[int], Iterator[Batch]]  # batch size -> batches; each call begins anew
+Noise = Callable[[torch.Tensor, torch.Tensor, streams.Generator], torch.Tensor]
 
-_KEPT = 2**25  # bytes of triplets kept for other variants: 900 images of 32 x 32
+KEPT = 2**25  # bytes of triplets kept for the other variants of a network: 900 images of 32 x 32
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """How images are moved: the deformation, the corruption and the seed."""
+class Perturbation:
+    """How images are perturbed; each image has random streams of its own, made from the seed.
 
-    diffeo: Deformation = field(default_factory=Diffeo)
+    Attributes:
+        deformation: images, generators -> deformed images.
+        noise: clean images, deformed images, generators -> what is added to the clean ones.
+        corruption: standard deviation of the noise that is fixed for each image (Fig. 1 right).
+        seed: of all of them.
+    """
+
+    deformation: Deformation = field(default_factory=Diffeo)
+    noise: Noise = matched_noise
     corruption: float = 0.0
     seed: int = 0
 
+    def corrupted(self, images: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
+        """Images (n, ...) with the noise that is fixed for each of them."""
+        return corrupt(images, self.corruption, self._streams("corruption", indices))
 
-def corrupted(images: torch.Tensor, indices: Sequence[int], protocol: Protocol) -> torch.Tensor:
-    """Images with the noise that is fixed for each of them (Fig. 1 right)."""
-    return corrupt(images, protocol.corruption, streams(protocol.seed, "corruption", indices))
+    def triplets(
+        self,
+        clean: torch.Tensor,
+        indices: Sequence[int],
+        layout: torch.memory_format = torch.contiguous_format,
+    ) -> torch.Tensor:
+        """Clean, deformed and noised images: (n, c, h, w) -> (3 n, c, h, w).
+
+        Args:
+            clean: the images.
+            indices: of the images, for their streams.
+            layout: of the result.
+        """
+        n = len(clean)
+        layout = layout if clean.ndim == 4 else torch.contiguous_format
+        whole = torch.empty(
+            (3 * n, *clean.shape[1:]), dtype=clean.dtype, device=clean.device, memory_format=layout
+        )
+        into = whole.chunk(3) if n else (whole,) * 3
+
+        deformed = self.deformation(clean, self._streams("diffeo", indices))
+        noise = self.noise(clean, deformed, self._streams("noise", indices))
+        for part, made in zip(into, (clean, deformed, noise.add_(clean)), strict=True):
+            part.copy_(made)
+        return whole
+
+    def _streams(self, purpose: str, indices: Sequence[int]) -> streams.Generator:
+        return streams.streams(self.seed, purpose, indices)
 
 
-def triplets(
-    clean: torch.Tensor,
-    indices: Sequence[int],
-    protocol: Protocol,
-    layout: torch.memory_format = torch.contiguous_format,
-) -> torch.Tensor:
-    """(n, c, h, w) -> (3 n, c, h, w): clean, deformed, noised, each image with streams of its own.
+class PerturbedImages:
+    """Images under a perturbation, batch by batch, for one pass over them or several.
 
     Args:
-        clean: the images.
-        indices: of their streams.
-        protocol: how they are moved.
-        layout: of the result.
-    """
-    n = len(clean)
-    layout = layout if clean.ndim == 4 else torch.contiguous_format
-    whole = torch.empty(
-        (3 * n, *clean.shape[1:]), dtype=clean.dtype, device=clean.device, memory_format=layout
-    )
-    into = whole.chunk(3) if n else (whole,) * 3
-
-    moved = protocol.diffeo(clean, streams(protocol.seed, "diffeo", indices))
-    noise = matched_noise(clean, moved, streams(protocol.seed, "noise", indices))
-    for part, made in zip(into, (clean, moved, noise.add_(clean)), strict=True):
-        part.copy_(made)
-    return whole
-
-
-def moved_batches(
-    batches: Iterator[Batch], protocol: Protocol, like: torch.Tensor, layout: torch.memory_format
-) -> Generator[Batch, None, None]:
-    """(indices, triplets) of each batch, of the type and on the device of `like`, a parameter.
-
-    For another device the next batch is drawn, and on its way there, while the caller works on this one. On
-    the CPU, where the network has all the cores already, all of them draw each batch in its turn.
+        source: batch size -> batches; it is called again for another pass, or after an out-of-memory.
+        perturbation: what is done to the images.
+        keep: bytes of triplets that are kept from the first pass for the others. Beyond it nothing is kept,
+            and each pass draws its own: memory does not grow with the number of images. Batches of another
+            size, layout, type or device are drawn anew, and so are those that a network has written into.
     """
 
-    def moved() -> Iterator[Batch]:
-        for indices, images in batches:
-            images = images.to(like.dtype if like.is_floating_point() else images.dtype)
-            triple = triplets(corrupted(images, indices, protocol), indices, protocol, layout)
-            yield indices, triple.pin_memory() if like.device.type == "cuda" else triple
-
-    if like.device.type == "cpu":
-        yield from moved()
-        return
-    with closing(one_ahead(moved())) as coming:
-        for indices, triple in coming:
-            yield indices, triple.to(like.device, non_blocking=True)
-
-
-class Drawn:
-    """Triplets of small images, kept from the first pass over them for the others: variants share them.
-
-    Up to `limit` bytes in all; beyond it nothing is kept, and each pass draws its own: memory does not
-    grow with the number of images. Batches of another size, layout, type or device are drawn anew, and so are
-    those that a network has written into.
-    """
-
-    def __init__(self, limit: int = _KEPT) -> None:
-        self.limit = limit
+    def __init__(self, source: Source, perturbation: Perturbation, keep: int = 0) -> None:
+        self.source, self.perturbation, self.keep = source, perturbation, keep
         self._batches: list[Batch] = []
         self._key: tuple[object, ...] | None = None  # of what is kept, once all of it is
 
+    def first(self) -> torch.Tensor | None:
+        """The first image, clean: (1, c, h, w); None where there are no images."""
+        return next((images for _, images in self.source(1)), None)
+
+    def corrupted(self, size: int, like: torch.Tensor, layout: torch.memory_format) -> Iterator[Batch]:
+        """(indices, images) of each batch: not perturbed, but corrupted; else as `batches`."""
+        for indices, images in self.source(size):
+            images = self.perturbation.corrupted(_of_type(images, like), indices)
+            if images.ndim == 4:
+                images = images.contiguous(memory_format=layout)
+            yield indices, images.to(like.device)
+
     def batches(
-        self,
-        source: Callable[[int], Iterator[Batch]],
-        size: int,
-        protocol: Protocol,
-        like: torch.Tensor,
-        layout: torch.memory_format,
+        self, size: int, like: torch.Tensor, layout: torch.memory_format
     ) -> Generator[Batch, None, None]:
-        """`moved_batches` of `source(size)`, or what was kept of them."""
+        """(indices, triplets) of each batch.
+
+        Args:
+            size: images a batch.
+            like: a tensor of the type and on the device wanted, such as a parameter of the network.
+            layout: of the triplets.
+        """
         key = (size, layout, like.dtype, like.device)
         if key == self._key:
             yield from self._untouched(self._batches)
             return
         self._batches, self._key, fits = [], None, True
-        for batch in self._untouched(moved_batches(source(size), protocol, like, layout)):
-            fits = fits and sum(t.nbytes for _, t in [*self._batches, batch]) <= self.limit
+        for batch in self._untouched(self._drawn(size, like, layout)):
+            fits = fits and sum(t.nbytes for _, t in [*self._batches, batch]) <= self.keep
             self._batches = [*self._batches, batch] if fits else []
             yield batch
         if fits and self._batches:
             self._key = key
+
+    def _drawn(
+        self, size: int, like: torch.Tensor, layout: torch.memory_format
+    ) -> Generator[Batch, None, None]:
+        """For another device the next batch is drawn, and copied there, while the caller works on this one.
+
+        On the CPU, where the network has all the cores already, all of them draw each batch in its turn.
+        """
+
+        def drawn() -> Iterator[Batch]:
+            for indices, images in self.source(size):
+                clean = self.perturbation.corrupted(_of_type(images, like), indices)
+                triple = self.perturbation.triplets(clean, indices, layout)
+                yield indices, triple.pin_memory() if like.device.type == "cuda" else triple
+
+        if like.device.type == "cpu":
+            yield from drawn()
+            return
+        with closing(one_ahead(drawn())) as coming:
+            for indices, triple in coming:
+                yield indices, triple.to(like.device, non_blocking=True)
 
     def _untouched(self, batches: Iterable[Batch]) -> Generator[Batch, None, None]:
         """The same batches; one that was written into while it was out, or never came back, spoils all."""
@@ -129,6 +155,38 @@ class Drawn:
                 self._batches, self._key = [], None
 
 
-def with_layout(images: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:
-    """Images (n, c, h, w) in that layout; others as they are."""
-    return images.contiguous(memory_format=layout) if images.ndim == 4 else images
+def source_of(images: torch.Tensor | Iterable[Any]) -> Source:
+    """Batches of a tensor (n, c, h, w), or of a loader that yields such tensors or (tensor, label) pairs.
+
+    Raises:
+        UsageError: neither, or an iterator, which can be gone through only once.
+    """
+    if isinstance(images, torch.Tensor):
+        if images.ndim not in (3, 4) or not images.is_floating_point():
+            raise UsageError(
+                f"expected floating-point images (n, c, h, w), got {images.dtype} {tuple(images.shape)}"
+            )
+        images = [images]
+    elif isinstance(images, Iterator):
+        raise UsageError(
+            "expected a loader that can be iterated again, got an iterator; pass the loader itself"
+        )
+    loader = images
+
+    def batches(size: int) -> Iterator[Batch]:
+        start = 0
+        for item in loader:
+            batch = item[0] if isinstance(item, list | tuple) and item else item
+            if not isinstance(batch, torch.Tensor):
+                raise UsageError(
+                    f"expected a loader of tensors or (tensor, label) pairs, got {type(item).__name__}"
+                )
+            for part in torch.split(batch, size) if len(batch) else ():
+                yield range(start, start + len(part)), part
+                start += len(part)
+
+    return batches
+
+
+def _of_type(images: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return images.to(like.dtype if like.is_floating_point() else images.dtype)

@@ -3,18 +3,15 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import timm_diffsens
 from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.files import slug
 from timm_diffsens.patterns import is_pattern, matching
-
-if TYPE_CHECKING:
-    from timm_diffsens.benchmark.options import Options
 
 Kind = Literal["structure", "measured"]
 
@@ -29,7 +26,7 @@ class Job:
 
     Attributes:
         model: spec. out: absolute folder that records and outcomes go below.
-        options: of `benchmark.options.Options`; None looks at the structure alone, on the meta device.
+        options: of `schema.config.Config`; None looks at the structure alone, on the meta device.
         max_parameters: a larger model is left out.
         threads: of torch, None for its own choice.
         force: measure what is done already.
@@ -97,14 +94,6 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def plain_options(options: "Options") -> dict[str, Any]:
-    """The options of a measurement as plain values: paths absolute, lists written out."""
-    values = asdict(options)
-    for name in ("data_dir", "checkpoint"):
-        values[name] = None if values[name] is None else str(Path(values[name]).resolve())
-    return values | {"layers": options.layer_names, "variants": list(options.variant_names)}
 
 
 def find_models(patterns: Sequence[str], pretrained: bool = False) -> list[str]:

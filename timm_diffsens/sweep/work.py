@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from timm_diffsens.benchmark.options import Options
 from timm_diffsens.benchmark.plan import prepare
 from timm_diffsens.benchmark.run import run_once
 from timm_diffsens.device import allocator
 from timm_diffsens.errors import DiffsensError
+from timm_diffsens.schema.config import Config
 from timm_diffsens.schema.records import Record
 from timm_diffsens.sensitivities.run import is_out_of_memory
 from timm_diffsens.sweep.jobs import Job
@@ -52,7 +52,7 @@ def _done(job: Job, clock: float) -> Outcome:
 
 
 def _measured(job: Job) -> dict[str, Any]:
-    plan = prepare(job.model, Options(**(job.options or {})))
+    plan = prepare(job.model, Config(**(job.options or {})))
     plan.retries += job.tried
     folder = Path(job.out) / "records"
     record, path, _ = run_once(plan, folder, force=job.force)

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from timm_diffsens.benchmark.options import Options
 from timm_diffsens.benchmark.plan import prepare
 from timm_diffsens.benchmark.run import run_once
 from timm_diffsens.models.arguments import ModelArguments
+from timm_diffsens.schema.config import Config
 from timm_diffsens.schema.records import Record
 from timm_diffsens.train.loop import Row
 from timm_diffsens.train.recipe import Recipe
@@ -60,7 +60,7 @@ def run_demo(
     for recipe in recipes:
         tell = None if progress is None else _named(progress, recipe.model)
         training = train(recipe, out=out / "runs", device=device, progress=tell)
-        options = Options(
+        options = Config(
             dataset=TASK,
             checkpoint=training.checkpoint,
             images=IMAGES,

@@ -1,7 +1,7 @@
 """Recipe -> trained network, its files, and what it reached."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from timm_diffsens.models.loading import InputOptions, LoadedModel, load_model
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.pixels import ActivePixels
 from timm_diffsens.sensitivities.run import run_pass
-from timm_diffsens.sensitivities.triplets import Batch, Protocol
+from timm_diffsens.sensitivities.triplets import Perturbation, PerturbedImages, source_of
 from timm_diffsens.train.data import Images, TaskData, load_task
 from timm_diffsens.train.loop import Progress, Row, State, error_of, fit
 from timm_diffsens.train.recipe import FITTED, Recipe
@@ -209,10 +209,11 @@ class _Tracker:
             return
         rows = [row for row in self._read() if row["epoch"] < epoch]  # an epoch may be run twice after a kill
         task = self.recipe.detection
-        protocol = Protocol(ActivePixels(task) if task else Diffeo())
+        perturbation = Perturbation(ActivePixels(task) if task else Diffeo())
         test = Images(self.data.test.x[: self.images], self.data.test.y[: self.images])
         try:
-            layers = run_pass(module, _cut(test.x.cpu()), protocol).layers
+            images = PerturbedImages(source_of(test.x.cpu()), perturbation)
+            layers = run_pass(module, images).layers
             error = error_of(module, test, self.recipe)
         except DiffsensError as fault:
             raise UsageError(f"{self.recipe.model} cannot be tracked: {fault}") from fault
@@ -225,16 +226,6 @@ class _Tracker:
         except (OSError, ValueError):
             return []
         return rows if isinstance(rows, list) else []
-
-
-def _cut(images: torch.Tensor) -> Callable[[int], Any]:
-    def batches(size: int) -> Any:
-        for start in range(0, len(images), size):
-            part = images[start : start + size]
-            batch: Batch = (range(start, start + len(part)), part)
-            yield batch
-
-    return batches
 
 
 def _write_json(path: Path, value: Any) -> None:
