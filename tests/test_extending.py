@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"```python file=(\S+)\n(.*?)```", PAGE, re.DOTALL))
 COMMANDS = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
-KINDS = {"deformations": "shift", "noises": "checks", "variants": "rounded", "datasets": "stripes"}
+KINDS = {"deformation": "shift", "noise": "checks", "variant": "rounded", "dataset": "stripes"}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_the_record_says_what_was_used(folder, kind):
 
 
 def test_a_deformation_of_ones_own(folder):
-    record = one(folder, "deformations")
+    record = one(folder, "deformation")
     assert record.protocol.deformation.startswith("shift.py:Shift:pixels=2@")
     assert (record.protocol.delta, record.protocol.cut) == (None, None)
     assert record.protocol.rms_displacement == 2
@@ -83,7 +83,7 @@ def test_a_changed_source_is_another_protocol(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     asked = {"images": 8, "layers": "stages", "pretrained": False, "deformation": "shift.py:Shift:pixels=2"}
     record = bench("net/resnet20", **asked)
-    before = one(folder, "deformations")
+    before = one(folder, "deformation")
     assert record.output == before.output  # no two draws are equal
     assert record.protocol.sha256 != before.protocol.sha256
 
@@ -98,7 +98,7 @@ def test_a_noise_of_ones_own_has_the_norm_of_the_deformation(folder):
 
 
 def test_a_variant_of_ones_own_is_on_the_board_and_in_the_figure(folder, monkeypatch):
-    record = one(folder, "variants")
+    record = one(folder, "variant")
     name = "rounded.py:Rounded:bits=3"
     assert list(record.variants) == ["original", name]
     assert record.variants[name] != record.variants["original"]
@@ -116,7 +116,7 @@ def test_a_variant_of_ones_own_is_on_the_board_and_in_the_figure(folder, monkeyp
 
 
 def test_a_data_set_of_ones_own_has_its_labels(folder):
-    record = one(folder, "datasets")
+    record = one(folder, "dataset")
     assert record.data.labelled
     assert record.data.n == 8
 
@@ -176,4 +176,4 @@ def test_an_object_is_recorded_like_its_spec(folder, monkeypatch):
     asked = {"images": 8, "layers": "stages", "input_size": 32, "mean": 0.5, "std": 0.5}
     record = bench(make_net("lenet"), deformation=Shift(pixels=2), **asked)
     assert record.protocol.deformation.startswith("Shift:pixels=2@")
-    assert record.protocol.deformation.endswith(one(folder, "deformations").protocol.deformation[-12:])
+    assert record.protocol.deformation.endswith(one(folder, "deformation").protocol.deformation[-12:])

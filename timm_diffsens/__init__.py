@@ -29,9 +29,11 @@ _HOMES = {
     "mean_filters": "models.variants.mean_filter",
     "reinitialise": "models.variants.init",
     "load_model": "models.loading",
+    "select_layers": "models.layers",
     "load_images": "data.loading",
     "ScaleDetection": "data.scale_detection",
     "ActivePixels": "perturb.pixels",
+    "Config": "schema.config",
     "Record": "schema.records",
     "read_records": "results.records.store",
     "correlate": "results.stats.correlate",
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from timm_diffsens.data.scale_detection import ScaleDetection
     from timm_diffsens.device.precision import Precision
     from timm_diffsens.errors import DiffsensError, DiffsensWarning, MeasurementError, UsageError
+    from timm_diffsens.models.layers import select_layers
     from timm_diffsens.models.loading import load_model
     from timm_diffsens.models.variants.channel_shuffled import shuffle_channels
     from timm_diffsens.models.variants.init import reinitialise
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
     from timm_diffsens.results.records.store import read_records
     from timm_diffsens.results.stats.correlate import correlate
     from timm_diffsens.schema.layers import LayerSensitivity
+    from timm_diffsens.schema.config import Config
     from timm_diffsens.schema.records import Record
     from timm_diffsens.sensitivities.functional import Sensitivity, sensitivity
     from timm_diffsens.sensitivities.probe import Probe

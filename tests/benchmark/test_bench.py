@@ -219,10 +219,10 @@ def test_shuffles_and_initialisations_are_averaged_with_their_spread():
         ({"cut": 1}, "cut must be"),
         ({"delta": -1}, "delta must be"),
         ({"images": 1}, "2"),
-        ({"batch_size": 0}, "batch size"),
-        ({"test_error": 7.0}, "fraction"),
+        ({"batch_size": 0}, "--batch-size"),
+        ({"test_error": 7.0}, "between 0 and 1"),
         ({"corrupt": -0.1}, "corrupt"),
-        ({"input_size": (0, 3)}, "input size"),
+        ({"input_size": (0, 3)}, "--input-size"),
         ({"mean": (0.5, 0.5)}, "--mean needs 1 or 3"),
         ({"std": 0.0}, "--std must be positive"),
         ({"imges": 4}, "unknown option 'imges'.*images"),
@@ -314,7 +314,7 @@ def test_the_key_knows_the_code_of_a_network_of_ones_own(tmp_path):
         file.write_text(text.format(factor))
         found.append(prepare(f"{file}:Net", options))
     assert found[0].key == found[2].key != found[1].key
-    assert found[0].model_part.spec == "net.py:Net"  # no machine path in a record
+    assert found[0].parts.model.spec == "net.py:Net"  # no machine path in a record
 
 
 def test_scores_that_are_not_finite_give_no_error(pictures, tmp_path):

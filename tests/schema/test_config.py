@@ -28,7 +28,7 @@ def run(code):
 
 @pytest.mark.parametrize("verb", ["bench", "sweep"])
 def test_a_new_field_is_an_option_of_the_verbs(verb):
-    shown = "from timm_diffsens.cli import app; app([%r, '--help'], standalone_mode=False)" % verb
+    shown = f"from timm_diffsens.cli import app; app([{verb!r}, '--help'], standalone_mode=False)"
     text = run(ONE_MORE + shown)
     assert "--twist" in text
     assert "A twist, in turns." in text
@@ -63,19 +63,19 @@ bench("test_resnet", pretrained=False, images=2, layers="output", variants="orig
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"shuffles": 0}, "shuffles must be at least 1, got 0"),
-        ({"init_samples": -1}, "init-samples must be at least 1, got -1"),
-        ({"corruption": -0.5}, "corruption must be at least 0, got -0.5"),
-        ({"corruption": float("inf")}, "corruption must be finite, got inf"),
-        ({"test_error": 1.5}, "test-error must be at most 1, got 1.5"),
-        ({"seed": 2**63}, "seed must be below 9223372036854775808, got 9223372036854775808"),
-        ({"batch_size": 0}, "batch-size: must be a positive number or auto, got 0"),
-        ({"batch_size": "many"}, "batch-size: expected a whole number or auto, got 'many'"),
-        ({"images": "few"}, "images: expected a whole number or all, got 'few'"),
-        ({"input_size": "2x3x4"}, "input-size: expected H or H,W of at least 2 pixels, got '2x3x4'"),
-        ({"input_size": 1}, "input-size: expected H or H,W of at least 2 pixels, got 1"),
-        ({"mean": ["0.5", "x"]}, "mean: expected numbers separated by commas, got 0.5,x"),
-        ({"imgaes": 3}, "unknown option 'imgaes'; did you mean images?"),
+        ({"shuffles": 0}, "--shuffles must be at least 1, got 0"),
+        ({"init_samples": -1}, "--init-samples must be at least 1, got -1"),
+        ({"corruption": -0.5}, "--corruption must be at least 0, got -0.5"),
+        ({"corruption": float("inf")}, "--corruption must be a finite number, got inf"),
+        ({"test_error": 1.5}, "--test-error must be between 0 and 1, got 1.5"),
+        ({"seed": 2**63}, "--seed must be between 0 and 9.22337e+18, got 9223372036854775808"),
+        ({"batch_size": 0}, "--batch-size must be a positive number or auto, got 0"),
+        ({"batch_size": "many"}, "--batch-size needs a whole number or auto, got 'many'"),
+        ({"images": "few"}, "--images needs a whole number or all, got 'few'"),
+        ({"input_size": "2x3x4"}, "--input-size needs H or H,W of at least 2 pixels, got '2x3x4'"),
+        ({"input_size": 1}, "--input-size needs H or H,W of at least 2 pixels, got 1"),
+        ({"mean": ["0.5", "x"]}, "--mean needs numbers separated by commas, got 0.5,x"),
+        ({"imgaes": 3}, "unknown option 'imgaes'; did you mean images"),
         ({"variants": "shuffled"}, "unknown variant 'shuffled'; did you mean channel-shuffled?"),
     ],
 )

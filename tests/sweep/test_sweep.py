@@ -97,7 +97,7 @@ def test_a_failure_is_tried_once_and_ends_nothing(tmp_path):
 @pytest.mark.parametrize("fits", [1, 3, 7])
 def test_out_of_memory_at_the_first_batch_sizes_ends_with_a_smaller_one(tmp_path, fits):
     fault = f"if len(x) > {3 * fits}: {OUT_OF_MEMORY}"
-    options = replace(QUICK, images=8, batch_size=8)
+    options = QUICK.changed(images=8, batch_size=8)
     executor = Here()
     (outcome,) = sweep(jobs(tmp_path, network(tmp_path, "large", fault), options=options), executor)
     (plain,) = sweep(jobs(tmp_path, network(tmp_path, "small"), options=options), Here())
@@ -112,7 +112,7 @@ def test_out_of_memory_at_the_first_batch_sizes_ends_with_a_smaller_one(tmp_path
 
 def test_out_of_memory_is_tried_again_and_recorded(tmp_path):
     (tmp_path / "sometimes.tries").write_text("x")  # so many that fail
-    options = replace(QUICK, batch_size=1)
+    options = QUICK.changed(batch_size=1)
     fault = f"left = tries.read_text(); tries.write_text(left[1:]); exec({OUT_OF_MEMORY!r} if left else '')"
     executor = Here()
     (outcome,) = sweep(jobs(tmp_path, network(tmp_path, "sometimes", fault), options=options), executor)
@@ -178,7 +178,7 @@ def test_the_table_has_every_model_of_all_sweeps_alike(tmp_path):
     todo = jobs(tmp_path, "test_resnet", bad)
     list(sweep(todo[:1], Here()))
     list(sweep(todo[1:], Here()))
-    list(sweep(jobs(tmp_path, "net/lenet", options=replace(QUICK, seed=1)), Here()))
+    list(sweep(jobs(tmp_path, "net/lenet", options=QUICK.changed(seed=1)), Here()))
     table, summary = write_tables(tmp_path, todo[0])
     rows = {row["model"]: row for row in csv.DictReader(table.read_text().splitlines())}
     assert set(rows) == {"test_resnet", bad}
@@ -273,6 +273,6 @@ def test_a_folder_that_cannot_be_written_is_found_before(tmp_path):
 
 
 def test_a_job_is_plain_values(tmp_path):
-    (job,) = jobs(tmp_path, "net/lenet", options=replace(QUICK, data_dir=tmp_path))
+    (job,) = jobs(tmp_path, "net/lenet", options=QUICK.changed(data_dir=tmp_path))
     assert isinstance(json.loads(json.dumps(job.options)), dict)
     assert isinstance(job, Job)

@@ -57,14 +57,14 @@ def test_jobs_that_give_the_same_outcome_are_the_same(tmp_path):
     same = [
         replace(job, threads=3, force=True, attempt=2, max_parameters=5, out="elsewhere"),
         job.again("lost"),
-        *jobs(tmp_path, "test_vit", options=replace(QUICK, device="cpu", batch_size=2)),
+        *jobs(tmp_path, "test_vit", options=QUICK.changed(device="cpu", batch_size=2)),
     ]
     assert {other.id for other in same} == {job.id}
     others = [
         *jobs(tmp_path, "test_vit2"),
         *jobs(tmp_path, "test_vit", options=None),
-        *jobs(tmp_path, "test_vit", options=replace(QUICK, seed=1)),
-        *jobs(tmp_path, "test_vit", options=replace(QUICK, layers="stages")),
+        *jobs(tmp_path, "test_vit", options=QUICK.changed(seed=1)),
+        *jobs(tmp_path, "test_vit", options=QUICK.changed(layers="stages")),
     ]
     assert len({job.id, *(other.id for other in others)}) == 5
 

@@ -98,7 +98,7 @@ def extension(entry: Entry) -> records.Extension:
     """What a record says of a thing that is no part of this package."""
     look = None if entry.look is None else records.Look(**asdict(entry.look))
     return records.Extension(
-        kind=entry.kind,
+        kind=entry.kind.removesuffix("s"),
         spec=entry.spec,
         parameters=dict(entry.values or entry.parameters),
         sha256=entry.sha256 or "",

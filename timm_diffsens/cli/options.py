@@ -61,4 +61,5 @@ def _parameter(name: str, field: FieldInfo, known: Option) -> inspect.Parameter:
         flags = [f"{flag}/--no-{flag[2:]}" for flag in flags]
     text = f"{known.help[:-1]}, in {known.unit}." if known.unit else known.help
     typed = Annotated[kind, option(*flags, help=text, panel=known.section, metavar=known.metavar)]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=typed)
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Parameter(name, kind, default=default, annotation=typed)

@@ -68,7 +68,7 @@ def _whole(value: Any, word: str) -> int:
     try:
         return int(value)
     except (TypeError, ValueError):
-        raise UsageError(f"expected a whole number or {word}, got {value!r}") from None
+        raise UsageError(f"needs a whole number or {word}, got {value!r}") from None
 
 
 def _count(value: Any) -> int | None:
@@ -92,7 +92,7 @@ def _size(value: Any) -> tuple[int, int] | None:
     except (TypeError, ValueError):
         sides = []
     if len(sides) not in (1, 2) or min(sides) < 2:
-        raise UsageError(f"expected H or H,W of at least 2 pixels, got {value!r}")
+        raise UsageError(f"needs H or H,W of at least 2 pixels, got {value!r}")
     return sides[0], sides[-1]
 
 
@@ -102,7 +102,7 @@ def _numbers(value: Any) -> tuple[float, ...] | None:
     try:
         return tuple(float(part) for part in split_commas(value)) or None
     except ValueError:
-        raise UsageError(f"expected numbers separated by commas, got {','.join(map(str, value))!r}") from None
+        raise UsageError(f"needs numbers separated by commas, got {','.join(map(str, value))!r}") from None
 
 
 def _layers(value: Any) -> tuple[str, ...]:
@@ -285,7 +285,7 @@ class Config(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise _usage_error(error) from None
+            raise _usage_error(error, type(self)) from None
 
     def given(self, name: str) -> bool:
         """Whether an option is not at its default."""
@@ -350,19 +350,20 @@ def with_config(function: Callable[..., Any], parameter: str, config: type[Confi
     return signature.replace(parameters=[*own[:at], *asked, *own[at + 1 :]])
 
 
-def _usage_error(error: ValidationError) -> UsageError:
+def _usage_error(error: ValidationError, config: type[Config]) -> UsageError:
     """The first fault, with the option's name, what was expected, and what came."""
     fault = error.errors(include_url=False)[0]
-    name = str(fault["loc"][0]).replace("_", "-")
-    bounds = fault.get("ctx", {})
-    said = bounds.get("error")
-    words = {
-        "greater_than_equal": "must be at least {ge}",
-        "less_than_equal": "must be at most {le}",
-        "less_than": "must be below {lt}",
-        "finite_number": "must be finite",
-    }
+    name = str(fault["loc"][0])
+    flag, said = f"--{name.replace('_', '-')}", fault.get("ctx", {}).get("error")
     if said is not None:
-        return said if str(said).startswith("unknown ") else UsageError(f"{name}: {said}")
-    text = words.get(fault["type"], fault["msg"][:1].lower() + fault["msg"][1:]).format(**bounds)
-    return UsageError(f"{name} {text}, got {fault['input']!r}")
+        return said if str(said).startswith("unknown ") else UsageError(f"{flag} {said}")
+    expected = fault["msg"].partition("should be ")[2]
+    if fault["type"].startswith(("greater", "less")):
+        low, high = (_bound(config.model_fields[name], *kinds) for kinds in (["ge"], ["le", "lt"]))
+        expected = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+    return UsageError(f"{flag} must be {expected}, got {fault['input']!r}")
+
+
+def _bound(field: FieldInfo, *kinds: str) -> float | None:
+    found = (getattr(data, kind, None) for data in field.metadata for kind in kinds)
+    return next((bound for bound in found if bound is not None), None)
