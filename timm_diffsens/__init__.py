@@ -57,8 +57,8 @@ if TYPE_CHECKING:
     from timm_diffsens.perturb.pixels import ActivePixels
     from timm_diffsens.results.records.store import read_records
     from timm_diffsens.results.stats.correlate import correlate
-    from timm_diffsens.schema.layers import LayerSensitivity
     from timm_diffsens.schema.config import Config
+    from timm_diffsens.schema.layers import LayerSensitivity
     from timm_diffsens.schema.records import Record
     from timm_diffsens.sensitivities.functional import Sensitivity, sensitivity
     from timm_diffsens.sensitivities.probe import Probe

@@ -2,7 +2,9 @@
 
 import difflib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 _FEW = 12  # as many choices as fit in a sentence
 
@@ -30,6 +32,24 @@ class DiffsensWarning(UserWarning):
 def warn(message: str) -> None:
     """A `DiffsensWarning` without a source line of ours in it."""
     warnings.warn(message, DiffsensWarning, stacklevel=3)
+
+
+@contextmanager
+def kept_warnings(kept: list[str]) -> Iterator[None]:
+    """Inside, each `DiffsensWarning` is shown at once, once, and its text is appended to `kept`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DiffsensWarning)
+        show = warnings.showwarning
+
+        def keep(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, DiffsensWarning):
+                if str(message) in kept:
+                    return
+                kept.append(str(message))
+            show(message, category, *place, **more)
+
+        warnings.showwarning = keep
+        yield
 
 
 def first_line(error: BaseException, most: int = 200) -> str:

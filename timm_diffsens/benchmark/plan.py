@@ -9,13 +9,12 @@ from torch import nn
 
 from timm_diffsens import registry
 from timm_diffsens.benchmark import parts
-from timm_diffsens.benchmark.noted import noted
 from timm_diffsens.data.loading import ImageSample, check_request, load_images, match_labels
 from timm_diffsens.data.scale_detection import ScaleDetection
 from timm_diffsens.data.specs import SCALE_TASKS
 from timm_diffsens.device import devices
 from timm_diffsens.device.precision import Precision
-from timm_diffsens.errors import UsageError, warn
+from timm_diffsens.errors import UsageError, kept_warnings, warn
 from timm_diffsens.models.checkpoints import read_recipe
 from timm_diffsens.models.loading import InputOptions, LoadedModel, given_model, load_model
 from timm_diffsens.perturb.diffeo import problem_of, rms_of
@@ -74,7 +73,7 @@ def prepare(model: str | nn.Module | LoadedModel, config: Config) -> Plan:
     task, variants = task_of(config), _variants(config)
     perturbation, used = _perturbation(config, task)
     warnings: list[str] = []
-    with noted(warnings):
+    with kept_warnings(warnings):
         loaded = _load(model, config, task)
         size = loaded.input.height, loaded.input.width
         _check_task(config, task, loaded)

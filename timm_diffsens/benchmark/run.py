@@ -11,12 +11,11 @@ from torch import nn
 
 from timm_diffsens import registry
 from timm_diffsens.benchmark.averages import average_layers, filter_spectra
-from timm_diffsens.benchmark.noted import noted
 from timm_diffsens.benchmark.parts import stated_test_error, train_error
 from timm_diffsens.benchmark.plan import Plan, precision_of, prepare
 from timm_diffsens.data.loading import ImageSample
 from timm_diffsens.device import environment
-from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError, first_line
+from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError, first_line, kept_warnings
 from timm_diffsens.models.loading import LoadedModel
 from timm_diffsens.perturb.streams import stream
 from timm_diffsens.registry import Entry
@@ -96,7 +95,7 @@ def run(plan: Plan, progress: Progress | None = None) -> records.Record:
         MeasurementError: the network, or what it was given, failed in its own way.
     """
     try:
-        with noted(plan.warnings):
+        with kept_warnings(plan.warnings):
             return _Run(plan, progress).record()
     except DiffsensError:
         raise

@@ -262,7 +262,7 @@ class Config(BaseModel):
     ] = 1
     device: Annotated[str, Option("auto, cpu, cuda or cuda:i.", RUNNING, "run")] = "auto"
     batch_size: Annotated[
-        int | str,
+        int | Literal["auto"],
         BeforeValidator(_batch_size),
         Option(
             "Images a batch; a forward sees three times as many.", RUNNING, "run", metavar="N|auto", text=True
