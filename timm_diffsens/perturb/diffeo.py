@@ -11,12 +11,10 @@ import torch.nn.functional as F
 
 from timm_diffsens.errors import DiffsensWarning, UsageError
 from timm_diffsens.perturb.streams import Generator, standard_normal
-from timm_diffsens.registry import register
 
 Size = int | tuple[int, int]
 
 
-@register("deformations", "diffeo", known_as="max-entropy")
 @dataclass(frozen=True)
 class Diffeo:
     """Random deformations of maximum entropy under a bound on their gradient norm.
@@ -180,15 +178,3 @@ def _sides(size: Size) -> tuple[int, int]:
     if min(height, width) < 2:
         raise UsageError(f"a deformation needs at least 2 pixels a side, got {height} x {width}")
     return height, width
-
-
-def rms_of(deformation, size):
-    """."""
-    rms = getattr(deformation, "rms", None)
-    return None if rms is None else float(rms(size))
-
-
-def problem_of(deformation, size):
-    """."""
-    problem = getattr(deformation, "problem", None)
-    return None if problem is None else problem(size)

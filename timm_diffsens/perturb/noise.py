@@ -4,10 +4,8 @@ import torch
 
 from timm_diffsens.errors import UsageError
 from timm_diffsens.perturb.streams import Generator, standard_normal
-from timm_diffsens.registry import register
 
 
-@register("noises", "gaussian", known_as="gaussian, norm matched image by image")
 def matched_noise(clean: torch.Tensor, moved: torch.Tensor, generator: Generator = None) -> torch.Tensor:
     """White noise with `||eta|| = ||moved - clean||`, image by image: (n, ...), to be added to `clean`.
 
@@ -56,14 +54,3 @@ def _norms(images: torch.Tensor) -> torch.Tensor:
     wide = torch.float64 if images.device.type == "cpu" else images.dtype
     norms: torch.Tensor = torch.linalg.vector_norm(images.flatten(1), dim=1, dtype=wide)
     return norms
-
-
-def of_matched_norm(noise):
-    """."""
-
-    def matched(clean, moved, generator=None):
-        eta = noise(clean, moved, generator)
-        radius, length = _norms(moved - clean), _norms(eta)
-        return eta * (radius / length).to(eta).view(-1, *[1] * (clean.ndim - 1))
-
-    return matched

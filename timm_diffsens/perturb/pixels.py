@@ -10,7 +10,6 @@ from timm_diffsens.data.scale_detection import Generator as PixelGenerator
 from timm_diffsens.data.scale_detection import ScaleDetection
 from timm_diffsens.errors import UsageError
 from timm_diffsens.perturb.streams import Generator
-from timm_diffsens.registry import register
 
 Size = int | tuple[int, int]
 
@@ -28,7 +27,6 @@ class Deformation(Protocol):
         """What is wrong with it on images of `size`, or None."""
 
 
-@register("deformations", "active-pixels", known_as="active pixels", order=1)
 @dataclass(frozen=True)
 class ActivePixels:
     """Moves the two active pixels of scale-detection images, see `ScaleDetection.displace`.
