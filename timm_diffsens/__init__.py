@@ -23,6 +23,7 @@ _HOMES = {
     "bench": "benchmark.run",
     "filter_spectrum": "spectra.filters",
     "FilterSpectrum": "spectra.filters",
+    "Deformation": "perturb.deformation",
     "Diffeo": "perturb.diffeo",
     "matched_noise": "perturb.noise",
     "shuffle_channels": "models.variants",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from timm_diffsens.errors import DiffsensError, DiffsensWarning, MeasurementError, UsageError
     from timm_diffsens.models.loading import load_model
     from timm_diffsens.models.variants import mean_filters, reinitialise, shuffle_channels
+    from timm_diffsens.perturb.deformation import Deformation
     from timm_diffsens.perturb.diffeo import Diffeo
     from timm_diffsens.perturb.noise import matched_noise
     from timm_diffsens.perturb.pixels import ActivePixels

@@ -9,8 +9,9 @@ from timm_diffsens.data.specs import SCALE_TASKS
 from timm_diffsens.device.precision import Precision
 from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.models.loading import InputOptions
+from timm_diffsens.perturb.deformation import Deformation
 from timm_diffsens.perturb.diffeo import Diffeo
-from timm_diffsens.perturb.pixels import ActivePixels, Deformation
+from timm_diffsens.perturb.pixels import ActivePixels
 from timm_diffsens.schema.records import VARIANTS, VariantName
 
 DEFAULT_VARIANTS = ("original", "channel-shuffled", "mean-channel")

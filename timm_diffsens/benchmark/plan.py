@@ -16,6 +16,7 @@ from timm_diffsens.device import devices
 from timm_diffsens.errors import UsageError, warn
 from timm_diffsens.models.checkpoints import read_recipe
 from timm_diffsens.models.loading import InputOptions, LoadedModel, given_model, load_model
+from timm_diffsens.perturb.deformation import problem_of, rms_of
 from timm_diffsens.schema import records
 from timm_diffsens.schema.protocol import Protocol
 
@@ -55,7 +56,7 @@ def prepare(model: str | nn.Module | LoadedModel, options: Options) -> Plan:
         loaded = _load(model, options)
         size = loaded.input.height, loaded.input.width
         _check_task(options, loaded)
-        problem = diffeo.problem(size)
+        problem = problem_of(diffeo, size)
         if problem:
             warn(problem)
         sample = _sample(options, loaded, options.images)
@@ -72,7 +73,7 @@ def prepare(model: str | nn.Module | LoadedModel, options: Options) -> Plan:
             loaded.fresh(options.seed)  # cannot be done for every module: better known now than at the end
     model_part = parts.model_part(loaded)
     data_part = parts.data_part(sample)
-    protocol_part = parts.protocol_part(options, diffeo.rms(size), loaded.dtype)
+    protocol_part = parts.protocol_part(options, rms_of(diffeo, size) or 0.0, loaded.dtype)
     extra = {"test_error": options.test_error, "full_error": options.full_error, "code": loaded.code_sha256}
     extra = {name: value for name, value in extra.items() if value is not None and value is not False}
     return Plan(
