@@ -23,6 +23,7 @@ _HOMES = {
     "bench": "benchmark.run",
     "filter_spectrum": "spectra.filters",
     "FilterSpectrum": "spectra.filters",
+    "Deformation": "perturb.deformation",
     "Diffeo": "perturb.diffeo",
     "matched_noise": "perturb.noise",
     "shuffle_channels": "models.variants.channel_shuffled",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from timm_diffsens.models.variants.channel_shuffled import shuffle_channels
     from timm_diffsens.models.variants.init import reinitialise
     from timm_diffsens.models.variants.mean_filter import mean_filters
+    from timm_diffsens.perturb.deformation import Deformation
     from timm_diffsens.perturb.diffeo import Diffeo
     from timm_diffsens.perturb.noise import matched_noise
     from timm_diffsens.perturb.pixels import ActivePixels

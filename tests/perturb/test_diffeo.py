@@ -1,17 +1,21 @@
 """Deformations: the field against loops over modes, its law, and resampling against loops over pixels."""
 
 import math
+import re
 import warnings
 
 import numpy as np
 import pytest
 import reference
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from timm_diffsens import Diffeo
 from timm_diffsens.errors import DiffsensWarning, UsageError
 from timm_diffsens.perturb.diffeo import deform
 from timm_diffsens.perturb.streams import stream, streams
+from timm_diffsens.schema.protocol import delta_bounds
 
 EPS32, EPS64 = 2.0**-24, 2.0**-53
 SIZES = [16, (16, 16), (11, 20), (24, 13)]
@@ -225,15 +229,41 @@ def test_too_few_pixels(size):
     ("delta", "fault"), [(0.49, "less than a pixel"), (32 / (3 * math.pi) + 0.01, "one-to-one")]
 )
 def test_outside_the_range_a_warning_gives_the_numbers(delta, fault):
-    n, cut, log = 32, 3, math.log(3)
-    low, high = 1 / (math.pi * n**2 * log), 4 / (math.pi**3 * cut**2 * log)
-    found = 4 * delta**2 / (math.pi * n**2 * log)
     with pytest.warns(DiffsensWarning, match=fault) as caught:
-        Diffeo(delta).displacement(1, n, seeded())
+        Diffeo(delta).displacement(1, 32, seeded())
     message = str(caught[0].message)
-    assert f"T = {found:.3g} is outside [{low:.3g}, {high:.3g}]" in message
-    assert "choose --delta between 0.5 and 3.40" in message
+    assert f"with delta = {delta:g}" in message
+    assert "choose --delta between 0.5 and 3.39" in message
     assert "side of 32 pixels" in message
+
+
+def test_the_bounds_are_those_of_the_temperature():
+    """T = 1/(pi n^2 ln cut) and 4/(pi^3 cut^2 ln cut): Petrini et al. 2021, Appendix C."""
+    n, cut = 64, 5
+    low, high = (Diffeo(delta, cut).temperature(n) for delta in delta_bounds(n, cut))
+    assert low == pytest.approx(1 / (math.pi * n**2 * math.log(cut)), rel=1e-15)
+    assert high == pytest.approx(4 / (math.pi**3 * cut**2 * math.log(cut)), rel=1e-15)
+
+
+@given(
+    sides=st.tuples(st.integers(2, 2000), st.integers(2, 2000)),
+    cut=st.integers(2, 40),
+    delta=st.floats(1e-3, 1e3),
+)
+@example(sides=(19, 19), cut=3, delta=3.0)
+def test_what_is_advised_is_accepted(sides, cut, delta):
+    problem = Diffeo(delta, cut).problem(sides)
+    if problem is None:
+        least, most = delta_bounds(min(sides), cut)
+        assert least <= delta <= most
+        return
+    advised = re.search(r"choose --delta between (\S+) and (\S+)$", problem)
+    if advised is None:  # no delta fits
+        assert problem.endswith("use larger images or a lower --cut")
+        assert min(sides) / (math.pi * cut) < 0.5
+        return
+    for bound in advised.groups():
+        assert Diffeo(float(bound), cut).problem(sides) is None
 
 
 @pytest.mark.parametrize("delta", [0.5, 1.0, 32 / (3 * math.pi)])
@@ -256,9 +286,6 @@ def test_no_delta_fits():
 
 def test_temperature():
     assert Diffeo(2.0, 5).temperature(64) == reference.temperature(2.0, 5, 64)
-    low, high = Diffeo(2.0, 5).temperature_range(64)
-    assert low == pytest.approx(reference.temperature(0.5, 5, 64), rel=1e-15)
-    assert high == pytest.approx(reference.temperature(64 / (5 * math.pi), 5, 64), rel=1e-15)
 
 
 # ---- resampling

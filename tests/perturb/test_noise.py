@@ -8,7 +8,7 @@ import torch
 
 from timm_diffsens import Diffeo, matched_noise
 from timm_diffsens.errors import UsageError
-from timm_diffsens.perturb.noise import corrupt, gaussian_like
+from timm_diffsens.perturb.noise import corrupt, gaussian_like, of_matched_norm
 from timm_diffsens.perturb.streams import streams
 
 EPS = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
@@ -201,7 +201,7 @@ def test_types_stay(dtype):
 
 
 def test_shapes_that_differ():
-    with pytest.raises(UsageError, match=r"clean \(2, 3\) and moved \(2, 4\)"):
+    with pytest.raises(UsageError, match=r"clean \(2, 3\) and deformed \(2, 4\)"):
         matched_noise(torch.ones(2, 3), torch.ones(2, 4))
 
 
@@ -211,3 +211,50 @@ def test_what_is_no_batch_of_images(images):
         matched_noise(images, images)
     with pytest.raises(UsageError, match=r"floating-point images \(n, \.\.\.\)"):
         corrupt(images, 1.0)
+
+
+# ---- noise of other kinds
+
+
+def test_noise_of_any_kind_gets_the_norm_of_the_deformation_and_keeps_its_direction():
+    clean, deformed = pair(dtype=torch.float32)
+    drawn = torch.rand(clean.shape, generator=seeded(2)) * torch.tensor([1e-3, 1, 5, 9, 70, 1e4]).view(
+        -1, 1, 1, 1
+    )
+    before = drawn.clone()
+    eta = of_matched_norm(lambda clean, deformed, generator: drawn)(clean, deformed, None)
+    assert torch.equal(drawn, before)  # which may be somebody's own
+    # two norms in float64, their ratio and the product in float32
+    assert torch.allclose(norms(eta), norms(deformed - clean), rtol=4 * EPS[torch.float32], atol=0)
+    along = (eta.double() * drawn.double()).flatten(1).sum(1) / norms(eta) / norms(drawn)
+    assert torch.allclose(along, torch.ones_like(along), rtol=0, atol=8 * EPS[torch.float32])
+
+
+def test_gaussian_noise_scaled_is_the_matched_noise():
+    clean, deformed = pair()
+    draws = of_matched_norm(lambda clean, deformed, generator: gaussian_like(clean, generator))
+    assert torch.equal(draws(clean, deformed, seeded(3)), matched_noise(clean, deformed, seeded(3)))
+
+
+def test_where_nothing_is_deformed_there_is_no_noise():
+    clean, deformed = pair()
+    deformed[1] = clean[1]
+    eta = of_matched_norm(lambda clean, deformed, generator: torch.ones_like(clean))(clean, deformed, None)
+    none = of_matched_norm(lambda clean, deformed, generator: 0 * clean)(clean, clean, None)
+    assert eta[1].abs().max() == 0
+    assert none.abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda clean: clean[:1], r"shape of the images, \(6, 3, 16, 16\), got \(1, 3, 16, 16\)"),
+        (lambda clean: None, "got NoneType"),
+        (lambda clean: clean / 0, "not finite"),
+        (lambda clean: 0 * clean, "zero"),
+    ],
+)
+def test_noise_that_cannot_be_used_is_refused(wrong, words):
+    clean, deformed = pair()
+    with pytest.raises(UsageError, match=words):
+        of_matched_norm(lambda clean, deformed, generator: wrong(clean))(clean, deformed, None)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from timm_diffsens import registry
 from timm_diffsens.data.scale_detection import ScaleDetection
 from timm_diffsens.errors import UsageError
 from timm_diffsens.perturb.pixels import ActivePixels
@@ -53,3 +54,10 @@ def test_other_images_are_refused():
         move(torch.zeros(2, 1, 16, 16), np.random.default_rng(0))
     with pytest.raises(UsageError, match="numpy generators"):
         move(ScaleDetection(1, 2).test(2).images, torch.Generator())
+
+
+def test_asked_for_by_name_it_says_where_it_belongs():
+    with pytest.raises(UsageError, match="belongs to the data sets scale1 and scale2"):
+        registry.find("deformations", "active-pixels").build()
+    task = ScaleDetection(1, 2)
+    assert registry.find("deformations", "active-pixels").build(task=task) == ActivePixels(task)

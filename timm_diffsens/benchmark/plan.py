@@ -17,7 +17,7 @@ from timm_diffsens.device.precision import Precision
 from timm_diffsens.errors import UsageError, kept_warnings, warn
 from timm_diffsens.models.checkpoints import read_recipe
 from timm_diffsens.models.loading import InputOptions, LoadedModel, given_model, load_model
-from timm_diffsens.perturb.diffeo import problem_of, rms_of
+from timm_diffsens.perturb.deformation import problem_of, rms_of
 from timm_diffsens.perturb.noise import of_matched_norm
 from timm_diffsens.perturb.pixels import ActivePixels
 from timm_diffsens.registry import Entry

@@ -10,11 +10,19 @@ import torch
 import torch.nn.functional as F
 
 from timm_diffsens.errors import DiffsensWarning, UsageError
+from timm_diffsens.perturb.deformation import Size
 from timm_diffsens.perturb.streams import Generator, standard_normal
+from timm_diffsens.registry import Look, register
+from timm_diffsens.schema.protocol import delta_problem
 
-Size = int | tuple[int, int]
 
-
+@register(
+    "deformations",
+    "diffeo",
+    help="random smooth displacement fields",
+    look=Look("#0072B2"),
+    known_as="max-entropy",
+)
 @dataclass(frozen=True)
 class Diffeo:
     """Random deformations of maximum entropy under a bound on their gradient norm.
@@ -66,11 +74,6 @@ class Diffeo:
         """T = 4 delta^2 / (pi n^2 ln cut) for a side of n pixels."""
         return 4 * self.delta**2 / (math.pi * side**2 * math.log(self.cut))
 
-    def temperature_range(self, side: int) -> tuple[float, float]:
-        """Where the map is larger than half a pixel and one-to-one (Petrini et al. 2021, Appendix C)."""
-        log = math.log(self.cut)
-        return 1 / (math.pi * side**2 * log), 4 / (math.pi**3 * self.cut**2 * log)
-
     def rms(self, size: Size) -> float:
         """Exact expected rms displacement in pixels, over both components and all pixels of `size`."""
         height, width = _sides(size)
@@ -82,20 +85,7 @@ class Diffeo:
 
     def problem(self, size: Size) -> str | None:
         """What is wrong with this deformation on images of `size`, or None."""
-        for side in _sides(size):
-            low, high = self.temperature_range(side)
-            # compared as delta, so that rounding at the very bounds does not decide
-            least, most = 0.5, side / (math.pi * self.cut)
-            if not least <= self.delta <= most:
-                fault = "moves less than a pixel" if self.delta < least else "stops being one-to-one"
-                remedy = "use larger images or a lower --cut"
-                if least < most:
-                    remedy = f"choose --delta between {least} and {most:.2f}"
-                return (
-                    f"the deformation {fault} on a side of {side} pixels: T = {self.temperature(side):.3g} "
-                    f"is outside [{low:.3g}, {high:.3g}]; {remedy}"
-                )
-        return None
+        return delta_problem(self.delta, self.cut, min(_sides(size)))
 
     def displacement(
         self, n: int, size: Size, generator: Generator = None, dtype: torch.dtype = torch.float32
@@ -165,8 +155,10 @@ def deform(images: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
         identity = torch.linspace(-1, 1, side, dtype=dtype, device=images.device)
         identity = identity if axis == 0 else identity[:, None]
         torch.sub(identity, displacement[:, axis], alpha=2 / (side - 1), out=grid[..., axis])
-    moved = F.grid_sample(images.to(dtype), grid, mode="bilinear", padding_mode="border", align_corners=True)
-    return moved.to(images.dtype)
+    deformed = F.grid_sample(
+        images.to(dtype), grid, mode="bilinear", padding_mode="border", align_corners=True
+    )
+    return deformed.to(images.dtype)
 
 
 def _field_dtype(images: torch.Tensor) -> torch.dtype:

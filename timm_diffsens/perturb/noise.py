@@ -1,15 +1,28 @@
 """White noise: matched to a deformation in norm, or fixed for each image."""
 
+from collections.abc import Callable
+
 import torch
 
 from timm_diffsens.errors import UsageError
 from timm_diffsens.perturb.streams import Generator, standard_normal
+from timm_diffsens.registry import Look, register
+
+Noise = Callable[[torch.Tensor, torch.Tensor, Generator], torch.Tensor]
+"""Clean images, deformed images, generators (one an image) -> what is added to the clean ones: (n, ...)."""
 
 
-def matched_noise(clean: torch.Tensor, moved: torch.Tensor, generator: Generator = None) -> torch.Tensor:
-    """White noise with `||eta|| = ||moved - clean||`, image by image: (n, ...), to be added to `clean`.
+@register(
+    "noises",
+    "gaussian",
+    help="white noise",
+    look=Look("#0072B2"),
+    known_as="gaussian, norm matched image by image",
+)
+def matched_noise(clean: torch.Tensor, deformed: torch.Tensor, generator: Generator = None) -> torch.Tensor:
+    """White noise with `||eta|| = ||deformed - clean||`, image by image: (n, ...), to be added to `clean`.
 
-    eta = ||moved - clean|| g / ||g|| with g standard normal: uniform on the sphere of that radius.
+    eta = ||deformed - clean|| g / ||g|| with g standard normal: uniform on the sphere of that radius.
     Source: arXiv 2210.01506, Section 1 (the definition of G_f).
 
     Raises:
@@ -18,18 +31,39 @@ def matched_noise(clean: torch.Tensor, moved: torch.Tensor, generator: Generator
     Example:
         >>> import torch
         >>> from timm_diffsens import matched_noise
-        >>> clean, moved = torch.rand(2, 4, 3, 8, 8)
-        >>> eta = matched_noise(clean, moved, generator=torch.Generator().manual_seed(0))
-        >>> torch.allclose(eta.flatten(1).norm(dim=1), (moved - clean).flatten(1).norm(dim=1))
+        >>> clean, deformed = torch.rand(2, 4, 3, 8, 8)
+        >>> eta = matched_noise(clean, deformed, generator=torch.Generator().manual_seed(0))
+        >>> torch.allclose(eta.flatten(1).norm(dim=1), (deformed - clean).flatten(1).norm(dim=1))
         True
     """
-    if clean.shape != moved.shape:
-        raise UsageError(f"clean {tuple(clean.shape)} and moved {tuple(moved.shape)} differ in shape")
+    if clean.shape != deformed.shape:
+        raise UsageError(f"clean {tuple(clean.shape)} and deformed {tuple(deformed.shape)} differ in shape")
     g = _draws(clean, generator)
-    # half precision is widened first: a rounded scale would miss the norm by up to 0.4 %
-    radius, length = (_norms(each) for each in (moved.to(g) - clean.to(g), g))
-    scale = (radius / length).to(g.dtype)
-    return g.mul_(scale.view(-1, *[1] * (clean.ndim - 1))).to(clean.dtype)
+    radius, length = _norms(_difference(deformed, clean, g)), _norms(g)
+    return _scaled(g, radius / length).to(clean.dtype)
+
+
+def of_matched_norm(noise: Noise) -> Noise:
+    """The noise, scaled to `||deformed - clean||` image by image.
+
+    Where it is used, a `UsageError` tells of noise that has another shape than the images, that is not
+    finite, or that is zero where the deformation is not.
+    """
+
+    def scaled(clean: torch.Tensor, deformed: torch.Tensor, generator: Generator) -> torch.Tensor:
+        drawn = noise(clean, deformed, generator)
+        if not isinstance(drawn, torch.Tensor) or drawn.shape != clean.shape:
+            got = tuple(drawn.shape) if isinstance(drawn, torch.Tensor) else type(drawn).__name__
+            raise UsageError(f"expected noise of the shape of the images, {tuple(clean.shape)}, got {got}")
+        wide = drawn.to(clean.device, _wide(clean), copy=True)
+        if not wide.isfinite().all():
+            raise UsageError("the noise holds numbers that are not finite")
+        radius, length = _norms(_difference(deformed, clean, wide)), _norms(wide)
+        if ((length == 0) & (radius > 0)).any():
+            raise UsageError("the noise of an image is zero: it cannot be scaled to the deformation's norm")
+        return _scaled(wide, radius / length.where(length > 0, 1)).to(clean.dtype)
+
+    return scaled
 
 
 def corrupt(images: torch.Tensor, sigma: float, generator: Generator = None) -> torch.Tensor:
@@ -46,8 +80,21 @@ def _draws(images: torch.Tensor, generator: Generator) -> torch.Tensor:
     """The same, in float32 or wider."""
     if images.ndim < 2 or not images.is_floating_point():
         raise UsageError(f"expected floating-point images (n, ...), got {images.dtype} {tuple(images.shape)}")
-    dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
-    return standard_normal(len(images), images.shape[1:], generator, dtype).to(images.device)
+    return standard_normal(len(images), images.shape[1:], generator, _wide(images)).to(images.device)
+
+
+def _wide(images: torch.Tensor) -> torch.dtype:
+    """Half precision is widened: a rounded scale would miss the norm by up to 0.4 %."""
+    return torch.float64 if images.dtype == torch.float64 else torch.float32
+
+
+def _difference(deformed: torch.Tensor, clean: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return deformed.to(like) - clean.to(like)
+
+
+def _scaled(noise: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The noise (n, ...) times a number an image (n,), in place."""
+    return noise.mul_(scale.to(noise.dtype).view(-1, *[1] * (noise.ndim - 1)))
 
 
 def _norms(images: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """The deformation of scale detection: every active pixel moves by at most one pixel."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -9,24 +8,19 @@ import torch
 from timm_diffsens.data.scale_detection import Generator as PixelGenerator
 from timm_diffsens.data.scale_detection import ScaleDetection
 from timm_diffsens.errors import UsageError
+from timm_diffsens.perturb.deformation import Size
 from timm_diffsens.perturb.streams import Generator
-
-Size = int | tuple[int, int]
-
-
-class Deformation(Protocol):
-    """What a measurement needs of a deformation: `Diffeo` and `ActivePixels` have it."""
-
-    def __call__(self, images: torch.Tensor, generator: Generator = None) -> torch.Tensor:
-        """Images (n, c, ...) -> deformed images, each with a draw of its own."""
-
-    def rms(self, size: Size) -> float:
-        """Expected rms displacement in pixels."""
-
-    def problem(self, size: Size) -> str | None:
-        """What is wrong with it on images of `size`, or None."""
+from timm_diffsens.registry import Look, register
 
 
+@register(
+    "deformations",
+    "active-pixels",
+    help="of scale1 and scale2: their two pixels move by at most one",
+    look=Look("#D55E00"),
+    order=1,
+    known_as="active pixels",
+)
 @dataclass(frozen=True)
 class ActivePixels:
     """Moves the two active pixels of scale-detection images, see `ScaleDetection.displace`.
@@ -35,26 +29,32 @@ class ActivePixels:
     (`--corrupt`), which stays where it is, does not matter as long as it is well below their value.
     Source: arXiv 2210.01506, Section 3 and App. B.
 
+    Raises:
+        UsageError: no task: this deformation comes with the data sets scale1 and scale2.
+
     Example:
         >>> import numpy as np
         >>> from timm_diffsens import ScaleDetection
         >>> from timm_diffsens.perturb.pixels import ActivePixels
         >>> task = ScaleDetection(task=1, dims=2)
         >>> images = task.test(4).images
-        >>> moved = ActivePixels(task)(images, np.random.default_rng(0))
-        >>> bool((moved.square().sum(dim=(1, 2, 3)) >= images.square().sum(dim=(1, 2, 3))).all())
+        >>> deformed = ActivePixels(task)(images, np.random.default_rng(0))
+        >>> bool((deformed.square().sum(dim=(1, 2, 3)) >= images.square().sum(dim=(1, 2, 3))).all())
         True
     """
 
-    task: ScaleDetection
+    task: ScaleDetection = None  # type: ignore[assignment]  # to say what is missing
+
+    def __post_init__(self) -> None:
+        if self.task is None:
+            raise UsageError(
+                "the deformation active-pixels belongs to the data sets scale1 and scale2, and is used with "
+                "them without being asked for"
+            )
 
     def rms(self, size: Size) -> float:
         """Rms displacement of an active pixel over all its positions, in pixels; `size` does not matter."""
         return self.task.rms_displacement()
-
-    def problem(self, size: Size) -> str | None:
-        """Nothing can be wrong with it."""
-        return None
 
     def __call__(self, images: torch.Tensor, generator: Generator = None) -> torch.Tensor:
         """Deform images (n, c, *task.shape).

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -61,3 +62,25 @@ def protocol_hash(protocol: Protocol) -> str:
     inputs of different sizes are compared under the same delta, as in the paper.
     """
     return digest(protocol.model_dump(mode="json", exclude={"sha256", "rms_displacement"}))
+
+
+def delta_bounds(side: int, cut: int) -> tuple[float, float]:
+    """Least and most delta, in pixels, of a `Diffeo` on images whose shorter side has n pixels.
+
+    Below the least the displacement is smaller than half a pixel; above the most the map stops being
+    one-to-one. By T = 4 delta^2/(pi n^2 ln cut) they are the bounds of T in Petrini et al. 2021, Appendix C:
+    1/(pi n^2 ln cut) and 4/(pi^3 cut^2 ln cut). On small images no delta lies between them.
+    """
+    return 0.5, side / (math.pi * cut)
+
+
+def delta_problem(delta: float, cut: int, side: int) -> str | None:
+    """What is wrong with a `Diffeo` on images of that shorter side, and the delta to choose; or None."""
+    least, most = delta_bounds(side, cut)
+    if least <= delta <= most:
+        return None
+    remedy = "use larger images or a lower --cut"
+    if least <= most:  # rounded down, so that what is advised is accepted
+        remedy = f"choose --delta between {least} and {math.floor(most * 100) / 100}"
+    fault = "moves less than a pixel" if delta < least else "stops being one-to-one"
+    return f"with delta = {delta:g} the deformation {fault} on a side of {side} pixels: {remedy}"

@@ -13,8 +13,8 @@ from torch import nn
 from timm_diffsens.device import devices
 from timm_diffsens.device.precision import FULL, Precision
 from timm_diffsens.errors import MeasurementError, UsageError, first_line
+from timm_diffsens.perturb.deformation import Deformation
 from timm_diffsens.perturb.diffeo import Diffeo
-from timm_diffsens.perturb.pixels import Deformation
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.sensitivities.probe import Forward, Probe, model_output, unwrap
 from timm_diffsens.sensitivities.triplets import Perturbation, PerturbedImages, source_of

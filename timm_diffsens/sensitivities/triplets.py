@@ -10,13 +10,12 @@ import torch
 from timm_diffsens.data.batches import one_ahead
 from timm_diffsens.errors import UsageError
 from timm_diffsens.perturb import streams
+from timm_diffsens.perturb.deformation import Deformation
 from timm_diffsens.perturb.diffeo import Diffeo
-from timm_diffsens.perturb.noise import corrupt, matched_noise
-from timm_diffsens.perturb.pixels import Deformation
+from timm_diffsens.perturb.noise import Noise, corrupt, matched_noise
 
 Batch = tuple[Sequence[int], torch.Tensor]  # indices of the images (their random streams), (n, c, h, w)
 Source = Callable[[int], Iterator[Batch]]  # batch size -> batches; each call begins anew
-Noise = Callable[[torch.Tensor, torch.Tensor, streams.Generator], torch.Tensor]
 
 KEPT = 2**25  # bytes of triplets kept for the other variants of a network: 900 images of 32 x 32
 
@@ -27,7 +26,8 @@ class Perturbation:
 
     Attributes:
         deformation: images, generators -> deformed images.
-        noise: clean images, deformed images, generators -> what is added to the clean ones.
+        noise: clean images, deformed images, generators -> what is added to the clean ones, a new tensor; for
+            noise of any norm see `perturb.noise.of_matched_norm`.
         corruption: standard deviation of the noise that is fixed for each image (Fig. 1 right).
         seed: of all of them.
     """
@@ -62,6 +62,8 @@ class Perturbation:
         into = whole.chunk(3) if n else (whole,) * 3
 
         deformed = self.deformation(clean, self._streams("diffeo", indices))
+        if deformed.shape != clean.shape:
+            raise UsageError(f"expected deformed images {tuple(clean.shape)}, got {tuple(deformed.shape)}")
         noise = self.noise(clean, deformed, self._streams("noise", indices))
         for part, made in zip(into, (clean, deformed, noise.add_(clean)), strict=True):
             part.copy_(made)

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from timm_diffsens.results.records.frames import output_layer
 from timm_diffsens.schema.layers import LayerSensitivity
+from timm_diffsens.schema.protocol import delta_problem
 from timm_diffsens.schema.records import Record
 
 FEWEST_IMAGES = 100
 WIDEST = 0.2  # relative standard error of R at the output
-_LEAST_DELTA = 0.5  # pixels; below, Petrini et al. 2021 call the map sub-pixel
 _MOST_NAMED = 3
 
 
@@ -44,22 +44,11 @@ def _images(record: Record) -> Iterator[str]:
 
 
 def _deformation(record: Record) -> Iterator[str]:
-    """The bounds of T, as delta: T >= 1/(pi n^2 ln cut) is delta >= 1/2, and the upper one n/(pi cut)."""
     delta, cut, shown = record.protocol.delta, record.protocol.cut, record.model.input
-    if delta is None or cut is None:
-        return
-    side = min(shown.height, shown.width)
-    most = side / (math.pi * cut)
-    if delta < _LEAST_DELTA:
-        fault = "moves less than a pixel"
-    elif delta > most:
-        fault = "stops being one-to-one"
-    else:
-        return
-    yield (
-        f"with delta = {delta:g} the deformation {fault} on a side of {side} pixels: "
-        f"choose --delta between {_LEAST_DELTA} and {math.floor(most * 100) / 100:g}"
-    )
+    if delta is not None and cut is not None:
+        problem = delta_problem(delta, cut, min(shown.height, shown.width))
+        if problem:
+            yield problem
 
 
 def _layers(record: Record) -> Iterator[str]:

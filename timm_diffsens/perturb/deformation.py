@@ -1,0 +1,39 @@
+"""What a deformation is, and what is asked of it where it can tell."""
+
+from typing import Any
+from typing import Protocol as Interface
+
+import torch
+
+from timm_diffsens.perturb.streams import Generator
+
+Size = int | tuple[int, int]  # side of a square, or (height, width), in pixels
+
+
+class Deformation(Interface):
+    """Images -> deformed images. Any callable of that kind will do.
+
+    Two methods are used where there are such: `rms(size) -> float`, the expected rms displacement in pixels,
+    and `problem(size) -> str | None`, what is wrong with the deformation on images of that size.
+    """
+
+    def __call__(self, images: torch.Tensor, generator: Generator, /) -> torch.Tensor:
+        """Deform each image by a draw of its own: (n, c, ...) -> (n, c, ...).
+
+        Args:
+            images: the network's normalised input.
+            generator: a sequence of numpy generators, one an image: what is drawn for an image from its own
+                generator does not depend on the batch.
+        """
+
+
+def rms_of(deformation: Any, size: Size) -> float | None:
+    """Expected rms displacement in pixels; None where the deformation does not tell."""
+    rms = getattr(deformation, "rms", None)
+    return None if rms is None else float(rms(size))
+
+
+def problem_of(deformation: Any, size: Size) -> str | None:
+    """What is wrong with the deformation on images of `size`; None where nothing is known to be."""
+    problem = getattr(deformation, "problem", None)
+    return None if problem is None else problem(size)
