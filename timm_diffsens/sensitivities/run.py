@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from timm_diffsens.device import devices
+from timm_diffsens.device.evaluation import evaluating
 from timm_diffsens.device.precision import FULL, Precision
 from timm_diffsens.errors import MeasurementError, UsageError, first_line
 from timm_diffsens.perturb.diffeo import Diffeo
@@ -217,22 +218,21 @@ def count_wrong(
 ) -> tuple[int | None, int]:
     """Top-1 errors (None without finite scores) and images seen, on clean (or corrupted) images only."""
     like = next(iter(model.parameters()), torch.empty(0))
-    flags = {module: module.training for module in model.modules()}
     wrong, done = 0.0, 0
-    model.eval()
-    try:
-        with torch.no_grad(), precision.applied(like.device), channels_last(model) as layout:
-            for indices, images in batches:
-                images = corrupted(images.to(like.dtype), indices, protocol)
-                output = model_output(model(with_layout(images, layout).to(like.device)))
-                truth = torch.tensor([labels[i] for i in indices], device=output.device)
-                wrong += float(_wrong(output, truth))
-                done += len(indices)
-                if progress:
-                    progress(done)
-    finally:
-        for module, flag in flags.items():
-            module.training = flag
+    with (
+        torch.no_grad(),
+        evaluating(model),
+        precision.applied(like.device),
+        channels_last(model) as layout,
+    ):
+        for indices, images in batches:
+            images = corrupted(images.to(like.dtype), indices, protocol)
+            output = model_output(model(with_layout(images, layout).to(like.device)))
+            truth = torch.tensor([labels[i] for i in indices], device=output.device)
+            wrong += float(_wrong(output, truth))
+            done += len(indices)
+            if progress:
+                progress(done)
     return (int(wrong) if math.isfinite(wrong) else None), done
 
 
