@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from timm_diffsens.device.evaluation import evaluating
 from timm_diffsens.errors import UsageError
 
 _COLOURS = 3
@@ -30,12 +31,10 @@ def first_convolution(module: nn.Module, shape: tuple[int, ...]) -> tuple[str, i
     Returns:
         None where no convolution is reached.
     """
-    flags = {part: part.training for part in module.modules()}
-    handles = [m.register_forward_pre_hook(_stop) for m in flags if isinstance(m, _ConvNd)]
+    handles = [m.register_forward_pre_hook(_stop) for m in module.modules() if isinstance(m, _ConvNd)]
     like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
-    module.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(module):
             module(torch.zeros(2, *shape, dtype=like.dtype, device=like.device))
     except _Reached as reached:
         name = next(name for name, part in module.named_modules() if part is reached.conv)
@@ -45,8 +44,6 @@ def first_convolution(module: nn.Module, shape: tuple[int, ...]) -> tuple[str, i
     finally:
         for handle in handles:
             handle.remove()
-        for part, flag in flags.items():
-            part.training = flag
     return None
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from timm_diffsens.device.evaluation import evaluating
 from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.models.blocks import find_blocks
 from timm_diffsens.models.loading import LoadedModel
@@ -89,13 +90,8 @@ def list_layers(model: LoadedModel, selection: str | Sequence[str] = "blocks", s
 
 def trace_images(model: nn.Module, images: torch.Tensor, **kwargs: Any) -> Trace:
     """Trace a model in evaluation mode on three images (3, ...); its training flags are put back."""
-    flags = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with evaluating(model):
         return trace(model, (images[:2],), (images[1:],), kwargs)
-    finally:
-        for module, flag in flags.items():
-            module.training = flag
 
 
 def _leaves(seen: Trace) -> dict[str, str]:

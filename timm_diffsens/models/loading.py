@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from timm_diffsens.device import allocator, seeding
+from timm_diffsens.device.evaluation import evaluating
 from timm_diffsens.errors import DiffsensError, UsageError, first_line
 from timm_diffsens.models.arguments import NO_ARGUMENTS, ModelArguments
 from timm_diffsens.models.checkpoints import load_checkpoint, read_recipe, state_sha256
@@ -74,7 +75,9 @@ class LoadedModel:
 
     def fresh(self, seed: int) -> nn.Module:
         """The same architecture with fresh random weights."""
-        return reinitialise(self.module, seed, factory=self.build).eval()
+        fresh = reinitialise(self.module, seed, factory=self.build)
+        fresh.eval()
+        return fresh
 
 
 def load_model(
@@ -247,18 +250,13 @@ def _classes_seen(module: nn.Module, shape: tuple[int, ...]) -> int | None:
     """
     if timm_input(module) is not None:
         return _classes(module)
-    flags = {part: part.training for part in module.modules()}
-    module.eval()
     like = next(iter(module.parameters()), torch.empty(0))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(module):
             blank = torch.zeros(2, *shape, dtype=like.dtype, device=like.device)
             found = pick_output(module(blank))
     except Exception:  # it will fail again when it is measured, where that is reported
         return _classes(module)
-    finally:
-        for part, flag in flags.items():
-            part.training = flag
     return found[1].shape[1] if found is not None and found[1].ndim == 2 else None
 
 

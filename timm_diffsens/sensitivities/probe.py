@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from timm_diffsens.device.evaluation import evaluating
 from timm_diffsens.errors import MeasurementError, UsageError
 from timm_diffsens.models.layers import Layer, select_layers
 from timm_diffsens.models.trace import Trace, call_name, pick_output, tensors, trace
@@ -68,13 +69,12 @@ class Probe:
         self._expected: int | None = None
         self._tracing = False
         self._handles: list[RemovableHandle] = []
-        self._training: dict[nn.Module, bool] = {}
+        self._evaluation = evaluating(self.model)
 
     def __enter__(self) -> "Probe":
         if self._handles:
             raise UsageError("this probe is open already")
-        self._training = {module: module.training for module in self.model.modules()}
-        self.model.eval()
+        self._evaluation.__enter__()
         self._handles.append(self.model.register_forward_pre_hook(self._before, with_kwargs=True))
         if self.layers:
             self._attach()
@@ -86,9 +86,7 @@ class Probe:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        for module, flag in self._training.items():
-            module.training = flag
-        self._training.clear()
+        self._evaluation.__exit__(kind, error, traceback)
 
     def reset(self) -> None:
         """Forget all images; the layers stay."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from timm_diffsens.device import devices
+from timm_diffsens.device.evaluation import evaluating
 from timm_diffsens.device.precision import FULL, Precision
 from timm_diffsens.errors import MeasurementError, UsageError, first_line
 from timm_diffsens.perturb.deformation import Deformation
@@ -211,22 +212,20 @@ def count_wrong(
     A forward sees as many images as one of `run_pass` under the same settings: three batches.
     """
     like, size = _like(model), 3 * _batch_size(model, images, settings)
-    flags = {module: module.training for module in model.modules()}
     wrong, done = 0.0, 0
-    model.eval()
-    try:
-        with torch.no_grad(), settings.precision.applied(like.device), channels_last(model) as layout:
-            for indices, batch in images.corrupted(size, like, layout):
-                output = settings.forward(model, batch) if settings.forward else model(batch)
-                output = model_output(output)
-                truth = torch.tensor([labels[i] for i in indices], device=output.device)
-                wrong += float(_wrong(output, truth))
-                done += len(indices)
-                if progress:
-                    progress(done)
-    finally:
-        for module, flag in flags.items():
-            module.training = flag
+    with (
+        torch.no_grad(),
+        evaluating(model),
+        settings.precision.applied(like.device),
+        channels_last(model) as layout,
+    ):
+        for indices, batch in images.corrupted(size, like, layout):
+            output = model_output(settings.forward(model, batch) if settings.forward else model(batch))
+            truth = torch.tensor([labels[i] for i in indices], device=output.device)
+            wrong += float(_wrong(output, truth))
+            done += len(indices)
+            if progress:
+                progress(done)
     return (int(wrong) if math.isfinite(wrong) else None), done
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from timm_diffsens.device.evaluation import evaluating
 from timm_diffsens.errors import UsageError
 from timm_diffsens.models.layers import Layer, select_layers
 from timm_diffsens.models.trace import call_name, tensors, trace
@@ -105,9 +106,7 @@ def _responses(model: nn.Module, length: int, pixels: npt.NDArray[np.int64]) -> 
     example = next(model.parameters(), torch.zeros(()))
     images = torch.zeros(len(pixels) + 1, 1, length, dtype=example.dtype, device=example.device)
     images[torch.arange(len(pixels)), 0, torch.from_numpy(pixels)] = math.sqrt(length / 2)
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with evaluating(model):
         layers = convolutions_of(model, images[:3] if len(images) > 2 else images[[0, 1, 0]])
         with _outputs(model, layers) as seen:
             model(images[-1:])
@@ -117,9 +116,6 @@ def _responses(model: nn.Module, length: int, pixels: npt.NDArray[np.int64]) -> 
                 model(batch)
                 for name, output in seen.items():
                     parts[name].append((output - empty[name]).abs().sum(dim=1).double().cpu().numpy())
-    finally:
-        for module, flag in training.items():
-            module.training = flag
     return {name: np.concatenate(part) for name, part in parts.items()}
 
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from timm_diffsens.device import seeding
+from timm_diffsens.device.evaluation import evaluating
 from timm_diffsens.device.precision import FULL
 from timm_diffsens.errors import MeasurementError, warn
 from timm_diffsens.files import write_atomic
@@ -259,15 +260,11 @@ def wrong_answers(outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 def error_of(module: nn.Module, images: Images, recipe: Recipe) -> float:
     """Share of wrong answers in evaluation mode; the mode is put back."""
-    flags = {part: part.training for part in module.modules()}
-    module.eval()
     wrong = torch.zeros((), device=images.y.device)
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(module):
         for start in range(0, len(images), _EVALUATION_BATCH):
             rows = slice(start, start + _EVALUATION_BATCH)
             wrong += wrong_answers(module(images.x[rows]), images.y[rows]).sum()
-    for part, flag in flags.items():
-        part.training = flag
     return float(wrong) / len(images)
 
 

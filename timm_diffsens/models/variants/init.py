@@ -43,7 +43,9 @@ class Reinitialised:
         factory: Callable[[], nn.Module] | None = None,
     ) -> nn.Module:
         """A network with fresh random weights, see `reinitialise`; its seed is drawn from the stream."""
-        return reinitialise(model, int(generator.integers(2**63)), factory=factory).eval()
+        fresh = reinitialise(model, int(generator.integers(2**63)), factory=factory)
+        fresh.eval()
+        return fresh
 
 
 def reinitialise(
@@ -81,7 +83,8 @@ def reinitialise(
     like = next(iter(model.parameters()), None)
     if like is not None:
         fresh = fresh.to(device=like.device, dtype=like.dtype)
-    return fresh.train(model.training)
+    fresh.train(model.training)
+    return fresh
 
 
 def _from_timm(model: nn.Module) -> nn.Module | None:
