@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from timm_diffsens import registry
 from timm_diffsens.data.scale_detection import ScaleDetection
-from timm_diffsens.data.specs import SCALE_TASKS
 from timm_diffsens.device.precision import Precision
 from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.models.loading import InputOptions
@@ -13,6 +13,7 @@ from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.pixels import ActivePixels, Deformation
 from timm_diffsens.schema.records import VARIANTS, VariantName
 
+SCALE_TASKS = ("scale1", "scale2")
 DEFAULT_VARIANTS = ("original", "channel-shuffled", "mean-channel")
 
 
@@ -87,8 +88,9 @@ class Options:
             UsageError: its parameters make no sense, or are given for another data set.
         """
         given = {n: v for n in ("dims", "size", "xi", "gap") if (v := getattr(self, n)) is not None}
-        if self.dataset in SCALE_TASKS:
-            return ScaleDetection(int(self.dataset.removeprefix("scale")), **given)
+        name, arguments = registry.split_arguments(self.dataset)
+        if name in SCALE_TASKS:
+            return ScaleDetection(int(name.removeprefix("scale")), **{**given, **arguments})
         if given:
             raise UsageError(f"{', '.join(given)} belong to scale1 and scale2, not to {self.dataset}")
         return None

@@ -9,9 +9,10 @@ from torch import nn
 
 from timm_diffsens.benchmark import parts
 from timm_diffsens.benchmark.noted import noted
-from timm_diffsens.benchmark.options import Options
-from timm_diffsens.data.loading import ImageSample, check_request, load_images, match_labels
-from timm_diffsens.data.specs import SCALE_TASKS
+from timm_diffsens.benchmark.options import SCALE_TASKS, Options
+from timm_diffsens.data.loading import ImageSample, load_images, match_labels
+from timm_diffsens.data.opening import open_images
+from timm_diffsens.data.source import ImageSource
 from timm_diffsens.device import devices
 from timm_diffsens.errors import UsageError, warn
 from timm_diffsens.models.checkpoints import read_recipe
@@ -49,20 +50,26 @@ def prepare(model: str | nn.Module | LoadedModel, options: Options) -> Plan:
     variants, diffeo = options.variant_names, options.diffeo
     device = devices.resolve_device(options.device)
     options.precision.check(device)
-    check_request(options.dataset, options.data_dir, options.split)  # before weights are fetched
     heard: list[str] = []
     with noted(heard):
+        source = open_images(  # before weights are fetched
+            options.dataset,
+            data_dir=options.data_dir,
+            split=options.split,
+            download=options.download,
+            parameters={name: getattr(options, name) for name in ("dims", "size", "xi", "gap")},
+        )
         loaded = _load(model, options)
         size = loaded.input.height, loaded.input.width
         _check_task(options, loaded)
         problem = diffeo.problem(size)
         if problem:
             warn(problem)
-        sample = _sample(options, loaded, options.images)
+        sample = _sample(source, options, loaded, options.images)
         labels, reason = _labels(sample, loaded)
         whole = None
         if options.full_error and labels is not None and options.test_error is None:
-            everything = _sample(options, loaded, None)
+            everything = _sample(source, options, loaded, None)
             all_labels, reason = _labels(everything, loaded)
             whole = None if all_labels is None else (everything, all_labels)
             labels = labels if whole else None
@@ -128,17 +135,8 @@ def _check_task(options: Options, loaded: LoadedModel) -> None:
         )
 
 
-def _sample(options: Options, loaded: LoadedModel, images: int | None) -> ImageSample:
-    return load_images(
-        options.dataset,
-        data_dir=options.data_dir,
-        split=options.split,
-        images=images,
-        seed=options.seed,
-        download=options.download,
-        channels=loaded.input.channels,
-        task=options.task,
-    )
+def _sample(source: ImageSource, options: Options, loaded: LoadedModel, images: int | None) -> ImageSample:
+    return load_images(source, images=images, seed=options.seed, channels=loaded.input.channels)
 
 
 def _labels(sample: ImageSample, loaded: LoadedModel) -> tuple[dict[int, int] | None, str | None]:

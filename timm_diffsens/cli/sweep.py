@@ -168,12 +168,12 @@ def _conclude(job: "Job", outcomes: "Sequence[Outcome]", left: int, as_json: boo
 def _options(**given: Any) -> dict[str, Any]:
     """Checked as far as can be without a model, before any process is started."""
     from timm_diffsens.benchmark.options import Options
-    from timm_diffsens.data.loading import check_request
+    from timm_diffsens.data.opening import open_images
     from timm_diffsens.sweep.jobs import plain_options
 
     options = Options(**given)
     _ = (options.task, options.diffeo, options.input)
-    check_request(options.dataset, options.data_dir, options.split)
+    open_images(options.dataset, data_dir=options.data_dir, split=options.split)
     return plain_options(options)
 
 
