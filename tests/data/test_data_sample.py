@@ -122,7 +122,7 @@ def test_the_hash_changes_with(change, make_folder):
 
 
 def test_the_hash_of_drawn_images_follows_the_drawing(monkeypatch):
-    from timm_diffsens.data import dead_leaves
+    from timm_diffsens.data.sets import dead_leaves
 
     before = load_images(images=5)
     assert before.sha256 == load_images(images=5).sha256

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import pickle
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -14,8 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from timm_diffsens.data import specs
-from timm_diffsens.data.loading import list_datasets, load_images, match_labels
+from timm_diffsens import registry
+from timm_diffsens.data import source
+from timm_diffsens.data.loading import load_images, match_labels
 from timm_diffsens.errors import DiffsensWarning, MeasurementError, UsageError
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -25,8 +27,7 @@ CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 
 def test_every_kind_is_listed():
-    names = [name for name, _ in list_datasets()]
-    assert names == [
+    assert registry.names("datasets") == [
         "dead-leaves",
         "cifar10",
         "imagenet",
@@ -35,7 +36,13 @@ def test_every_kind_is_listed():
         "folder",
         *(f"{prefix}/NAME" for prefix in ("torch", "hfds", "hfids", "wds", "tfds")),
     ]
-    assert all(text and "\n" not in text for _, text in list_datasets())
+    assert all(entry.help and "\n" not in entry.help for entry in registry.entries("datasets"))
+
+
+def test_listing_them_imports_no_torch():
+    code = "from timm_diffsens import registry; import sys; registry.entries('datasets')"
+    code += "; print(sorted({'torch', 'timm', 'torchvision'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
 @pytest.mark.parametrize(
@@ -46,9 +53,9 @@ def test_every_kind_is_listed():
         ("dead_leaves", "did you mean dead-leaves"),
         ("torch/cifar1", "did you mean torch/cifar10"),
         ("torch/../cifar10", "did you mean torch/"),
-        ("nonsense", "see `diffsens ls datasets`"),
-        ("", "see `diffsens ls datasets`"),
-        ("/etc", "see `diffsens ls datasets`"),
+        ("nonsense", "`diffsens ls datasets` lists them"),
+        ("", "`diffsens ls datasets` lists them"),
+        ("/etc", "`diffsens ls datasets` lists them"),
     ],
 )
 def test_an_unknown_name_has_its_nearest(spec, nearest, tmp_path):
@@ -88,7 +95,7 @@ def test_a_missing_package_is_named(spec, module, package, tmp_path, monkeypatch
 
 def test_old_versions_that_run_scripts_are_refused(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(specs.importlib.metadata, "version", lambda name: "3.6.0")
+    monkeypatch.setattr(source.importlib.metadata, "version", lambda name: "3.6.0")
     with pytest.raises(UsageError, match=r"needs datasets 4 or newer"):
         load_images("hfds/owner/name")
 

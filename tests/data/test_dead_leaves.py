@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from timm_diffsens.data import dead_leaves
-from timm_diffsens.data.dead_leaves import R_MAX, R_MIN, SIZE, dead_leaves_array, dead_leaves_image, power_law
+from timm_diffsens.data.sets import dead_leaves
+from timm_diffsens.data.sets.dead_leaves import (
+    R_MAX,
+    R_MIN,
+    SIZE,
+    dead_leaves_array,
+    dead_leaves_image,
+    power_law,
+)
 
 # Scaling range of the spectrum, in cycles an image: from 2 / r_max to 1 / (5 r_min). Below it the largest
 # leaves set the spectrum, above it the sharp edges of the smallest ones (1/f^3).

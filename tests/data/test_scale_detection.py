@@ -6,10 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from timm_diffsens.benchmark.options import Options
 
 from timm_diffsens.data.loading import load_images
 from timm_diffsens.data.scale_detection import ScaleDetection
 from timm_diffsens.errors import UsageError
+from timm_diffsens.models.inputs import plain_input
 
 TASKS = [
     ScaleDetection(1, 1, size=24, xi=6, gap=2),
@@ -167,20 +169,41 @@ def test_more_images_than_there_are():
         task.sample("validation", 10)
 
 
-def test_as_a_data_set_it_gives_the_same_images():
-    task = ScaleDetection(1, 2, size=16, xi=6)
-    sample, direct = load_images("scale1", images=40, seed=7, channels=1, task=task), task.test(40, 7)
+def plain(sample, channels=1):
+    height, width = (1, *sample.task.shape)[-2:]
+    return sample.transform(plain_input(channels, (height, width)))
+
+
+@pytest.mark.parametrize("task", [ScaleDetection(1, 2, size=16, xi=6), ScaleDetection(2, 1, size=24, xi=6)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_as_a_data_set_it_gives_the_same_images(task, channels):
+    spec, given = f"scale{task.task}", {"dims": task.dims, "size": task.size, "xi": task.xi}
+    sample, direct = load_images(spec, images=40, seed=7, channels=channels, **given), task.test(40, 7)
+    assert sample.task == task
     assert list(sample.indices) == direct.indices.tolist()
     assert [2 * label - 1 for label in sample.labels] == direct.labels.tolist()
-    transform = sample.source.transform(1)
-    assert torch.equal(torch.stack([transform(sample.load(i)) for i in range(40)]), direct.images)
-    assert sample.sha256 != load_images("scale1", images=40, seed=7, channels=1).sha256
+    for size in (1, 7, 40):
+        shown = torch.cat([images for _, images in sample.batches(plain(sample, channels), size)])
+        assert torch.equal(shown, direct.images.repeat(1, channels, *[1] * task.dims))
+    assert sample.sha256 != load_images(spec, images=40, seed=7, channels=channels).sha256
+
+
+def test_arguments_of_a_spec_mean_the_same_as_options():
+    sample = load_images("scale1:xi=11,gap=2", images=4)
+    assert sample == load_images("scale1", images=4, xi=11, gap=2)
+    assert (sample.spec, sample.task) == ("scale1", ScaleDetection(1, xi=11, gap=2))
+    by_spec, by_option = Options("scale1:xi=11,gap=4"), Options("scale1", xi=11, gap=4)
+    assert by_spec.task == by_option.task == ScaleDetection(1, xi=11, gap=4)
 
 
 def test_as_a_data_set_wrong_use_is_told():
     with pytest.raises(UsageError, match="takes no --data-dir"):
         load_images("scale1", data_dir=".")
-    with pytest.raises(UsageError, match="belong to scale1 and scale2"):
-        load_images("dead-leaves", task=ScaleDetection())
-    with pytest.raises(UsageError, match="task 1"):
-        load_images("scale2", task=ScaleDetection())
+    with pytest.raises(UsageError, match="xi belongs to scale1 and scale2, not to dead-leaves"):
+        load_images("dead-leaves", xi=11)
+    with pytest.raises(UsageError, match="xi must divide the size"):
+        load_images("scale2", xi=7)
+    with pytest.raises(UsageError, match=r"unknown argument of the data set scale1 'xy'; did you mean xi"):
+        load_images("scale1:xy=7")
+    with pytest.raises(UsageError, match=r"shape \(3, 32, 32\), the model takes \(3, 16, 16\)"):
+        load_images("scale1", images=2).transform(plain_input(3, (16, 16)))

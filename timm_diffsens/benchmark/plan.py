@@ -9,9 +9,10 @@ from torch import nn
 
 from timm_diffsens import registry
 from timm_diffsens.benchmark import parts
-from timm_diffsens.data.loading import ImageSample, check_request, load_images, match_labels
+from timm_diffsens.data.loading import ImageSample, load_images, match_labels
+from timm_diffsens.data.opening import open_images
 from timm_diffsens.data.scale_detection import ScaleDetection
-from timm_diffsens.data.specs import SCALE_TASKS
+from timm_diffsens.data.source import ImageSource
 from timm_diffsens.device import devices
 from timm_diffsens.device.precision import Precision
 from timm_diffsens.errors import UsageError, kept_warnings, warn
@@ -51,40 +52,62 @@ class Plan:
     retries: list[str] = field(default_factory=list)
 
 
-def check(config: Config) -> None:
-    """Find what is wrong with a configuration whatever the model: names, options that do not fit, the device.
+@dataclass(frozen=True)
+class Inputs:
+    """What a configuration asks for whatever the model: images, perturbation, variants.
 
-    Raises:
-        UsageError: something is.
+    Attributes:
+        config: scale detection has the parameters that a checkpoint was trained on, unless others are given.
+        source: the open data set.
+        perturbation: of the images. used: the registry's entries of its `deformation` and its `noise`.
+        variants: entries, in order.
     """
-    precision_of(config).check(devices.resolve_device(config.device))
-    task = task_of(config)
-    _perturbation(config, task)
-    _variants(config)
-    _input_options(config, task)
-    if isinstance(config.dataset, str):
-        check_request(config.dataset, config.data_dir, config.split)
+
+    config: Config
+    source: ImageSource
+    perturbation: Perturbation
+    used: dict[str, Entry]
+    variants: list[Entry]
+
+    @classmethod
+    def of(cls, config: Config) -> "Inputs":
+        """Find everything, and what is wrong with it.
+
+        Raises:
+            UsageError: unknown names, options that do not fit together, images that are not there.
+        """
+        config = _as_trained(config)
+        precision_of(config).check(devices.resolve_device(config.device))
+        source = open_images(
+            config.dataset,
+            data_dir=config.data_dir,
+            split=config.split,
+            download=config.download,
+            parameters={name: getattr(config, name) for name in _SCALE},
+        )
+        perturbation, used = _perturbation(config, source.task)
+        _input_options(config, source.task)
+        variants = [registry.find("variants", name) for name in config.variants]
+        return cls(config, source, perturbation, used, variants)
 
 
-def prepare(model: str | nn.Module | LoadedModel, config: Config) -> Plan:
+def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Plan:
     """Check all arguments, load the model and the images, and work out the record's key."""
-    config = _as_trained(config)
-    check(config)  # before weights are fetched
-    task, variants = task_of(config), _variants(config)
-    perturbation, used = _perturbation(config, task)
+    inputs = Inputs.of(asked) if isinstance(asked, Config) else asked  # before weights are fetched
+    config, source, deformation = inputs.config, inputs.source, inputs.perturbation.deformation
     warnings: list[str] = []
     with kept_warnings(warnings):
-        loaded = _load(model, config, task)
+        loaded = _load(model, config, source.task)
         size = loaded.input.height, loaded.input.width
-        _check_task(config, task, loaded)
-        problem = problem_of(perturbation.deformation, size)
+        _check_task(config, source.task, loaded)
+        problem = problem_of(deformation, size)
         if problem:
             warn(problem)
-        sample = _sample(config, task, loaded, config.images)
+        sample = _sample(source, config, loaded, config.images)
         labels, reason = _labels(sample, loaded)
         whole = None
         if config.full_error and labels is not None and config.test_error is None:
-            everything = _sample(config, task, loaded, None)
+            everything = _sample(source, config, loaded, None)
             all_labels, reason = _labels(everything, loaded)
             whole = None if all_labels is None else (everything, all_labels)
             labels = labels if whole else None
@@ -92,22 +115,22 @@ def prepare(model: str | nn.Module | LoadedModel, config: Config) -> Plan:
             warn(f"no test error: {reason}; pass --test-error if it is known")
         if "init" in config.variants and loaded.build is None:
             loaded.fresh(config.seed)  # cannot be done for every module: better known now than at the end
+    dtype = precision_of(config).describe(loaded.dtype)
+    things = (*inputs.used.values(), *inputs.variants)
     found = parts.Parts(
         model=parts.model_part(loaded),
         data=parts.data_part(sample),
-        protocol=parts.protocol_part(
-            config, used, rms_of(perturbation.deformation, size), precision_of(config).describe(loaded.dtype)
-        ),
-        extensions=[parts.extension(entry) for entry in (*used.values(), *variants) if entry.sha256],
-        extra=parts.key_extra(config, loaded.code_sha256, variants),
+        protocol=parts.protocol_part(config, inputs.used, rms_of(deformation, size), dtype),
+        extensions=[parts.extension(entry) for entry in things if entry.sha256],
+        extra=parts.key_extra(config, loaded.code_sha256, inputs.variants),
     )
     return Plan(
         config=config,
         model=loaded,
         sample=sample,
         device=devices.resolve_device(config.device),
-        perturbation=perturbation,
-        variants=variants,
+        perturbation=inputs.perturbation,
+        variants=inputs.variants,
         labels=labels,
         no_labels=reason,
         whole=whole,
@@ -120,20 +143,6 @@ def prepare(model: str | nn.Module | LoadedModel, config: Config) -> Plan:
 def precision_of(config: Config) -> Precision:
     """The precision of the forwards."""
     return Precision(config.amp, config.tf32)
-
-
-def task_of(config: Config) -> ScaleDetection | None:
-    """The scale-detection task, if the data set is one.
-
-    Raises:
-        UsageError: its parameters make no sense, or are given for another data set.
-    """
-    given = {name: getattr(config, name) for name in _SCALE if config.given(name)}
-    if isinstance(config.dataset, str) and config.dataset in SCALE_TASKS:
-        return ScaleDetection(int(config.dataset.removeprefix("scale")), **given)
-    if given:
-        raise UsageError(f"{', '.join(given)} belong to scale1 and scale2, not to {config.dataset}")
-    return None
 
 
 def _perturbation(config: Config, task: ScaleDetection | None) -> tuple[Perturbation, dict[str, Entry]]:
@@ -164,14 +173,10 @@ def _perturbation(config: Config, task: ScaleDetection | None) -> tuple[Perturba
     return Perturbation(deformation, noise, config.corruption, config.seed), used
 
 
-def _variants(config: Config) -> list[Entry]:
-    return [registry.find("variants", name) for name in config.variants]
-
-
 def _as_trained(config: Config) -> Config:
     """Scale detection with the parameters that a checkpoint was trained on, unless others are asked for."""
     given = any(config.given(name) for name in _SCALE)
-    if config.checkpoint is None or config.dataset not in SCALE_TASKS or given:
+    if config.checkpoint is None or given or not isinstance(config.dataset, str):
         return config
     training = (read_recipe(Path(config.checkpoint)) or {}).get("training") or {}
     if training.get("task") != config.dataset:
@@ -203,19 +208,8 @@ def _check_task(config: Config, task: ScaleDetection | None, loaded: LoadedModel
         )
 
 
-def _sample(
-    config: Config, task: ScaleDetection | None, loaded: LoadedModel, images: int | None
-) -> ImageSample:
-    return load_images(
-        config.dataset,
-        data_dir=config.data_dir,
-        split=config.split,
-        images=images,
-        seed=config.seed,
-        download=config.download,
-        channels=loaded.input.channels,
-        task=task,
-    )
+def _sample(source: ImageSource, config: Config, loaded: LoadedModel, images: int | None) -> ImageSample:
+    return load_images(source, images=images, seed=config.seed, channels=loaded.input.channels)
 
 
 def _labels(sample: ImageSample, loaded: LoadedModel) -> tuple[dict[int, int] | None, str | None]:

@@ -25,6 +25,7 @@ from timm_diffsens.schema.config import Config
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from timm_diffsens.benchmark.plan import Inputs
     from timm_diffsens.benchmark.run import Progress
     from timm_diffsens.schema.records import Record
 
@@ -47,11 +48,11 @@ def _bench(
     quiet: Quiet = False,
 ) -> None:
     """Measure models layer by layer: deformations (D), noise (G) and R = D/G. Writes a record of each."""
-    _check(models, config, out)
+    inputs = _checked(models, config, out)
     records, failed = [], 0
     for spec in models:
         try:
-            record = _measure(spec, config, out / "records", force, quiet, say=not as_json)
+            record = _measure(spec, inputs, out / "records", force, quiet or as_json)
         except DiffsensError as error:
             if len(models) == 1:
                 raise
@@ -72,9 +73,9 @@ _bench.__name__ = "bench"
 bench = configured(_bench)
 
 
-def _check(models: Sequence[str], config: Config, out: Path) -> None:
-    """Find wrong use before anything is measured: model names, options, the output folder."""
-    from timm_diffsens.benchmark.plan import check
+def _checked(models: Sequence[str], config: Config, out: Path) -> "Inputs":
+    """Find wrong use before anything is measured: model names, options, images, the output folder."""
+    from timm_diffsens.benchmark.plan import Inputs
     from timm_diffsens.device import allocator
     from timm_diffsens.models.sources import find_source
     from timm_diffsens.results.records.store import check_writable
@@ -83,18 +84,19 @@ def _check(models: Sequence[str], config: Config, out: Path) -> None:
         if value is not None and len(models) > 1:
             raise UsageError(f"{name} belongs to one model, got {len(models)}: {', '.join(models)}")
     allocator.prepare()
-    check(config)
     for spec in models:
         find_source(spec)
-    check_writable(out / "records", config.dataset)
+    inputs = Inputs.of(config)
+    check_writable(out / "records", inputs.source.origin.spec)
+    return inputs
 
 
-def _measure(spec: str, config: Config, folder: Path, force: bool, quiet: bool, say: bool) -> "Record":
+def _measure(spec: str, inputs: "Inputs", folder: Path, force: bool, quiet: bool) -> "Record":
     from timm_diffsens.benchmark.plan import prepare
     from timm_diffsens.benchmark.run import run_once
 
-    plan = prepare(spec, config)
-    if say and not quiet and plan.sample.note:
+    plan = prepare(spec, inputs)
+    if plan.sample.note and not quiet:
         progress_console().print(f"{spec}: images are {plan.sample.note}", soft_wrap=True)
     with _progress(spec, quiet) as progress:
         record, path, now = run_once(plan, folder, force=force, progress=progress)

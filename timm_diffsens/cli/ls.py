@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from timm_diffsens import registry
 from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_json, progress_console, result_console
 from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.patterns import matching
@@ -96,12 +97,7 @@ def _layers(spec: str | None, selection: list[str], size: int | None) -> list[Ro
 
 
 def _datasets(pattern: str | None) -> list[Row]:
-    from timm_diffsens.device import allocator
-
-    allocator.prepare()
-    from timm_diffsens.data.loading import list_datasets
-
-    described = dict(list_datasets())
+    described = {entry.name: entry.help for entry in registry.entries("datasets")}
     found = matching(list(described), pattern)
     if not found:
         raise unknown("dataset", pattern or "", described)

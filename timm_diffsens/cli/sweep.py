@@ -73,13 +73,13 @@ def _sweep(
     from timm_diffsens.device import allocator
 
     allocator.prepare()
-    from timm_diffsens.benchmark.plan import check
+    from timm_diffsens.benchmark.plan import Inputs
     from timm_diffsens.sweep.jobs import Job, find_models, take_shard
     from timm_diffsens.sweep.run import sweep as run
 
     options = None
     if not structure:
-        check(config)
+        Inputs.of(config)  # whatever is wrong with it, before any process is started
         options = config.plain()
     for name, value in (("--jobs", jobs), ("--threads", threads)):
         if value is not None and value < 1:

@@ -7,15 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import UnidentifiedImageError
 
-from timm_diffsens.data.sources import Item, Source
-from timm_diffsens.data.streaming import Stream
+from timm_diffsens.data.source import ImageSource, Item, SequentialSource
 from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError, warn
 
 MAX_CORRUPT = 0.01  # share of the sample that may be unreadable
 _WINDOW = 1024  # images inspected before results are collected
 
 
-def inspect_images(source: Source, indices: list[int]) -> tuple[list[Item], tuple[str, ...]]:
+def inspect_images(
+    source: ImageSource, indices: list[int], channels: int
+) -> tuple[list[Item], tuple[str, ...]]:
     """Read every image once: what is known of the readable ones, and the names of the others.
 
     Raises:
@@ -24,7 +25,7 @@ def inspect_images(source: Source, indices: list[int]) -> tuple[list[Item], tupl
     """
     items: list[Item] = []
     faults: dict[str, str] = {}
-    for index, result in zip(indices, _inspect_each(source, indices), strict=True):
+    for index, result in zip(indices, _inspect_each(source, indices, channels), strict=True):
         if isinstance(result, Item):
             items.append(result)
         else:
@@ -45,18 +46,18 @@ def inspect_images(source: Source, indices: list[int]) -> tuple[list[Item], tupl
     return items, tuple(faults)
 
 
-def _inspect_each(source: Source, indices: list[int]) -> Iterator[Item | Exception]:
+def _inspect_each(source: ImageSource, indices: list[int], channels: int) -> Iterator[Item | Exception]:
     """`source.inspect` of each index, in order, or what it raised; several threads where that is safe."""
 
     def attempt(index: int) -> Item | Exception:
         try:
-            return source.inspect(index)
+            return source.inspect(index, channels)
         except DiffsensError:
             raise
         except Exception as error:  # damaged files make PIL raise nearly everything
             return error
 
-    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1) if source.concurrent else 1)
     try:
         remaining = iter(indices)
         while window := list(itertools.islice(remaining, _WINDOW)):
@@ -76,7 +77,9 @@ def _list_faults(faults: dict[str, str], count: int = 5) -> str:
     return ", ".join(shown) + (f" and {len(faults) - count} more" if len(faults) > count else "")
 
 
-def inspect_stream(source: Stream, images: int | None) -> tuple[list[Item], tuple[str, ...]]:
+def inspect_first(
+    source: SequentialSource, images: int | None, channels: int
+) -> tuple[list[Item], tuple[str, ...]]:
     """The first `images` images of a stream (None: all), and stand-in names for the damaged ones.
 
     Raises:
@@ -84,7 +87,7 @@ def inspect_stream(source: Stream, images: int | None) -> tuple[list[Item], tupl
         MeasurementError: more than 1 % are damaged, or the stream broke.
     """
     spec = source.origin.spec
-    items = source.first(images)
+    items = source.first(images, channels)
     skipped = tuple(f"damaged image {number}" for number in range(source.dropped))
     if len(items) < 2:
         raise UsageError(f"{spec} gave {len(items)} images; sensitivities need at least 2")

@@ -12,30 +12,27 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from PIL import Image
 
-from timm_diffsens.data import specs
 from timm_diffsens.data.batches import READERS, prefetch
-from timm_diffsens.data.inspection import inspect_images, inspect_stream
-from timm_diffsens.data.opening import Request, open_source
+from timm_diffsens.data.inspection import inspect_first, inspect_images
+from timm_diffsens.data.opening import open_images
 from timm_diffsens.data.scale_detection import ScaleDetection, choose_pairwise
-from timm_diffsens.data.sources import UNKNOWN_CLASSES, Encoded, Item, Source
-from timm_diffsens.data.specs import list_datasets
-from timm_diffsens.data.streaming import Stream
+from timm_diffsens.data.source import MODES, ImageSource, Item, SequentialSource
 from timm_diffsens.device import allocator
 from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError, warn
 from timm_diffsens.schema.records import InputSpec
 
-__all__ = ["ImageSample", "image_transform", "list_datasets", "load_images", "match_labels"]
-
 _STREAM = 0x5A3B1E  # keeps the sampling apart from every other use of the same seed
-_MODES = {1: "L", 3: "RGB"}
 _WORDNET_ID = re.compile(r"n\d{8}")
 
+UNKNOWN_CLASSES = "class names unknown: labels are taken as the model's class indices"
+
+Picture = Image.Image | torch.Tensor
 Selection = Literal["random", "first", "all"]
 
 
@@ -57,6 +54,7 @@ class ImageSample:
         note: what the reader must know about the set, or None.
         title: a name to show where `spec` would mislead, or None.
         size: images in the whole split, -1 for a stream.
+        channels: of the images: 3 or 1.
     """
 
     spec: str
@@ -72,7 +70,8 @@ class ImageSample:
     note: str | None
     title: str | None
     size: int
-    source: Source = field(repr=False, compare=False)
+    channels: int
+    source: ImageSource = field(repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -82,12 +81,23 @@ class ImageSample:
         """The scale-detection task, if the images are of one."""
         return self.source.task
 
-    def transform(self, spec: InputSpec) -> Callable[[Image.Image], torch.Tensor]:
-        """From an image to what a network of this input is shown."""
-        return self.source.transform(spec.channels) or image_transform(spec)
+    def transform(self, spec: InputSpec) -> Callable[[Any], torch.Tensor]:
+        """From an image to what a network of this input is shown; tensors are shown as they are.
 
-    def load(self, i: int) -> Image.Image:
-        """Image at position `i` of the sample, decoded, in the sample's mode (RGB or L).
+        Raises:
+            UsageError: they are tensors of another shape than the network takes.
+        """
+        shape, wanted = self.source.shape(self.channels), (spec.channels, spec.height, spec.width)
+        if shape is None:
+            return image_transform(spec)
+        if shape != wanted and not (spec.height == 1 and shape == (spec.channels, spec.width)):
+            raise UsageError(
+                f"{self.spec} has images of shape {shape}, the model takes {wanted}: channels, height, width"
+            )
+        return lambda image: image
+
+    def load(self, i: int) -> Picture:
+        """Image at position `i` of the sample: a PIL image in RGB or L, or a tensor.
 
         Raises:
             IndexError: there is no such position.
@@ -95,14 +105,14 @@ class ImageSample:
         """
         index = self.indices[i]
         try:
-            return self.source.image(index)
+            return self.source.image(index, self.channels)
         except DiffsensError:
             raise
         except Exception as error:
             raise MeasurementError(f"{self.names[i]} can no longer be read: {error}") from error
 
     def batches(
-        self, transform: Callable[[Image.Image], torch.Tensor], batch_size: int
+        self, transform: Callable[[Any], torch.Tensor], batch_size: int
     ) -> Generator[tuple[list[int], torch.Tensor], None, None]:
         """Yield (positions, tensor (b, c, h, w)) over the sample in order, one batch prepared ahead.
 
@@ -113,14 +123,14 @@ class ImageSample:
         """
         if batch_size < 1:
             raise UsageError(f"--batch-size must be at least 1, not {batch_size}")
-        readers = 1 if isinstance(self.source, Stream) else READERS  # a stream is read in its own order
+        readers = READERS if self.source.concurrent else 1
         return prefetch(
             lambda position: transform(self.load(position)), range(len(self)), batch_size, readers
         )
 
 
 def load_images(
-    spec: str = "dead-leaves",
+    data: str | ImageSource = "dead-leaves",
     *,
     data_dir: str | Path | None = None,
     split: str | None = None,
@@ -128,19 +138,16 @@ def load_images(
     seed: int = 0,
     download: bool = False,
     channels: int = 3,
-    task: ScaleDetection | None = None,
+    **parameters: Any,
 ) -> ImageSample:
     """Choose `images` images of a data set at random (None: the whole split, in its own order).
 
     Args:
-        spec: `dead-leaves`, `cifar10`, `imagenet`, `folder` or a timm name, see `list_datasets`.
-        data_dir: the folder of the data set; its cache for `hfds/`, `hfids/` and `tfds/`.
-        split: by default validation, with timm's synonyms; the test set where there is no such split.
+        data, data_dir, split, download, parameters: see `data.opening.open_images`.
         images: how many; all of them, with a warning, if there are fewer. A stream gives its first ones.
-        seed: chooses them; a smaller sample is a prefix of a larger one.
-        download: fetch the set first, where that can be done.
+        seed: chooses them; a smaller sample is a prefix of a larger one. Those of `scale1` and `scale2` are
+            balanced.
         channels: 3 for RGB, 1 for grey images.
-        task: parameters of `scale1` and `scale2`; their samples are balanced.
 
     Raises:
         UsageError: an unknown name, a missing folder or package, a set without readable images.
@@ -150,46 +157,28 @@ def load_images(
     >>> len(sample), sample.load(0).size, sample.labels
     (3, (256, 256), None)
     """
-    _check_numbers(images, seed, channels)
-    folder = None if data_dir is None else Path(data_dir).expanduser().absolute()
-    source = open_source(Request(spec, folder, split, images, download, _MODES[channels], task))
-    if isinstance(source, Stream):
-        items, skipped = inspect_stream(source, images)
-        return _sample(source, items, skipped, seed, "first")
-    if task is not None and source.task is None:
-        raise UsageError(f"xi, gap, size and dims belong to scale1 and scale2, not to {spec}")
+    if images is not None and images < 2:
+        raise UsageError(f"--images must be at least 2 (distances between images are needed), not {images}")
+    if seed < 0:
+        raise UsageError(f"--seed must not be negative, got {seed}")
+    source = open_images(data, data_dir=data_dir, split=split, download=download, parameters=parameters)
+    if channels not in MODES and source.shape(channels) is None:
+        raise UsageError(f"images have 1 or 3 channels, the model wants {channels}")
+    if isinstance(source, SequentialSource):
+        items, skipped = inspect_first(source, images, channels)
+        return _sample(source, items, skipped, seed, "first", channels)
+    spec = source.origin.spec
     chosen = _choose(source, images, seed)
     if source.size < 2:
         raise UsageError(f"{spec} has {source.size} image; sensitivities need at least 2")
     if images is not None and source.size < images:
         warn(f"{spec} has {source.size} images, not {images}: all of them are used (--images)")
-    items, skipped = inspect_images(source, chosen)
-    return _sample(source, items, skipped, seed, "all" if len(chosen) == source.size else "random")
+    items, skipped = inspect_images(source, chosen, channels)
+    selection: Selection = "all" if len(chosen) == source.size else "random"
+    return _sample(source, items, skipped, seed, selection, channels)
 
 
-def check_request(spec: str, data_dir: str | Path | None = None, split: str | None = None) -> None:
-    """What can be known to be wrong about a request without opening the data set.
-
-    Raises:
-        UsageError: an unknown name, a missing package, a folder that is not given or not there.
-    """
-    prefix, name = specs.parse_spec(spec)
-    specs.check_split(split)
-    specs.require_packages(spec, prefix)
-    if data_dir is not None or (not prefix and name not in ("dead-leaves", *specs.SCALE_TASKS)):
-        specs.existing_folder(spec, data_dir)
-
-
-def _check_numbers(images: int | None, seed: int, channels: int) -> None:
-    if images is not None and images < 2:
-        raise UsageError(f"--images must be at least 2 (distances between images are needed), not {images}")
-    if seed < 0:
-        raise UsageError(f"--seed must not be negative, got {seed}")
-    if channels not in _MODES:
-        raise UsageError(f"images have 1 or 3 channels, the model wants {channels}")
-
-
-def _choose(source: Source, images: int | None, seed: int) -> list[int]:
+def _choose(source: ImageSource, images: int | None, seed: int) -> list[int]:
     """Indices of the sample: the first `images` of a permutation of the split.
 
     The permutation sorts the images by raw Philox output, which NumPy keeps the same from version to
@@ -205,7 +194,12 @@ def _choose(source: Source, images: int | None, seed: int) -> list[int]:
 
 
 def _sample(
-    source: Source, items: list[Item], skipped: tuple[str, ...], seed: int, selection: Selection
+    source: ImageSource,
+    items: list[Item],
+    skipped: tuple[str, ...],
+    seed: int,
+    selection: Selection,
+    channels: int,
 ) -> ImageSample:
     labels = tuple(item.label for item in items)
     known = None if any(label is None for label in labels) else cast(tuple[int, ...], labels)
@@ -227,6 +221,7 @@ def _sample(
         note=note,
         title=source.origin.title,
         size=source.size,
+        channels=channels,
         source=source,
     )
 
@@ -270,7 +265,7 @@ def match_labels(
         imagenet_names: the model's classes in order as WordNet ids, if that is what they are. A set whose
             classes are WordNet ids is then matched by name, so that a part of ImageNet is labelled right.
     """
-    where = "folder" if isinstance(sample.source, Encoded) and sample.source.files else "data set"
+    where = sample.source.word
     if sample.labels is None:
         return None, "the images have no labels"
     if classes is None:

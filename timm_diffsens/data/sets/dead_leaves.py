@@ -13,12 +13,17 @@ exp(-t) of the canvas stays open after t leaves a point, so all the 65,536 pixel
 up to a thousandth of one at t = ln(65,536,000) = 18, some 13,000 leaves, of which a tenth can be seen.
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
+
+from timm_diffsens import registry
+from timm_diffsens.data.source import ImageSource, Item, Request, convert, pixel_digest
+from timm_diffsens.errors import UsageError
 
 VERSION = 1  # of the set: raise it whenever an image changes
 SIZE = 256  # side of an image, pixels
@@ -202,3 +207,40 @@ def dead_leaves_image(index: int) -> Image.Image:
     if not 0 <= index < COUNT:
         raise IndexError(f"dead-leaves has images 0 to {COUNT - 1}, not {index}")
     return Image.fromarray(dead_leaves_array(index))
+
+
+class DeadLeaves(ImageSource):
+    """The set as a source."""
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request.origin(None, NOTE), COUNT)
+        self._fingerprint = pixel_digest(dead_leaves_image(0))
+
+    def name(self, index: int) -> str:
+        """`dead-leaves/00042`."""
+        return f"dead-leaves/{index:05d}"
+
+    def inspect(self, index: int, channels: int) -> Item:
+        """Nothing is drawn: the image is a function of its index, the version and the drawing code.
+
+        The pixels of image 0 stand for the drawing code (ours, NumPy's and Pillow's) in the digest.
+        """
+        text = f"{self._fingerprint} {VERSION} {index}"
+        return Item(index, None, hashlib.sha256(text.encode()).hexdigest())
+
+    def image(self, index: int, channels: int) -> Image.Image:
+        """Draw it."""
+        return convert(dead_leaves_image(index), channels)
+
+
+@registry.register(
+    "datasets",
+    "dead-leaves",
+    help="synthetic images with natural statistics, drawn here, without labels (the default)",
+)
+def dead_leaves(request: Request) -> DeadLeaves:
+    """The built-in synthetic set; it has neither folder nor splits."""
+    request.refuse_folder()
+    if request.split is not None:
+        raise UsageError(f"dead-leaves has no splits, so it takes no --split (got {request.split!r})")
+    return DeadLeaves(request)

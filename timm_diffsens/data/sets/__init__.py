@@ -1,0 +1,1 @@
+"""The built-in data sets, each registered by its file: a function `Request` -> `ImageSource`."""

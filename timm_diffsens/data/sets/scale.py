@@ -1,0 +1,85 @@
+"""Scale detection as data sets: one part of a task, shown as it is."""
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from timm_diffsens import registry
+from timm_diffsens.data.folders import two_way_split
+from timm_diffsens.data.source import ImageSource, Item, Request
+
+if TYPE_CHECKING:
+    import torch
+
+    from timm_diffsens.data.scale_detection import ScaleDetection
+
+
+class ScaleImages(ImageSource):
+    """One part of a scale-detection task; every channel is the same."""
+
+    paired = True
+
+    def __init__(self, request: Request, task: "ScaleDetection") -> None:
+        request.refuse_folder()
+        self.task: ScaleDetection = task
+        self.part = two_way_split(request.split)
+        text = ", ".join(f"{key} {value}" for key, value in task.parameters().items() if key != "task")
+        origin = request.origin(self.part, f"scale detection, made here: {text}")
+        super().__init__(origin, task.count(self.part), ("-1", "+1"))
+
+    def name(self, index: int) -> str:
+        """`scale1/test/00000042`."""
+        return f"{self.origin.spec}/{self.part}/{index:08d}"
+
+    def inspect(self, index: int, channels: int) -> Item:
+        """The digest is over the task and the active pixels."""
+        sample = self.task.at(self.part, [index])
+        text = f"{sorted(self.task.parameters().items())} {sample.positions.tolist()}"
+        label = (int(sample.labels[0]) + 1) // 2
+        return Item(index, label, hashlib.sha256(text.encode()).hexdigest())
+
+    def image(self, index: int, channels: int) -> "torch.Tensor":
+        """(channels, length) or (channels, side, side)."""
+        return self.task.at(self.part, [index]).images[0].repeat(channels, *[1] * self.task.dims)
+
+    def shape(self, channels: int) -> tuple[int, ...]:
+        """As of the task, with so many channels."""
+        return (channels, *self.task.shape)
+
+
+def _scale_images(
+    task: int, request: Request, dims: int | None, size: int | None, xi: float | None, gap: float | None
+) -> ScaleImages:
+    from timm_diffsens.data.scale_detection import ScaleDetection
+
+    return ScaleImages(request, ScaleDetection(task, 2 if dims is None else dims, size, xi, gap))
+
+
+@registry.register(
+    "datasets",
+    "scale1",
+    help="scale detection, made here: are two pixels closer than xi (--dims, --size, --xi, --gap)",
+    order=3,
+)
+def scale1(
+    request: Request,
+    dims: int | None = None,
+    size: int | None = None,
+    xi: float | None = None,
+    gap: float | None = None,
+) -> ScaleImages:
+    """Task 1."""
+    return _scale_images(1, request, dims, size, xi, gap)
+
+
+@registry.register(
+    "datasets", "scale2", help="scale detection, made here: are two pixels in one patch of side xi", order=4
+)
+def scale2(
+    request: Request,
+    dims: int | None = None,
+    size: int | None = None,
+    xi: float | None = None,
+    gap: float | None = None,
+) -> ScaleImages:
+    """Task 2."""
+    return _scale_images(2, request, dims, size, xi, gap)

@@ -1,0 +1,95 @@
+"""torchvision's sets, and CIFAR-10 as torchvision or as an image folder keeps it."""
+
+import os
+from dataclasses import replace
+
+from timm_diffsens import registry
+from timm_diffsens.data.folders import exists, split_folder, two_way_split
+from timm_diffsens.data.source import ImageSource, Request
+from timm_diffsens.data.through_timm import Decoded, ImageFolder, create
+from timm_diffsens.errors import UsageError, unknown
+
+_TWO_SPLITS = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
+_OTHERS = ("imagenet", "inaturalist", "inat", "places365")
+_FOLDERS = ("image_folder", "folder")
+_NAMES = (*_TWO_SPLITS, *_OTHERS, *_FOLDERS)
+
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_CIFAR10_FILES = "cifar-10-batches-py"  # where torchvision keeps them
+_CIFAR10_NOTE = "CIFAR-10 read from an image folder, possibly re-encoded: not the original files"
+_JPEG, _JPEG_TITLE = (".jpg", ".jpeg"), "CIFAR-10 (JPEG)"
+
+
+@registry.register(
+    "datasets",
+    "torch/NAME",
+    help=f"torchvision's sets, with --download for most: {', '.join(_NAMES)}",
+    order=6,
+)
+def torchvision(request: Request) -> Decoded:
+    """Open one of torchvision's sets."""
+    name, home = request.name.lower(), request.data_dir
+    if name not in _NAMES:
+        raise unknown("data set", request.spec, [f"torch/{known}" for known in _NAMES])
+    if home is not None and not exists(home):
+        if not request.download:
+            raise UsageError(
+                f"--data-dir {str(home)!r} does not exist; pass --download to fetch {name} into it"
+            )
+    else:
+        home = request.folder()
+    split = request.split or "validation"
+    shown: str | None = split
+    if name in _FOLDERS:
+        home, shown = split_folder(home, request.split)
+    elif name in _TWO_SPLITS:
+        split = shown = two_way_split(request.split)
+    if any(home.glob("*/processed/*.pt")):
+        raise UsageError(
+            f"{str(home)!r} holds */processed/*.pt, pickles of an old torchvision; remove them first"
+        )
+    if name == "imagenet":
+        advice = "for a folder of images without the archives use --dataset imagenet"
+    elif request.download:
+        advice = "without a network, fetch it elsewhere and give its folder with --data-dir"
+    else:
+        advice = "pass --download to fetch it, or another --data-dir"
+    dataset = create(
+        request.spec,
+        advice,
+        name=f"torch/{name}",
+        root=str(home),
+        split=split,
+        search_split=False,
+        download=request.download,
+    )
+    return Decoded(request.origin(shown), dataset)
+
+
+@registry.register(
+    "datasets",
+    "cifar10",
+    help="CIFAR-10: torchvision's files (--download fetches them) or one image folder per class",
+    order=1,
+)
+def cifar10(request: Request) -> ImageSource:
+    """torchvision's files where they are there or can be fetched, else an image folder of the ten classes."""
+    home = request.data_dir
+    if request.download or home is None or not exists(home) or exists(home / _CIFAR10_FILES):
+        return torchvision(replace(request, name="cifar10"))
+    folder = request.folder()
+    if not any(entry.is_dir() for entry in os.scandir(folder)):
+        raise UsageError(
+            f"no CIFAR-10 in {str(folder)!r}: expected {_CIFAR10_FILES}/ or one folder of images per class; "
+            "pass --download to fetch it, or another --data-dir"
+        )
+    source = ImageFolder(request, folder, _CIFAR10_NOTE)
+    if source.size > 0 and source.name(0).lower().endswith(_JPEG):
+        source.origin = replace(source.origin, title=_JPEG_TITLE)  # lossy: errors are not the originals'
+    if source.class_names not in (_CIFAR10, tuple("0123456789")):
+        found = "no classes" if source.class_names is None else f"{len(source.class_names)} classes"
+        raise UsageError(
+            f"{str(folder)!r} is not CIFAR-10: it has {found}, expected the folders {', '.join(_CIFAR10)}; "
+            "use --dataset folder for other images"
+        )
+    return source
