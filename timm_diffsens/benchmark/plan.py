@@ -93,6 +93,9 @@ class Inputs:
 
 def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Plan:
     """Check all arguments, load the model and the images, and work out the record's key."""
+    config = asked if isinstance(asked, Config) else asked.config
+    if not isinstance(model, str) and (config.checkpoint is not None or not config.pretrained):
+        raise UsageError("checkpoint and pretrained are for model names; this model has its weights already")
     inputs = Inputs.of(asked) if isinstance(asked, Config) else asked  # before weights are fetched
     config, source, deformation = inputs.config, inputs.source, inputs.perturbation.deformation
     warnings: list[str] = []
@@ -228,8 +231,6 @@ def _load(model: str | nn.Module | LoadedModel, config: Config, task: ScaleDetec
             input_options=_input_options(config, task),
         )
     asked = InputOptions(config.input_size, config.mean, config.std)
-    if config.checkpoint is not None or not config.pretrained:
-        raise UsageError("checkpoint and pretrained are for model names; this model has its weights already")
     if isinstance(model, LoadedModel):
         if asked != InputOptions():
             raise UsageError("input_size, mean and std belong to load_model(..., input_options=...)")
