@@ -163,6 +163,16 @@ def test_the_command_is_installed():
     assert command.value == "timm_diffsens.cli:main"
 
 
+def test_the_project_has_one_home():
+    home = PROJECT["urls"]["Source"]
+    assert set(PROJECT["urls"]) == {"Documentation", "Source", "Issues", "Changelog"}
+    assert all(url == home or url.startswith(f"{home}/") for url in PROJECT["urls"].values())
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["repository-code"] == home
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert set(re.findall(r"https://github\.com/[\w-]*/timm-diffsens", text)) <= {home}
+
+
 def commands() -> set[str]:
     from typer.main import get_command
 
