@@ -132,6 +132,41 @@ def test_the_ci_runs_the_test_command_of_readme():
     assert printed.stdout.strip() == fenced(README.partition("<!-- test-command -->")[2], "sh")[0].strip()
 
 
+def python_versions() -> list[str]:
+    """Those of the classifiers, oldest first."""
+    prefix = "Programming Language :: Python :: "
+    found = [c.removeprefix(prefix) for c in PROJECT["classifiers"] if re.match(rf"{prefix}\d+\.\d+$", c)]
+    return sorted(found, key=lambda version: [int(part) for part in version.split(".")])
+
+
+def test_the_hosted_ci_runs_the_oldest_and_the_newest():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    (job,) = workflow["jobs"].values()
+    oldest, newest = python_versions()[0], python_versions()[-1]
+    assert PROJECT["requires-python"] == f">={oldest}"
+    runs = {(run["python"], run["libraries"]) for run in job["strategy"]["matrix"]["include"]}
+    assert runs == {(oldest, "pinned"), (newest, "pinned"), (oldest, "oldest"), (newest, "newest")}
+    (tests,) = (step for step in job["steps"] if "run" in step)
+    assert tests["run"] == ".ci/run"
+    assert tests["env"]["DIFFSENS_LIBRARIES"] == "${{ matrix.libraries }}"
+
+
+def constraints(libraries: str) -> set[str]:
+    command = [ROOT / ".ci" / "constraints", libraries]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+    return {line for line in printed.stdout.splitlines() if not line.startswith("#")}
+
+
+def test_the_ci_can_take_the_oldest_and_the_newest_libraries():
+    pinned, oldest, newest = (constraints(which) for which in ("pinned", "oldest", "newest"))
+    libraries = {"torch", "torchvision", "timm"}
+    assert newest < pinned
+    assert {Requirement(line).name for line in pinned - newest} == libraries | {"sympy"}
+    bounds = {r.name: r.specifier for r in map(Requirement, PROJECT["dependencies"]) if r.name in libraries}
+    assert oldest - newest == {f"{name}{str(bound).replace('>=', '==')}" for name, bound in bounds.items()}
+    assert newest < oldest
+
+
 def test_versions_agree():
     version = timm_diffsens.__version__
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
