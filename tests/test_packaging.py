@@ -1,6 +1,7 @@
 """The files around the package agree with it and with one another."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -121,15 +122,63 @@ def test_readme_sets_up_with_exactly_two_commands():
     assert last.split()[0] == ".venv/bin/pytest"
 
 
-def test_the_ci_runs_the_test_command_of_readme():
-    printed = subprocess.run(
+def ci_command(libraries: str) -> str:
+    done = subprocess.run(
         [ROOT / ".ci" / "run", "--print"],
         capture_output=True,
         text=True,
         check=True,
         stdin=subprocess.DEVNULL,
+        env={**os.environ, "DIFFSENS_LIBRARIES": libraries},
     )
-    assert printed.stdout.strip() == fenced(README.partition("<!-- test-command -->")[2], "sh")[0].strip()
+    return done.stdout.strip()
+
+
+def test_the_ci_runs_the_test_command_of_readme():
+    command = fenced(README.partition("<!-- test-command -->")[2], "sh")[0].strip()
+    assert ci_command("") == ci_command("pinned") == command
+
+
+@pytest.mark.parametrize("libraries", ["oldest", "newest"])
+def test_the_ci_leaves_out_only_mypy_where_it_takes_other_libraries(libraries):
+    pinned, steps = (re.split(r"\s*&&\s*", ci_command(which)) for which in ("pinned", libraries))
+    expected = [step.replace("constraints.txt", "constraints.tmp") for step in pinned]
+    assert steps == [step for step in expected if step != ".venv/bin/mypy"]
+
+
+def python_versions() -> list[str]:
+    """Those of the classifiers, oldest first."""
+    prefix = "Programming Language :: Python :: "
+    found = [c.removeprefix(prefix) for c in PROJECT["classifiers"] if re.match(rf"{prefix}\d+\.\d+$", c)]
+    return sorted(found, key=lambda version: [int(part) for part in version.split(".")])
+
+
+def test_the_hosted_ci_runs_the_oldest_and_the_newest():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    (job,) = workflow["jobs"].values()
+    oldest, newest = python_versions()[0], python_versions()[-1]
+    assert PROJECT["requires-python"] == f">={oldest}"
+    runs = {(run["python"], run["libraries"]) for run in job["strategy"]["matrix"]["include"]}
+    assert runs == {(oldest, "oldest"), (oldest, "newest"), (newest, "pinned"), (newest, "newest")}
+    (tests,) = (step for step in job["steps"] if "run" in step)
+    assert tests["run"] == ".ci/run"
+    assert tests["env"]["DIFFSENS_LIBRARIES"] == "${{ matrix.libraries }}"
+
+
+def constraints(libraries: str) -> set[str]:
+    command = [ROOT / ".ci" / "constraints", libraries]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+    return {line for line in printed.stdout.splitlines() if not line.startswith("#")}
+
+
+def test_the_ci_can_take_the_oldest_and_the_newest_libraries():
+    pinned, oldest, newest = (constraints(which) for which in ("pinned", "oldest", "newest"))
+    libraries = {"torch", "torchvision", "timm"}
+    assert newest < pinned
+    assert {Requirement(line).name for line in pinned - newest} == libraries | {"sympy"}
+    bounds = {r.name: r.specifier for r in map(Requirement, PROJECT["dependencies"]) if r.name in libraries}
+    assert oldest - newest == {f"{name}{str(bound).replace('>=', '==')}" for name, bound in bounds.items()}
+    assert newest < oldest
 
 
 def test_versions_agree():
@@ -161,6 +210,16 @@ def test_the_package_says_that_it_is_typed():
 def test_the_command_is_installed():
     (command,) = metadata.entry_points(group="console_scripts", name="diffsens")
     assert command.value == "timm_diffsens.cli:main"
+
+
+def test_the_project_has_one_home():
+    home = PROJECT["urls"]["Source"]
+    assert set(PROJECT["urls"]) == {"Documentation", "Source", "Issues", "Changelog"}
+    assert all(url == home or url.startswith(f"{home}/") for url in PROJECT["urls"].values())
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["repository-code"] == home
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert set(re.findall(r"https://github\.com/[\w-]*/timm-diffsens", text)) <= {home}
 
 
 def commands() -> set[str]:
