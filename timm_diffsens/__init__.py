@@ -25,9 +25,9 @@ _HOMES = {
     "FilterSpectrum": "spectra.filters",
     "Diffeo": "perturb.diffeo",
     "matched_noise": "perturb.noise",
-    "shuffle_channels": "models.variants",
-    "mean_filters": "models.variants",
-    "reinitialise": "models.variants",
+    "shuffle_channels": "models.variants.channel_shuffled",
+    "mean_filters": "models.variants.mean_filter",
+    "reinitialise": "models.variants.init",
     "load_model": "models.loading",
     "load_images": "data.loading",
     "ScaleDetection": "data.scale_detection",
@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     from timm_diffsens.device.precision import Precision
     from timm_diffsens.errors import DiffsensError, DiffsensWarning, MeasurementError, UsageError
     from timm_diffsens.models.loading import load_model
-    from timm_diffsens.models.variants import mean_filters, reinitialise, shuffle_channels
+    from timm_diffsens.models.variants.channel_shuffled import shuffle_channels
+    from timm_diffsens.models.variants.init import reinitialise
+    from timm_diffsens.models.variants.mean_filter import mean_filters
     from timm_diffsens.perturb.diffeo import Diffeo
     from timm_diffsens.perturb.noise import matched_noise
     from timm_diffsens.perturb.pixels import ActivePixels

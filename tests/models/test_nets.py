@@ -16,7 +16,7 @@ from timm_diffsens.models.nets import (
     make_net,
     net_arguments,
 )
-from timm_diffsens.models.variants import reinitialise
+from timm_diffsens.models.variants.init import reinitialise
 
 
 def vgg_size(*widths: int, batch_norm: bool) -> int:

@@ -14,7 +14,9 @@ from timm_diffsens.benchmark.averages import to_record_spectra
 from timm_diffsens.errors import UsageError
 from timm_diffsens.models.layers import select_layers, trace_images
 from timm_diffsens.models.nets import MeanFieldConv1d, MeanFieldConv2d, MeanFieldLinear, SimpleCNN
-from timm_diffsens.models.variants import mean_filters, reinitialise, shuffle_channels
+from timm_diffsens.models.variants.channel_shuffled import shuffle_channels
+from timm_diffsens.models.variants.init import reinitialise
+from timm_diffsens.models.variants.mean_filter import mean_filters
 
 SHAPES = [(3, 1), (5, 1), (1, 1), (2, 1), (4, 1), (6, 1), (2, 2), (3, 3)]  # filter, stride
 CONVS = {1: MeanFieldConv1d, 2: MeanFieldConv2d}

@@ -30,7 +30,9 @@ from timm_diffsens.errors import UsageError
 from timm_diffsens.models.channels import FollowChannels
 from timm_diffsens.models.checkpoints import state_sha256
 from timm_diffsens.models.nets import NETS
-from timm_diffsens.models.variants import mean_filters, reinitialise, shuffle_channels
+from timm_diffsens.models.variants.channel_shuffled import shuffle_channels
+from timm_diffsens.models.variants.init import reinitialise
+from timm_diffsens.models.variants.mean_filter import mean_filters
 
 
 def torch_generator(seed: int = 0) -> torch.Generator:

@@ -17,7 +17,8 @@ from timm_diffsens.data.loading import ImageSample
 from timm_diffsens.device import environment
 from timm_diffsens.errors import DiffsensError, MeasurementError, first_line, unknown
 from timm_diffsens.models.loading import InputOptions, LoadedModel
-from timm_diffsens.models.variants import mean_filters, shuffle_channels
+from timm_diffsens.models.variants.channel_shuffled import shuffle_channels
+from timm_diffsens.models.variants.mean_filter import mean_filters
 from timm_diffsens.perturb.streams import stream
 from timm_diffsens.results.records.store import check_writable, find_record, load_record, write_record
 from timm_diffsens.schema import records

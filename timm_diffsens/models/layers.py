@@ -18,7 +18,7 @@ from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.models.blocks import find_blocks
 from timm_diffsens.models.loading import LoadedModel
 from timm_diffsens.models.trace import Call, Trace, trace
-from timm_diffsens.models.variants import NORM_CLASS
+from timm_diffsens.models.weights import NORM_CLASS
 
 SELECTIONS = ("stages", "blocks", "convs", "all")
 OUTPUT = "output"

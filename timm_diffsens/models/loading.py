@@ -18,7 +18,7 @@ from timm_diffsens.models.inputs import find_input, input_channels, task_input
 from timm_diffsens.models.inputs import timm_input as timm_input
 from timm_diffsens.models.sources import Library, Source, find_source, shown_spec
 from timm_diffsens.models.trace import pick_output
-from timm_diffsens.models.variants import reinitialise
+from timm_diffsens.models.variants.init import reinitialise
 from timm_diffsens.schema.records import InputSpec, Origin, Weights
 
 _ADVICE = "pass --checkpoint FILE for weights on disk, or --no-pretrained for random ones"

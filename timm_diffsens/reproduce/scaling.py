@@ -11,7 +11,7 @@ import pandas as pd
 
 from timm_diffsens.errors import UsageError
 from timm_diffsens.models.loading import load_model
-from timm_diffsens.models.variants import reinitialise
+from timm_diffsens.models.variants.init import reinitialise
 from timm_diffsens.reproduce.claims import POSITIVE, Claim, Part
 from timm_diffsens.reproduce.reports import Report
 from timm_diffsens.reproduce.settings import seeds_of

@@ -14,7 +14,7 @@ from timm_diffsens.errors import UsageError
 from timm_diffsens.models.checkpoints import read_recipe
 from timm_diffsens.models.loading import load_model
 from timm_diffsens.models.nets import SimpleCNN
-from timm_diffsens.models.variants import reinitialise
+from timm_diffsens.models.variants.init import reinitialise
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.theory.exponents import Exponent, asymptotic_exponents, fit_exponent
 from timm_diffsens.theory.homogeneous import measured_curve
