@@ -18,10 +18,10 @@ import runpy
 import sys
 from pathlib import Path
 
+from timm_diffsens.results.numbers import with_error
 from timm_diffsens.results.records.store import iter_records
 from timm_diffsens.results.report.board_text import correlations
 from timm_diffsens.results.report.markdown import text
-from timm_diffsens.results.report.numbers import with_error
 from timm_diffsens.results.report.summary import reading
 from timm_diffsens.results.stats.leaderboard import Choices, Group, build_leaderboard
 from timm_diffsens.results.stats.population import FEWEST

@@ -1,10 +1,11 @@
 """A leaderboard in the terminal."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from timm_diffsens.cli.output import result_console
+from timm_diffsens.results.numbers import PLAIN
+from timm_diffsens.results.records.frames import rows_of
 from timm_diffsens.results.report.markdown import one_line
-from timm_diffsens.results.report.numbers import with_error
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 _MOST_ROWS = 40
 _NAMES = {"d": "D", "g": "G", "r": "R"}
-Row = dict[Any, Any]
 
 
 def print_board(board: "Leaderboard") -> None:
@@ -53,11 +53,10 @@ def _print_reasons(console: "Console", what: str, table: "pd.DataFrame") -> None
 
 def _models_table(group: "Group") -> "Table":
     table = _table(["network", "seed", "test error", "D", "G", "R", "R, shuffled", "fit"])
-    rows = _dicts(group.models)
+    rows = rows_of(group.models)
     for row in rows[:_MOST_ROWS]:
-        error = "-" if _missing(row["error"]) else f"{row['error']:.1%}"
-        values = (_measured(row, name) for name in ("d", "g", "r", "channel-shuffled_r"))
-        seed = "" if _missing(row["seed"]) else str(row["seed"])
+        values = (PLAIN.measured(row, name) for name in ("d", "g", "r", "channel-shuffled_r"))
+        seed, error = "" if row["seed"] is None else str(row["seed"]), PLAIN.percentage(row["error"])
         table.add_row(one_line(row["model"]), seed, error, *values, "yes" if row["in_fit"] else "no")
     if len(rows) > _MOST_ROWS:
         table.caption = f"{len(rows) - _MOST_ROWS} more are in leaderboard.csv"
@@ -68,19 +67,19 @@ def _correlation_table(group: "Group") -> "Table":
     heads = ["variant", "X", "n", "rho", "95 % BCa", "Fisher z", "Spearman", "Kendall", "p"]
     table = _table([*heads, "partial", "exponent"], left=2)
     table.columns[0].no_wrap = True
-    for row in _dicts(group.correlations):
-        cells = [_number(row["pearson"]), _interval(row, "pearson"), _interval(row, "fisher")]
-        cells += [_number(row["spearman"]), _number(row["kendall"])]
-        cells += ["-" if _missing(row["p_corrected"]) else f"{row['p_corrected']:.1g}"]
-        cells += [_number(row["partial"]), _number(row["exponent"]) if not row["note"] else row["note"]]
+    for row in rows_of(group.correlations):
+        cells = [PLAIN.decimals(row["pearson"]), *(PLAIN.interval_of(row, x) for x in ("pearson", "fisher"))]
+        cells += [PLAIN.decimals(row["spearman"]), PLAIN.decimals(row["kendall"])]
+        cells += [PLAIN.p_value(row["p_corrected"]), PLAIN.decimals(row["partial"])]
+        cells += [row["note"] or PLAIN.decimals(row["exponent"])]
         table.add_row(row["variant"], _NAMES[row["measure"]], str(row["n"]), *cells)
     return table
 
 
 def _series_table(series: "Series") -> "Table":
     table = _table(["corruption sigma", "X", "n", "rho", "95 % BCa"])
-    for row in _dicts(series.rows):
-        cells = [str(row["n"]), _number(row["pearson"]), _interval(row, "pearson")]
+    for row in rows_of(series.rows):
+        cells = [str(row["n"]), PLAIN.decimals(row["pearson"]), PLAIN.interval_of(row, "pearson")]
         table.add_row(f"{row['sigma']:g}", _NAMES[row["measure"]], *cells)
     return table
 
@@ -92,28 +91,3 @@ def _table(heads: list[str], left: int = 1) -> "Table":
     for place, head in enumerate(heads):
         table.add_column(head, justify="left" if place < left else "right", overflow="fold")
     return table
-
-
-def _measured(row: Row, name: str) -> str:
-    value, stderr = row[name], row[f"{name}_stderr"]
-    return with_error(None if _missing(value) else value, None if _missing(stderr) else stderr)
-
-
-def _interval(row: Row, name: str) -> str:
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return "-" if _missing(low) or _missing(high) else f"{low:.2f} to {high:.2f}"
-
-
-def _number(value: float) -> str:
-    return "-" if _missing(value) else f"{value:.2f}"
-
-
-def _missing(value: Any) -> bool:
-    import pandas as pd
-
-    return bool(pd.isna(value))
-
-
-def _dicts(table: "pd.DataFrame") -> list[Row]:
-    rows: list[Row] = table.to_dict("records")
-    return rows

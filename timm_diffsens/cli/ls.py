@@ -9,6 +9,7 @@ from timm_diffsens import registry
 from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_json, progress_console, result_console
 from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.patterns import matching
+from timm_diffsens.results.numbers import MISSING, significant
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -105,6 +106,7 @@ def _datasets(pattern: str | None) -> list[Row]:
 
 
 def _records(pattern: str | None, folder: Path) -> list[Row]:
+    from timm_diffsens.results.records.frames import rows_of
     from timm_diffsens.results.records.store import read_records
 
     columns = [
@@ -121,9 +123,7 @@ def _records(pattern: str | None, folder: Path) -> list[Row]:
         "protocol",
         "path",
     ]
-    frame = read_records(folder)[columns].astype(object)
-    rows: list[Row] = frame.where(frame.notna(), None).to_dict("records")
-    return [row for row in rows if matching([row["model"]], pattern)]
+    return [row for row in rows_of(read_records(folder)[columns]) if matching([row["model"]], pattern)]
 
 
 def _table(rows: list[Row]) -> "Table":
@@ -146,13 +146,13 @@ _ONLY_IN_JSON = {"channel_axis", "r_stderr", "protocol", "path"}
 
 def _cell(name: str, value: Any) -> str:
     if value is None:
-        return "-"
+        return MISSING
     if name == "key":
         return str(value)[:12]
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.3g}"
+        return significant(value)
     if isinstance(value, list):
         return (" x " if name == "shape" else ", ").join(map(str, value))
     return str(value)

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from timm_diffsens.errors import DiffsensWarning
-from timm_diffsens.results.report.numbers import sparkline, with_error
+from timm_diffsens.results.numbers import sparkline, with_error
 
 if TYPE_CHECKING:
     from rich.progress import Progress

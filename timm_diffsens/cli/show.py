@@ -145,7 +145,7 @@ def _error(record: "Record") -> str:
 
 def _curves(record: "Record") -> list[str]:
     """R over depth, a line a variant, all on one logarithmic scale, with the ends written out."""
-    from timm_diffsens.results.report.numbers import sparkline, with_error
+    from timm_diffsens.results.numbers import sparkline, with_error
 
     lines = ["R over depth (log scale)"]
     shown = [layer.r for layers in record.variants.values() for layer in layers if layer.r]
@@ -160,7 +160,7 @@ def _curves(record: "Record") -> list[str]:
 
 def _spectra(record: "Record") -> list[str]:
     """Mean frequency and share of the constant mode, first to last convolution."""
-    from timm_diffsens.results.report.numbers import sparkline, with_error
+    from timm_diffsens.results.numbers import sparkline, with_error
 
     lines = []
     shown = [s.mean_frequency for spectra in record.spectra.values() for s in spectra if s.mean_frequency]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from timm_diffsens.cli.output import Json, Quiet, print_json, progress_console, result_console
-from timm_diffsens.results.report.numbers import with_error
+from timm_diffsens.results.numbers import MISSING, PLAIN, fixed_error, significant, with_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -230,21 +230,17 @@ def _layer_table(result: "TheoryResult") -> "Table":
             continue
         run, linear, white = result.homogeneous[i], result.linear[i], result.white[i]
         table.add_row(
-            *(str(k), _number(exact.width[i]), _number(result.fields[i].width)),
-            *(_number(exact.d[i]), _run(run, "d")),
-            *(_number(exact.g[i]), _run(run, "g")),
-            *(_number(exact.g_linear[i]), _run(linear, "g"), _run(white, "g")),
-            *(_number(exact.r[i]), _run(run, "r")),
+            *(str(k), significant(exact.width[i]), significant(result.fields[i].width)),
+            *(significant(exact.d[i]), _run(run, "d")),
+            *(significant(exact.g[i]), _run(run, "g")),
+            *(significant(exact.g_linear[i]), _run(linear, "g"), _run(white, "g")),
+            *(significant(exact.r[i]), _run(run, "r")),
         )
     return table
 
 
 def _run(layer: "LayerSensitivity", measure: str) -> str:
     return with_error(getattr(layer, measure), getattr(layer, f"{measure}_stderr")).replace(" ", "")
-
-
-def _number(value: float) -> str:
-    return "-" if value != value else f"{value:.3g}"
 
 
 def _exponent_table(result: "TheoryResult") -> "Table":
@@ -270,9 +266,9 @@ def _print_trained(console: "Console", found: "TrainedCurves", result: "TheoryRe
     homogeneous = homogeneous_exponents(found, result)
     table = _table("exponent of", "homogeneous", *CURVES)
     for measure, fits in trained_exponents(found).items():
-        cells = (_seed_exponent(fits[curve]) for curve in CURVES)
+        cells = (_exponent(fits[curve], 2) for curve in CURVES)
         exact = homogeneous[measure]
-        table.add_row(_NAMES[measure], "-" if exact is None else f"{exact.value:.2f}", *cells)
+        table.add_row(_NAMES[measure], PLAIN.decimals(None if exact is None else exact.value), *cells)
     console.print(table)
     console.print(
         f"Fitted over layers {found.fitted[0]} to {found.fitted[-1]}: mean over seeds ± its standard error; "
@@ -280,12 +276,6 @@ def _print_trained(console: "Console", found: "TrainedCurves", result: "TheoryRe
         style="dim",
     )
     console.print()
-
-
-def _seed_exponent(found: "SeedExponent | None") -> str:
-    if found is None:
-        return "-"
-    return f"{found.value:.2f}" if found.stderr is None else f"{found.value:.2f} ± {found.stderr:.2f}"
 
 
 def _exponent_note(result: "TheoryResult") -> str:
@@ -296,10 +286,8 @@ def _exponent_note(result: "TheoryResult") -> str:
     )
 
 
-def _exponent(found: "Exponent | None") -> str:
-    if found is None:
-        return "-"
-    return f"{found.value:.3f}" if found.stderr is None else f"{found.value:.3f} ± {found.stderr:.3f}"
+def _exponent(found: "Exponent | SeedExponent | None", decimals: int = 3) -> str:
+    return MISSING if found is None else fixed_error(found.value, found.stderr, decimals)
 
 
 def _diffusion_table(rows: "Sequence[Diffusion]") -> "Table":

@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 
+from timm_diffsens.results.numbers import significant
 from timm_diffsens.results.report.markdown import link, table, text
 
 MARKER = "<!-- written by `diffsens reproduce`; edits will be lost -->"
@@ -52,12 +53,8 @@ def verdict(claim: Plain) -> str:
 def _part(part: Plain) -> str:
     if part["value"] is None:
         return f"{part['name']}: none ({part['reason']})"
-    interval = "" if part["low"] is None else f" ({_number(part['low'])} to {_number(part['high'])})"
-    return f"{part['name']}: {_number(part['value'])}{interval}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}"
+    interval = "" if part["low"] is None else f" ({significant(part['low'])} to {significant(part['high'])})"
+    return f"{part['name']}: {significant(part['value'])}{interval}"
 
 
 # ---- Markdown

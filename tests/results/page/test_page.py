@@ -17,11 +17,11 @@ import pytest
 from board_factory import FOUR, make_board, make_group, make_series, random_record
 from record_factory import make_record, null_layer, replace_layer
 
+from timm_diffsens.results.numbers import PAGE
 from timm_diffsens.results.page import charts as page_charts
 from timm_diffsens.results.page.build import SCRIPTS, render_page
 from timm_diffsens.results.page.charts import log_ticks
 from timm_diffsens.results.page.data import packed, unpacked
-from timm_diffsens.results.page.tables import percent
 from timm_diffsens.results.records.store import write_record
 from timm_diffsens.results.report.export import render
 from timm_diffsens.results.report.theme import COLOURS
@@ -535,5 +535,11 @@ def test_axes_have_at_least_three_ticks_inside_and_not_too_many(low, ratio):
     assert all(float(f"{tick:.2g}") == tick for tick in ticks)  # as their labels say
 
 
-def test_percentages():
-    assert percent(0.12345, 0.01) == "12.3 ± 1.0 %"
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_numbers_of_the_page(missing):
+    assert PAGE.percentage(0.12345, 0.01) == "12.3 ± 1.0 %"
+    assert PAGE.percentage(0.12345, missing) == "12.3 %"
+    assert PAGE.with_interval(-0.5, -0.7, 0.1) == "−0.50 (−0.70 to 0.10)"
+    assert PAGE.with_interval(-0.5, missing, 0.1) == "−0.50"
+    assert [PAGE.p_value(p) for p in (9e-5, 0.0123, missing)] == ["< 0.0001", "0.012", "–"]
+    assert PAGE.decimals(missing) == PAGE.interval(missing, 1.0) == PAGE.percentage(missing) == "–"

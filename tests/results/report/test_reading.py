@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from record_factory import RESNET18, make_layer, make_layers, make_record, null_layer, replace_layer
 
+from timm_diffsens.results.numbers import factor, sparkline, with_error
 from timm_diffsens.results.report.advice import advice
-from timm_diffsens.results.report.numbers import factor, sparkline, with_error
 from timm_diffsens.results.report.summary import reading
 from timm_diffsens.schema.records import Record
 

@@ -19,10 +19,12 @@ from typing import Any
 
 import jinja2
 
+from timm_diffsens.results.numbers import PAGE, is_missing
 from timm_diffsens.results.page import charts as page_charts
 from timm_diffsens.results.page import tables as page_tables
 from timm_diffsens.results.page.data import packed
-from timm_diffsens.results.page.tables import NAMES, Row, number, plain
+from timm_diffsens.results.page.tables import NAMES, Row
+from timm_diffsens.results.records.frames import rows_of
 from timm_diffsens.results.report.theme import DASHES, POINTS
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard, Series
 from timm_diffsens.schema.records import VARIANTS
@@ -66,7 +68,7 @@ def render_page(board: Leaderboard) -> str:
 
 
 def _group(group: Group, rows: list[Row]) -> dict[str, Any]:
-    by_depth = _rows(group.by_depth)
+    by_depth = rows_of(group.by_depth)
     return {
         "group": group,
         "rows": rows,
@@ -87,19 +89,21 @@ def _sentences(verdict: str) -> tuple[str, str]:
 
 
 def _series(series: Series) -> dict[str, Any]:
-    rows = [{"variant": "original", **row} for row in _rows(series.rows)]
+    rows = [{"variant": "original", **row} for row in rows_of(series.rows)]
     return {"series": series, "charts": _line_plots(rows, "sigma", "noise on the images")}
 
 
 def _scatter_plots(group: Group, rows: list[Row]) -> list[tuple[str, str]]:
     """A caption and a chart for each of D, G and R that any network has."""
-    correlations = {row["measure"]: row for row in plain(group.correlations) if row["variant"] == "original"}
+    correlations = {
+        row["measure"]: row for row in rows_of(group.correlations) if row["variant"] == "original"
+    }
     dots = {measure: page_tables.dots(group, rows, measure) for measure in NAMES}
     errors = [dot.error for listed in dots.values() for dot in listed]
     plots = []
     for measure, own in dots.items():
         if own:
-            fit = _rows(group.fits[group.fits["measure"] == measure])
+            fit = rows_of(group.fits[group.fits["measure"] == measure])
             label = f"Test error against {NAMES[measure]} of {len(own)} networks, both axes logarithmic."
             chart = page_charts.scatter(own, fit, _TITLES[measure], errors, label)
             plots.append((_rho(measure, correlations.get(measure)), chart))
@@ -117,20 +121,12 @@ def _line_plots(rows: list[dict[str, Any]], field: str, title: str) -> list[tupl
     return plots
 
 
-def _rows(frame: Any) -> list[dict[str, Any]]:
-    """Rows of plain values for a chart; a missing number is None."""
-    return [
-        {name: value if isinstance(value, str) else number(value) for name, value in row.items()}
-        for row in plain(frame)
-    ]
-
-
 def _rho(measure: str, row: dict[str, Any] | None) -> str:
     """The correlation that a scatter plot shows, in words."""
-    if row is None or number(row["pearson"]) is None:
+    if row is None or is_missing(row["pearson"]):
         return f"{NAMES[measure]}: no correlation, too few networks"
-    note = f" ({row['note']})" if page_tables.text(row["note"]) else ""
-    return f"{NAMES[measure]}: ρ = {page_tables.ranged(row, 'pearson')}{note}"
+    note = f" ({row['note']})" if row["note"] else ""
+    return f"{NAMES[measure]}: ρ = {PAGE.statistic(row, 'pearson')}{note}"
 
 
 def _describe_lines(measure: str, rows: list[dict[str, Any]], field: str, title: str) -> str:

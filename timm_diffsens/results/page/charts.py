@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import altair as alt
 
+from timm_diffsens.results.numbers import PAGE
 from timm_diffsens.results.report.export import render
 from timm_diffsens.results.report.theme import FONT, look, named_data
 from timm_diffsens.schema.records import VARIANTS
@@ -181,13 +182,12 @@ _CONFIG: dict[str, Any] = {
 
 
 def _spoken(row: dict[str, Any], field: str) -> dict[str, str]:
-    def number(value: float) -> str:
-        return f"{value:.2f}".replace("-", "−")
-
     low, high = row["pearson_low"], row["pearson_high"]
-    limits = "" if low is None or high is None else f", 95 % interval {number(low)} to {number(high)}"
+    limits = "" if low is None or high is None else f", 95 % interval {PAGE.interval(low, high)}"
     place = {"depth": "depth", "sigma": "noise"}[field]
-    return {"data-tip": f"{row['variant']}, {place} {row[field]:g}: ρ = {number(row['pearson'])}{limits}"}
+    return {
+        "data-tip": f"{row['variant']}, {place} {row[field]:g}: ρ = {PAGE.decimals(row['pearson'])}{limits}"
+    }
 
 
 def log_ticks(low: float, high: float) -> list[float]:

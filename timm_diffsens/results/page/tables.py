@@ -7,12 +7,12 @@ from typing import Any
 import pandas as pd
 
 from timm_diffsens.files import slug
+from timm_diffsens.results.numbers import PAGE, with_error
 from timm_diffsens.results.page.charts import Dot
-from timm_diffsens.results.report.numbers import with_error
+from timm_diffsens.results.records.frames import rows_of
 from timm_diffsens.results.stats.leaderboard import Group
 
 NAMES = {"d": "D", "g": "G", "r": "R"}
-NOTHING = "–"
 _KEY_DIGITS = 12  # as in the names of the records' files
 
 
@@ -54,7 +54,7 @@ HEADINGS = [
 def model_rows(group: Group) -> list[Row]:
     """A row a record, in the group's order: by test error."""
     rows: list[Row] = []
-    for number, model in enumerate(plain(group.models)):
+    for number, model in enumerate(rows_of(group.models)):
         key, in_fit = str(model["key"]), bool(model["in_fit"])
         name = f"{group.slug}-{slug(key[:_KEY_DIGITS])}-{number}"
         rows.append(
@@ -81,13 +81,13 @@ def dots(group: Group, rows: Sequence[Row], measure: str) -> list[Dot]:
     """Points of the scatter plot: the networks of the fits, then the records that are in none."""
     fitted = [
         Dot(network_point(group, text(p["network"])), x, error, True, _tip(p, measure))
-        for p in plain(group.points)
-        if (x := number(p[measure])) and (error := number(p["error"]))
+        for p in rows_of(group.points)
+        if (x := p[measure]) and (error := p["error"])
     ]
     apart = [
         Dot(row.point, x, error, False, f"{_tip(model, measure)}; not in the fit: {text(model['reason'])}")
-        for row, model in zip(rows, plain(group.models), strict=True)
-        if not row.in_fit and (x := number(model[measure])) and (error := number(model["error"]))
+        for row, model in zip(rows, rows_of(group.models), strict=True)
+        if not row.in_fit and (x := model[measure]) and (error := model["error"])
     ]
     return fitted + apart
 
@@ -99,15 +99,15 @@ def correlation_rows(group: Group) -> list[list[str]]:
             text(row["variant"]),
             NAMES.get(row["measure"], text(row["measure"])),
             f"{row['n']}",
-            ranged(row, "pearson") + (f" ({text(row['note'])})" if text(row["note"]) else ""),
-            interval(row, "fisher"),
-            _signed(row["spearman"]),
-            _signed(row["kendall"]),
-            ranged(row, "partial"),
-            ranged(row, "exponent"),
-            p_value(row["p_corrected"]),
+            PAGE.statistic(row, "pearson") + (f" ({row['note']})" if row["note"] else ""),
+            PAGE.interval_of(row, "fisher"),
+            PAGE.decimals(row["spearman"]),
+            PAGE.decimals(row["kendall"]),
+            PAGE.statistic(row, "partial"),
+            PAGE.statistic(row, "exponent"),
+            PAGE.p_value(row["p_corrected"]),
         ]
-        for row in plain(group.correlations)
+        for row in rows_of(group.correlations)
     ]
 
 
@@ -118,90 +118,41 @@ def comparison_rows(group: Group) -> list[list[str]]:
             text(row["variant"]),
             f"|ρ| of R above that of {NAMES[row['rival']]}",
             f"{row['n']}",
-            _signed(row["difference"]),
-            _between(row["low"], row["high"]),
-            NOTHING if (share := number(row["probability"])) is None else f"{share:.0%}",
+            PAGE.decimals(row["difference"]),
+            PAGE.interval(row["low"], row["high"]),
+            PAGE.missing if (share := row["probability"]) is None else f"{share:.0%}",
             text(row["answer"]),
         ]
-        for row in plain(group.comparisons)
+        for row in rows_of(group.comparisons)
     ]
 
 
 def plain_rows(frame: pd.DataFrame, columns: Sequence[str]) -> list[list[str]]:
     """The columns as text."""
-    return [[text(row.get(name)) for name in columns] for row in plain(frame)]
-
-
-def plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table as dictionaries."""
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
-
-
-def number(value: Any) -> float | None:
-    """A float, or None for what is missing."""
-    return None if _missing(value) else float(value)
+    return [[text(row.get(name)) for name in columns] for row in rows_of(frame)]
 
 
 def text(value: Any) -> str:
     """A string, empty for what is missing."""
-    return "" if _missing(value) else str(value)
-
-
-def _missing(value: Any) -> bool:
-    """As `pd.isna` of one value, which takes ten times as long: a page asks a hundred thousand times."""
-    return value is None or value is pd.NA or bool(value != value)
-
-
-def interval(row: dict[str, Any], name: str) -> str:
-    """A 95 % interval from the columns `<name>_low` and `<name>_high`."""
-    return _between(row[f"{name}_low"], row[f"{name}_high"])
-
-
-def ranged(row: dict[str, Any], name: str) -> str:
-    """A value with its 95 % interval in brackets."""
-    limits = interval(row, name)
-    return _signed(row[name]) + ("" if limits == NOTHING else f" ({limits})")
-
-
-def p_value(value: Any) -> str:
-    """Two significant digits."""
-    p = number(value)
-    return NOTHING if p is None else "< 0.0001" if p < 1e-4 else f"{p:.2g}"
-
-
-def percent(value: float | None, stderr: float | None) -> str:
-    """A fraction as a percentage, with its standard error.
-
-    Example:
-        >>> percent(0.288, 0.0203), percent(0.05, None), percent(None, None)
-        ('28.8 ± 2.0 %', '5.0 %', '–')
-    """
-    if value is None:
-        return NOTHING
-    return f"{100 * value:.1f}{'' if stderr is None else f' ± {100 * stderr:.1f}'} %"
+    return "" if value is None else str(value)
 
 
 def _cells(model: dict[str, Any]) -> list[Cell]:
-    parameters, error = number(model["parameters"]), number(model["error"])
-    train_error = number(model["train_error"])
+    parameters, error, train_error = float(model["parameters"]), model["error"], model["train_error"]
     return [
         Cell(_millions(parameters), parameters),
-        Cell(percent(error, number(model["error_stderr"])), error),
-        *(_measured(model, name) for name in ("d", "g", "r", "channel-shuffled_r", "init_r")),
-        Cell(percent(train_error, None), train_error),
+        Cell(PAGE.percentage(error, model["error_stderr"]), error),
+        *(
+            Cell(PAGE.measured(model, name), model.get(name))
+            for name in ("d", "g", "r", "channel-shuffled_r", "init_r")
+        ),
+        Cell(PAGE.percentage(train_error), train_error),
     ]
 
 
-def _measured(model: dict[str, Any], name: str) -> Cell:
-    value = number(model.get(name))
-    if value is None:
-        return Cell(NOTHING)
-    return Cell(with_error(value, number(model.get(f"{name}_stderr"))), value)
-
-
 def _note(model: dict[str, Any]) -> str:
-    seed = number(model.get("seed"))
-    parts = [text(model["weights"]), "" if seed is None else f"seed {seed:.0f}"]
+    seed = model.get("seed")
+    parts = [text(model["weights"]), "" if seed is None else f"seed {seed}"]
     if not model["in_fit"]:
         parts.append(f"not in the fit: {text(model['reason'])}")
     return ", ".join(part for part in parts if part)
@@ -209,26 +160,14 @@ def _note(model: dict[str, Any]) -> str:
 
 def _tip(model: dict[str, Any], measure: str) -> str:
     seeds = model.get("seeds") or 1
-    value = with_error(number(model[measure]), number(model.get(f"{measure}_stderr")))
-    error = percent(number(model["error"]), number(model.get("error_stderr")))
+    value = with_error(model[measure], model.get(f"{measure}_stderr"))
+    error = PAGE.percentage(model["error"], model.get("error_stderr"))
     mean = f", mean of {seeds} trainings" if seeds > 1 else ""
     return f"{text(model['model'])}: test error {error}, {NAMES[measure]} {value}{mean}"
 
 
-def _millions(parameters: float | None) -> str:
-    if parameters is None:
-        return NOTHING
+def _millions(parameters: float) -> str:
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if parameters >= size:
             return f"{parameters / size:.3g}{unit}"
     return f"{parameters:.0f}"
-
-
-def _signed(value: Any) -> str:
-    """Two decimals; a true minus sign, which screen readers read."""
-    x = number(value)
-    return NOTHING if x is None else f"{x:.2f}".replace("-", "−")
-
-
-def _between(low: Any, high: Any) -> str:
-    return NOTHING if number(low) is None or number(high) is None else f"{_signed(low)} to {_signed(high)}"

@@ -116,6 +116,13 @@ def network_of(record: Record) -> str:
     return digest(named)[:12]
 
 
+def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table as plain values; None for what is missing."""
+    plain = table.astype(object)
+    rows: list[dict[str, Any]] = plain.where(plain.notna(), None).to_dict("records")
+    return rows
+
+
 def _training(record: Record) -> dict[str, Any]:
     settings = (record.model.recipe or {}).get("training")
     return settings if isinstance(settings, dict) else {}

@@ -4,8 +4,9 @@ import json
 from typing import Any
 
 import altair as alt
-import pandas as pd
 
+from timm_diffsens.results.numbers import PLAIN
+from timm_diffsens.results.records.frames import rows_of
 from timm_diffsens.results.report.record_chart import MEASURES as TITLES
 from timm_diffsens.results.report.theme import COLOURS, CONFIG, POINTS, legend, look, named_data
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard, Series
@@ -38,10 +39,10 @@ def scatter_chart(group: Group) -> alt.TopLevelMixin:
 
     A point is a network, the line the power law e ~ a X^b, the band holds 95 % of the resampled fits.
     """
-    data = {"points": _rows(group.points, ["model", "seeds", "error", *TITLES])}
+    data = {"points": rows_of(group.points[["model", "seeds", "error", *TITLES]])}
     for measure in TITLES:
         fit = group.fits[group.fits["measure"] == measure]
-        data[f"fit_{measure}"] = _rows(fit, ["x", "error", "low", "high"])
+        data[f"fit_{measure}"] = rows_of(fit[["x", "error", "low", "high"]])
     panels = alt.hconcat(*(_scatter_panel(group, measure, data) for measure in TITLES), spacing=28)
     note = "line: e ~ a X^b, least squares on logarithms; band: 95 % of the fits to resampled networks"
     return _figure(group.title, [_counted(group), note], panels, data)
@@ -78,13 +79,10 @@ def _scatter_panel(group: Group, measure: str, data: dict[str, list[Row]]) -> An
 
 def _rho(group: Group, measure: str) -> str:
     table = group.correlations
-    rows = table[(table["variant"] == "original") & (table["measure"] == measure)].to_dict("records")
-    if not rows or pd.isna(rows[0]["pearson"]):
+    rows = rows_of(table[(table["variant"] == "original") & (table["measure"] == measure)])
+    if not rows or rows[0]["pearson"] is None:
         return "rho: no value"
-    row = rows[0]
-    if pd.isna(row["pearson_low"]):
-        return f"rho = {row['pearson']:.2f} ({row['note'] or 'no interval'})"
-    return f"rho = {row['pearson']:.2f} ({row['pearson_low']:.2f} to {row['pearson_high']:.2f})"
+    return f"rho = {PLAIN.statistic(rows[0], 'pearson', rows[0]['note'] or 'no interval')}"
 
 
 def depth_correlation_chart(group: Group) -> alt.TopLevelMixin:
@@ -95,7 +93,7 @@ def depth_correlation_chart(group: Group) -> alt.TopLevelMixin:
     panels = [_depth_panel(measure, look(variants)) for measure in TITLES]
     whole = alt.vconcat(legend(variants), alt.hconcat(*panels, spacing=28), spacing=24)
     note = "bands: 95 % BCa intervals over networks, of the original networks, one depth at a time"
-    data: dict[str, list[Row]] = {measure: _rows(table, names) for measure, table in by_measure.items()}
+    data: dict[str, list[Row]] = {measure: rows_of(table[names]) for measure, table in by_measure.items()}
     return _figure(group.title, [note], whole, data | {"zero": [{"zero": 0}]})
 
 
@@ -121,7 +119,7 @@ def _depth_panel(measure: str, encodings: dict[str, Any]) -> Any:
 def series_chart(series: Series) -> alt.TopLevelMixin:
     """Correlation of the test error with D, G and R against the noise on the images: Fig. 1 (right)."""
     fields = list(series.rows.columns)
-    rows = [{**row, "measure": row["measure"].upper()} for row in _rows(series.rows, fields)]
+    rows = [{**row, "measure": row["measure"].upper()} for row in rows_of(series.rows)]
 
     def by_measure(looks: list[str]) -> dict[str, Any]:
         return {"title": None, "scale": alt.Scale(domain=["D", "G", "R"], range=looks[:3])}
@@ -150,13 +148,6 @@ def _figure(title: str, subtitle: list[str], whole: Any, data: dict[str, list[Ro
     framed["config"] = _CONFIG
     framed["datasets"] = {name: json.dumps(rows) for name, rows in data.items()}
     return framed
-
-
-def _rows(table: pd.DataFrame, names: list[str]) -> list[Row]:
-    """Rows as plain values; what is missing is null."""
-    plain = table[names].astype(object)
-    rows: list[Row] = plain.where(plain.notna(), None).to_dict("records")
-    return rows
 
 
 def _log_scale(values: list[float | None]) -> alt.Scale:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from timm_diffsens.results.numbers import PLAIN, significant
+from timm_diffsens.results.records.frames import rows_of
 from timm_diffsens.results.report.markdown import code, link, table, text
-from timm_diffsens.results.report.numbers import with_error
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard, Series
 from timm_diffsens.schema.records import VARIANTS
 
@@ -94,7 +95,7 @@ def _group(group: Group, figures: Collection[str]) -> Iterator[str]:
         yield "### Not in the fits"
         rows = [
             [code(r["model"]), code(r["key"][:_KEY_DIGITS]), text(r["reason"])]
-            for r in _dicts(group.left_out)
+            for r in rows_of(group.left_out)
         ]
         yield table(["network", "record", "why"], rows)
 
@@ -108,12 +109,13 @@ def correlations(group: Group, variants: Collection[str] = VARIANTS) -> str:
     """The table of a group's correlations, of these variants."""
     head = ["variant", "X", "n", "rho", "BCa", "Fisher z", "Spearman", "Kendall", "p", "partial"]
     rows = []
-    for row in _dicts(group.correlations[group.correlations["variant"].isin(list(variants))]):
-        cells = [row["variant"], _NAMES[row["measure"]], str(row["n"]), _number(row["pearson"])]
-        cells += [interval(row, "pearson"), interval(row, "fisher"), _number(row["spearman"])]
-        cells += [_number(row["kendall"]), _p(row["p_corrected"])]
-        cells += [f"{_number(row[name])} {interval(row, name)}".strip() for name in ("partial", "exponent")]
-        cells += [text(row["note"]) if row["note"] else f"{row['prefactor']:.3g}"]
+    for row in rows_of(group.correlations[group.correlations["variant"].isin(list(variants))]):
+        cells = [row["variant"], _NAMES[row["measure"]], str(row["n"])]
+        cells += [PLAIN.decimals(row["pearson"]), _interval(row, "pearson"), _interval(row, "fisher")]
+        cells += [PLAIN.decimals(row["spearman"]), PLAIN.decimals(row["kendall"])]
+        cells += [PLAIN.p_value(row["p_corrected"])]
+        cells += [PLAIN.statistic(row, name) for name in ("partial", "exponent")]
+        cells += [text(row["note"]) if row["note"] else significant(row["prefactor"])]
         rows.append(cells)
     return table([*head, "b of e ~ a X^b", "a"], rows, first=2)
 
@@ -124,11 +126,11 @@ def _comparisons(group: Group) -> str:
             row["variant"],
             f"R and {_NAMES[row['rival']]}",
             str(row["n"]),
-            f"{_number(row['difference'], '+')} {_ends(row['low'], row['high'], '+')}".strip(),
-            _number(row["probability"]),
+            PLAIN.with_interval(row["difference"], row["low"], row["high"], sign="+"),
+            PLAIN.decimals(row["probability"]),
             row["answer"],
         ]
-        for row in _dicts(group.comparisons)
+        for row in rows_of(group.comparisons)
     ]
     head = ["variant", "pair", "n", "difference of absolute rho", "resamples with R ahead", "R better"]
     return table(head, rows, first=2)
@@ -144,11 +146,11 @@ def _from_depth(group: Group) -> str:
 
 def _models(group: Group) -> str:
     rows = []
-    for row in _dicts(group.models)[:_MOST_ROWS]:
-        seed = "" if pd.isna(row["seed"]) else str(row["seed"])
-        error = "-" if pd.isna(row["error"]) else _percent(row["error"], row["error_stderr"])
-        cells = [code(row["model"]), seed, f"{row['parameters']:,}", error, text(_shown(row["error_source"]))]
-        cells += [_measured(row, name) for name in ("d", "g", "r", "channel-shuffled_r", "init_r")]
+    for row in rows_of(group.models)[:_MOST_ROWS]:
+        seed = "" if row["seed"] is None else str(row["seed"])
+        error = PLAIN.percentage(row["error"], row["error_stderr"])
+        cells = [code(row["model"]), seed, f"{row['parameters']:,}", error, text(row["error_source"] or "-")]
+        cells += [PLAIN.measured(row, name) for name in ("d", "g", "r", "channel-shuffled_r", "init_r")]
         cells += ["yes" if row["in_fit"] else "no", f"[{row['key'][:_KEY_DIGITS]}]({link(row['file'])})"]
         rows.append(cells)
     head = ["network", "seed", "parameters", "test error", "source", "D", "G", "R"]
@@ -159,9 +161,9 @@ def _models(group: Group) -> str:
 
 def _series_table(series: Series) -> str:
     rows = []
-    for row in _dicts(series.rows):
-        cells = [f"{row['sigma']:g}", _NAMES[row["measure"]], str(row["n"]), _number(row["pearson"])]
-        rows.append([*cells, interval(row, "pearson")])
+    for row in rows_of(series.rows):
+        cells = [f"{row['sigma']:g}", _NAMES[row["measure"]], str(row["n"])]
+        rows.append([*cells, PLAIN.decimals(row["pearson"]), _interval(row, "pearson")])
     return table(["corruption sigma", "X", "n", "rho", "BCa"], rows)
 
 
@@ -174,41 +176,17 @@ def _others(board: Leaderboard) -> Iterator[str]:
     if len(board.not_comparable):
         rows = [
             [code(r["model"]), code(r["dataset"]), code(r["key"][:_KEY_DIGITS]), text(r["reason"])]
-            for r in _dicts(board.not_comparable)
+            for r in rows_of(board.not_comparable)
         ]
         yield "## Not comparable"
         yield "Records of another protocol or other images, too few for a table of their own."
         yield table(["network", "data set", "record", "what differs"], rows)
 
 
-def interval(row: dict[Any, Any], name: str) -> str:
+def _interval(row: dict[str, Any], name: str) -> str:
     """`(low to high)` of a statistic; empty where there is none."""
-    return _ends(row[f"{name}_low"], row[f"{name}_high"])
-
-
-def _ends(low: float, high: float, sign: str = "") -> str:
-    return "" if pd.isna(low) or pd.isna(high) else f"({low:{sign}.2f} to {high:{sign}.2f})"
-
-
-def _number(value: float, sign: str = "") -> str:
-    return "-" if pd.isna(value) else f"{value:{sign}.2f}"
-
-
-def _p(value: float) -> str:
-    return "-" if pd.isna(value) else f"{value:.1g}"
-
-
-def _percent(value: float, stderr: float) -> str:
-    return f"{value:.1%}" if pd.isna(stderr) else f"{value:.1%} ± {stderr:.1%}"
-
-
-def _measured(row: dict[Any, Any], name: str) -> str:
-    value, stderr = row[name], row[f"{name}_stderr"]
-    return with_error(None if pd.isna(value) else value, None if pd.isna(stderr) else stderr)
-
-
-def _shown(value: Any) -> str:
-    return "-" if pd.isna(value) else str(value)
+    found = PLAIN.interval_of(row, name)
+    return "" if found == PLAIN.missing else f"({found})"
 
 
 def plain_board(board: Leaderboard) -> dict[str, Any]:
@@ -216,10 +194,10 @@ def plain_board(board: Leaderboard) -> dict[str, Any]:
     return {
         "groups": [_plain_group(group) for group in board.groups],
         "series": [
-            {"title": series.title, "slug": series.slug, "rows": _plain_rows(series.rows)}
+            {"title": series.title, "slug": series.slug, "rows": rows_of(series.rows)}
             for series in board.series
         ],
-        "not_comparable": _plain_rows(board.not_comparable),
+        "not_comparable": rows_of(board.not_comparable),
         "faulty": [{"path": str(path), "fault": fault} for path, fault in board.faulty],
         "notes": board.notes,
     }
@@ -227,15 +205,4 @@ def plain_board(board: Leaderboard) -> dict[str, Any]:
 
 def _plain_group(group: Group) -> dict[str, Any]:
     values = {field.name: getattr(group, field.name) for field in dataclasses.fields(group)}
-    return {name: _plain_rows(v) if isinstance(v, pd.DataFrame) else v for name, v in values.items()}
-
-
-def _plain_rows(frame: pd.DataFrame) -> list[dict[Any, Any]]:
-    """Rows with null for what is missing."""
-    plain = frame.astype(object)
-    return _dicts(plain.where(plain.notna(), None))
-
-
-def _dicts(table: pd.DataFrame) -> list[dict[Any, Any]]:
-    rows: list[dict[Any, Any]] = table.to_dict("records")
-    return rows
+    return {name: rows_of(v) if isinstance(v, pd.DataFrame) else v for name, v in values.items()}

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from timm_diffsens.results.numbers import SIGMAS, Factor, factor, with_error
 from timm_diffsens.results.records.frames import output_layer
-from timm_diffsens.results.report.numbers import SIGMAS, Factor, factor, with_error
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.schema.records import Record, VariantName
 

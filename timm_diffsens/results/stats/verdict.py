@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from timm_diffsens.results.numbers import PLAIN
 from timm_diffsens.results.stats.population import FEWEST, MOST_TRAIN_ERROR
 
 NAMES = {"d": "D", "g": "G", "r": "R"}
@@ -86,7 +87,7 @@ def _against(row: Row, rival: Row | None) -> str:
     if rival is None or row["answer"] == "too few" or isnan(row["difference"]):
         return f"Whether R does better than {name} is undecided: too few networks have both."
     theirs = f"rho({name}) = {_value(rival, 'pearson')}"
-    by = f"|rho| differs by {row['difference']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})"
+    by = f"|rho| differs by {PLAIN.with_interval(row['difference'], row['low'], row['high'], sign='+')}"
     if row["answer"] == "yes":
         return f"R correlates better than {name}: {theirs}, {by}."
     if row["answer"] == "no":
@@ -112,9 +113,7 @@ def _sign(row: Row) -> int:
 
 
 def _value(row: Row, name: str) -> str:
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    interval = "no interval" if isnan(low) or isnan(high) else f"{low:.2f} to {high:.2f}"
-    return f"{row[name]:.2f} ({interval})"
+    return PLAIN.statistic(row, name, "no interval")
 
 
 def _count(n: int) -> str:
