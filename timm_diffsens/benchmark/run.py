@@ -21,7 +21,7 @@ from timm_diffsens.perturb.streams import stream
 from timm_diffsens.registry import Entry
 from timm_diffsens.results.records.store import check_writable, find_record, load_record, write_record
 from timm_diffsens.schema import records
-from timm_diffsens.schema.config import Config, with_config
+from timm_diffsens.schema.config import Config, described
 from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
 from timm_diffsens.sensitivities.run import Pass, PassSettings, count_wrong, on_device, run_pass
 from timm_diffsens.sensitivities.triplets import KEPT, Batch, PerturbedImages
@@ -70,7 +70,7 @@ def bench(
     return run_once(prepare(model, config), folder, force=force, progress=progress)[0]
 
 
-bench.__signature__ = with_config(bench, "options", Config)  # type: ignore[attr-defined]
+bench.__doc__ = f"{bench.__doc__}\n    Options:\n\n{described(Config)}\n"
 
 
 def run_once(

@@ -4,9 +4,8 @@ The options of `diffsens bench` and `diffsens sweep`, the keyword arguments of `
 the record's protocol are made from the fields of `Config`.
 """
 
-import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -336,18 +335,13 @@ def _option(field: FieldInfo) -> Option:
     return next(data for data in field.metadata if isinstance(data, Option))
 
 
-def with_config(function: Callable[..., Any], parameter: str, config: type[Config]) -> inspect.Signature:
-    """The signature of a function with the fields of a configuration in place of one of its parameters."""
-    asked = [
-        inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.annotation
-        )
-        for name, field in config.model_fields.items()
-    ]
-    signature = inspect.signature(function)
-    own = list(signature.parameters.values())
-    at = [p.name for p in own].index(parameter)
-    return signature.replace(parameters=[*own[:at], *asked, *own[at + 1 :]])
+def described(config: type[Config]) -> str:
+    """A line for each option: its name, its default, and what it is."""
+    fields = {name: (config.model_fields[name].default, each) for name, each in options(config).items()}
+    return "\n".join(
+        f"    {name} = {default!r}: {each.help[:-1]}{f', in {each.unit}' if each.unit else ''}."
+        for name, (default, each) in fields.items()
+    )
 
 
 def _usage_error(error: ValidationError, config: type[Config]) -> UsageError:
