@@ -130,11 +130,11 @@ class ImageSample:
 
 
 def load_images(
-    data: str | ImageSource = "dead-leaves",
+    data: Any = "dead-leaves",
     *,
     data_dir: str | Path | None = None,
     split: str | None = None,
-    images: int | None = 500,
+    images: int | Literal["default"] | None = "default",
     seed: int = 0,
     download: bool = False,
     channels: int = 3,
@@ -144,7 +144,8 @@ def load_images(
 
     Args:
         data, data_dir, split, download, parameters: see `data.opening.open_images`.
-        images: how many; all of them, with a warning, if there are fewer. A stream gives its first ones.
+        images: how many, by default 500, of a tensor all; with a warning all of them if there are fewer. A
+            stream or a loader gives its first ones.
         seed: chooses them; a smaller sample is a prefix of a larger one. Those of `scale1` and `scale2` are
             balanced.
         channels: 3 for RGB, 1 for grey images.
@@ -157,16 +158,19 @@ def load_images(
     >>> len(sample), sample.load(0).size, sample.labels
     (3, (256, 256), None)
     """
-    if images is not None and images < 2:
+    if isinstance(images, int) and images < 2:
         raise UsageError(f"--images must be at least 2 (distances between images are needed), not {images}")
     if seed < 0:
         raise UsageError(f"--seed must not be negative, got {seed}")
     source = open_images(data, data_dir=data_dir, split=split, download=download, parameters=parameters)
+    if images == "default":
+        images = None if source.all_by_default else 500
     if channels not in MODES and source.shape(channels) is None:
         raise UsageError(f"images have 1 or 3 channels, the model wants {channels}")
     if isinstance(source, SequentialSource):
         items, skipped = inspect_first(source, images, channels)
-        return _sample(source, items, skipped, seed, "first", channels)
+        whole = len(items) == source.size
+        return _sample(source, items, skipped, seed, "all" if whole else "first", channels)
     spec = source.origin.spec
     chosen = _choose(source, images, seed)
     if source.size < 2:

@@ -1,17 +1,19 @@
 """What the user names or gives -> an open `ImageSource`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from timm_diffsens import registry
 from timm_diffsens.data.folders import check_split
+from timm_diffsens.data.given import given_source
 from timm_diffsens.data.source import ImageSource, Request
 from timm_diffsens.errors import UsageError
 
 
 def open_images(
-    data: str | ImageSource,
+    data: Any,
     *,
     data_dir: str | Path | None = None,
     split: str | None = None,
@@ -21,7 +23,14 @@ def open_images(
     """Open a data set; no image is read yet, and what it is for need not be known.
 
     Args:
-        data: `dead-leaves`, `cifar10`, `imagenet`, `folder`, a timm name: `diffsens ls datasets` lists them.
+        data: `dead-leaves`, `cifar10`, `imagenet`, `folder`, a timm name (`diffsens ls datasets` lists them),
+            or your own, as an object, as `file.py:attr`, `package.module:attr` or an entry point of the group
+            `timm_diffsens.datasets`: a tensor (n, c, h, w); a tuple (tensor, labels); a map-style `Dataset`
+            of images, each a PIL image or a tensor, or of (image, label), the same whenever it is read; a
+            `DataLoader` or another iterable of batches, each a tensor or (tensor, labels), which is read
+            once, in its order, and kept in memory, so that all variants see the same images; an
+            `ImageSource`. The network is shown tensors as they are, PIL images after its own preprocessing.
+            Labels are the model's class indices.
         data_dir: the folder of the data set; its cache for `hfds/`, `hfids/` and `tfds/`.
         split: by default validation, with timm's synonyms; the test set where there is no such split.
         download: fetch the set first, where that can be done.
@@ -31,8 +40,10 @@ def open_images(
         UsageError: an unknown name, a folder or a package that is missing, a set that cannot be had, a
             parameter that belongs to other sets.
     """
-    if isinstance(data, ImageSource):
-        return data
+    if not isinstance(data, str):
+        if data_dir or split or download or any(v is not None for v in (parameters or {}).values()):
+            raise UsageError("data_dir, split, download and parameters are for data sets that are named")
+        return data if isinstance(data, ImageSource) else given_source(data)
     entry, name = _find(data)
     check_split(split)
     given = {key: value for key, value in (parameters or {}).items() if value is not None}
@@ -40,8 +51,13 @@ def open_images(
         _check_parameter(entry, key)
     folder = None if data_dir is None else Path(data_dir).expanduser().absolute()
     shown = data if name else entry.name
-    source: ImageSource = entry.build(request=Request(shown, name, folder, split, download), **given)
-    return source
+    if entry.sha256 is not None:
+        shown = entry.recorded
+    found = entry.build(request=Request(shown, name, folder, split, download), **given)
+    if not isinstance(found, ImageSource):
+        return given_source(found, shown)
+    found.origin = replace(found.origin, spec=shown)
+    return found
 
 
 def _find(spec: str) -> tuple[registry.Entry, str]:

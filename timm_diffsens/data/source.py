@@ -101,12 +101,14 @@ class ImageSource(ABC):
         class_names: in the order of the labels; None if there are none or they are unknown.
         paired: whether the images 2 i and 2 i + 1 are of different classes, so that samples are balanced.
         concurrent: whether several threads may read it at a time.
+        all_by_default: whether all images are meant where no number is asked for.
         word: what messages call it.
         task: the scale-detection task, if it is one; it has a deformation of its own.
     """
 
     paired: ClassVar[bool] = False
     concurrent: ClassVar[bool] = True
+    all_by_default: ClassVar[bool] = False
     word: ClassVar[str] = "data set"
     task: "ScaleDetection | None" = None
 
