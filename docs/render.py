@@ -7,10 +7,13 @@ A block between `<!-- theory: FILE -->` and `<!-- /theory -->` shows the trained
 `diffsens theory` wrote; `<!-- coverage -->` and `<!-- /coverage -->` hold what leaderboard/coverage.csv and
 sweep.csv say; between `<!-- spectra: FILES -->` and `<!-- /spectra -->` stands the constant mode by
 layer, from files that `diffsens reproduce fig4` wrote; between `<!-- NAME -->` and `<!-- /NAME -->` what
-`benchmarks/NAME.py` wrote (overhead, scaling, precision).
+`benchmarks/NAME.py` wrote (overhead, scaling, precision). `<!-- folders -->` and `<!-- /folders -->` hold
+what the folders of the package say of themselves, in the order that the page gives; `<!-- kinds -->` and
+`<!-- /kinds -->` where the built-in things of each kind are.
 """
 
 import argparse
+import ast
 import csv
 import json
 import re
@@ -18,6 +21,7 @@ import runpy
 import sys
 from pathlib import Path
 
+from timm_diffsens.registry import KINDS
 from timm_diffsens.results.numbers import with_error
 from timm_diffsens.results.records.store import iter_records
 from timm_diffsens.results.report.board_text import correlations
@@ -28,13 +32,25 @@ from timm_diffsens.results.stats.population import FEWEST
 from timm_diffsens.schema.records import Record
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "README.md", ROOT / "docs" / "scale_detection.md", ROOT / "benchmarks" / "README.md")
+PAGES = tuple(
+    ROOT / page
+    for page in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/architecture.md",
+        "docs/scale_detection.md",
+        "benchmarks/README.md",
+    )
+)
 BOARD_FOLDER = ROOT / "leaderboard"
 BLOCK = re.compile(r"(<!-- record: ([0-9a-f]+) -->\n).*?(<!-- /record -->)", re.DOTALL)
 BOARD_BLOCK = re.compile(r"(<!-- board: (\S+) -->\n).*?(<!-- /board -->)", re.DOTALL)
 THEORY_BLOCK = re.compile(r"(<!-- theory: (\S+) -->\n).*?(<!-- /theory -->)", re.DOTALL)
 COVERAGE = re.compile(r"(<!-- coverage -->\n).*?(<!-- /coverage -->)", re.DOTALL)
 BENCHMARK = re.compile(r"(<!-- (overhead|scaling|precision) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
+FOLDERS = re.compile(r"(<!-- folders -->\n).*?(<!-- /folders -->)", re.DOTALL)
+KINDS_BLOCK = re.compile(r"(<!-- kinds -->\n).*?(<!-- /kinds -->)", re.DOTALL)
+ORDER = re.compile(r"^Order: (.*?)\n\n", re.DOTALL | re.MULTILINE)
 SPECTRA = re.compile(r"(<!-- spectra: ([^>]+) -->\n).*?(<!-- /spectra -->)", re.DOTALL)
 ROWS = 7
 SHOWN = ("original", "channel-shuffled", "init")  # of the variants, in the table of correlations
@@ -68,6 +84,8 @@ def rendered(page: Path) -> str:
     filled = BENCHMARK.sub(lambda match: f"{match[1]}{benchmark(match[2])}{match[3]}", filled)
     filled = COVERAGE.sub(lambda match: f"{match[1]}{structures()} {measured()}\n{match[2]}", filled)
     filled = SPECTRA.sub(lambda match: f"{match[1]}{spectra(match[2].split())}{match[3]}", filled)
+    filled = FOLDERS.sub(lambda match: f"{match[1]}{folders(order(filled))}{match[2]}", filled)
+    filled = KINDS_BLOCK.sub(lambda match: f"{match[1]}{kinds()}{match[2]}", filled)
     if not BOARD_BLOCK.search(filled):
         return filled
     groups = board_groups(BOARD_FOLDER)
@@ -204,6 +222,33 @@ def benchmark(name: str) -> str:
         sys.path.remove(str(folder))
     where = sorted({f"{row['machine']}; {row['versions']}" for rows in parts for row in rows})
     return "\n".join(["", " / ".join(where) + ".", "", *(f"{table(rows)}\n" for rows in parts), ""])
+
+
+def order(page: str) -> list[str]:
+    """The parts of the package in the order that a page gives."""
+    found = ORDER.search(page)
+    return re.findall(r"`(\w+)`", found[1]) if found else []
+
+
+def folders(parts: list[str]) -> str:
+    """What the parts of the package, and the folders inside, say of themselves in their first line."""
+    lines = ["| part | holds |", "| --- | --- |"]
+    for part in parts:
+        place = ROOT / "timm_diffsens" / part
+        for file in sorted(place.rglob("__init__.py")) or [place.with_suffix(".py")]:
+            shown = file.relative_to(ROOT).as_posix().replace("__init__.py", "")
+            said = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            lines.append(f"| `{shown}` | {next(iter(said.splitlines()), '')} |")
+    return "\n" + "\n".join(lines) + "\n\n"
+
+
+def kinds() -> str:
+    """Where the built-in things of each open kind are, and how a file says what it holds."""
+    lines = ["| to add a | write a file in | which says |", "| --- | --- | --- |"]
+    for kind, known in KINDS.items():
+        place = known.package.replace(".", "/")
+        lines.append(f'| {known.word} | `{place}/` | `@register("{kind}", NAME, ...)` |')
+    return "\n" + "\n".join(lines) + "\n\n"
 
 
 def lines_of(name: str) -> list[dict[str, str]]:

@@ -24,7 +24,11 @@ else:
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    ROOT / "leaderboard" / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 OWN_NAME = canonicalize_name(PROJECT["name"])
 
 
