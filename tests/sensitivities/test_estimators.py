@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from timm_diffsens import sensitivity
 from timm_diffsens.errors import UsageError
 from timm_diffsens.schema.layers import LayerSensitivity
-from timm_diffsens.sensitivities.estimator import Moments, Room, SensitivityEstimator
+from timm_diffsens.sensitivities.estimator import Buffers, CentredMoments, SensitivityEstimator
 
 STDERRS = ("d_stderr", "g_stderr", "r_stderr")
 # What the project promises: the streaming value is the plain one to this relative error.
@@ -262,23 +262,47 @@ def test_merged_standard_errors_are_close(cuts):
     assert stderrs(merged.compute()) == pytest.approx(stderrs(streamed(parts).compute()), rel=0.03)
 
 
-def test_the_delta_method_by_hand():
-    parts = three_parts(30, (4,))
-    clean, moved, noised = (part.numpy() for part in parts)
-    a, g = (((part - clean) ** 2).sum(axis=1) for part in (moved, noised))
-    pivots = [max(k for k in (1, 2, 4, 8, 16) if k <= i) for i in range(1, 30)]  # images before the stretch
-    b = np.array(
-        [2 * k / (k + 1) * ((clean[i] - clean[:k].mean(0)) ** 2).sum() for i, k in enumerate(pivots, 1)]
-    )
-    b = np.array([b.mean(), *b])  # the first image stands at the mean of the others
-    pairs = 2 * ((clean - clean.mean(axis=0)) ** 2).sum() / 29
+def shares(clean):
+    """b of all images of one pass but the first, for at most 32 images."""
+    pivots = [max(k for k in (1, 2, 4, 8, 16) if k <= i) for i in range(1, len(clean))]  # images before
+    return [2 * k / (k + 1) * ((clean[i] - clean[:k].mean(0)) ** 2).sum() for i, k in enumerate(pivots, 1)]
+
+
+def square_sum(clean):
+    return ((clean - clean.mean(axis=0)) ** 2).sum()
+
+
+def delta_method(parts, b):
+    """Standard errors of D, G and R, given b of all images but the first, which gets their mean."""
+    clean, deformed, noised = parts
+    n, b = len(clean), np.array([np.mean(b), *b])
+    a, g = (((part - clean) ** 2).sum(axis=1) for part in (deformed, noised))
+    pairs = 2 * square_sum(clean) / (n - 1)
 
     def stderr(top, bottom, scale):
         residuals = top - top.mean() / bottom.mean() * bottom
-        return math.sqrt((residuals**2).sum() / (30 * 29)) / scale
+        return math.sqrt((residuals**2).sum() / (n * (n - 1))) / scale
 
-    expected = stderr(a, b, pairs), stderr(g, b, pairs), stderr(a, g, g.mean())
+    return stderr(a, b, pairs), stderr(g, b, pairs), stderr(a, g, g.mean())
+
+
+def test_the_delta_method_by_hand():
+    parts = three_parts(30, (4,))
+    arrays = [part.numpy() for part in parts]
+    expected = delta_method(arrays, shares(arrays[0]))
     assert stderrs(streamed(parts, 7).compute()) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("cut", [1, 12, 29])
+def test_the_delta_method_after_a_merge_by_hand(cut):
+    """The other's first image, which has no share of its own, gets what the merge adds to the pairs."""
+    parts = three_parts(30, (4,))
+    arrays = [part.numpy() for part in parts]
+    clean, one, two = arrays[0], arrays[0][:cut], arrays[0][cut:]
+    between = 2 * (square_sum(clean) - square_sum(one) - square_sum(two))
+    expected = delta_method(arrays, [*shares(one), between, *shares(two)])
+    first, second = split(parts, [cut])
+    assert stderrs(first.merge(second).compute()) == pytest.approx(expected, rel=1e-10)
 
 
 def gaussian(n, d, generator):
@@ -340,7 +364,7 @@ def test_standard_errors_match_the_scatter_where_images_are_alike():
 
 @pytest.mark.parametrize("n", [2, 3, 15, 16, 17, 31, 33, 50])
 @pytest.mark.parametrize("size", [1, 7, None])
-def test_the_centred_square_sum_is_exact_within_and_between_stretches(size, n):
+def test_the_centred_square_sum_is_exact_within_and_between_blockes(size, n):
     parts = three_parts(n, (7,), offset=5.0)
     clean = parts[0]
     found = streamed(parts, size).moments()
@@ -350,7 +374,7 @@ def test_the_centred_square_sum_is_exact_within_and_between_stretches(size, n):
 
 
 @pytest.mark.parametrize("sizes", [(3, 30), (16, 17), (1, 32), (20, 13)])
-def test_batches_may_end_anywhere_in_a_stretch(sizes):
+def test_batches_may_end_anywhere_in_a_block(sizes):
     parts = three_parts(33, (5,))
     whole, cut = streamed(parts), SensitivityEstimator()
     for chunk in zip(*(part.split(list(sizes)) for part in parts), strict=True):
@@ -370,8 +394,8 @@ def test_each_share_is_unbiased():
         estimator, before, shares = SensitivityEstimator(), 0.0, []
         for image in vectors.split(1):
             estimator.update(image, image, image)
-            shares.append(float(estimator.sums[2]) - before)
-            before = float(estimator.sums[2])
+            shares.append(float(estimator.sums.totals[2]) - before)
+            before = float(estimator.sums.totals[2])
         sums.append(shares)
     shares = torch.tensor(sums)
     assert (shares[:, 0] == 0).all()
@@ -514,11 +538,12 @@ def test_samples_without_numbers_are_constant():
 
 def state_bytes(estimator):
     tensors = [value for value in vars(estimator).values() if isinstance(value, torch.Tensor)]
+    tensors.append(estimator.sums.memory)
     return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
 
 def test_the_state_does_not_grow():
-    # A vector of the layer's size, a second while a stretch of 16 is open, and some twenty float64 numbers.
+    # A vector of the layer's size, a second while a block of 16 is open, and some twenty float64 numbers.
     vector, numbers = LARGE * 4, 40 * 8
     estimator, parts = SensitivityEstimator(), three_parts(8, (LARGE,), torch.float32)
     for step in range(1, 41):
@@ -536,7 +561,14 @@ def rows(n, seed=0, offset=3.0):
     return draws + offset
 
 
-def assert_close(one: Moments, two: Moments):
+def moments_of(rows):
+    """Moments of the rows of an (n, d) matrix, half precision widened."""
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    mean = rows.mean(dim=0)
+    return CentredMoments(len(rows), mean, float((rows - mean).double().square().sum()))
+
+
+def assert_close(one: CentredMoments, two: CentredMoments):
     assert one.count == two.count
     assert torch.allclose(one.mean, two.mean, rtol=1e-12, atol=1e-14)
     assert one.centred_square_sum == pytest.approx(two.centred_square_sum, rel=1e-11, abs=1e-12)
@@ -546,27 +578,27 @@ def assert_close(one: Moments, two: Moments):
 @given(sizes=st.lists(st.integers(1, 20), min_size=1, max_size=6), order=st.randoms(use_true_random=False))
 def test_moments_merge_in_any_order(sizes, order: random.Random):
     whole = rows(sum(sizes))
-    pieces = [Moments.of(piece) for piece in whole.split(sizes)]
+    pieces = [moments_of(piece) for piece in whole.split(sizes)]
     while len(pieces) > 1:
         one, two = (pieces.pop(order.randrange(len(pieces))) for _ in range(2))
         pieces.append(one.merge(two))
-    assert_close(pieces[0], Moments.of(whole))
+    assert_close(pieces[0], moments_of(whole))
 
 
 def test_moments_by_hand():
-    found = Moments.of(torch.tensor([[0.0, 1.0], [2.0, 1.0], [4.0, 4.0]]))
+    found = moments_of(torch.tensor([[0.0, 1.0], [2.0, 1.0], [4.0, 4.0]]))
     assert (found.count, found.mean.tolist(), found.centred_square_sum) == (3, [2.0, 2.0], 14.0)
 
 
 def test_moments_of_half_precision():
     # The mean of float16 numbers near 1000, where they lie 0.5 apart, is not a float16 number.
-    found = Moments.of(torch.tensor([[1000.0], [1000.5]], dtype=torch.float16))
+    found = moments_of(torch.tensor([[1000.0], [1000.5]], dtype=torch.float16))
     assert (found.mean.item(), found.centred_square_sum) == (1000.25, 0.125)
 
 
 def test_moments_of_an_estimator():
     parts = three_parts(50, (4,))
-    assert_close(streamed(parts, 7).moments(), Moments.of(parts[0]))
+    assert_close(streamed(parts, 7).moments(), moments_of(parts[0]))
 
 
 # ---- memory given beforehand
@@ -575,27 +607,27 @@ def test_moments_of_an_estimator():
 @pytest.mark.parametrize("drift", [True, False])
 def test_memory_given_beforehand_changes_no_bit(drift):
     sizes = [7, 5000, 12]  # of float64 and of float32 pivots
-    rooms = Room.for_sizes(sizes, drift, torch.device("cpu"))
+    buffers = Buffers.for_sizes(sizes, drift, torch.device("cpu"))
     for again in range(2):  # what it held before is forgotten
-        for d, room in zip(sizes, rooms, strict=True):
-            plain, placed = SensitivityEstimator(), SensitivityEstimator(room=room)
-            for n in (5, 20, 16, 6):  # a stretch stays open
+        for d, own in zip(sizes, buffers, strict=True):
+            plain, placed = SensitivityEstimator(), SensitivityEstimator(buffers=own)
+            for n in (5, 20, 16, 6):  # a block stays open
                 batch = torch.randn(3, n, d, generator=torch.Generator().manual_seed(d + n + again))
                 plain.update_parts(batch)
                 placed.update_parts(batch)
-            assert placed.pivot.data_ptr() == room.pivot.data_ptr()
+            assert placed.pivot.data_ptr() == own.pivot.data_ptr()
             assert torch.equal(placed.pivot, plain.pivot)
             assert torch.equal(placed.drift, plain.drift)
-            assert torch.equal(placed.numbers, plain.numbers)
+            assert torch.equal(placed.sums.memory, plain.sums.memory)
             assert placed.compute() == plain.compute()
 
 
 def test_memory_that_does_not_fit_is_left_alone():
-    (room,) = Room.for_sizes([5000], False, torch.device("cpu"))
+    (own,) = Buffers.for_sizes([5000], False, torch.device("cpu"))
     for batch in (torch.randn(3, 4, 5000, dtype=torch.float64), torch.randn(3, 4, 4999)):
-        room.pivot.fill_(7)
-        estimator, plain = SensitivityEstimator(room=room), SensitivityEstimator()
+        own.pivot.fill_(7)
+        estimator, plain = SensitivityEstimator(buffers=own), SensitivityEstimator()
         estimator.update_parts(batch)
         plain.update_parts(batch)
         assert estimator.compute() == plain.compute()
-        assert bool((room.pivot == 7).all())
+        assert bool((own.pivot == 7).all())

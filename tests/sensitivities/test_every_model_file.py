@@ -20,16 +20,16 @@ from timm_diffsens import Probe
 from timm_diffsens.device import seeding
 from timm_diffsens.models.inputs import timm_input
 from timm_diffsens.sensitivities.functional import Sensitivity, mean_pair_distance, mean_square
-from timm_diffsens.sensitivities.reductions.plain import STRETCH
+from timm_diffsens.sensitivities.reductions.state import TILE
 from timm_diffsens.sweep.structure import count_parameters
 
 MOST_PARAMETERS = 30_000_000
 N = 2
 COLUMNS = 2**20
-# The probe's float32 sums over a stretch, in at least eight lanes, err by STRETCH / 8 roundings at most, and
+# The probe's float32 sums over a stretch, in at least eight lanes, err by TILE / 8 roundings at most, and
 # by three for a difference and its square; the copies are summed in float64. Of two images the denominator is
 # S - S' / 2 from two such sums that are equal but for rounding: 3 times the error of one. A quotient adds up.
-TOLERANCE = (1 + 3) * (STRETCH / 8 + 3) * 2**-24
+TOLERANCE = (1 + 3) * (TILE / 8 + 3) * 2**-24
 # The estimator calls a spread below this constant, relative to the norm (see its _ROUNDING_UNITS); here with
 # the rounding of sums on top.
 NO_SPREAD = (64 * 2**-23) ** 2 * (1 + 2 * TOLERANCE)

@@ -17,7 +17,7 @@ from timm_diffsens.sensitivities.run import (
     is_out_of_memory,
     run_pass,
 )
-from timm_diffsens.sensitivities.triplets import KEPT, Perturbation, PerturbedImages, source_of
+from timm_diffsens.sensitivities.triplets import KEPT, Perturbation, PerturbedImages, batches_of
 
 VALUES = ("d", "g", "r", "d_stderr", "g_stderr", "r_stderr")
 
@@ -244,7 +244,7 @@ def test_anything_else_is_tried_once(images):
 
 
 def perturbed(images):
-    return PerturbedImages(source_of(images), Perturbation())
+    return PerturbedImages(batches_of(images), Perturbation())
 
 
 def test_top_1_errors_are_counted_on_the_clean_part(resnet, images):

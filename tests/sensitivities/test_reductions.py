@@ -1,5 +1,6 @@
 """One pass over a layer: against float64 sums, for every type, layout and number of threads."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,19 +9,14 @@ import pytest
 import torch
 
 from timm_diffsens.device import threads
+from timm_diffsens.sensitivities.reductions import reference
 from timm_diffsens.sensitivities.reductions.dispatch import add_rows
-from timm_diffsens.sensitivities.reductions.plain import (
-    STRETCH,
-    Portion,
-    add_rows_in_blocks,
-    new_numbers,
-    portions_of,
-    square_norm,
-)
+from timm_diffsens.sensitivities.reductions.reference import square_norm
+from timm_diffsens.sensitivities.reductions.state import TILE, Block, RunningSums, blocks_of
 
-SIZES = [0, 1, 7, STRETCH - 1, STRETCH, STRETCH + 1, 5 * STRETCH + 321, 70 * STRETCH + 9]
-# A float32 sum of STRETCH squares in at least eight lanes: STRETCH / 8 roundings of half a unit, at most.
-FLOAT32 = STRETCH / 8 * 2**-24
+SIZES = [0, 1, 7, TILE - 1, TILE, TILE + 1, 5 * TILE + 321, 70 * TILE + 9]
+# A float32 sum of TILE squares in at least eight lanes: TILE / 8 roundings of half a unit, at most.
+FLOAT32 = TILE / 8 * 2**-24
 TYPES = [
     (torch.float32, torch.float32, FLOAT32),
     (torch.float32, torch.float64, 1e-12),
@@ -37,55 +33,56 @@ def case(d, given=torch.float32, real=torch.float32, n=5):
     return parts, pivot, drift
 
 
-def in_blocks(parts, portions, pivot, drift, numbers):
-    add_rows_in_blocks(parts, portions, pivot, drift, numbers, 2 * STRETCH)
+def new_sums():
+    (sums,) = RunningSums.of_layers(1, torch.device("cpu"))
+    return sums
 
 
 def truth(parts, first, last, pivot, before):
     """Gaps to the pivot (n, d), and the sums and products of (a, g, b)."""
-    clean, moved, noised = parts[:, first:last].double()
+    clean, deformed, noised = parts[:, first:last].double()
     gaps = clean - pivot.double()
-    squares = torch.stack([moved - clean, noised - clean, gaps]).square().sum(2)
-    in_stretch = squares[2].sum()
+    squares = torch.stack([deformed - clean, noised - clean, gaps]).square().sum(2)
+    in_block = squares[2].sum()
     squares[2] *= 2 * before / (before + 1)
-    return gaps, torch.cat([squares.sum(1)[None], squares @ squares.T, squares[:, :1].T]), in_stretch
+    return gaps, torch.cat([squares.sum(1)[None], squares @ squares.T, squares[:, :1].T]), in_block
 
 
-@pytest.mark.parametrize("add", [add_rows, in_blocks])
+@pytest.mark.parametrize("add", [add_rows, reference.add_rows])
 @pytest.mark.parametrize(("given", "real", "tolerance"), TYPES)
 @pytest.mark.parametrize("d", SIZES)
-def test_sums_inside_a_stretch_are_those_of_float64(add, given, real, tolerance, d):
+def test_sums_inside_a_block_are_those_of_float64(add, given, real, tolerance, d):
     parts, pivot, drift = case(d, given, real)
     before, start = drift.clone(), pivot.clone()
-    numbers = new_numbers(parts.device)
-    add(parts, [Portion(1, 4, 0, opens=False, after=0)], pivot, drift, numbers)
-    gaps, expected, in_stretch = truth(parts, 1, 4, pivot, 0)
+    sums = new_sums()
+    add(parts, [Block(1, 4, 0, opens=False, after=0)], pivot, drift, sums)
+    gaps, expected, in_block = truth(parts, 1, 4, pivot, 0)
     # products of two sums have twice their relative error
-    torch.testing.assert_close(numbers[:5], expected, rtol=2.1 * tolerance, atol=0)
-    torch.testing.assert_close(numbers[5, 0], in_stretch, rtol=tolerance, atol=0)
+    torch.testing.assert_close(sums.memory[:5], expected, rtol=2.1 * tolerance, atol=0)
+    torch.testing.assert_close(sums.in_block, in_block, rtol=tolerance, atol=0)
     assert torch.equal(pivot, start)
-    # three additions of numbers below 6 standard deviations
+    # three additions of sums below 6 standard deviations
     bound = 3 * 12 * torch.finfo(real).eps
     torch.testing.assert_close(drift.double(), before.double() + gaps.sum(0), rtol=0, atol=bound)
 
 
-@pytest.mark.parametrize("add", [add_rows, in_blocks])
+@pytest.mark.parametrize("add", [add_rows, reference.add_rows])
 @pytest.mark.parametrize(("given", "real", "tolerance"), TYPES)
 @pytest.mark.parametrize("d", SIZES)
 @pytest.mark.parametrize("kept", [True, False], ids=["drift", "brief"])
-def test_the_end_of_a_stretch_moves_the_pivot_to_the_mean(add, given, real, tolerance, d, kept):
+def test_the_end_of_a_block_moves_the_pivot_to_the_mean(add, given, real, tolerance, d, kept):
     parts, pivot, drift = case(d, given, real, n=4)
-    gaps, expected, in_stretch = truth(parts, 0, 4, pivot, 6)
+    gaps, expected, in_block = truth(parts, 0, 4, pivot, 6)
     mean = pivot.double() + gaps.sum(0) / 10
-    numbers = new_numbers(parts.device)
+    sums = new_sums()
     drift.fill_(torch.nan)  # what it held before is of no account
-    add(parts, [Portion(0, 4, 6, opens=True, after=10)], pivot, drift if kept else None, numbers)
-    torch.testing.assert_close(numbers[:4], expected[:4], rtol=2.1 * tolerance, atol=0)
-    assert not numbers[4].any()  # these are not the first
-    assert numbers[5, 0] == 0
-    settled = in_stretch - gaps.sum(0).square().sum() / 10
+    add(parts, [Block(0, 4, 6, opens=True, after=10)], pivot, drift if kept else None, sums)
+    torch.testing.assert_close(sums.memory[:4], expected[:4], rtol=2.1 * tolerance, atol=0)
+    assert not sums.first.any()  # these are not the first
+    assert sums.in_block == 0
+    settled = in_block - gaps.sum(0).square().sum() / 10
     # the drift carries the rounding of its four additions into its square, of which a tenth is taken away
-    torch.testing.assert_close(numbers[5, 1], settled, rtol=10 * tolerance, atol=0)
+    torch.testing.assert_close(sums.settled, settled, rtol=10 * tolerance, atol=0)
     torch.testing.assert_close(pivot.double(), mean, rtol=0, atol=4 * 12 * torch.finfo(real).eps)
 
 
@@ -93,60 +90,60 @@ def test_the_end_of_a_stretch_moves_the_pivot_to_the_mean(add, given, real, tole
 @pytest.mark.parametrize(
     ("n", "count", "open_count"), [(40, 0, 0), (13, 3, 1), (16, 16, 0), (40, 21, 5), (3, 1, 0)]
 )
-def test_portions_of_a_batch_together_give_the_bits_that_they_give_alone(given, n, count, open_count):
-    parts, pivot, drift = case(20 * STRETCH + 9, given, torch.float32, n)
-    portions = portions_of(n, count, open_count)
-    assert [p.first for p in portions] + [n] == [0] + [p.last for p in portions]  # none missing, none twice
-    ways = [[[p] for p in portions], [portions]]
-    if portions[0].opens and portions[-1].after:
-        ways.append([portions])
+def test_blocks_of_a_batch_together_give_the_bits_that_they_give_alone(given, n, count, open_count):
+    parts, pivot, drift = case(20 * TILE + 9, given, torch.float32, n)
+    blocks = blocks_of(n, count, open_count)
+    assert [p.first for p in blocks] + [n] == [0] + [p.last for p in blocks]  # none missing, none twice
+    ways = [[[p] for p in blocks], [blocks]]
+    if blocks[0].opens and blocks[-1].after:
+        ways.append([blocks])
     found = []
     for way in ways:
-        numbers, mean = new_numbers(parts.device), pivot.clone()
+        sums, mean = new_sums(), pivot.clone()
         total = None if len(found) == 2 else drift.clone()
         for some in way:
-            add_rows(parts, some, mean, total, numbers)
-        found.append((numbers, mean))
-    for numbers, mean in found[1:]:
-        assert torch.equal(numbers, found[0][0])
+            add_rows(parts, some, mean, total, sums)
+        found.append((sums.memory, mean))
+    for memory, mean in found[1:]:
+        assert torch.equal(memory, found[0][0])
         assert torch.equal(mean, found[0][1])
 
 
-def test_stretches_end_where_batches_do_not_matter():
+def test_blocks_end_where_batches_do_not_matter():
     ends = [1, 2, 4, 8, 16, 32, 48, 64, 80]
     for size in (1, 3, 16, 20, 80):
         count, still_open, found = 0, 0, []
         while count < 80:
             n = min(size, 80 - count)
-            portions = portions_of(n, count, still_open)
-            found += [p.after for p in portions if p.after]
+            blocks = blocks_of(n, count, still_open)
+            found += [p.after for p in blocks if p.after]
             count += n
-            still_open = 0 if portions[-1].after else count - portions[-1].before
+            still_open = 0 if blocks[-1].after else count - blocks[-1].before
         assert found == ends
 
 
 def test_parts_need_not_be_contiguous():
-    parts, pivot, drift = case(3 * STRETCH + 5)
+    parts, pivot, drift = case(3 * TILE + 5)
     spread = torch.empty(*parts.shape, 2)[..., 0].copy_(parts)
     results = []
     for given in (parts, spread):
-        numbers, total = new_numbers(parts.device), drift.clone()
-        add_rows(given, [Portion(0, 5, 0, opens=False, after=0)], pivot, total, numbers)
-        results.append((numbers, total))
+        sums, total = new_sums(), drift.clone()
+        add_rows(given, [Block(0, 5, 0, opens=False, after=0)], pivot, total, sums)
+        results.append((sums.memory, total))
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
 
 
 def one_pass(threads, kept, after):
-    """(numbers, pivot) after five images of several stretches' width on so many threads."""
-    parts, pivot, drift = case(90 * STRETCH + 5)
-    numbers, before = new_numbers(parts.device), torch.get_num_threads()
+    """(sums, pivot) after five images of several tiles' width on so many threads."""
+    parts, pivot, drift = case(90 * TILE + 5)
+    sums, before = new_sums(), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        add_rows(parts, [Portion(0, 5, 3, opens=True, after=after)], pivot, drift if kept else None, numbers)
+        add_rows(parts, [Block(0, 5, 3, opens=True, after=after)], pivot, drift if kept else None, sums)
     finally:
         torch.set_num_threads(before)
-    return numbers, pivot
+    return sums.memory, pivot
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -183,14 +180,14 @@ def test_pytorchs_own_threads_run_the_kernel():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize("add", [add_rows, in_blocks])
+@pytest.mark.parametrize("add", [add_rows, reference.add_rows])
 def test_what_is_not_finite_stays_so(add, bad):
-    parts, pivot, drift = case(STRETCH + 100)
+    parts, pivot, drift = case(TILE + 100)
     parts[1, 2, 17] = bad
-    numbers = new_numbers(parts.device)
-    add(parts, [Portion(0, 5, 4, opens=False, after=0)], pivot, drift, numbers)
-    assert numbers[0].isfinite().tolist() == [False, True, True]
-    assert numbers[5].isfinite().all()
+    sums = new_sums()
+    add(parts, [Block(0, 5, 4, opens=False, after=0)], pivot, drift, sums)
+    assert sums.totals.isfinite().tolist() == [False, True, True]
+    assert sums.memory[5].isfinite().all()
 
 
 @pytest.mark.parametrize("d", SIZES)
@@ -203,8 +200,51 @@ def test_loading_the_kernel_leaves_the_number_of_threads():
     code = (
         "import torch\n"
         "torch.set_num_threads(1)\n"
-        "import timm_diffsens.sensitivities.reductions.numba_cpu\n"
+        "import timm_diffsens.sensitivities.reductions.compiled\n"
         "print(torch.get_num_threads())"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["1"]
+
+
+_MEASURE = """
+import json, sys
+if {without}:
+    sys.modules["numba"] = None
+from timm_diffsens import measure
+import timm, torch
+torch.manual_seed(0)
+model = timm.create_model("test_resnet", pretrained=False)
+images = torch.rand(37, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+layers = measure(model, images, layers="all", batch_size=11)
+print(json.dumps([layer.model_dump() for layer in layers]))
+"""
+
+
+def test_without_numba_a_measurement_gives_the_same_numbers_and_one_line_says_so():
+    runs = []
+    for without in (True, False):
+        run = subprocess.run(
+            [
+                sys.executable,
+                "-W",
+                "error::UserWarning:timm_diffsens",
+                "-c",
+                _MEASURE.format(without=without),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 0, run.stderr
+        runs.append((json.loads(run.stdout), run.stderr.splitlines()))
+    (plain, said), (compiled, quiet) = runs
+    assert [line for line in said if "numba" in line] == said[:1]
+    assert "pip install 'timm-diffsens[fast]'" in said[0]
+    assert quiet == []
+    assert len(plain) == len(compiled) > 20
+    for one, two in zip(plain, compiled, strict=True):
+        for name, value in two.items():
+            # a ratio of two sums of float32 squares; its error by the delta method from sums of products
+            same = pytest.approx(value, rel=8 * FLOAT32) if isinstance(value, float) else value
+            assert one[name] == same, (one["layer"], name)

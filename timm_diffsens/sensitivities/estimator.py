@@ -1,7 +1,6 @@
 """Streaming, mergeable estimators of D, G and R with standard errors."""
 
 import copy
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import torch
 from timm_diffsens.errors import UsageError
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.sensitivities.reductions.dispatch import add_rows
-from timm_diffsens.sensitivities.reductions.plain import new_numbers, portions_of
+from timm_diffsens.sensitivities.reductions.state import RunningSums, blocks_of
 
 # Rounding of a forward differs with the position in the batch (blocked matrix products), by some ten units
 # in the last place; a spread below that is no spread.
@@ -23,97 +22,89 @@ _SMALL = 2**12
 
 
 @dataclass(frozen=True)
-class Moments:
+class CentredMoments:
     """Count, mean (d,) and centred square sum `sum ||f_i - mean||^2` of n vectors."""
 
     count: int
     mean: torch.Tensor
     centred_square_sum: float
 
-    @classmethod
-    def of(cls, rows: torch.Tensor) -> "Moments":
-        """Moments of the rows of an (n, d) matrix."""
-        rows = rows.to(_accumulation_dtype(rows))
-        mean = rows.mean(dim=0)
-        return cls(len(rows), mean, float((rows - mean).double().square().sum()))
-
-    def merge(self, other: "Moments") -> "Moments":
+    def merge(self, other: "CentredMoments") -> "CentredMoments":
         """Moments of both samples together (Chan, Golub and LeVeque 1979)."""
         count = self.count + other.count
         gap = other.mean - self.mean
         square_sum = self.centred_square_sum + other.centred_square_sum
         square_sum += float(gap.double().square().sum()) * self.count * other.count / count
-        return Moments(count, self.mean + gap * (other.count / count), square_sum)
+        return CentredMoments(count, self.mean + gap * (other.count / count), square_sum)
 
 
 @dataclass(frozen=True)
-class Room:
-    """Memory for the state of an estimator: `pivot` and `drift` (d,), `numbers` (6, 3)."""
+class Buffers:
+    """Memory for the state of an estimator: `pivot` and `drift` (d,), and the sums."""
 
     pivot: torch.Tensor
     drift: torch.Tensor | None
-    numbers: torch.Tensor
+    sums: RunningSums
 
     def fits(self, row: torch.Tensor, dtype: torch.dtype) -> bool:
-        """Whether a pivot of this type, made of this row, can be kept in it."""
+        """Whether a pivot of this type, made of this row, can be kept in them."""
         pivot = self.pivot
         return (pivot.dtype, pivot.device, pivot.shape) == (dtype, row.device, row.shape)
 
     @classmethod
-    def for_sizes(cls, sizes: Sequence[int], drift: bool, device: torch.device) -> "list[Room]":
-        """Rooms for layers of so many numbers a sample, all in a few pieces.
+    def for_sizes(cls, sizes: Sequence[int], drift: bool, device: torch.device) -> "list[Buffers]":
+        """Buffers for layers of so many numbers a sample, all in a few pieces.
 
         Allocated layer by layer, between activations that come and go, each would leave a hole that the next
         activation does not fit into, and memory would grow to several times what is in use.
         """
-        numbers = torch.zeros(len(sizes), *new_numbers(device).shape, dtype=torch.float64, device=device)
-        vectors: list[list[torch.Tensor]] = [[], []]
-        for into in vectors[: 1 + drift]:
-            whole = {
-                dtype: torch.empty(
-                    sum(d for d in sizes if _pivot_dtype(d) == dtype), dtype=dtype, device=device
-                )
-                for dtype in (torch.float32, torch.float64)
-            }
-            at = dict.fromkeys(whole, 0)
-            for d in sizes:
-                dtype = _pivot_dtype(d)
-                into.append(whole[dtype][at[dtype] : at[dtype] + d])
-                at[dtype] += d
-        pivots, drifts = vectors
-        return [
-            cls(pivot, second, each)
-            for pivot, second, each in itertools.zip_longest(pivots, drifts, numbers.unbind())
-        ]
+        pivots = _vectors(sizes, device)
+        drifts = _vectors(sizes, device) if drift else [None] * len(sizes)
+        return list(map(cls, pivots, drifts, RunningSums.of_layers(len(sizes), device)))
+
+
+def _vectors(sizes: Sequence[int], device: torch.device) -> list[torch.Tensor]:
+    """A vector of the pivot's type for each size, in one piece for each type."""
+    whole = {
+        dtype: torch.empty(sum(d for d in sizes if _pivot_dtype(d) == dtype), dtype=dtype, device=device)
+        for dtype in (torch.float32, torch.float64)
+    }
+    at = dict.fromkeys(whole, 0)
+    vectors = []
+    for d in sizes:
+        dtype = _pivot_dtype(d)
+        vectors.append(whole[dtype][at[dtype] : at[dtype] + d])
+        at[dtype] += d
+    return vectors
 
 
 @dataclass
 class SensitivityEstimator:
-    """D, G and R of one layer from batches of (clean, moved, noised) representations.
+    """D, G and R of one layer from batches of (clean, deformed, noised) representations.
 
     Image i contributes a_i = ||f(tau x) - f(x)||^2 and g_i = ||f(x + eta) - f(x)||^2, and D = mean(a) / B,
     G = mean(g) / B with B = 2 / (n - 1) times the centred square sum. That is followed exactly: a pivot
-    stays the mean of the N images before it for a stretch of at most 16 images, and after c of them
+    stays the mean of the N images before it for a block of at most 16 images, and after c of them
 
         square sum(N + c) = square sum(N) + sum ||f_i - pivot||^2 - ||sum (f_i - pivot)||^2 / (N + c)
 
-    (Chan, Golub and LeVeque 1979). Stretches end at 1, 2, 4, 8, 16, 32, 48, ... images, wherever batches
+    (Chan, Golub and LeVeque 1979). Blocks end at 1, 2, 4, 8, 16, 32, 48, ... images, wherever batches
     end, so that nothing depends on the batch size. The share of image i in the denominator is
     b_i = 2 N / (N + 1) ||f_i - pivot||^2, with expectation 2 tr Cov = E ||f(x1) - f(x2)||^2; the first image
     has none, and is given the mean of the others. The delta method over images gives the standard errors:
 
         Var(D) ~ sum (a_i - D b_i)^2 / (n (n - 1) B^2), likewise for G and R = mean(a) / mean(g).
 
-    The state is a vector of the layer's size (two while a stretch is open) and some twenty numbers.
+    The state is a vector of the layer's size (two while a block is open) and some twenty numbers.
 
     Example:
         >>> import torch
         >>> from timm_diffsens.sensitivities.estimator import SensitivityEstimator
-        >>> clean, moved, noised = torch.randn(3, 100, 8, dtype=torch.float64)
+        >>> clean, deformed, noised = torch.randn(3, 100, 8, dtype=torch.float64)
         >>> whole, first, second = (SensitivityEstimator() for _ in range(3))
-        >>> whole.update(clean, moved, noised)
-        >>> first.update(clean[:40], moved[:40], noised[:40])
-        >>> second.update(clean[40:], moved[40:], noised[40:])
+        >>> whole.update(clean, deformed, noised)
+        >>> first.update(clean[:40], deformed[:40], noised[:40])
+        >>> second.update(clean[40:], deformed[40:], noised[40:])
         >>> abs(first.merge(second).compute().d - whole.compute().d) < 1e-12
         True
     """
@@ -123,17 +114,17 @@ class SensitivityEstimator:
     # Of the images since the pivot was set: their number and, once a batch ended among them, sum (f - pivot).
     open_count: int = 0
     drift: torch.Tensor | None = None
-    numbers: torch.Tensor | None = None  # see `reductions.new_numbers`
+    sums: RunningSums | None = None
     eps: float = 0.0  # rounding unit of what was given, at most that of float32
-    room: "Room | None" = None  # where the above go if they fit; else they are allocated
+    buffers: Buffers | None = None  # where the above go if they fit; else they are allocated
 
-    def update(self, clean: torch.Tensor, moved: torch.Tensor, noised: torch.Tensor) -> None:
+    def update(self, clean: torch.Tensor, deformed: torch.Tensor, noised: torch.Tensor) -> None:
         """Add n images: three arrays (n, ...) of equal shape.
 
         Raises:
             UsageError: the shapes differ, or a sample holds more or fewer numbers than in earlier batches.
         """
-        parts = [part.detach() for part in (clean, moved, noised)]
+        parts = [part.detach() for part in (clean, deformed, noised)]
         shapes = [tuple(part.shape) for part in parts]
         if not shapes[0] == shapes[1] == shapes[2]:
             raise UsageError(f"shapes differ: {', '.join(map(str, shapes))}")
@@ -152,19 +143,19 @@ class SensitivityEstimator:
         if self.pivot is None:
             self._start(parts[0])
         assert self.pivot is not None
-        assert self.numbers is not None
+        assert self.sums is not None
         if parts.shape[2] != len(self.pivot):
             raise UsageError(f"expected {len(self.pivot)} numbers a sample, got {parts.shape[2]}")
-        portions = portions_of(parts.shape[1], self.count, self.open_count)
-        if not portions:
+        blocks = blocks_of(parts.shape[1], self.count, self.open_count)
+        if not blocks:
             return
-        goes_on = portions[-1].after == 0
+        goes_on = blocks[-1].after == 0
         if self.drift is None and goes_on:
-            drift = None if self.room is None else self.room.drift
+            drift = None if self.buffers is None else self.buffers.drift
             self.drift = torch.empty_like(self.pivot) if drift is None else drift
-        add_rows(parts, portions, self.pivot, self.drift, self.numbers)
+        add_rows(parts, blocks, self.pivot, self.drift, self.sums)
         self.count += parts.shape[1]
-        self.open_count = self.count - portions[-1].before if goes_on else 0
+        self.open_count = self.count - blocks[-1].before if goes_on else 0
         if not goes_on:
             self.drift = None
 
@@ -172,36 +163,27 @@ class SensitivityEstimator:
         dtype = _accumulation_dtype(rows)
         self.eps = torch.finfo(dtype).eps
         dtype = _pivot_dtype(rows.shape[1], dtype)
-        if self.room is not None and not self.room.fits(rows[0], dtype):
-            self.room = None
-        if self.room is None:
+        if self.buffers is not None and not self.buffers.fits(rows[0], dtype):
+            self.buffers = None
+        if self.buffers is None:
             self.pivot = rows[0].to(dtype, copy=True)
-            self.numbers = new_numbers(rows.device)
+            (self.sums,) = RunningSums.of_layers(1, rows.device)
         else:
-            self.pivot = self.room.pivot.copy_(rows[0])
-            self.numbers = self.room.numbers.zero_()
+            self.pivot = self.buffers.pivot.copy_(rows[0])
+            self.sums = self.buffers.sums
+            self.sums.memory.zero_()
 
-    @property
-    def sums(self) -> torch.Tensor | None:
-        """(a, g, b) summed over images: (3,), float64."""
-        return None if self.numbers is None else self.numbers[0]
-
-    @property
-    def products(self) -> torch.Tensor | None:
-        """Sums of their products: (3, 3), float64."""
-        return None if self.numbers is None else self.numbers[1:4]
-
-    def moments(self) -> Moments:
+    def moments(self) -> CentredMoments:
         """Count, mean and centred square sum of the clean representations."""
-        if self.pivot is None or self.numbers is None:
+        if self.pivot is None or self.sums is None:
             raise UsageError("no images were added")
-        in_stretch, settled = self.numbers[5, :2].tolist()
+        sums = self.sums.to_cpu()
+        settled = float(sums.settled)
         if self.drift is None:
-            return Moments(self.count, self.pivot, settled)
+            return CentredMoments(self.count, self.pivot, settled)
         gap = float(self.drift.double().square().sum())
-        return Moments(
-            self.count, self.pivot + self.drift / self.count, settled + in_stretch - gap / self.count
-        )
+        square_sum = settled + float(sums.in_block) - gap / self.count
+        return CentredMoments(self.count, self.pivot + self.drift / self.count, square_sum)
 
     def merge(self, other: "SensitivityEstimator") -> "SensitivityEstimator":
         """The estimator of both samples together.
@@ -217,18 +199,17 @@ class SensitivityEstimator:
         one, two = self.moments(), other.moments()
         if len(one.mean) != len(two.mean):
             raise UsageError(f"expected {len(one.mean)} numbers a sample, got {len(two.mean)}")
-        assert self.numbers is not None
-        assert other.numbers is not None
+        assert self.sums is not None
+        assert other.sums is not None
         both = one.merge(two)
         share = 2 * (both.centred_square_sum - one.centred_square_sum - two.centred_square_sum)
-        numbers = self.numbers + other.numbers
-        numbers[0, 2] += share
-        numbers[1:4] += _cross_terms(other.numbers[4], share)
-        numbers[4] = self.numbers[4]
-        numbers[5] = numbers.new_tensor([0.0, both.centred_square_sum, 0.0])
-        return SensitivityEstimator(
-            both.count, pivot=both.mean, numbers=numbers, eps=max(self.eps, other.eps)
-        )
+        sums = RunningSums(self.sums.memory + other.sums.memory)
+        sums.totals[2] += share
+        sums.products.add_(_cross_terms(other.sums.first, share))
+        sums.first.copy_(self.sums.first)
+        sums.in_block.zero_()
+        sums.settled.fill_(both.centred_square_sum)
+        return SensitivityEstimator(both.count, pivot=both.mean, sums=sums, eps=max(self.eps, other.eps))
 
     def compute(self, **place: Any) -> LayerSensitivity:
         """D, G, R and their standard errors; None with a reason where there is none.
@@ -241,20 +222,21 @@ class SensitivityEstimator:
             return LayerSensitivity.of(self.count, **place, **values)
 
         n = self.count
-        if self.numbers is None or n < 2:
+        if self.sums is None or n < 2:
             return measured(reason="fewer than 2 images")
-        numbers = self.numbers.cpu()  # all at once: the one time that this waits for a device
+        sums = self.sums.to_cpu()
         moments = self.moments()
-        if not numbers[:4].isfinite().all() or not math.isfinite(moments.centred_square_sum):
+        finite = sums.totals.isfinite().all() and sums.products.isfinite().all()
+        if not finite or not math.isfinite(moments.centred_square_sum):
             return measured(reason="non-finite")
-        a, g, b = numbers[0].tolist()
+        a, g, b = sums.totals.tolist()
         pairs = 2 * moments.centred_square_sum / (n - 1)
         threshold = (_ROUNDING_UNITS * self.eps) ** 2 * float(moments.mean.double().square().sum())
         if pairs <= 2 * threshold or b == 0:
             return measured(reason="constant")
         d, noise = a / n / pairs, g / n / pairs
         share = b / (n - 1)  # equal to `pairs` in expectation
-        products = (numbers[1:4] + _cross_terms(numbers[4], share)).tolist()
+        products = (sums.products + _cross_terms(sums.first, share)).tolist()
         values = {
             "d": d,
             "g": noise,

@@ -14,9 +14,9 @@ from timm_diffsens.errors import MeasurementError, UsageError
 from timm_diffsens.models.layers import Layer, select_layers
 from timm_diffsens.models.trace import Trace, call_name, pick_output, tensors, trace
 from timm_diffsens.schema.layers import LayerSensitivity
-from timm_diffsens.sensitivities.estimator import Room, SensitivityEstimator
+from timm_diffsens.sensitivities.estimator import Buffers, SensitivityEstimator
 from timm_diffsens.sensitivities.reductions.dispatch import prepare
-from timm_diffsens.sensitivities.reductions.plain import ROWS
+from timm_diffsens.sensitivities.reductions.state import MOST_IMAGES
 
 Forward = Callable[[nn.Module, torch.Tensor], Any]  # (model, images) -> what the model returns
 
@@ -92,7 +92,7 @@ class Probe:
         """Forget all images; the layers stay."""
         for estimators in (self._estimators, self._mean_estimators):
             for name, estimator in estimators.items():
-                estimators[name] = SensitivityEstimator(room=estimator.room)
+                estimators[name] = SensitivityEstimator(buffers=estimator.buffers)
         self._faults.clear()
         self._orders.clear()
 
@@ -208,9 +208,9 @@ class Probe:
         self, shapes: dict[str, tuple[int, ...]], device: torch.device
     ) -> dict[str, SensitivityEstimator]:
         """An estimator for each layer, given the shape of a sample, with memory of its own."""
-        between = bool(self._batch // _PARTS % ROWS)  # batches end inside of stretches
-        rooms = Room.for_sizes([math.prod(shape) for shape in shapes.values()], between, device)
-        return {name: SensitivityEstimator(room=room) for name, room in zip(shapes, rooms, strict=True)}
+        between = bool(self._batch // _PARTS % MOST_IMAGES)  # batches end inside of blocks
+        buffers = Buffers.for_sizes([math.prod(shape) for shape in shapes.values()], between, device)
+        return {name: SensitivityEstimator(buffers=own) for name, own in zip(shapes, buffers, strict=True)}
 
     def _attach(self) -> None:
         wanted: dict[str, dict[str, Layer]] = {}

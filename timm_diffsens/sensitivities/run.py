@@ -18,7 +18,7 @@ from timm_diffsens.perturb.deformation import Deformation
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.sensitivities.probe import Forward, Probe, model_output, unwrap
-from timm_diffsens.sensitivities.triplets import Perturbation, PerturbedImages, source_of
+from timm_diffsens.sensitivities.triplets import Perturbation, PerturbedImages, batches_of
 
 BatchSize = int | Literal["auto"]
 
@@ -113,7 +113,7 @@ def measure(
         layer4   0.80 True
         output   1.00 True
     """
-    perturbed = PerturbedImages(source_of(images), Perturbation(diffeo or Diffeo(), seed=seed))
+    perturbed = PerturbedImages(batches_of(images), Perturbation(diffeo or Diffeo(), seed=seed))
     settings = PassSettings(layers, batch_size, precision=precision, forward=forward)
     module = unwrap(model)
     with on_device(module, device):

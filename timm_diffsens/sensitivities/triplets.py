@@ -15,7 +15,7 @@ from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.noise import Noise, corrupt, matched_noise
 
 Batch = tuple[Sequence[int], torch.Tensor]  # indices of the images (their random streams), (n, c, h, w)
-Source = Callable[[int], Iterator[Batch]]  # batch size -> batches; each call begins anew
+Batches = Callable[[int], Iterator[Batch]]  # batch size -> batches; each call begins anew
 
 KEPT = 2**25  # bytes of triplets kept for the other variants of a network: 900 images of 32 x 32
 
@@ -84,7 +84,7 @@ class PerturbedImages:
             size, layout, type or device are drawn anew, and so are those that a network has written into.
     """
 
-    def __init__(self, source: Source, perturbation: Perturbation, keep: int = 0) -> None:
+    def __init__(self, source: Batches, perturbation: Perturbation, keep: int = 0) -> None:
         self.source, self.perturbation, self.keep = source, perturbation, keep
         self._batches: list[Batch] = []
         self._key: tuple[object, ...] | None = None  # of what is kept, once all of it is
@@ -157,7 +157,7 @@ class PerturbedImages:
                 self._batches, self._key = [], None
 
 
-def source_of(images: torch.Tensor | Iterable[Any]) -> Source:
+def batches_of(images: torch.Tensor | Iterable[Any]) -> Batches:
     """Batches of a tensor (n, c, h, w), or of a loader that yields such tensors or (tensor, label) pairs.
 
     Raises:

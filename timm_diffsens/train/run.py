@@ -18,7 +18,7 @@ from timm_diffsens.models.loading import InputOptions, LoadedModel, load_model
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.pixels import ActivePixels
 from timm_diffsens.sensitivities.run import run_pass
-from timm_diffsens.sensitivities.triplets import Perturbation, PerturbedImages, source_of
+from timm_diffsens.sensitivities.triplets import Perturbation, PerturbedImages, batches_of
 from timm_diffsens.train.data import Images, TaskData, load_task
 from timm_diffsens.train.loop import Progress, Row, State, error_of, fit
 from timm_diffsens.train.recipe import FITTED, Recipe
@@ -212,7 +212,7 @@ class _Tracker:
         perturbation = Perturbation(ActivePixels(task) if task else Diffeo())
         test = Images(self.data.test.x[: self.images], self.data.test.y[: self.images])
         try:
-            images = PerturbedImages(source_of(test.x.cpu()), perturbation)
+            images = PerturbedImages(batches_of(test.x.cpu()), perturbation)
             layers = run_pass(module, images).layers
             error = error_of(module, test, self.recipe)
         except DiffsensError as fault:

@@ -1,51 +1,64 @@
 """The reduction that runs where a layer's output lies: compiled on the CPU, PyTorch's own elsewhere."""
 
+import functools
+import logging
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 
-from timm_diffsens.sensitivities.reductions.plain import COLUMNS, Portion, add_rows_in_blocks
+from timm_diffsens.sensitivities.reductions import reference
+from timm_diffsens.sensitivities.reductions.state import Block, RunningSums
 
 
 def add_rows(
     parts: torch.Tensor,
-    portions: Sequence[Portion],
+    blocks: Sequence[Block],
     pivot: torch.Tensor,
     drift: torch.Tensor | None,
-    numbers: torch.Tensor,
+    sums: RunningSums,
 ) -> None:
-    """Add images to the running sums of a layer, in place.
-
-    a = ||moved - clean||^2, g = ||noised - clean||^2 and b = 2 N / (N + 1) ||clean - pivot||^2, N being the
-    number of images before the stretch. At its end the pivot becomes the mean of all.
+    """Add images to the running sums of a layer, in place. At the end of a block the pivot becomes the mean.
 
     Args:
-        parts: (3, n, d), clean, moved and noised representations; half precision is widened first.
-        portions: which of the images, one after the other.
+        parts: (3, n, d), clean, deformed and noised representations; half precision is widened first.
+        blocks: which of the images, one after the other.
         pivot: (d,), of the type in which to calculate.
-        drift: (d,), sum of clean - pivot over the open stretch; what it holds is forgotten where one opens.
-            None if the first portion opens its stretch and the last closes its own.
-        numbers: see `plain.new_numbers`.
+        drift: (d,), sum of clean - pivot over the open block; what it holds is forgotten where one opens.
+            None if the first block opens here and the last ends here.
+        sums: see `RunningSums`.
     """
-    if parts.device.type != "cpu":
-        add_rows_in_blocks(parts, portions, pivot, drift, numbers, COLUMNS)
-        return
-    from timm_diffsens.sensitivities.reductions import numba_cpu  # needs numba, slow to import
-
-    if parts.dtype in (torch.float32, torch.float64):
-        numba_cpu.add(parts.contiguous(), portions, pivot, drift, numbers)
-        return
-    for portion in portions:  # so that what is widened is small
-        images = parts[:, portion.first : portion.last].to(
-            torch.float32, memory_format=torch.contiguous_format
-        )
-        numba_cpu.add(images, [portion._replace(first=0, last=images.shape[1])], pivot, drift, numbers)
+    compiled = _compiled() if parts.device.type == "cpu" else None
+    if compiled is None:
+        reference.add_rows(parts, blocks, pivot, drift, sums)
+    elif parts.dtype in (torch.float32, torch.float64):
+        compiled.add_rows(parts.contiguous(), blocks, pivot, drift, sums)
+    else:
+        for block in blocks:  # so that what is widened is small
+            images = parts[:, block.first : block.last].to(
+                torch.float32, memory_format=torch.contiguous_format
+            )
+            compiled.add_rows(images, [block._replace(first=0, last=images.shape[1])], pivot, drift, sums)
 
 
 def prepare(device: torch.device) -> None:
     """Load what `add_rows` needs there: while activations come and go it would leave holes among them."""
-    if device.type == "cpu":
-        from timm_diffsens.sensitivities.reductions import numba_cpu
-
+    compiled = _compiled() if device.type == "cpu" else None
+    if compiled is not None:
         for pivot in (torch.float32, torch.float64):
-            numba_cpu.function_for(torch.float32, pivot)
+            compiled.function_for(torch.float32, pivot)
+
+
+@functools.cache
+def _compiled() -> ModuleType | None:
+    """The compiled reduction, or None where numba, which is optional and slow to import, is not there."""
+    try:
+        from timm_diffsens.sensitivities.reductions import compiled
+    except ImportError as error:
+        logging.getLogger("timm_diffsens").warning(
+            "numba cannot be imported (%s): the same numbers take longer on a CPU; "
+            "pip install 'timm-diffsens[fast]' brings it",
+            error,
+        )
+        return None
+    return compiled

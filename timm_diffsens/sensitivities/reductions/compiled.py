@@ -1,4 +1,4 @@
-"""One pass over a layer's output on the CPU, on PyTorch's own threads.
+"""The same reduction compiled by numba: one pass over a layer's output, on PyTorch's own threads.
 
 The work on one layer takes from ten microseconds to some milliseconds, so the kernel is a plain function for
 one thread, compiled by numba, and run by the OpenMP team that PyTorch itself uses (`threads.team`).
@@ -18,17 +18,16 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from timm_diffsens.device import threads
-from timm_diffsens.sensitivities.reductions.plain import STRETCH, Portion
+from timm_diffsens.sensitivities.reductions.state import TILE, Block, RunningSums
 
 _FAST_MATH = {"reassoc", "contract", "nsz"}  # sums in vector lanes; infinities and nans stay what they are
-# Stretches that a thread takes at once: more of them read memory in longer runs, fewer share a layer evenly.
-_LONG, _LONG_FROM = 4, 64 * STRETCH
+# Tiles that a thread takes at once: more of them read memory in longer runs, fewer share a layer evenly.
+_LONG, _LONG_FROM = 4, 64 * TILE
 
-# A task in 64-bit integers: three counters that the threads share, numbers, and addresses; then its portions.
-_TAKEN, _TEAM, _DONE, _CHUNK, _IMAGES, _WIDTH, _BRIEF, _PORTIONS = range(8)
-_PARTS, _PIVOT, _DRIFT, _SQUARES, _NUMBERS, _FIELDS = range(8, 14)
-_FIRST, _LAST, _BEFORE, _OPENS, _AFTER = range(len(Portion._fields))
-_ROWS = 6  # of the numbers, see `reductions.new_numbers`
+# A task in 64-bit integers: three counters that the threads share, numbers, and addresses; then its blocks.
+_TAKEN, _TEAM, _DONE, _CHUNK, _IMAGES, _WIDTH, _BRIEF, _BLOCKS = range(8)
+_PARTS, _PIVOT, _DRIFT, _SQUARES, _SUMS, _FIELDS = range(8, 14)
+_FIRST, _LAST, _BEFORE, _OPENS, _AFTER = range(len(Block._fields))
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -55,17 +54,17 @@ def _count(typing: Any, task: Any, counter: Any) -> Any:
 
 
 @numba.njit(fastmath=_FAST_MATH)  # type: ignore[untyped-decorator]
-def _gaps(clean: Any, moved: Any, noised: Any, origin: Any, total: Any, real: Any) -> Any:
-    """Square norms of moved - clean, noised - clean, clean - origin; the last gap is added to `total`."""
-    from_moved, from_noised, from_origin = real(0), real(0), real(0)
+def _gaps(clean: Any, deformed: Any, noised: Any, origin: Any, total: Any, real: Any) -> Any:
+    """Square norms of deformed - clean, noised - clean, clean - origin; the last gap is added to `total`."""
+    from_deformed, from_noised, from_origin = real(0), real(0), real(0)
     for j in range(len(clean)):
         here = real(clean[j])
-        x, y, z = real(moved[j]) - here, real(noised[j]) - here, here - origin[j]
-        from_moved += x * x
+        x, y, z = real(deformed[j]) - here, real(noised[j]) - here, here - origin[j]
+        from_deformed += x * x
         from_noised += y * y
         from_origin += z * z
         total[j] += z
-    return from_moved, from_noised, from_origin
+    return from_deformed, from_noised, from_origin
 
 
 @numba.njit(fastmath=_FAST_MATH)  # type: ignore[untyped-decorator]
@@ -79,46 +78,48 @@ def _move(origin: Any, total: Any, share: Any, real: Any) -> Any:
 
 
 @numba.njit  # type: ignore[untyped-decorator]
-def _tally(squares: Any, numbers: Any, images: int, which: int, portion: Any) -> None:
-    """Add the sums over stretches of columns, taken in float64, to the numbers of the layer."""
-    before, after = portion[_BEFORE], portion[_AFTER]
-    for i in range(portion[_FIRST], portion[_LAST]):
+def _tally(squares: Any, memory: Any, images: int, which: int, block: Any) -> None:
+    """Add the sums over tiles, taken in float64, to those of the layer: the memory of `RunningSums`."""
+    totals, products, first = memory[0], memory[1:4], memory[4]
+    in_block, settled = memory[5, :1], memory[5, 1:2]
+    before, after = block[_BEFORE], block[_AFTER]
+    for i in range(block[_FIRST], block[_LAST]):
         a, g, b = 0.0, 0.0, 0.0
-        for stretch in range(len(squares)):
-            a += squares[stretch, i]
-            g += squares[stretch, images + i]
-            b += squares[stretch, 2 * images + i]
-        numbers[5, 0] += b
+        for tile in range(len(squares)):
+            a += squares[tile, i]
+            g += squares[tile, images + i]
+            b += squares[tile, 2 * images + i]
+        in_block[0] += b
         b *= 2 * before / (before + 1)
         image = (a, g, b)
         for kind in range(3):
-            if before + i == portion[_FIRST]:
-                numbers[4, kind] = image[kind]
-            numbers[0, kind] += image[kind]
+            if before + i == block[_FIRST]:
+                first[kind] = image[kind]
+            totals[kind] += image[kind]
             for other in range(3):
-                numbers[1 + kind, other] += image[kind] * image[other]
+                products[kind, other] += image[kind] * image[other]
     if after:
         gap = 0.0
-        for stretch in range(len(squares)):
-            gap += squares[stretch, 3 * images + which]
-        numbers[5, 1] += numbers[5, 0] - gap / after
-        numbers[5, 0] = 0.0
+        for tile in range(len(squares)):
+            gap += squares[tile, 3 * images + which]
+        settled[0] += in_block[0] - gap / after
+        in_block[0] = 0.0
 
 
 def _kernel(given: Any, real: Any) -> Callable[[Any], None]:
     """What each thread does for a task; `given` is the type of the layer, `real` that of the pivot."""
 
-    stretch = STRETCH  # of the closure: numba's cache on disk looks at that, not at globals of other files
-    width = len(Portion._fields)
+    tile = TILE  # of the closure: numba's cache on disk looks at that, not at globals of other files
+    width = len(Block._fields)
 
     def share(task: Any) -> None:
         it = carray(task, (_FIELDS,), np.int64)
-        d, images, count, chunk = it[_WIDTH], it[_IMAGES], it[_PORTIONS], it[_CHUNK]
-        portions = carray(task, (_FIELDS + count * width,), np.int64)[_FIELDS:].reshape((count, width))
+        d, images, count, chunk = it[_WIDTH], it[_IMAGES], it[_BLOCKS], it[_CHUNK]
+        blocks = carray(task, (_FIELDS + count * width,), np.int64)[_FIELDS:].reshape((count, width))
         chunks = -(-d // chunk)
         parts = carray(_pointer(it[_PARTS]), (3, images, d), given)
         pivot = carray(_pointer(it[_PIVOT]), (d,), real)
-        squares = carray(_pointer(it[_SQUARES]), (-(-d // stretch), 3 * images + count), real)
+        squares = carray(_pointer(it[_SQUARES]), (-(-d // tile), 3 * images + count), real)
         own = _count(task, _TEAM) * chunk if it[_BRIEF] else 0
         drift = carray(_pointer(it[_DRIFT]), (own + chunk if it[_BRIEF] else d,), real)
         while True:
@@ -128,12 +129,12 @@ def _kernel(given: Any, real: Any) -> Callable[[Any], None]:
             start, stop = number * chunk, min(number * chunk + chunk, d)
             shift = own - start if it[_BRIEF] else 0
             for which in range(count):
-                portion = portions[which]
-                if portion[_OPENS]:
+                block = blocks[which]
+                if block[_OPENS]:
                     drift[start + shift : stop + shift] = 0
-                for row in range(portion[_FIRST], portion[_LAST]):
-                    for a in range(start, stop, stretch):
-                        b = min(a + stretch, stop)
+                for row in range(block[_FIRST], block[_LAST]):
+                    for a in range(start, stop, tile):
+                        b = min(a + tile, stop)
                         found = _gaps(
                             parts[0, row, a:b],
                             parts[1, row, a:b],
@@ -143,17 +144,17 @@ def _kernel(given: Any, real: Any) -> Callable[[Any], None]:
                             real,
                         )
                         for kind in range(3):
-                            squares[a // stretch, kind * images + row] = found[kind]
-                if portion[_AFTER]:
-                    for a in range(start, stop, stretch):
-                        b = min(a + stretch, stop)
+                            squares[a // tile, kind * images + row] = found[kind]
+                if block[_AFTER]:
+                    for a in range(start, stop, tile):
+                        b = min(a + tile, stop)
                         total = drift[a + shift : b + shift]
-                        part = real(1 / portion[_AFTER])
-                        squares[a // stretch, 3 * images + which] = _move(pivot[a:b], total, part, real)
+                        part = real(1 / block[_AFTER])
+                        squares[a // tile, 3 * images + which] = _move(pivot[a:b], total, part, real)
             if _count(task, _DONE) == chunks - 1:  # all the others have been written
-                numbers = carray(_pointer(it[_NUMBERS]), (_ROWS, 3), np.float64)
+                memory = carray(_pointer(it[_SUMS]), (6, 3), np.float64)
                 for which in range(count):
-                    _tally(squares, numbers, images, which, portions[which])
+                    _tally(squares, memory, images, which, blocks[which])
 
     return share
 
@@ -168,24 +169,24 @@ def compiled(given: Any, real: Any) -> Any:
         return numba.cfunc(signature)(_kernel(given, real))
 
 
-def add(
+def add_rows(
     parts: torch.Tensor,
-    portions: Sequence[Portion],
+    blocks: Sequence[Block],
     pivot: torch.Tensor,
     drift: torch.Tensor | None,
-    numbers: torch.Tensor,
+    sums: RunningSums,
 ) -> None:
-    """See `reductions.add_rows`; `parts` is contiguous, and of float32 or float64."""
+    """See `dispatch.add_rows`; `parts` is contiguous, and of float32 or float64."""
     _, images, d = parts.shape
-    chunk = STRETCH * (_LONG if d >= _LONG_FROM else 1)
+    chunk = TILE * (_LONG if d >= _LONG_FROM else 1)
     workers = max(1, min(torch.get_num_threads(), -(-d // chunk)))
-    squares = -(-d // STRETCH) * (3 * images + len(portions))
+    squares = -(-d // TILE) * (3 * images + len(blocks))
     scratch = pivot.new_empty(squares + (workers * chunk if drift is None else 0))
     place = scratch.data_ptr()
     after = place + squares * scratch.itemsize
-    fields = [0, 0, 0, chunk, images, d, drift is None, len(portions), parts.data_ptr(), pivot.data_ptr()]
-    fields += [after if drift is None else drift.data_ptr(), place, numbers.data_ptr()]
-    fields += itertools.chain.from_iterable(portions)
+    fields = [0, 0, 0, chunk, images, d, drift is None, len(blocks), parts.data_ptr(), pivot.data_ptr()]
+    fields += [after if drift is None else drift.data_ptr(), place, sums.memory.data_ptr()]
+    fields += itertools.chain.from_iterable(blocks)
     task = (ctypes.c_int64 * len(fields))(*fields)
     threads.team()(function_for(parts.dtype, pivot.dtype).address, task, workers)
 

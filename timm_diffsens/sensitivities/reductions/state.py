@@ -1,0 +1,106 @@
+"""What is kept of a layer: a few sums with names; and how the images of a batch fall into blocks."""
+
+import functools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+# Columns of a tile, whose sums of squares are taken in float32, exact to 1e-6, before float64 takes over;
+# they stay in a core's first-level cache.
+TILE = 2**12
+MOST_IMAGES = 16  # of a block; the more, the less the pivot is written
+
+
+class Block(NamedTuple):
+    """Images of one block: as many of it as one batch has.
+
+    Attributes:
+        first, last: the images of the batch that belong to the block, `last` not among them.
+        before: images before the block, whose mean the pivot is.
+        opens: whether they are the first of the block.
+        after: images up to its end, if they are its last, else 0.
+    """
+
+    first: int
+    last: int
+    before: int
+    opens: bool
+    after: int
+
+
+@functools.lru_cache(64)
+def blocks_of(n: int, count: int, open_count: int) -> tuple[Block, ...]:
+    """How the next `n` images fall into blocks, which end at 1, 2, 4, 8, 16 images, then at multiples of 16.
+
+    Args:
+        n: images of the batch.
+        count: images before the batch.
+        open_count: of those, the last that belong to a block that goes on.
+    """
+    made: list[Block] = []
+    first = 0
+    while first < n:
+        before, opens = count - open_count, open_count == 0
+        last = min(n, first + _block_end(count) - count)
+        count += last - first
+        closes = count == _block_end(count - 1)
+        open_count = 0 if closes else open_count + last - first
+        made.append(Block(first, last, before, opens, count if closes else 0))
+        first = last
+    return tuple(made)
+
+
+def _block_end(count: int) -> int:
+    """Where the block that image `count` (from 0) is in ends."""
+    if count == 0:
+        return 1
+    return 1 << count.bit_length() if count < MOST_IMAGES else (count // MOST_IMAGES + 1) * MOST_IMAGES
+
+
+@dataclass(frozen=True)
+class RunningSums:
+    """The numbers that are kept of a layer, in float64, in one piece of memory.
+
+    With a = ||deformed - clean||^2, g = ||noised - clean||^2 and b = 2 N / (N + 1) ||clean - pivot||^2 of an
+    image, N being the number of images before its block.
+
+    Attributes:
+        memory: (6, 3), of which the others are views.
+    """
+
+    memory: torch.Tensor
+
+    @classmethod
+    def of_layers(cls, count: int, device: torch.device) -> "list[RunningSums]":
+        """Those of so many layers, all zero, in one piece of memory."""
+        return [cls(memory) for memory in torch.zeros(count, 6, 3, dtype=torch.float64, device=device)]
+
+    def to_cpu(self) -> "RunningSums":
+        """All of them at once: a device is waited for once."""
+        return RunningSums(self.memory.cpu())
+
+    @property
+    def totals(self) -> torch.Tensor:
+        """Sums of (a, g, b) over images: (3,)."""
+        return self.memory[0]
+
+    @property
+    def products(self) -> torch.Tensor:
+        """Sums of the products of (a, g, b) with each other: (3, 3)."""
+        return self.memory[1:4]
+
+    @property
+    def first(self) -> torch.Tensor:
+        """(a, g, b) of the first image: (3,)."""
+        return self.memory[4]
+
+    @property
+    def in_block(self) -> torch.Tensor:
+        """Sum of ||clean - pivot||^2 over the open block: ()."""
+        return self.memory[5, 0]
+
+    @property
+    def settled(self) -> torch.Tensor:
+        """Sum of ||clean - mean||^2 over the images before the open block: ()."""
+        return self.memory[5, 1]
