@@ -28,6 +28,7 @@ from timm_diffsens.sensitivities.triplets import Perturbation
 
 _SCALE = ("dims", "size", "xi", "gap")
 _OF_DIFFEO = ("delta", "cut")
+_RGB, _IMAGE = 3, ("channels", "height", "width")
 
 
 @dataclass
@@ -86,7 +87,7 @@ class Inputs:
             parameters={name: getattr(config, name) for name in _SCALE},
         )
         perturbation, used = _perturbation(config, source.task)
-        _input_options(config, source.task)
+        _input_options(config, source)
         variants = [registry.find("variants", name) for name in config.variants]
         return cls(config, source, perturbation, used, variants)
 
@@ -100,13 +101,14 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
     config, source, deformation = inputs.config, inputs.source, inputs.perturbation.deformation
     warnings: list[str] = []
     with kept_warnings(warnings):
-        loaded = _load(model, config, source.task)
+        loaded = _load(model, config, source)
         size = loaded.input.height, loaded.input.width
         _check_task(config, source.task, loaded)
         problem = problem_of(deformation, size)
         if problem:
             warn(problem)
-        sample = _sample(source, config, loaded, config.images)
+        images = None if source.all_by_default and not config.given("images") else config.images
+        sample = _sample(source, config, loaded, images)
         labels, reason = _labels(sample, loaded)
         whole = None
         if config.full_error and labels is not None and config.test_error is None:
@@ -119,12 +121,12 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
         if "init" in config.variants and loaded.build is None:
             loaded.fresh(config.seed)  # cannot be done for every module: better known now than at the end
     dtype = precision_of(config).describe(loaded.dtype)
-    things = (*inputs.used.values(), *inputs.variants)
+    things = (*inputs.used.values(), *inputs.variants, source.entry)
     found = parts.Parts(
         model=parts.model_part(loaded),
         data=parts.data_part(sample),
         protocol=parts.protocol_part(config, inputs.used, rms_of(deformation, size), dtype),
-        extensions=[parts.extension(entry) for entry in things if entry.sha256],
+        extensions=[parts.extension(entry) for entry in things if entry and entry.sha256],
         extra=parts.key_extra(config, loaded.code_sha256, inputs.variants),
     )
     return Plan(
@@ -188,14 +190,15 @@ def _as_trained(config: Config) -> Config:
     return config.changed(**{name: scale[name] for name in _SCALE if name in scale})
 
 
-def _input_options(config: Config, task: ScaleDetection | None) -> InputOptions:
-    """Scale detection is shown as it is, at its own size; 1-D networks say their length themselves."""
-    if task is None:
+def _input_options(config: Config, source: ImageSource) -> InputOptions:
+    """Tensors are shown as they are, at their own size; 1-D networks say their length themselves."""
+    shape = source.shape(_RGB)
+    if shape is None:
         return InputOptions(config.input_size, config.mean, config.std)
     if config.mean is not None or config.std is not None:
-        raise UsageError(f"images of {config.dataset} are normalised as they are: no --mean, no --std")
-    size = config.input_size or ((task.side, task.side) if task.dims == 2 else None)
-    return InputOptions(size=size, mean=(0.0,), std=(1.0,))
+        raise UsageError(f"images of {source.origin.spec} are normalised as they are: no --mean, no --std")
+    sides = (shape[1], shape[2]) if len(shape) == len(_IMAGE) else None
+    return InputOptions(config.input_size or sides, mean=(0.0,), std=(1.0,))
 
 
 def _check_task(config: Config, task: ScaleDetection | None, loaded: LoadedModel) -> None:
@@ -221,18 +224,17 @@ def _labels(sample: ImageSample, loaded: LoadedModel) -> tuple[dict[int, int] | 
     return (None if labels is None else dict(zip(sample.indices, labels, strict=True))), reason
 
 
-def _load(model: str | nn.Module | LoadedModel, config: Config, task: ScaleDetection | None) -> LoadedModel:
+def _load(model: str | nn.Module | LoadedModel, config: Config, source: ImageSource) -> LoadedModel:
     if isinstance(model, str):
         return load_model(
             model,
             pretrained=config.pretrained,
             checkpoint=config.checkpoint,
             seed=config.seed,
-            input_options=_input_options(config, task),
+            input_options=_input_options(config, source),
         )
-    asked = InputOptions(config.input_size, config.mean, config.std)
     if isinstance(model, LoadedModel):
-        if asked != InputOptions():
+        if any(map(config.given, ("input_size", "mean", "std"))):
             raise UsageError("input_size, mean and std belong to load_model(..., input_options=...)")
         return model
-    return given_model(model, asked)
+    return given_model(model, _input_options(config, source))

@@ -210,5 +210,6 @@ class Batches(Given, SequentialSource):
         return self._images[index]
 
     def shape(self, channels: int) -> tuple[int, ...]:
-        """(c, h, w); nothing has a shape before it is read."""
+        """(c, h, w) of the first batch, which is read if none was; () of an empty loader."""
+        self.first(1, channels)
         return tuple(self._images[0].shape) if self._images else ()

@@ -54,10 +54,10 @@ def open_images(
     if entry.sha256 is not None:
         shown = entry.recorded
     found = entry.build(request=Request(shown, name, folder, split, download), **given)
-    if not isinstance(found, ImageSource):
-        return given_source(found, shown)
-    found.origin = replace(found.origin, spec=shown)
-    return found
+    opened = found if isinstance(found, ImageSource) else given_source(found, shown)
+    opened.origin = replace(opened.origin, spec=shown)
+    opened.entry = entry
+    return opened
 
 
 def _find(spec: str) -> tuple[registry.Entry, str]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from timm_diffsens.data.scale_detection import ScaleDetection
+    from timm_diffsens.registry import Entry
 
 MODES = {1: "L", 3: "RGB"}  # channels -> PIL mode
 
@@ -104,6 +105,7 @@ class ImageSource(ABC):
         all_by_default: whether all images are meant where no number is asked for.
         word: what messages call it.
         task: the scale-detection task, if it is one; it has a deformation of its own.
+        entry: the registry's, if it was found by name.
     """
 
     paired: ClassVar[bool] = False
@@ -111,6 +113,7 @@ class ImageSource(ABC):
     all_by_default: ClassVar[bool] = False
     word: ClassVar[str] = "data set"
     task: "ScaleDetection | None" = None
+    entry: "Entry | None" = None
 
     def __init__(self, origin: Origin, size: int, class_names: tuple[str, ...] | None = None) -> None:
         self.origin, self.size, self.class_names = origin, size, class_names
