@@ -38,6 +38,7 @@ _HOMES = {
     "Record": "schema.records",
     "read_records": "results.records.store",
     "correlate": "results.stats.correlate",
+    "Executor": "sweep.executor",
 }
 
 __all__ = ["__version__", *_HOMES]
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from timm_diffsens.sensitivities.probe import Probe
     from timm_diffsens.sensitivities.run import measure
     from timm_diffsens.spectra.filters import FilterSpectrum, filter_spectrum
+    from timm_diffsens.sweep.executor import Executor
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from timm_diffsens.errors import UsageError, unknown
+from timm_diffsens.errors import DiffsensError, UsageError, unknown
 
 _Thing = TypeVar("_Thing")
 _ARGUMENTS = re.compile(r"[A-Za-z_]\w*=[^=]*")
@@ -116,7 +116,7 @@ class Entry:
         parameters given, and with those of `offered` that it takes.
 
         Raises:
-            UsageError: it does not take a parameter, or fails.
+            UsageError: it does not take a parameter, or fails; other errors of this package as they are.
         """
         word = KINDS[self.kind].word
         for name in self.parameters:
@@ -126,7 +126,7 @@ class Entry:
         if inspect.isclass(self.thing) or (inspect.isroutine(self.thing) and not KINDS[self.kind].called):
             try:
                 return self.thing(**given)
-            except UsageError:
+            except DiffsensError:
                 raise
             except Exception as error:
                 raise UsageError(

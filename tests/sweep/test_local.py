@@ -27,7 +27,7 @@ from kills import (
 from sweeps import TINY, Here, jobs, network, numbers
 
 from timm_diffsens.errors import UsageError
-from timm_diffsens.sweep.local import Local
+from timm_diffsens.sweep.executors.local import Local
 from timm_diffsens.sweep.run import sweep
 
 CHILDREN = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")

@@ -12,7 +12,7 @@ from sweeps import TINY, Here, jobs, network, numbers
 from timm_diffsens.errors import MeasurementError
 from timm_diffsens.results.records.store import iter_records, write_record
 from timm_diffsens.schema.records import Record
-from timm_diffsens.sweep.on_ray import Ray
+from timm_diffsens.sweep.executors.ray import Ray
 from timm_diffsens.sweep.run import sweep
 
 ray = pytest.importorskip("ray")
@@ -26,7 +26,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     monkeypatch.undo()  # the nodes talk over sockets of this machine
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    made.nodes = [made.add_node(num_cpus=1) for _ in range(2)]
+    made.nodes = [made.add_node(num_threads=1) for _ in range(2)]
     made.wait_for_nodes()
     ray.init(address=made.address, log_to_driver=False)
     yield made
@@ -68,7 +68,7 @@ def test_failures_on_a_cluster(cluster, tmp_path):
 
 
 def test_sixteen_writers_on_two_nodes_lose_nothing(cluster, tmp_path):
-    @ray.remote(num_cpus=1 / 8)
+    @ray.remote(num_threads=1 / 8)
     def write(records: list[Record]) -> str:
         for record in records:
             write_record(tmp_path, record)

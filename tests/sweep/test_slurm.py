@@ -6,8 +6,8 @@ import pytest
 from sweeps import Here, jobs, network, numbers
 
 from timm_diffsens.errors import MeasurementError, UsageError
-from timm_diffsens.sweep import on_slurm
-from timm_diffsens.sweep.on_slurm import Slurm
+from timm_diffsens.sweep.executors import slurm
+from timm_diffsens.sweep.executors.slurm import Slurm
 from timm_diffsens.sweep.run import sweep
 
 
@@ -46,7 +46,7 @@ def test_leaving_early_cancels_what_is_under_way(tmp_path):
 
 
 def test_long_lists_are_several_arrays(tmp_path, monkeypatch):
-    monkeypatch.setattr(on_slurm, "_MOST", 2)
+    monkeypatch.setattr(slurm, "_MOST", 2)
     executor = Slurm(tmp_path / "slurm", cluster="debug")
     found = list(sweep(jobs(tmp_path, "net/lenet", "net/simple", "net/resnet20", options=None), executor))
     assert [outcome.status for outcome in found] == ["done"] * 3
@@ -78,7 +78,7 @@ def test_tasks_that_left_the_queue_without_a_result_are_lost(tmp_path, monkeypat
     """As where Slurm keeps no accounting: submitit then never says that a killed task has ended."""
     slow = network(tmp_path, "slow", "import time; time.sleep(600)")
     executor = Slurm(tmp_path / "slurm", cluster="local")
-    monkeypatch.setattr(on_slurm, "_LOOK", 0)
+    monkeypatch.setattr(slurm, "_LOOK", 0)
     monkeypatch.setattr(executor, "_not_queued", set)
     queue = tmp_path / "squeue"
     queue.write_text("#!/bin/sh\necho 7_0\n")

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from timm_diffsens import registry
 from timm_diffsens.cli.options import MODEL, RUNNING, Force, configured, option
 from timm_diffsens.cli.output import OUT, Json, Quiet, print_error, print_json, result_console
 from timm_diffsens.cli.sweep_view import print_summary, watching
-from timm_diffsens.errors import DiffsensError, UsageError, unknown
+from timm_diffsens.errors import DiffsensError, UsageError
 from timm_diffsens.schema.config import Config
 
 if TYPE_CHECKING:
-    from timm_diffsens.sweep.executors import Executor
+    from timm_diffsens.sweep.executor import Executor
     from timm_diffsens.sweep.jobs import Job
     from timm_diffsens.sweep.outcomes import Outcome
 
-ENGINES = ("local", "ray", "slurm")
 _MACHINES = "Machines"
 
 
@@ -38,7 +38,9 @@ def _sweep(
         str | None,
         option("--max-parameters", help="Leave out larger models: 30M, 5e6.", panel=MODEL, metavar="N"),
     ] = None,
-    engine: Annotated[str, option("--engine", help="local, ray or slurm.", panel=_MACHINES)] = "local",
+    engine: Annotated[
+        str, option("--engine", help="local, ray, slurm, or file.py:attr.", panel=_MACHINES)
+    ] = "local",
     jobs: Annotated[
         int | None,
         option(
@@ -141,23 +143,20 @@ def _executor(
     address: str | None,
     slurm: Sequence[str] | None,
 ) -> "Executor":
-    foreign = {"--address": (address, "ray"), "--slurm": (slurm, "slurm")}
-    for name, (value, owner) in foreign.items():
-        if value and engine != owner:
-            raise UsageError(f"{name} is for --engine {owner}, got --engine {engine}")
-    if engine == "local":
-        from timm_diffsens.sweep.local import Local
-
-        return Local(jobs)
-    if engine == "ray":
-        from timm_diffsens.sweep.on_ray import Ray
-
-        return Ray(address, cpus=threads or 1, gpus=gpus)
-    if engine == "slurm":
-        from timm_diffsens.sweep.on_slurm import Slurm
-
-        return Slurm(out / "sweep" / "slurm", jobs, cpus=threads or 1, gpus=gpus, options=_pairs(slurm or []))
-    raise unknown("engine", engine, ENGINES, f"expected {', '.join(ENGINES)}")
+    entry = registry.find("executors", engine)
+    for option_name, parameter, value in (("--address", "address", address), ("--slurm", "options", slurm)):
+        if value and not entry.takes(parameter):
+            owners = [other.name for other in registry.entries("executors") if other.takes(parameter)]
+            raise UsageError(f"{option_name} is for --engine {' or '.join(owners)}, got --engine {engine}")
+    executor: Executor = entry.build(
+        jobs=jobs,
+        threads=threads or 1,
+        gpus=gpus,
+        address=address,
+        folder=(out / "sweep" / entry.name.rpartition(":")[2]).resolve(),
+        options=_pairs(slurm or []),
+    )
+    return executor
 
 
 def _pairs(given: Sequence[str]) -> dict[str, str]:

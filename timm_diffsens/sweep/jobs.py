@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import timm_diffsens
+from timm_diffsens import registry
 from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.files import slug
 from timm_diffsens.patterns import is_pattern, matching
@@ -66,7 +67,11 @@ class Job:
             return False
         if self.options is None:
             return True
-        return not self.options["pretrained"] and self.options["dataset"] in _MADE_HERE
+        values = (v if isinstance(v, list) else [v] for v in self.options.values())
+        names = [registry.split_arguments(text)[0] for value in values for text in value if type(text) is str]
+        dataset, _ = registry.split_arguments(self.options["dataset"])
+        elsewhere = self.options["pretrained"] or any(":" in name for name in names)
+        return not elsewhere and dataset in _MADE_HERE
 
     def of(self, model: str) -> "Job":
         """The same for another model."""
@@ -117,7 +122,7 @@ def find_models(patterns: Sequence[str], pretrained: bool = False) -> list[str]:
     for pattern in patterns:
         if not is_pattern(pattern):
             find_source(pattern)
-            found[pattern] = None
+            found[registry.absolute(pattern)] = None
             continue
         fitting = [name for name in matching(names, pattern) if name in kept]
         fitting = fitting or matching(known_names(pretrained=True), pattern)

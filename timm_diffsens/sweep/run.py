@@ -9,7 +9,7 @@ from typing import Protocol
 from timm_diffsens.errors import DiffsensError, warn
 from timm_diffsens.files import check_writable_folder
 from timm_diffsens.results.records.store import find_record
-from timm_diffsens.sweep.executors import Executor
+from timm_diffsens.sweep.executor import Executor
 from timm_diffsens.sweep.jobs import Job, outcome_folder
 from timm_diffsens.sweep.outcomes import RETRIED, SETTLED, Outcome, log_error, read_outcome, write_outcome
 

@@ -10,11 +10,11 @@ from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from timm_diffsens import registry
 from timm_diffsens.errors import MeasurementError, UsageError, first_line
-from timm_diffsens.sweep.executors import Started, lost
+from timm_diffsens.sweep.executor import Started, lost
 from timm_diffsens.sweep.jobs import Job
 from timm_diffsens.sweep.outcomes import Outcome, failed
-from timm_diffsens.sweep.work import work
 
 _MOST = 1000  # tasks of one array: Slurm's own default limit is 1001
 _PAUSE = 0.5  # seconds between two looks at the jobs' files
@@ -22,13 +22,14 @@ _MINUTES = 60
 _LOOK = 10  # seconds between two looks at the queue; a task that twice is not in it has ended
 
 
+@registry.register("executors", "slurm", help="job arrays of Slurm", order=2)
 class Slurm:
     """So many tasks of an array at a time.
 
     Args:
         folder: of submitit's own files: scripts, logs, results.
         jobs: models at a time.
-        cpus, gpus: of a task.
+        threads, gpus: CPUs and GPUs of a task.
         options: of `sbatch`, by their long names: partition, account, mem, ...; `time` in minutes.
         cluster: None finds Slurm; "local" is submitit's stand-in, processes on this machine.
 
@@ -41,7 +42,7 @@ class Slurm:
         folder: Path,
         jobs: int = 1,
         *,
-        cpus: int = 1,
+        threads: int = 1,
         gpus: float = 0,
         options: dict[str, str] | None = None,
         cluster: str = "slurm",
@@ -61,14 +62,16 @@ class Slurm:
         self.executor.update_parameters(
             name="diffsens",
             timeout_min=minutes,
-            cpus_per_task=cpus,
+            cpus_per_task=threads,
             gpus_per_node=int(gpus),
             slurm_array_parallelism=jobs,
             **{f"slurm_{name.replace('-', '_')}": value for name, value in options.items()},
         )
 
     def run(self, jobs: Sequence[Job], started: Started) -> Generator[tuple[Job, Outcome], None, None]:
-        """See `sweep.executors.Executor`; a job counts as started when its array is submitted."""
+        """See `sweep.executor.Executor`; a job counts as started when its array is submitted."""
+        from timm_diffsens.sweep.work import work
+
         for first in range(0, len(jobs), _MOST):
             part = jobs[first : first + _MOST]
             clock = time.monotonic()

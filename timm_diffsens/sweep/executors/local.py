@@ -13,8 +13,9 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from timm_diffsens import registry
 from timm_diffsens.errors import UsageError, first_line
-from timm_diffsens.sweep.executors import Started, lost
+from timm_diffsens.sweep.executor import Started, lost
 from timm_diffsens.sweep.jobs import Job
 from timm_diffsens.sweep.outcomes import Outcome
 
@@ -22,6 +23,7 @@ _PRELOADED = "timm_diffsens.sweep.preloaded"
 _FAREWELL = 10  # seconds for a process to end after its last word
 
 
+@registry.register("executors", "local", help="processes of this machine")
 class Local:
     """So many jobs at a time, each in a process that is forked from one that has imported everything.
 
@@ -38,7 +40,7 @@ class Local:
         self.jobs = jobs
 
     def run(self, jobs: Sequence[Job], started: Started) -> Generator[tuple[Job, Outcome], None, None]:
-        """See `sweep.executors.Executor`."""
+        """See `sweep.executor.Executor`."""
         context = _context()
         waiting, running = deque(jobs), dict[Connection, _Worker]()
         try:

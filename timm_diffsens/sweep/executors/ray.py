@@ -8,35 +8,38 @@ import time
 from collections.abc import Generator, Sequence
 from typing import Any
 
+from timm_diffsens import registry
 from timm_diffsens.errors import MeasurementError, UsageError, first_line
-from timm_diffsens.sweep.executors import Started, lost
+from timm_diffsens.sweep.executor import Started, lost
 from timm_diffsens.sweep.jobs import Job
 from timm_diffsens.sweep.outcomes import Outcome, failed
-from timm_diffsens.sweep.work import work
 
 
+@registry.register("executors", "ray", help="tasks of a Ray cluster", order=1)
 class Ray:
     """Every job is a task with `max_calls=1`: its process ends with it, and gives all memory back.
 
     Args:
         address: of a running cluster, or `auto`; None starts Ray on this machine, for the time of the sweep.
-        cpus, gpus: that a task takes up, of what its node has.
+        threads, gpus: CPUs and GPUs that a task takes up, of what its node has.
 
     Raises:
         UsageError: Ray is not installed.
     """
 
-    def __init__(self, address: str | None = None, *, cpus: float = 1, gpus: float = 0) -> None:
+    def __init__(self, address: str | None = None, *, threads: int = 1, gpus: float = 0) -> None:
         self.ray = _import_ray()
-        self.address, self.cpus, self.gpus = address, cpus, gpus
+        self.address, self.threads, self.gpus = address, threads, gpus
 
     def run(self, jobs: Sequence[Job], started: Started) -> Generator[tuple[Job, Outcome], None, None]:
-        """See `sweep.executors.Executor`; Ray does not tell when a task begins."""
+        """See `sweep.executor.Executor`; Ray does not tell when a task begins."""
+        from timm_diffsens.sweep.work import work
+
         ours = not self.ray.is_initialized()
         if ours:
             self._connect()
         # Ray's own retries would do a model again that broke its worker, and say nothing of it
-        task = self.ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_calls=1, max_retries=0)(work)
+        task = self.ray.remote(num_cpus=self.threads, num_gpus=self.gpus, max_calls=1, max_retries=0)(work)
         clock = time.monotonic()
         running = {task.remote(job): job for job in jobs}
         try:

@@ -1,4 +1,4 @@
-"""The one interface of all executors."""
+"""What the sweep asks of an executor, one of its own or yours."""
 
 from collections.abc import Callable, Generator, Sequence
 from typing import Protocol
@@ -10,7 +10,12 @@ Started = Callable[[Job], None]
 
 
 class Executor(Protocol):
-    """Does jobs in processes of their own, somewhere."""
+    """Does jobs in processes of their own, somewhere.
+
+    The class is registered, or named as `file.py:attr`. Its constructor gets by name those of these that it
+    takes, and the arguments behind its name: `jobs` (models at a time), `threads` (CPU threads a model),
+    `gpus` (a model), `address`, `folder` (for files of its own), `options` (of `--slurm`).
+    """
 
     def run(self, jobs: Sequence[Job], started: Started) -> Generator[tuple[Job, Outcome], None, None]:
         """Do every job once; gives each with its outcome as soon as it has ended.
