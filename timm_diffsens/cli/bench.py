@@ -153,7 +153,7 @@ def bench(
 def _check(models: Sequence[str], options: "Options", out: Path) -> None:
     """Find wrong use before anything is measured: model names, options, the output folder."""
     from timm_diffsens.device import allocator, devices
-    from timm_diffsens.models.sources import find_source
+    from timm_diffsens.models.architectures import find_architecture
     from timm_diffsens.results.records.store import check_writable
 
     if options.checkpoint is not None and len(models) > 1:
@@ -166,7 +166,7 @@ def _check(models: Sequence[str], options: "Options", out: Path) -> None:
     options.precision.check(devices.resolve_device(options.device))
     allocator.prepare()
     for spec in models:
-        find_source(spec)
+        find_architecture(spec)
     check_writable(out / "records", options.dataset)
 
 
