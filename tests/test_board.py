@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from timm_diffsens import bench
+from timm_diffsens.models.architectures import find_architecture
 from timm_diffsens.models.checkpoints import read_recipe
 from timm_diffsens.models.loading import LoadedModel, load_model
-from timm_diffsens.models.sources import find_source
 from timm_diffsens.results.records.store import iter_records
 from timm_diffsens.schema.records import Record
 from timm_diffsens.train.recipe import Recipe
@@ -156,7 +156,7 @@ def test_every_recipe_names_a_network_that_there_is(monkeypatch):
     monkeypatch.chdir(ROOT)
     for task in build.LIMIT:
         for line in build.recipes(task):
-            assert find_source(line[0]).arch
+            assert find_architecture(line[0]).arch
 
 
 # ---- kept checkpoints give the numbers of their records

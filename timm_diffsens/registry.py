@@ -121,7 +121,7 @@ class Entry:
         word = KINDS[self.kind].word
         for name in self.parameters:
             if not self.takes(name):
-                raise unknown(f"argument of the {word} {self.name}", name, _parameters(self.thing))
+                raise unknown(f"argument of the {word} {self.name}", name, parameters(self.thing))
         given = {name: value for name, value in offered.items() if self.takes(name)} | dict(self.parameters)
         if inspect.isclass(self.thing) or (inspect.isroutine(self.thing) and not KINDS[self.kind].called):
             try:
@@ -200,7 +200,7 @@ def find(kind: str, spec: str) -> Entry:
         raise unknown(KINDS[kind].word, name, names(kind), hint)
     where, _, attribute = name.rpartition(":")
     file = Path(where) if where.endswith(".py") else None
-    module = import_file(file) if file else _import_module(where)
+    module = import_file(file, KINDS[kind].word) if file else _import_module(where)
     if not hasattr(module, attribute):
         word = KINDS[kind].word
         raise unknown(f"{word} in {where}", attribute, [n for n in vars(module) if not n.startswith("_")])
@@ -307,7 +307,7 @@ def _source_sha256(thing: Any, module: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def import_file(path: Path) -> Any:
+def import_file(path: Path, word: str = "Python") -> Any:
     """Run a Python file as a module; files beside it can be imported by it, as by `python file.py`.
 
     Raises:
@@ -316,7 +316,7 @@ def import_file(path: Path) -> Any:
     path = path.expanduser()
     if not path.is_file():
         near = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise unknown("file", str(path), near)
+        raise unknown(f"{word} file", str(path), near)
     name = f"_diffsens_{path.stem}"  # never that of an installed module
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -351,8 +351,8 @@ def _import_module(name: str) -> Any:
         ) from error
 
 
-def _parameters(thing: Any) -> list[str]:
-    """Names of what a callable takes by keyword."""
+def parameters(thing: Any) -> list[str]:
+    """Names of what a callable takes by keyword; none where it does not say."""
     try:
         found = inspect.signature(thing).parameters.values()
     except (TypeError, ValueError):
@@ -365,7 +365,7 @@ def _takes(thing: Any, name: str) -> bool:
         kinds = {p.kind for p in inspect.signature(thing).parameters.values()}
     except (TypeError, ValueError):
         return False
-    return name in _parameters(thing) or inspect.Parameter.VAR_KEYWORD in kinds
+    return name in parameters(thing) or inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def _attributes(thing: Any) -> dict[str, Any]:

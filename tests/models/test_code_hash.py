@@ -6,9 +6,9 @@ import timm.layers
 import torch
 from torch import nn
 
+from timm_diffsens.models.architectures import find_architecture
 from timm_diffsens.models.checkpoints import state_sha256
 from timm_diffsens.models.code import code_sha256
-from timm_diffsens.models.sources import find_source
 
 FILE = """
 from torch import nn
@@ -25,7 +25,7 @@ def make():
 def from_file(folder: Path, factor: int) -> str:
     path = folder / "net.py"
     path.write_text(FILE.replace("FACTOR", str(factor)))
-    return code_sha256(find_source(f"{path}:make").build())
+    return code_sha256(find_architecture(f"{path}:make").build())
 
 
 def test_weights_do_not_count():

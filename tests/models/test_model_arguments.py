@@ -9,13 +9,14 @@ from torch import nn
 
 from timm_diffsens import Probe
 from timm_diffsens.errors import UsageError
+from timm_diffsens.models.architectures import find_architecture, shown_spec
 from timm_diffsens.models.arguments import ModelArguments
 from timm_diffsens.models.checkpoints import state_sha256
 from timm_diffsens.models.first_conv import first_convolution
 from timm_diffsens.models.layers import list_layers
+from timm_diffsens.models.libraries.torchvision import torchvision_names
 from timm_diffsens.models.loading import InputOptions, LoadedModel, load_model
 from timm_diffsens.models.nets import NETS
-from timm_diffsens.models.sources import find_source, shown_spec, torchvision_names
 
 SMALL_TASK = ModelArguments(in_chans=1, num_classes=1, size=32)
 NARROW = {"simple": {"width": 8, "depth": 2}, "resnet18": {"width": 4}, "alexnet": {"width": 8}}
@@ -213,7 +214,7 @@ def test_the_user_has_the_last_word_on_the_input():
 )
 def test_arguments_that_an_architecture_does_not_take(spec, arguments, message):
     with pytest.raises(UsageError, match=message):
-        find_source(spec, ModelArguments(**arguments))
+        find_architecture(spec, ModelArguments(**arguments))
 
 
 # --- timm and torchvision
@@ -260,7 +261,7 @@ def test_a_new_first_convolution_of_torchvision():
 
 
 def check_one_channel(name: str) -> None:
-    source = find_source(f"torchvision/{name}", ModelArguments(in_chans=1, num_classes=1))
+    source = find_architecture(f"torchvision/{name}", ModelArguments(in_chans=1, num_classes=1))
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         module = source.build().eval()
@@ -300,7 +301,7 @@ def test_a_size_that_an_architecture_cannot_be_built_for():
 
 
 def test_the_first_convolution_is_the_one_called_first(model_file):
-    module = find_source(f"{model_file}:Backwards").build()
+    module = find_architecture(f"{model_file}:Backwards").build()
     assert first_convolution(module, (1, 8, 8)) == ("b", 1)
     assert first_convolution(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), (1, 8, 8)) is None
     assert first_convolution(nn.Sequential(nn.Linear(3, 2), nn.Conv2d(1, 1, 1)), (1, 8, 8)) is None

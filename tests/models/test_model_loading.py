@@ -20,9 +20,10 @@ from torch import nn
 from timm_diffsens.data.loading import image_transform
 from timm_diffsens.errors import DiffsensWarning, UsageError
 from timm_diffsens.models import hub
+from timm_diffsens.models.architectures import find_architecture
 from timm_diffsens.models.checkpoints import state_sha256
+from timm_diffsens.models.libraries.torchvision import torchvision_names
 from timm_diffsens.models.loading import InputOptions, LoadedModel, given_model, load_model
-from timm_diffsens.models.sources import find_source, torchvision_names
 
 HALF = (0.5, 0.5, 0.5)
 IMAGENET = (0.485, 0.456, 0.406)
@@ -273,7 +274,7 @@ def test_a_size_that_a_network_cannot_be_built_for():
 def test_the_input_is_transformed_as_under_the_published_weights(name):
     """torchvision sets this for its weights alone, and a state dict does not hold it."""
     with torch.device("meta"):
-        assert find_source(f"torchvision/{name}").build().transform_input is True
+        assert find_architecture(f"torchvision/{name}").build().transform_input is True
 
 
 def presets():
@@ -299,7 +300,7 @@ def test_the_presets_are_many():
 def test_torchvision_presets_are_reproduced_to_the_pixel(name):
     arch, _, tag = name.partition(".")
     preset = torchvision.models.get_model_weights(arch)[tag].transforms()
-    transform = image_transform(find_source(f"torchvision/{name}").input)
+    transform = image_transform(find_architecture(f"torchvision/{name}").input)
     rng = np.random.default_rng(len(name))
     for width, height in ((321, 240), (201, 333), (47, 61)):
         image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
@@ -507,7 +508,7 @@ def test_published_errors_are_fractions():
     errors = {}
     for name in torchvision_names():
         for weights in torchvision.models.get_model_weights(name):
-            errors[f"{name}.{weights.name}"] = find_source(
+            errors[f"{name}.{weights.name}"] = find_architecture(
                 f"torchvision/{name}.{weights.name}"
             ).published_error
     assert errors["resnet18.IMAGENET1K_V1"] == pytest.approx(1 - 0.69758)
@@ -573,7 +574,7 @@ def test_a_file_does_not_take_the_place_of_an_installed_module(model_file):
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        ("maek", r"unknown factory in .*mynets\.py 'maek'; did you mean make\?"),
+        ("maek", r"unknown model in .*mynets\.py 'maek'; did you mean make\?"),
         ("no_module", "gives a int, expected a torch.nn.Module"),
         ("number", "is a int, expected a function that makes a module"),
         ("fails", r"mynets\.py:fails raised ZeroDivisionError: nothing"),

@@ -14,8 +14,8 @@ from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.models.vision_transformer import VisionTransformer
 
 from timm_diffsens.device import seeding
+from timm_diffsens.models.architectures import find_architecture
 from timm_diffsens.models.layers import Layer, select_layers, trace_images
-from timm_diffsens.models.sources import find_source
 from timm_diffsens.models.trace import Trace
 
 
@@ -29,7 +29,7 @@ def on_meta(spec: str) -> Trace:
     """A model of full size without memory: names and shapes, no values."""
     side = {"test_vit": 160, "net/lenet": 32, "net/resnet20": 32}.get(spec, 224)
     with torch.device("meta"):
-        module = find_source(spec).build()
+        module = find_architecture(spec).build()
     return trace_images(module, torch.empty(3, 3, side, side, device="meta"))
 
 
@@ -65,8 +65,8 @@ SMALL = {
     "levit": lambda: timm.create_model("levit_128s", num_classes=5),
     "torchvision swin": lambda: SwinTransformer([4, 4], 12, [2, 1], [2, 3], [7, 7], num_classes=5),
     "torchvision vit": lambda: VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5),
-    "lenet": lambda: find_source("net/lenet").build(),
-    "resnet20": lambda: find_source("net/resnet20").build(),
+    "lenet": lambda: find_architecture("net/lenet").build(),
+    "resnet20": lambda: find_architecture("net/resnet20").build(),
 }
 SIDES = {"swin": 56, "torchvision swin": 56, "torchvision vit": 32, "lenet": 32, "resnet20": 32, "levit": 224}
 

@@ -6,9 +6,9 @@ from sweeps import jobs
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from timm_diffsens.models.architectures import find_architecture
 from timm_diffsens.models.inputs import timm_input
 from timm_diffsens.models.layers import select_layers, trace_images
-from timm_diffsens.models.sources import find_source
 from timm_diffsens.sensitivities.probe import Probe
 from timm_diffsens.sweep import structure as module
 from timm_diffsens.sweep.structure import FATES, count_parameters, on_meta, structure
@@ -40,7 +40,7 @@ def test_every_leaf_output_has_a_fate(spec):
 
 def test_the_row_is_that_of_a_real_forward():
     row = structure("test_resnet")
-    net = find_source("test_resnet").build()
+    net = find_architecture("test_resnet").build()
     with Probe(net, "all") as probe, torch.no_grad():
         net(torch.rand(6, 3, 160, 160))
     assert row["layers"] == len(probe.results())
@@ -54,7 +54,7 @@ def test_norms_with_their_activation_are_one_layer():
 
 
 def test_no_memory_is_taken():
-    net = on_meta(find_source("vit_giant_patch14_224"))
+    net = on_meta(find_architecture("vit_giant_patch14_224"))
     assert sum(p.numel() for p in net.parameters()) > 1e9
     assert all(p.is_meta for p in net.parameters())
 
@@ -122,7 +122,7 @@ def test_the_input_is_the_models_own():
     assert structure("torchvision/inception_v3")["input"] == "3x299x299"
     row = structure("vit_base_patch16_sapiens2")
     assert row["input"] == "3x1024x768"
-    assert timm_input(on_meta(find_source("vit_base_patch16_sapiens2"))).width == 768
+    assert timm_input(on_meta(find_architecture("vit_base_patch16_sapiens2"))).width == 768
 
 
 def test_an_architecture_that_cannot_be_built_is_an_outcome(tmp_path):

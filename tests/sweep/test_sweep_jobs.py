@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sweeps import QUICK, jobs
 
 from timm_diffsens.errors import UsageError
-from timm_diffsens.models.sources import torchvision_names
+from timm_diffsens.models.libraries.torchvision import torchvision_names
 from timm_diffsens.sweep.jobs import Job, find_models, take_shard
 
 

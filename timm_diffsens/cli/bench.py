@@ -77,7 +77,7 @@ def _checked(models: Sequence[str], config: Config, out: Path) -> "Inputs":
     """Find wrong use before anything is measured: model names, options, images, the output folder."""
     from timm_diffsens.benchmark.plan import Inputs
     from timm_diffsens.device import allocator
-    from timm_diffsens.models.sources import find_source
+    from timm_diffsens.models.architectures import find_architecture
     from timm_diffsens.results.records.store import check_writable
 
     for name, value in (("--checkpoint", config.checkpoint), ("--test-error", config.test_error)):
@@ -85,7 +85,7 @@ def _checked(models: Sequence[str], config: Config, out: Path) -> "Inputs":
             raise UsageError(f"{name} belongs to one model, got {len(models)}: {', '.join(models)}")
     allocator.prepare()
     for spec in models:
-        find_source(spec)
+        find_architecture(spec)
     inputs = Inputs.of(config)
     check_writable(out / "records", inputs.source.origin.spec)
     return inputs

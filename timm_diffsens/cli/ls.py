@@ -63,7 +63,7 @@ def _models(pattern: str | None, pretrained: bool) -> list[Row]:
     from timm_diffsens.device import allocator
 
     allocator.prepare()
-    from timm_diffsens.models.names import known_names
+    from timm_diffsens.models.architectures import known_names
 
     names = known_names(pretrained)
     found = matching(names, pattern)

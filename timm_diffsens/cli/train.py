@@ -119,8 +119,8 @@ def train(
 ) -> None:
     """Train small networks: checkpoint and error curve of each; goes on where it was interrupted."""
     from timm_diffsens.device import allocator, devices
+    from timm_diffsens.models.architectures import find_architecture
     from timm_diffsens.models.arguments import ModelArguments
-    from timm_diffsens.models.sources import find_source
     from timm_diffsens.train.recipe import Recipe
     from timm_diffsens.train.run import train as run
 
@@ -160,7 +160,7 @@ def train(
         for k in range(seeds)
     ]
     for model in models:
-        find_source(model)
+        find_architecture(model)
     results, failed = [], 0
     for recipe in recipes:
         tracked = _tracked(track, recipe.epochs or 0)

@@ -10,6 +10,7 @@ from torch import nn
 from timm_diffsens.device import allocator, seeding
 from timm_diffsens.device.evaluation import evaluating
 from timm_diffsens.errors import DiffsensError, UsageError, first_line
+from timm_diffsens.models.architectures import Architecture, Library, find_architecture, shown_spec
 from timm_diffsens.models.arguments import NO_ARGUMENTS, ModelArguments
 from timm_diffsens.models.checkpoints import load_checkpoint, read_recipe, state_sha256
 from timm_diffsens.models.code import code_sha256
@@ -17,7 +18,6 @@ from timm_diffsens.models.hub import fetch
 from timm_diffsens.models.inputs import InputOptions as InputOptions
 from timm_diffsens.models.inputs import find_input, input_channels, task_input
 from timm_diffsens.models.inputs import timm_input as timm_input
-from timm_diffsens.models.sources import Library, Source, find_source, shown_spec
 from timm_diffsens.models.trace import pick_output
 from timm_diffsens.models.variants.init import reinitialise
 from timm_diffsens.schema.records import InputSpec, Origin, Weights
@@ -93,7 +93,9 @@ def load_model(
 
     Args:
         spec: a timm name (`resnet50`, `resnet50.a1_in1k`, `hf-hub:owner/name`), `torchvision/resnet50`,
-            `net/NAME` (ours), `file.py:factory` or `package.module:factory`.
+            `net/NAME` (ours), `file.py:factory`, `package.module:factory`, or the name of an entry point
+            `timm_diffsens.models` of an installed package; arguments of the architecture may follow, as
+            `NAME:key=value,...`.
         pretrained: fetch the published weights; otherwise random ones from `seed`.
         checkpoint: a safetensors file, or a torch file, which is read with `weights_only=True`. One that
             `save_checkpoint` wrote says in its recipe how its architecture was built and what it was shown.
@@ -115,44 +117,44 @@ def load_model(
     allocator.prepare()
     metadata, asked = None, input_options or InputOptions()
     told_arguments, told_input = _told(spec, Path(checkpoint)) if checkpoint is not None else (None, None)
-    arguments = arguments or told_arguments or NO_ARGUMENTS
     origin: tuple[Origin, str | None, int | None]
     with seeding.seeded(seed):
-        source = _resized(find_source(spec, arguments), asked)
-        build: Callable[[], nn.Module] | None = source.build
-        if pretrained and checkpoint is None and source.pretrained is not None:
-            module = fetch(f"the weights of {spec}", source.pretrained, _ADVICE)
-            origin = ("pretrained", source.detail, None)
+        found = _resized(find_architecture(spec, arguments or told_arguments or NO_ARGUMENTS), asked)
+        arguments = found.arguments
+        build: Callable[[], nn.Module] | None = found.build
+        if pretrained and checkpoint is None and found.pretrained is not None:
+            module = fetch(f"the weights of {spec}", found.pretrained, _ADVICE)
+            origin = ("pretrained", found.detail, None)
         else:
-            module = source.build()
+            module = found.build()
             origin = ("random", None, seed)
-    if source.library == "python" and _brings_weights(source, module, seed):
+    if found.library == "python" and _brings_weights(found, module, seed):
         build, origin = None, ("given", None, None)
     if checkpoint is not None:
         metadata = load_checkpoint(module, Path(checkpoint))
         origin = ("checkpoint", Path(checkpoint).name, None)
     module.eval()
     if origin[0] == "pretrained":  # prepared as its authors did, at whatever size
-        known, asked = find_source(spec).input, replace(asked, size=asked.size or arguments.sides)
+        known, asked = find_architecture(spec).input, replace(asked, size=asked.size or arguments.sides)
     else:
-        known = told_input or source.input
+        known = told_input or found.input
         known = known or task_input(arguments, timm_input(module), input_channels(module))
     spec_of_input = find_input(spec, known, module, asked, arguments.dims)
     published = origin[0] == "pretrained" and not arguments.given
     return LoadedModel(
-        spec=source.shown or spec,
-        arch=_arch(source, module),
-        library=source.library,
+        spec=shown_spec(spec) if found.library == "python" else spec,
+        arch=_arch(found, module),
+        library=found.library,
         module=module,
         input=spec_of_input,
-        classes=_classes_found(spec, source, module, spec_of_input, arguments),
+        classes=_classes_found(spec, found, module, spec_of_input, arguments),
         weights=Weights(
             source=origin[0], detail=origin[1], seed=origin[2], sha256=state_sha256(module.state_dict())
         ),
         build=build,
-        class_names=source.class_names or _imagenet_names(module),
-        published_error=source.published_error if published else None,
-        code_sha256=code_sha256(module, source.code_sha256) if source.library == "python" else None,
+        class_names=_imagenet_names(module),
+        published_error=found.published_error if published else None,
+        code_sha256=code_sha256(module, found.code_sha256) if found.library == "python" else None,
         metadata=metadata,
         arguments=arguments,
     )
@@ -176,10 +178,10 @@ def _told(spec: str, checkpoint: Path) -> tuple[ModelArguments | None, InputSpec
         raise UsageError(f"the recipe in checkpoint {checkpoint.name!r} is not understood: {text}") from error
 
 
-def _brings_weights(source: Source, module: nn.Module, seed: int) -> bool:
+def _brings_weights(found: Architecture, module: nn.Module, seed: int) -> bool:
     """Whether a factory gives weights of its own: most of them are the same from another seed."""
     with seeding.seeded(seed + 1):
-        other = dict(source.build().named_parameters())
+        other = dict(found.build().named_parameters())
     same = [
         p.numel() if torch.equal(p, other[name]) else -p.numel()
         for name, p in module.named_parameters()
@@ -188,9 +190,9 @@ def _brings_weights(source: Source, module: nn.Module, seed: int) -> bool:
     return sum(same) > 0
 
 
-def _arch(source: Source, module: nn.Module) -> str:
-    config = getattr(module, "pretrained_cfg", None) if source.library == "timm" else None
-    return str((config or {}).get("architecture") or source.arch)
+def _arch(found: Architecture, module: nn.Module) -> str:
+    config = getattr(module, "pretrained_cfg", None) if found.library == "timm" else None
+    return str((config or {}).get("architecture") or found.arch)
 
 
 def given_model(module: nn.Module, asked: InputOptions) -> LoadedModel:
@@ -226,9 +228,9 @@ def _classes(module: nn.Module) -> int | None:
 
 
 def _classes_found(
-    spec: str, source: Source, module: nn.Module, shown: InputSpec, arguments: ModelArguments
+    spec: str, found: Architecture, module: nn.Module, shown: InputSpec, arguments: ModelArguments
 ) -> int | None:
-    if source.library != "python":
+    if found.library != "python":
         return _classes(module)
     classes = _classes_seen(module, _input_shape(shown, arguments.dims))
     if arguments.num_classes not in (None, classes) and classes is not None:
@@ -260,10 +262,10 @@ def _classes_seen(module: nn.Module, shape: tuple[int, ...]) -> int | None:
     return found[1].shape[1] if found is not None and found[1].ndim == 2 else None
 
 
-def _resized(source: Source, asked: InputOptions | None) -> Source:
+def _resized(found: Architecture, asked: InputOptions | None) -> Architecture:
     """A network that is fixed to one input size, built for the size asked for (timm's `img_size`)."""
-    if asked is None or asked.size is None or not source.fixed_size:
-        return source
+    if asked is None or asked.size is None or not found.fixed_size:
+        return found
 
     def at(make: Callable[..., nn.Module]) -> Callable[[], nn.Module]:
         def build() -> nn.Module:
@@ -273,13 +275,13 @@ def _resized(source: Source, asked: InputOptions | None) -> Source:
                 raise
             except (TypeError, AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:
                 raise UsageError(
-                    f"{source.arch} cannot be built for --input-size {asked.size}: {error}"
+                    f"{found.arch} cannot be built for --input-size {asked.size}: {error}"
                 ) from error
 
         return build
 
-    pretrained = at(source.pretrained) if source.pretrained is not None else None
-    return replace(source, build=at(source.build), pretrained=pretrained)
+    pretrained = at(found.pretrained) if found.pretrained is not None else None
+    return replace(found, build=at(found.build), pretrained=pretrained)
 
 
 def _imagenet_names(module: nn.Module) -> tuple[str, ...] | None:

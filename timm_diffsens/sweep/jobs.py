@@ -105,7 +105,7 @@ def find_models(patterns: Sequence[str], pretrained: bool = False) -> list[str]:
     """The specs that patterns and names stand for, each once, in the order of the names there are.
 
     Args:
-        patterns: shell patterns over the names of `models.names.known_names`, or model specs as
+        patterns: shell patterns over the names of `models.architectures.known_names`, or model specs as
             `models.loading.load_model` takes them. A pattern that fits no architecture is tried on timm's
             names with the tags of their weights (`resnet50.*`).
         pretrained: leave out architectures without published weights.
@@ -113,15 +113,14 @@ def find_models(patterns: Sequence[str], pretrained: bool = False) -> list[str]:
     Raises:
         UsageError: nothing fits a pattern, or a spec is not known.
     """
-    from timm_diffsens.models.names import known_names
-    from timm_diffsens.models.sources import find_source
+    from timm_diffsens.models.architectures import find_architecture, known_names
 
     names = known_names()
     kept = {name.partition(".")[0] for name in known_names(pretrained=True)} if pretrained else set(names)
     found: dict[str, None] = {}
     for pattern in patterns:
         if not is_pattern(pattern):
-            find_source(pattern)
+            find_architecture(pattern)
             found[registry.absolute(pattern)] = None
             continue
         fitting = [name for name in matching(names, pattern) if name in kept]

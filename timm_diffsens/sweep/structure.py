@@ -15,9 +15,9 @@ from torch import nn
 
 from timm_diffsens.device import allocator
 from timm_diffsens.errors import MeasurementError
+from timm_diffsens.models.architectures import Architecture, find_architecture
 from timm_diffsens.models.inputs import timm_input
 from timm_diffsens.models.layers import Layer, select_layers, trace_images
-from timm_diffsens.models.sources import Source, find_source
 from timm_diffsens.models.trace import Call, Trace, call_name, tensors
 from timm_diffsens.schema.records import InputSpec
 from timm_diffsens.sweep.outcomes import tally
@@ -35,7 +35,7 @@ def structure(spec: str) -> dict[str, Any]:
         UsageError: unknown spec. MeasurementError: the size of its input is not known.
     """
     allocator.prepare()
-    source = find_source(spec)
+    source = find_architecture(spec)
     module = on_meta(source)
     shown = timm_input(module) or source.input
     if shown is None:
@@ -48,10 +48,10 @@ def structure(spec: str) -> dict[str, Any]:
 
 def count_parameters(spec: str) -> int:
     """Number of parameters of an architecture."""
-    return sum(p.numel() for p in on_meta(find_source(spec)).parameters())
+    return sum(p.numel() for p in on_meta(find_architecture(spec)).parameters())
 
 
-def on_meta(source: Source) -> nn.Module:
+def on_meta(source: Architecture) -> nn.Module:
     """An architecture without memory for its weights.
 
     A few compute their widths from tensors, which have no values there: those are built as usual, and what
@@ -65,7 +65,7 @@ def on_meta(source: Source) -> nn.Module:
 
 
 def _row(
-    spec: str, source: Source, module: nn.Module, shown: InputSpec, seen: Trace, leaves: dict[str, int]
+    spec: str, source: Architecture, module: nn.Module, shown: InputSpec, seen: Trace, leaves: dict[str, int]
 ) -> dict[str, Any]:
     layers = select_layers(seen, "all")
     fates = Counter(_fates(seen, layers, leaves))
