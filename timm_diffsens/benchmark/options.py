@@ -11,7 +11,7 @@ from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.models.loading import InputOptions
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.pixels import ActivePixels, Deformation
-from timm_diffsens.schema.records import VARIANTS, VariantName
+from timm_diffsens.schema.records import built_in_variants, in_order
 
 DEFAULT_VARIANTS = ("original", "channel-shuffled", "mean-channel")
 
@@ -28,7 +28,7 @@ class Options:
         corrupt: standard deviation of the noise fixed for each image, in units of the network's input.
         seed: of the sample, the perturbations, the shuffles and random weights.
         layers: selection or patterns, see `models.layers.select_layers`.
-        variants: of `schema.records.VARIANTS`.
+        variants: of `schema.records.built_in_variants`.
         shuffles, init_samples: copies averaged over. shuffle_linear: permute linear layers too.
         device, batch_size: where and in what portions; they do not change the numbers beyond rounding.
         dims, size, xi, gap: of the data sets scale1 and scale2, see `data.scale_detection.ScaleDetection`.
@@ -116,17 +116,16 @@ class Options:
         return InputOptions(size=size, mean=mean, std=std)
 
     @property
-    def variant_names(self) -> list[VariantName]:
+    def variant_names(self) -> list[str]:
         """Variants in their fixed order, `original` always among them."""
         asked: list[str] = []
         listed = [self.variants] if isinstance(self.variants, str) else self.variants
         for name in (part for text in listed for part in text.split(",") if part):
-            asked += VARIANTS if name == "all" else (name,)
+            asked += built_in_variants() if name == "all" else (name,)
         for name in asked:
-            if name not in VARIANTS:
-                raise unknown("variant", name, [*VARIANTS, "all"])
-        kept: list[VariantName] = [name for name in VARIANTS if name in asked or name == "original"]
-        return kept
+            if name not in built_in_variants():
+                raise unknown("variant", name, [*built_in_variants(), "all"])
+        return in_order([*asked, "original"])
 
     @property
     def layer_names(self) -> list[str]:

@@ -124,12 +124,10 @@ class _Run:
         with on_device(self.model.module, plan.device):
             original = self._pass("original", self.model.module, mean_channel="mean-channel" in names)
             test_error = self._test_error(original)
-            variants: dict[records.VariantName, list[LayerSensitivity]] = {"original": original.layers}
+            variants: dict[str, list[LayerSensitivity]] = {"original": original.layers}
             if original.mean_channel is not None:
                 variants["mean-channel"] = original.mean_channel
-            spectra: dict[records.SpectrumOf, list[Spectrum]] = {
-                "original": to_record_spectra(original.weights)
-            }
+            spectra: dict[str, list[Spectrum]] = {"original": to_record_spectra(original.weights)}
             for name in names:
                 if name in variants:
                     continue
