@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from record_factory import make_layer, make_record, make_spectra
+from record_factory import VARIANTS, make_layer, make_record, make_spectra
 
 from timm_diffsens.results.records.frames import records_frame
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard, Series
 from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
-from timm_diffsens.schema.records import VARIANTS, Record, VariantName
+from timm_diffsens.schema.records import Record
 
 MEASURES = ("d", "g", "r")
-FOUR: tuple[VariantName, ...] = ("original", "channel-shuffled", "mean-channel", "init")
+FOUR: tuple[str, ...] = ("original", "channel-shuffled", "mean-channel", "init")
 
 
 def random_layer(
@@ -28,7 +28,7 @@ def random_layer(
     return make_layer(index, count, name, **spread, **errors)
 
 
-def random_record(spec: str, number: int, layers: int, variants: tuple[VariantName, ...] = FOUR) -> Record:
+def random_record(spec: str, number: int, layers: int, variants: tuple[str, ...] = FOUR) -> Record:
     """A record with spectra whose numbers have no pattern; larger R comes with a larger error."""
     source = random.Random(f"{spec}{number}{layers}")
     quality = source.uniform(-1, 1)

@@ -27,7 +27,7 @@ from timm_diffsens.errors import DiffsensError, UsageError, unknown
 _Thing = TypeVar("_Thing")
 _ARGUMENTS = re.compile(r"[A-Za-z_]\w*=[^=]*")
 _WORDS = {"true": True, "false": False, "none": None}
-_HASH_DIGITS = 12
+HASH_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Entry:
         """The spec, of what is no built-in with the hash of its source: equal texts mean equal things."""
         if self.known_as:
             return self.known_as
-        return self.spec if self.sha256 is None else f"{self.spec}@{self.sha256[:_HASH_DIGITS]}"
+        return self.spec if self.sha256 is None else f"{self.spec}@{self.sha256[:HASH_DIGITS]}"
 
     def with_values(self, **values: Any) -> "Entry":
         """With parameters that have these values unless they were given with the name."""
@@ -166,16 +166,19 @@ def register(
     return add
 
 
+def built_ins(kind: str) -> list[Entry]:
+    """Those of a kind that are part of this package, in their order; the same on every machine."""
+    return sorted(_built_in(kind).values(), key=lambda entry: (entry.order, entry.name))
+
+
 def entries(kind: str) -> list[Entry]:
     """The built-ins of a kind in their order, then those of installed packages by name."""
-    built_in = sorted(_built_in(kind).values(), key=lambda entry: (entry.order, entry.name))
-    return built_in + [_from_entry_point(kind, point) for point in _entry_points(kind).values()]
+    return built_ins(kind) + [_from_entry_point(kind, point) for point in _entry_points(kind).values()]
 
 
 def names(kind: str) -> list[str]:
     """What `entries` are called; nothing of other packages is imported."""
-    built_in = sorted(_built_in(kind).values(), key=lambda entry: (entry.order, entry.name))
-    return [entry.name for entry in built_in] + list(_entry_points(kind))
+    return [entry.name for entry in built_ins(kind)] + list(_entry_points(kind))
 
 
 def find(kind: str, spec: str) -> Entry:

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from record_factory import VARIANTS
 from safetensors.torch import save_file
 
 from timm_diffsens import UsageError, bench, read_records
@@ -13,7 +14,7 @@ from timm_diffsens.device import seeding
 from timm_diffsens.errors import DiffsensWarning
 from timm_diffsens.results.records.store import record_text
 from timm_diffsens.schema.config import Config
-from timm_diffsens.schema.records import VARIANTS, Record, verify_key
+from timm_diffsens.schema.records import Record, verify_key
 
 QUICK = {"pretrained": False, "images": 12, "layers": "stages"}
 

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from record_factory import VARIANTS
 from torch import nn
 
 from timm_diffsens import registry
@@ -13,7 +14,6 @@ from timm_diffsens.errors import UsageError
 from timm_diffsens.models.variants.channel_shuffled import shuffle_channels
 from timm_diffsens.models.variants.init import reinitialise
 from timm_diffsens.perturb.streams import stream
-from timm_diffsens.schema.records import VARIANTS
 
 OPTIONS = {"shuffles": 3, "shuffle_linear": True, "init_samples": 2}
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _SHORTEST_KEY = 4
 _MOST_LISTED = 8
 _CURVE_WIDTH = 60
+_NAME_WIDTH = 16
 
 
 def show(
@@ -126,7 +127,7 @@ def _header(record: "Record") -> list[tuple[str, str]]:
         ("data", f"{data.spec}{split}, {data.n} images of {model.input.height} x {model.input.width}{note}"),
         (
             "protocol",
-            f"{protocol.moves} (rms {protocol.rms_displacement:.3g} px), "
+            f"{protocol.deformation_text} (rms {protocol.rms_displacement:.3g} px), "
             f"layers = {','.join(protocol.layers)}, seed = {protocol.seed}{corruption}{precision}",
         ),
         ("test error", _error(record)),
@@ -154,8 +155,12 @@ def _curves(record: "Record") -> list[str]:
         present = [value for value in values if value is not None]
         curve = sparkline(values, _CURVE_WIDTH, shown)
         first, last = (with_error(present[i] if present else None, None) for i in (0, -1))
-        lines.append(f"  {variant:<16} {first:>9} {curve} {last}")
+        lines.append(f"  {variant:<{_widest(record)}} {first:>9} {curve} {last}")
     return lines
+
+
+def _widest(record: "Record") -> int:
+    return max(_NAME_WIDTH, *map(len, record.variants))
 
 
 def _spectra(record: "Record") -> list[str]:
@@ -172,5 +177,6 @@ def _spectra(record: "Record") -> list[str]:
         first, last = (with_error(s.mean_frequency, None) for s in (drawn[0], drawn[-1]))
         shares = [s.low_frequency_share for s in drawn if s.low_frequency_share is not None]
         constant = f"; constant mode {min(shares):.0%} to {max(shares):.0%}" if shares else ""
-        lines.append(f"  {variant:<16} {first:>9} {curve} {last} ({len(drawn)} convolutions{constant})")
+        count = f"{len(drawn)} convolutions{constant}"
+        lines.append(f"  {variant:<{_widest(record)}} {first:>9} {curve} {last} ({count})")
     return ["mean frequency of the filters over depth (log scale)", *lines] if lines else []

@@ -13,7 +13,7 @@ from timm_diffsens.reproduce.settings import seeds_of
 from timm_diffsens.reproduce.workshop import Workshop, name_of, unless_missing
 from timm_diffsens.results.records.frames import layers_frame
 from timm_diffsens.schema.layers import LayerSensitivity
-from timm_diffsens.schema.records import Record, VariantName
+from timm_diffsens.schema.records import Record
 from timm_diffsens.train.recipe import Recipe
 
 VARIANTS = ("original", "channel-shuffled", "init")
@@ -209,7 +209,7 @@ def _falls(key: str, source: str, records: list[tuple[str, Record]], likely: str
 
 
 def _ends(
-    record: Record, measure: str, variant: VariantName = "original"
+    record: Record, measure: str, variant: str = "original"
 ) -> tuple[LayerSensitivity, LayerSensitivity] | None:
     """The first and the last convolution of the original with a value there, as they are in a variant."""
     names = [
@@ -237,13 +237,13 @@ def _log_ratio(above: LayerSensitivity, below: LayerSensitivity, measure: str) -
     return math.log(values[0] / values[1]), spread
 
 
-def _freedom(record: Record, variant: VariantName) -> int | None:
+def _freedom(record: Record, variant: str) -> int | None:
     """Degrees of freedom of a variant's errors, where its copies are the fewest draws; None for images."""
     copies = {"channel-shuffled": record.protocol.shuffles, "init": record.protocol.init_samples}
     return None if variant not in copies else copies[variant] - 1
 
 
-def change(name: str, record: Record, measure: str, variant: VariantName = "original") -> Part:
+def change(name: str, record: Record, measure: str, variant: str = "original") -> Part:
     """log(X_K / X_1) from the first to the last convolution."""
     ends = _ends(record, measure, variant)
     if ends is None:

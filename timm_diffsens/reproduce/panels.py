@@ -7,8 +7,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from timm_diffsens.results.report.theme import CONFIG, legend, look
-from timm_diffsens.schema.records import VARIANTS
+from timm_diffsens.results.report.theme import ACCENT, CONFIG, encodings, legend, theme_of
 
 Row = dict[str, Any]
 
@@ -34,12 +33,12 @@ def curve_panels(
     """A line a variant in each panel; with a column `<y>_stderr`, bars of one standard error.
 
     Args:
-        table: long: columns `variant` (of `record.VARIANTS`), x, y and `panel`. Missing values, and zeros on
+        table: long: columns `variant`, x, y and `panel`. Missing values, and zeros on
             a logarithmic axis, leave gaps.
     """
     rows = _rows(table, [x, y, panel], log)
-    present = [v for v in VARIANTS if any(row["variant"] == v for row in rows)]
-    encodings = look(present)
+    theme = theme_of(row["variant"] for row in rows)
+    drawn = encodings(theme)
     at = alt.X(f"{x}:Q", title=x_title, scale=alt.Scale(zero=False, nice=False, padding=8))
     at = at.axis(grid=False, tickCount=5, format="~g")
     scale = alt.Scale(type="log", nice=False, padding=8) if log else alt.Scale(zero=False, padding=8)
@@ -47,18 +46,18 @@ def curve_panels(
     def height(name: str) -> Any:
         return alt.Y(f"{name}:Q", title=y_title, scale=scale, axis=alt.Axis(tickCount=5, format="~g"))
 
-    base = alt.Chart().encode(x=at, color=encodings["color"])
-    layers = [base.mark_line(strokeWidth=1.6).encode(y=height(y), strokeDash=encodings["strokeDash"])]
+    base = alt.Chart().encode(x=at, color=drawn["color"])
+    layers = [base.mark_line(strokeWidth=1.6).encode(y=height(y), strokeDash=drawn["strokeDash"])]
     points = base.mark_point(filled=True, size=26, opacity=1)
     tips = ["variant:N", f"{panel}:N", f"{x}:Q", f"{y}:Q"]
-    layers.append(points.encode(y=height(y), shape=encodings["shape"], tooltip=tips))
+    layers.append(points.encode(y=height(y), shape=drawn["shape"], tooltip=tips))
     if f"{y}_stderr" in table:
         layers.append(base.mark_rule(opacity=0.6).encode(y=height("low"), y2="high:Q"))
     if log:
         _add_room(rows, y, panel)
         layers.append(base.mark_rule(opacity=0).encode(y=height("room_low"), y2="room_high:Q"))
     panels = _faceted(alt.layer(*layers), rows, panel, columns, side).resolve_scale(y="independent")
-    return _figure([legend(present), panels], title, subtitle)
+    return _figure([legend(theme), panels], title, subtitle)
 
 
 def _add_room(rows: list[Row], y: str, panel: str) -> None:
@@ -87,7 +86,7 @@ def bar_panels(
 ) -> alt.TopLevelMixin:
     """Bars in each panel: a representation over places."""
     rows = _rows(table, [x, y, panel], log=False)
-    bars = alt.Chart().mark_bar(color="#0072B2")
+    bars = alt.Chart().mark_bar(color=ACCENT)
     at = alt.X(f"{x}:Q", title=x_title, axis=alt.Axis(grid=False, tickCount=5))
     bars = bars.encode(x=at, y=alt.Y(f"{y}:Q", title=y_title, axis=alt.Axis(tickCount=4, format="~g")))
     panels = _faceted(bars, rows, panel, columns, side)

@@ -111,7 +111,7 @@ def _layers(value: Any) -> tuple[str, ...]:
 def _variants(value: Any) -> tuple[str, ...]:
     """Specs, built-ins in their own order; `original` is always among them."""
     asked = ["original"]
-    built_in = [entry.name for entry in registry.entries("variants") if entry.sha256 is None]
+    built_in = [entry.name for entry in registry.built_ins("variants")]
     for name in split_commas(value or DEFAULT_VARIANTS):
         asked += built_in if name == "all" else [registry.find("variants", name).spec]
     ordered = [name for name in built_in if name in asked]

@@ -42,11 +42,16 @@ class Protocol(Part):
     sha256: str = Field("", description="hash of the fields above; equal hashes are comparable")
 
     @property
-    def moves(self) -> str:
+    def deformation_text(self) -> str:
         """The deformation in words."""
-        if self.delta is None or self.cut is None:
+        if self.deformation == "active pixels":
             return "active pixels move by at most one pixel"
-        return f"delta = {self.delta:g} px, cut = {self.cut}"
+        parts: list[str] = [] if self.deformation == "max-entropy" else [self.deformation]
+        if self.delta is not None:
+            parts.append(f"delta = {self.delta:g} px")
+        if self.cut is not None:
+            parts.append(f"cut = {self.cut}")
+        return ", ".join(parts)
 
 
 def digest(value: Any) -> str:

@@ -8,36 +8,53 @@ float32 forwards they come from; NaN and infinity never appear: a value that doe
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, Field
 
+from timm_diffsens import registry
 from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
 from timm_diffsens.schema.protocol import Protocol, digest, protocol_hash
 from timm_diffsens.schema.values import FreeForm, Name, Number, Part
 
 SCHEMA_VERSION: Final = 1
 
-VARIANTS: tuple["VariantName", ...] = ("original", "channel-shuffled", "mean-channel", "mean-filter", "init")
 Origin = Literal["pretrained", "checkpoint", "random", "given"]
-SpectrumOf = Literal["original", "init"]
-VariantName = Literal["original", "channel-shuffled", "mean-channel", "mean-filter", "init"]
-
-
-_Key = TypeVar("_Key", bound=str)
 _Value = TypeVar("_Value")
 
 
-def _by_variant(value: dict[_Key, _Value]) -> dict[_Key, _Value]:
-    return {name: value[name] for name in sorted(value, key=VARIANTS.index)}
+def _printable(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError("must be printable")
+    return name
 
 
-def _rounded(value: dict[_Key, list[LayerSensitivity]]) -> dict[_Key, list[LayerSensitivity]]:
+VariantName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
+
+
+@cache
+def built_in_variants() -> tuple[str, ...]:
+    """The variants that this package has, in their order; a record may hold others."""
+    return tuple(entry.name for entry in registry.built_ins("variants"))
+
+
+def in_order(variants: Iterable[str]) -> list[str]:
+    """Each variant once: the built-in ones in their order, then the others by name."""
+    places = {name: place for place, name in enumerate(built_in_variants())}
+    return sorted(set(variants), key=lambda name: (places.get(name, len(places)), name))
+
+
+def _by_variant(value: dict[str, _Value]) -> dict[str, _Value]:
+    return {name: value[name] for name in in_order(value)}
+
+
+def _rounded(value: dict[str, list[LayerSensitivity]]) -> dict[str, list[LayerSensitivity]]:
     return {name: [layer.rounded() for layer in layers] for name, layers in value.items()}
 
 
-def _sorted(value: dict[_Key, _Value]) -> dict[_Key, _Value]:
+def _sorted(value: dict[str, _Value]) -> dict[str, _Value]:
     return {name: value[name] for name in sorted(value)}
 
 
@@ -169,7 +186,7 @@ class Record(Part):
     variants: Annotated[
         dict[VariantName, list[LayerSensitivity]], AfterValidator(_by_variant), AfterValidator(_rounded)
     ]
-    spectra: Annotated[dict[SpectrumOf, list[Spectrum]], AfterValidator(_by_variant)]
+    spectra: Annotated[dict[VariantName, list[Spectrum]], AfterValidator(_by_variant)]
     key_extra: FreeForm = Field(
         default_factory=dict, description="what else went into the key: options that show nowhere else"
     )
@@ -187,6 +204,11 @@ class Record(Part):
     def output(self) -> LayerSensitivity:
         """The original network's output layer."""
         return self.variants["original"][-1]
+
+
+def variants_in(records: Iterable[Record]) -> list[str]:
+    """The built-in variants, and those that some record has beside them, in order."""
+    return in_order([*built_in_variants(), *(name for record in records for name in record.variants)])
 
 
 def record_key(

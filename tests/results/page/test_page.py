@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from board_factory import FOUR, make_board, make_group, make_series, random_record
-from record_factory import make_record, null_layer, replace_layer
+from record_factory import VARIANTS, make_record, null_layer, replace_layer
 
 from timm_diffsens.results.numbers import PAGE
 from timm_diffsens.results.page import charts as page_charts
@@ -24,9 +24,9 @@ from timm_diffsens.results.page.charts import log_ticks
 from timm_diffsens.results.page.data import packed, unpacked
 from timm_diffsens.results.records.store import write_record
 from timm_diffsens.results.report.export import render
-from timm_diffsens.results.report.theme import COLOURS
+from timm_diffsens.results.report.theme import theme_of
 from timm_diffsens.results.stats.leaderboard import Choices, build_leaderboard
-from timm_diffsens.schema.records import VARIANTS, Record
+from timm_diffsens.schema.records import Record
 
 ATTACKS = [
     "</script><img src=x onerror=alert(1)>",
@@ -427,10 +427,8 @@ def test_points_outside_the_fit_have_another_shape(page):
 
 def test_variants_have_the_colours_of_all_figures(page):
     ((_, style),) = page.all("style")
-    light = style[: style.index("@media")]
-    assert {v: re.search(rf"--{v}: (#\w+)", light)[1] for v in VARIANTS} == dict(
-        zip(VARIANTS, COLOURS, strict=True)
-    )
+    shown = {v: re.search(rf"--{v}: (#\w+)", style)[1] for v in VARIANTS}
+    assert shown == {name: look.colour for name, look in theme_of(VARIANTS).items()}
 
 
 def luminance(colour: str) -> float:
@@ -446,8 +444,10 @@ def test_colours_have_enough_contrast(page):
     blocks = [
         dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in re.findall(r"\{([^{}]*)\}", style)
     ]
-    themes = [block for block in blocks if len(block) > 10]
-    assert len(themes) == 3  # light, dark by the system, dark by the button
+    grounds, variants = ([b for b in blocks if name in b] for name in ("paper", VARIANTS[0]))
+    grounds = [block for block in grounds if "mark" in block]
+    assert len(grounds) == len(variants) == 3  # light, dark by the system, dark by the button
+    themes = [{**ground, **lines} for ground, lines in zip(grounds, variants, strict=True)]
     assert themes[1] == themes[2]
     for theme in themes:
         for name, least in [

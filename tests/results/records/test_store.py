@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from record_factory import make_record, null_layer, replace_layer
+from record_factory import VARIANTS, make_record, null_layer, replace_layer
 
 from timm_diffsens.errors import DiffsensError, DiffsensWarning, UsageError
 from timm_diffsens.files import slug
@@ -25,7 +25,6 @@ from timm_diffsens.results.records.store import (
     record_text,
     write_record,
 )
-from timm_diffsens.schema.records import VARIANTS
 
 WINDOWS_RESERVED = {"con", "prn", "aux", "nul", *(f"{p}{i}" for p in ("com", "lpt") for i in range(10))}
 

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 from chart_parts import parts
-from record_factory import make_layer, make_record, null_layer, replace_layer
+from record_factory import VARIANTS, make_layer, make_record, null_layer, replace_layer
 
 from timm_diffsens.errors import DiffsensError, UsageError
 from timm_diffsens.results.report.export import figure_format, render
 from timm_diffsens.results.report.record_chart import depth_chart, record_figure, save_chart, spectrum_chart
-from timm_diffsens.results.report.theme import COLOURS, DASHES, POINTS
-from timm_diffsens.schema.records import VARIANTS, Record
+from timm_diffsens.results.report.theme import theme_of
+from timm_diffsens.schema.records import Record
 
+ORIGINAL = theme_of(["original"])["original"]
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -59,7 +60,9 @@ def test_every_layer_of_every_variant_is_in_the_data(record, depth):
 
 def test_a_null_is_a_gap_in_the_line(svg):
     """The original's three lines of ten layers, the fifth null, are drawn in two pieces each."""
-    strokes = [p.get("d") for p in ET.fromstring(svg).iter(f"{SVG}path") if p.get("stroke") == COLOURS[0]]
+    strokes = [
+        p.get("d") for p in ET.fromstring(svg).iter(f"{SVG}path") if p.get("stroke") == ORIGINAL.colour
+    ]
     lines = [d for d in strokes if d and d.count("L") >= 5 and "C" not in d and "A" not in d]
     assert [d.count("M") for d in lines[:3]] == [2, 2, 2]
     assert [d.count("L") for d in lines[:3]] == [3 + 4] * 3
@@ -85,16 +88,18 @@ def test_zero_is_a_gap_on_a_logarithmic_axis(record):
 
 
 def test_each_variant_has_its_own_colour_dash_and_point(record):
-    assert len(set(COLOURS)) == len(set(map(tuple, DASHES))) == len(set(POINTS)) == len(VARIANTS)
-    assert DASHES[VARIANTS.index("original")] == [1, 0], "full, as in Fig. 3"
+    assert ORIGINAL.dash == (1, 0), "full, as in Fig. 3"
     for names in (VARIANTS, ("original", "init")):
         spec = depth_chart(make_record(variants=names)).to_dict()
-        for channel, looks in (("color", COLOURS), ("strokeDash", DASHES), ("shape", POINTS)):
+        theme = theme_of(names)
+        for channel, part in (("color", "colour"), ("strokeDash", "dash"), ("shape", "point")):
+            expected = [getattr(look, part) for look in theme.values()]
+            assert len(set(expected)) == len(names)
             scales = [e["scale"] for e in parts(spec, channel) if "scale" in e]
             assert scales
             for scale in scales:
                 assert scale["domain"] == list(names)
-                assert scale["range"] == [looks[VARIANTS.index(name)] for name in names]
+                assert [tuple(v) if isinstance(v, list) else v for v in scale["range"]] == expected
 
 
 def test_the_title_says_what_was_measured(svg, record):

@@ -10,6 +10,7 @@ through, the page's content security policy runs only the script whose hash it n
 """
 
 import base64
+import colorsys
 import hashlib
 import json
 import re
@@ -25,56 +26,44 @@ from timm_diffsens.results.page import tables as page_tables
 from timm_diffsens.results.page.data import packed
 from timm_diffsens.results.page.tables import NAMES, Row
 from timm_diffsens.results.records.frames import rows_of
-from timm_diffsens.results.report.theme import DASHES, POINTS
+from timm_diffsens.results.report.theme import OUTLINES, Theme, theme_of_records
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard, Series
-from timm_diffsens.schema.records import VARIANTS
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("plot.js", "tips.js", "table.js", "details.js", "page.js")  # in the order in which they run
-# Outlines of points, about 3.5 pixels to each side of 0, 0.
-_OUTLINES = {
-    "circle": "M3.2,0A3.2,3.2,0,1,1,-3.2,0A3.2,3.2,0,1,1,3.2,0",
-    "square": "M-3,-3h6v6h-6Z",
-    "triangle-up": "M-3.8,3L0,-3.8L3.8,3Z",
-    "diamond": "M0,-4.2L4.2,0L0,4.2L-4.2,0Z",
-    "cross": "M-1,-3.6h2v2.6h2.6v2h-2.6v2.6h-2v-2.6h-2.6v-2h2.6Z",
-}
-_LOOKS = {
-    name: {"dash": " ".join(map(str, dash)), "outline": _OUTLINES[point]}
-    for name, dash, point in zip(VARIANTS, DASHES, POINTS, strict=True)
-}
 _TITLES = {"d": "D (deformation)", "g": "G (noise)", "r": "R = D / G"}
 
 
 def render_page(board: Leaderboard) -> str:
     """The whole page; equal boards give equal text."""
-    script, style = _script(), _read("page.css")
+    theme = theme_of_records(record for _, record in board.records)
+    script, style = _script(), _read("page.css") + _variant_styles(theme)
     rows = [page_tables.model_rows(group) for group in board.groups]
     page = _template().render(
         board=board,
-        groups=[_group(group, own) for group, own in zip(board.groups, rows, strict=True)],
-        series=[_series(series) for series in board.series],
+        groups=[_group(group, own, theme) for group, own in zip(board.groups, rows, strict=True)],
+        series=[_series(series, theme) for series in board.series],
         not_comparable=page_tables.plain_rows(board.not_comparable, ["model", "dataset", "file", "reason"]),
-        data=_for_script(board, [row for own in rows for row in own]),
+        data=_for_script(board, [row for own in rows for row in own], theme),
         script=script,
         style=style,
         policy=_policy(script, style),
-        headings=page_tables.HEADINGS,
         faulty=[[path.name, fault.replace(str(path), path.name)] for path, fault in board.faulty],
-        looks=_LOOKS,
+        theme=_drawn(theme),
     )
     # File names may hold bytes that are no text (lone surrogates in Python); they are spelt out.
     return page.encode("utf-8", "backslashreplace").decode()
 
 
-def _group(group: Group, rows: list[Row]) -> dict[str, Any]:
+def _group(group: Group, rows: list[Row], theme: Theme) -> dict[str, Any]:
     by_depth = rows_of(group.by_depth)
     return {
         "group": group,
         "rows": rows,
+        "headings": page_tables.headings(group),
         "scatter": _scatter_plots(group, rows),
-        "depth": _line_plots(by_depth, "depth", "relative depth"),
-        "variants": [v for v in VARIANTS if any(row["variant"] == v for row in by_depth)],
+        "depth": _line_plots(by_depth, "depth", "relative depth", theme),
+        "variants": [v for v in theme if any(row["variant"] == v for row in by_depth)],
         "correlations": page_tables.correlation_rows(group),
         "comparisons": page_tables.comparison_rows(group),
         "verdict": _sentences(group.verdict),
@@ -88,9 +77,9 @@ def _sentences(verdict: str) -> tuple[str, str]:
     return f"{first}{stop.strip()}", others
 
 
-def _series(series: Series) -> dict[str, Any]:
+def _series(series: Series, theme: Theme) -> dict[str, Any]:
     rows = [{"variant": "original", **row} for row in rows_of(series.rows)]
-    return {"series": series, "charts": _line_plots(rows, "sigma", "noise on the images")}
+    return {"series": series, "charts": _line_plots(rows, "sigma", "noise on the images", theme)}
 
 
 def _scatter_plots(group: Group, rows: list[Row]) -> list[tuple[str, str]]:
@@ -110,14 +99,14 @@ def _scatter_plots(group: Group, rows: list[Row]) -> list[tuple[str, str]]:
     return plots
 
 
-def _line_plots(rows: list[dict[str, Any]], field: str, title: str) -> list[tuple[str, str]]:
+def _line_plots(rows: list[dict[str, Any]], field: str, title: str, theme: Theme) -> list[tuple[str, str]]:
     """The same for correlations against `field`."""
     plots = []
     for measure in NAMES:
         own = [row for row in rows if row["measure"] == measure and row["pearson"] is not None]
         if own:
             label = _describe_lines(measure, own, field, title)
-            plots.append((_TITLES[measure], page_charts.lines(own, field, title, label)))
+            plots.append((_TITLES[measure], page_charts.lines(own, field, title, label, theme)))
     return plots
 
 
@@ -138,17 +127,51 @@ def _describe_lines(measure: str, rows: list[dict[str, Any]], field: str, title:
     return text
 
 
-def _for_script(board: Leaderboard, rows: list[Row]) -> str:
+def _for_script(board: Leaderboard, rows: list[Row], theme: Theme) -> str:
     """What the script needs, as JSON that is safe inside `<script>`: no `<`, `>` or `&`."""
     records = {record.key: record for _, record in board.records}
     content = {
-        "variants": _LOOKS,
+        "variants": _drawn(theme),
         "records": {row.id: packed(records[row.key]) for row in rows if row.key in records},
     }
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
+
+
+def _drawn(theme: Theme) -> dict[str, dict[str, str]]:
+    """What the legends and the script draw variants with."""
+    return {
+        name: {
+            "style": page_charts.style_name(name),
+            "dash": " ".join(map(str, look.dash)),
+            "outline": OUTLINES[look.point],
+        }
+        for name, look in theme.items()
+    }
+
+
+def _variant_styles(theme: Theme) -> str:
+    """The colours of variants, in light and in dark, as rules of the style sheet."""
+    colours = {page_charts.style_name(name): look.colour for name, look in theme.items()}
+    light = "; ".join(f"--{name}: {colour}" for name, colour in colours.items())
+    dark = "; ".join(f"--{name}: {_on_dark(colour)}" for name, colour in colours.items())
+    rules = [
+        f":root {{ {light}; }}",
+        f'@media (prefers-color-scheme: dark) {{ :root:not([data-theme="light"]) {{ {dark}; }} }}',
+        f':root[data-theme="dark"] {{ {dark}; }}',
+        *(f".line.{name} {{ color: var(--{name}); }}" for name in colours),
+    ]
+    return "\n".join(rules) + "\n"
+
+
+def _on_dark(colour: str) -> str:
+    """A colour of the same hue that shows on a dark ground."""
+    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    hue, light, full = colorsys.rgb_to_hls(red, green, blue)
+    parts = colorsys.hls_to_rgb(hue, min(light + 0.27, 0.85), 0.85 * full)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in parts)
 
 
 def _policy(script: str, style: str) -> str:

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 from xml.etree import ElementTree
 
@@ -16,8 +17,8 @@ import altair as alt
 
 from timm_diffsens.results.numbers import PAGE
 from timm_diffsens.results.report.export import render
-from timm_diffsens.results.report.theme import FONT, look, named_data
-from timm_diffsens.schema.records import VARIANTS
+from timm_diffsens.results.report.theme import FONT, Theme, encodings, named_data
+from timm_diffsens.schema.records import built_in_variants
 
 Rows = Sequence[dict[str, Any]]
 
@@ -87,7 +88,7 @@ def scatter(dots: Sequence[Dot], fit: Rows, title: str, errors: Sequence[float],
     return inline_svg(chart, label, [{"data-point": d.point, "data-tip": d.tip} for d in ordered])
 
 
-def lines(rows: Rows, field: str, title: str, label: str) -> str:
+def lines(rows: Rows, field: str, title: str, label: str, theme: Theme) -> str:
     """A correlation against depth, or against the size of the noise: a line for each variant.
 
     Args:
@@ -96,11 +97,12 @@ def lines(rows: Rows, field: str, title: str, label: str) -> str:
         field: of the x axis.
         title: of the x axis.
         label: text alternative.
+        theme: how all variants of the page are drawn.
     """
-    variants = [v for v in VARIANTS if any(row["variant"] == v for row in rows)]
-    encodings = look(variants)
-    colour = alt.Scale(domain=variants, range=[f"var(--{v})" for v in variants])
-    encodings["color"] = alt.Color("variant:N", scale=colour, legend=None)
+    present = {v: look for v, look in theme.items() if any(row["variant"] == v for row in rows)}
+    drawn = encodings(present)
+    colour = alt.Scale(domain=list(present), range=[f"var(--{style_name(v)})" for v in present])
+    drawn["color"] = alt.Color("variant:N", scale=colour, legend=None)
     x = alt.X(f"{field}:Q", title=title, scale=alt.Scale(nice=False, domainMin=0), axis=_axis("~g"))
     domain, axis = alt.Scale(domain=[-1, 1]), _axis("~g", [-1, -0.5, 0, 0.5, 1])
     y, low = (
@@ -108,16 +110,23 @@ def lines(rows: Rows, field: str, title: str, label: str) -> str:
         for name in ("pearson", "pearson_low")
     )
     data = [{**row, "i": str(i)} for i, row in enumerate(rows)]
-    base = alt.Chart(named_data("rows")).encode(x=x, color=encodings["color"])
+    base = alt.Chart(named_data("rows")).encode(x=x, color=drawn["color"])
     band = base.transform_filter("datum.variant == 'original' && isValid(datum.pearson_low)")
     band = band.mark_area(opacity=0.15).encode(y=low, y2="pearson_high:Q")
     zero = alt.Chart(alt.Data(values=[{"y": 0}])).mark_rule(color="currentColor", opacity=0.5).encode(y="y:Q")
-    line = base.mark_line(strokeWidth=1.6).encode(y=y, strokeDash=encodings["strokeDash"])
+    line = base.mark_line(strokeWidth=1.6).encode(y=y, strokeDash=drawn["strokeDash"])
     points = base.mark_point(filled=True, size=34, opacity=1).properties(name="points")
-    points = points.encode(y=y, shape=encodings["shape"], description="i:N")
+    points = points.encode(y=y, shape=drawn["shape"], description="i:N")
     chart = alt.layer(band, zero, line, points)
     chart["datasets"] = {"rows": json.dumps(data)}
     return inline_svg(chart, label, [_spoken(row, field) for row in rows])
+
+
+def style_name(variant: str) -> str:
+    """What a variant is called in style sheets: its name, if it is a plain one."""
+    if variant in built_in_variants():
+        return variant
+    return f"other-{sha256(variant.encode()).hexdigest()[:12]}"
 
 
 def inline_svg(chart: Any, label: str, points: Sequence[dict[str, str]]) -> str:

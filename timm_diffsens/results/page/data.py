@@ -89,7 +89,7 @@ def facts(record: Record) -> list[tuple[str, str]]:
         ("images", f"{data.n} of {data.spec}{f', {data.split}' if data.split else ''}; {data.selection}"),
         (
             "deformation",
-            f"{protocol.moves}, rms {protocol.rms_displacement:g} px",
+            f"{protocol.deformation_text}, rms {protocol.rms_displacement:g} px",
         ),
         ("layers", ", ".join(protocol.layers)),
         ("test error", _error(record)),

@@ -11,6 +11,7 @@ from timm_diffsens.results.numbers import PAGE, with_error
 from timm_diffsens.results.page.charts import Dot
 from timm_diffsens.results.records.frames import rows_of
 from timm_diffsens.results.stats.leaderboard import Group
+from timm_diffsens.results.stats.tables import shown_variants
 
 NAMES = {"d": "D", "g": "G", "r": "R"}
 _KEY_DIGITS = 12  # as in the names of the records' files
@@ -38,22 +39,16 @@ class Row:
     cells: list[Cell]
 
 
-# Headings of a row's cells, after the model's name.
-HEADINGS = [
-    "parameters",
-    "test error",
-    "D",
-    "G",
-    "R",
-    "R, channel-shuffled",
-    "R, init",
-    "train error",
-]
+def headings(group: Group) -> list[str]:
+    """Those of a row's cells, after the model's name."""
+    variants = [f"R, {name}" for name in shown_variants(group.models)]
+    return ["parameters", "test error", "D", "G", "R", *variants, "train error"]
 
 
 def model_rows(group: Group) -> list[Row]:
     """A row a record, in the group's order: by test error."""
     rows: list[Row] = []
+    measured = ["d", "g", "r", *(f"{name}_r" for name in shown_variants(group.models))]
     for number, model in enumerate(rows_of(group.models)):
         key, in_fit = str(model["key"]), bool(model["in_fit"])
         name = f"{group.slug}-{slug(key[:_KEY_DIGITS])}-{number}"
@@ -66,7 +61,7 @@ def model_rows(group: Group) -> list[Row]:
                 note=_note(model),
                 search=" ".join(text(model.get(field)) for field in ("arch", "library", "error_source")),
                 in_fit=in_fit,
-                cells=_cells(model),
+                cells=_cells(model, measured),
             )
         )
     return rows
@@ -137,15 +132,12 @@ def text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _cells(model: dict[str, Any]) -> list[Cell]:
+def _cells(model: dict[str, Any], measured: list[str]) -> list[Cell]:
     parameters, error, train_error = float(model["parameters"]), model["error"], model["train_error"]
     return [
         Cell(_millions(parameters), parameters),
         Cell(PAGE.percentage(error, model["error_stderr"]), error),
-        *(
-            Cell(PAGE.measured(model, name), model.get(name))
-            for name in ("d", "g", "r", "channel-shuffled_r", "init_r")
-        ),
+        *(Cell(PAGE.measured(model, name), model.get(name)) for name in measured),
         Cell(PAGE.percentage(train_error), train_error),
     ]
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.schema.protocol import digest
-from timm_diffsens.schema.records import VARIANTS, Record, VariantName
+from timm_diffsens.schema.records import Record, in_order, variants_in
 
 MEASURES = ("d", "g", "r", "d_stderr", "g_stderr", "r_stderr")
 _TEXT = "string"
@@ -40,12 +40,6 @@ _OF_RECORD = {
     "network": _TEXT,
     "training_seed": "Int64",
 }
-_OF_OUTPUT = {
-    (measure if variant == "original" else f"{variant}_{measure}"): "float64"
-    for variant in VARIANTS
-    for measure in MEASURES
-}
-_COLUMNS = {**_OF_RECORD, **_OF_OUTPUT, "path": _TEXT}
 _LAYER_COLUMNS = {
     "variant": _TEXT,
     "layer": _TEXT,
@@ -60,7 +54,27 @@ _LAYER_COLUMNS = {
 
 def records_frame(records: Sequence[tuple[Path, Record]]) -> pd.DataFrame:
     """One row a record; `store.read_records` documents the columns."""
-    return _frame([_row(path, record) for path, record in records], _COLUMNS)
+    names = variants_in(record for _, record in records)
+    of_outputs = [column for variant in names for column in columns_of(variant)]
+    columns = {**_OF_RECORD, **dict.fromkeys(of_outputs, "float64"), "path": _TEXT}
+    return _frame([_row(path, record) for path, record in records], columns)
+
+
+def columns_of(variant: str, measures: Sequence[str] = MEASURES) -> list[str]:
+    """The columns of a variant in a table of records.
+
+    Example:
+        >>> columns_of("original", ["d", "r"]), columns_of("init", ["d", "r"])
+        (['d', 'r'], ['init_d', 'init_r'])
+    """
+    prefix = "" if variant == "original" else f"{variant}_"
+    return [prefix + measure for measure in measures]
+
+
+def variants_of(frame: pd.DataFrame) -> list[str]:
+    """The variants whose columns a table of records or networks has, in order."""
+    found = [name.removesuffix("_r") for name in map(str, frame.columns) if name.endswith("_r")]
+    return in_order(["original", *(name for name in found if f"{name}_d" in frame and f"{name}_g" in frame)])
 
 
 def layers_frame(record: Record) -> pd.DataFrame:
@@ -76,7 +90,7 @@ def layers_frame(record: Record) -> pd.DataFrame:
     return _frame(rows, _LAYER_COLUMNS)
 
 
-def output_layer(record: Record, variant: VariantName = "original") -> LayerSensitivity | None:
+def output_layer(record: Record, variant: str = "original") -> LayerSensitivity | None:
     """The last layer of a variant, or None where that variant was not measured."""
     layers = record.variants.get(variant)
     return layers[-1] if layers else None
@@ -165,8 +179,8 @@ def _row(path: Path, record: Record) -> dict[str, Any]:
     }
     for variant in record.variants:
         layer = output_layer(record, variant)
-        prefix = "" if variant == "original" else f"{variant}_"
-        row |= {f"{prefix}{measure}": getattr(layer, measure, None) for measure in MEASURES}
+        values = [getattr(layer, measure, None) for measure in MEASURES]
+        row |= dict(zip(columns_of(variant), values, strict=True))
     return row
 
 

@@ -119,7 +119,8 @@ def read_records(folder: Folder) -> "pd.DataFrame":
       input), `weights_detail`, `weights_sha256`, `network` (equal for trainings that differ by their seed
       alone), `training_seed`;
     - `d`, `g`, `r`, `d_stderr`, `g_stderr`, `r_stderr` at the output of the original network;
-    - `<variant>_d`, ..., `<variant>_r_stderr` for the other variants, `channel-shuffled_r` for one;
+    - `<variant>_d`, ..., `<variant>_r_stderr` for the other variants, `channel-shuffled_r` for one: those
+      of this package, then those of somebody else's that some record has;
     - `path` of the file.
 
     Files that are no records (foreign, damaged, half-written) are left out, and named in one warning.

@@ -8,9 +8,17 @@ import altair as alt
 from timm_diffsens.results.numbers import PLAIN
 from timm_diffsens.results.records.frames import rows_of
 from timm_diffsens.results.report.record_chart import MEASURES as TITLES
-from timm_diffsens.results.report.theme import COLOURS, CONFIG, POINTS, legend, look, named_data
+from timm_diffsens.results.report.theme import (
+    ACCENT,
+    CONFIG,
+    Theme,
+    encodings,
+    legend,
+    named_data,
+    theme_of_records,
+)
+from timm_diffsens.results.report.theme import MEASURES as LOOKS
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard, Series
-from timm_diffsens.schema.records import VARIANTS
 
 Row = dict[str, Any]
 
@@ -26,11 +34,12 @@ def board_charts(board: Leaderboard) -> dict[str, alt.TopLevelMixin]:
     draw are not there.
     """
     charts: dict[str, alt.TopLevelMixin] = {}
+    theme = theme_of_records(record for _, record in board.records)
     for group in board.groups:
         if len(group.points):
             charts[f"{group.slug}-scatter"] = scatter_chart(group)
         if len(group.by_depth):
-            charts[f"{group.slug}-depth"] = depth_correlation_chart(group)
+            charts[f"{group.slug}-depth"] = depth_correlation_chart(group, theme)
     return charts | {series.slug: series_chart(series) for series in board.series}
 
 
@@ -70,7 +79,7 @@ def _scatter_panel(group: Group, measure: str, data: dict[str, list[Row]]) -> An
     base = alt.Chart(named_data(f"fit_{measure}")).encode(x=x("x"))
     band = base.mark_area(opacity=0.18, color=_FIT, clip=True).encode(y=y("low"), y2="high:Q")
     line = base.mark_line(strokeWidth=1.6, color=_FIT, clip=True).encode(y=y("error"))
-    dots = alt.Chart(named_data("points")).mark_point(filled=True, size=42, opacity=0.85, color=COLOURS[0])
+    dots = alt.Chart(named_data("points")).mark_point(filled=True, size=42, opacity=0.85, color=ACCENT)
     dots = dots.encode(x=x(measure), y=y("error"), tooltip=tips)
     title = alt.TitleParams(_rho(group, measure), fontSize=12, fontWeight="normal", anchor="middle")
     title.frame = "group"
@@ -85,19 +94,22 @@ def _rho(group: Group, measure: str) -> str:
     return f"rho = {PLAIN.statistic(rows[0], 'pearson', rows[0]['note'] or 'no interval')}"
 
 
-def depth_correlation_chart(group: Group) -> alt.TopLevelMixin:
-    """Correlation of the test error with D_k, G_k and R_k against relative depth, a line a variant."""
-    variants = [v for v in VARIANTS if (group.by_depth["variant"] == v).any()]
+def depth_correlation_chart(group: Group, theme: Theme) -> alt.TopLevelMixin:
+    """Correlation of the test error with D_k, G_k and R_k against relative depth, a line a variant.
+
+    `theme`: how all the variants of the board are drawn.
+    """
+    theme = {v: look for v, look in theme.items() if (group.by_depth["variant"] == v).any()}
     names = ["variant", "depth", "n", "pearson", "pearson_low", "pearson_high"]
     by_measure = {measure: group.by_depth[group.by_depth["measure"] == measure] for measure in TITLES}
-    panels = [_depth_panel(measure, look(variants)) for measure in TITLES]
-    whole = alt.vconcat(legend(variants), alt.hconcat(*panels, spacing=28), spacing=24)
+    panels = [_depth_panel(measure, encodings(theme)) for measure in TITLES]
+    whole = alt.vconcat(legend(theme), alt.hconcat(*panels, spacing=28), spacing=24)
     note = "bands: 95 % BCa intervals over networks, of the original networks, one depth at a time"
     data: dict[str, list[Row]] = {measure: rows_of(table[names]) for measure, table in by_measure.items()}
     return _figure(group.title, [note], whole, data | {"zero": [{"zero": 0}]})
 
 
-def _depth_panel(measure: str, encodings: dict[str, Any]) -> Any:
+def _depth_panel(measure: str, drawn: dict[str, Any]) -> Any:
     x = alt.X("depth:Q", title="relative depth", scale=alt.Scale(domain=[0, 1]))
     x = x.axis(grid=False, tickCount=5, format="~g")
     axis, scale = alt.Axis(values=[-1, -0.5, 0, 0.5, 1], format="~g"), alt.Scale(domain=[-1, 1])
@@ -105,13 +117,13 @@ def _depth_panel(measure: str, encodings: dict[str, Any]) -> Any:
         alt.Y(f"{field}:Q", title=f"rho(error, {measure.upper()}_k)", scale=scale, axis=axis)
         for field in ("pearson", "pearson_low", "zero")
     )
-    base = alt.Chart(named_data(measure)).encode(x=x, color=encodings["color"])
+    base = alt.Chart(named_data(measure)).encode(x=x, color=drawn["color"])
     original = "datum.variant == 'original' && isValid(datum.pearson_low)"
     band = base.transform_filter(original).mark_area(opacity=0.18).encode(y=low, y2="pearson_high:Q")
-    lines = base.mark_line(strokeWidth=1.6).encode(y=y, strokeDash=encodings["strokeDash"])
+    lines = base.mark_line(strokeWidth=1.6).encode(y=y, strokeDash=drawn["strokeDash"])
     tips = ["variant:N", "depth:Q", "n:Q", "pearson:Q", "pearson_low:Q", "pearson_high:Q"]
     points = base.mark_point(filled=True, size=30, opacity=1)
-    points = points.encode(y=y, shape=encodings["shape"], tooltip=tips)
+    points = points.encode(y=y, shape=drawn["shape"], tooltip=tips)
     ruled = alt.Chart(named_data("zero")).mark_rule(color="#999").encode(y=zero)
     return alt.layer(ruled, band, lines, points).properties(width=_SIDE, height=_SIDE)
 
@@ -121,8 +133,9 @@ def series_chart(series: Series) -> alt.TopLevelMixin:
     fields = list(series.rows.columns)
     rows = [{**row, "measure": row["measure"].upper()} for row in rows_of(series.rows)]
 
-    def by_measure(looks: list[str]) -> dict[str, Any]:
-        return {"title": None, "scale": alt.Scale(domain=["D", "G", "R"], range=looks[:3])}
+    def by_measure(part: str) -> dict[str, Any]:
+        values = [getattr(look, part) for look in LOOKS.values()]
+        return {"title": None, "scale": alt.Scale(domain=list(LOOKS), range=values)}
 
     x = alt.X("sigma:Q", title="corruption sigma (input units)", scale=alt.Scale(padding=12, nice=False))
     x = x.axis(grid=False, format="~g")
@@ -130,12 +143,12 @@ def series_chart(series: Series) -> alt.TopLevelMixin:
         alt.Y(f"{field}:Q", title="rho with the test error", scale=alt.Scale(domain=[-1, 1]))
         for field in ("pearson", "pearson_low")
     )
-    colour = alt.Color("measure:N", **by_measure(COLOURS))
+    colour = alt.Color("measure:N", **by_measure("colour"))
     base = alt.Chart(named_data("rows")).encode(x=x, color=colour)
     bars = base.transform_filter("isValid(datum.pearson_low)").mark_rule(opacity=0.6)
     points = base.mark_point(filled=True, size=50, opacity=1)
     tips = ["measure:N", *(f"{field}:Q" for field in fields if field != "measure")]
-    points = points.encode(y=y, shape=alt.Shape("measure:N", **by_measure(POINTS)), tooltip=tips)
+    points = points.encode(y=y, shape=alt.Shape("measure:N", **by_measure("point")), tooltip=tips)
     lines = base.mark_line(strokeWidth=1.4).encode(y=y)
     panel = alt.layer(bars.encode(y=low, y2="pearson_high:Q"), lines, points)
     panel = panel.properties(width=420, height=280)

@@ -10,7 +10,7 @@ from timm_diffsens.results.numbers import PLAIN, significant
 from timm_diffsens.results.records.frames import rows_of
 from timm_diffsens.results.report.markdown import code, link, table, text
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard, Series
-from timm_diffsens.schema.records import VARIANTS
+from timm_diffsens.results.stats.tables import shown_variants
 
 MARKER = "<!-- written by `diffsens leaderboard`; edits will be lost -->"
 _NUMBER = "%.7g"
@@ -105,12 +105,14 @@ def _picture(name: str, alt: str, figures: Collection[str]) -> Iterator[str]:
         yield f"![{text(alt)}](figures/{name}.svg)"
 
 
-def correlations(group: Group, variants: Collection[str] = VARIANTS) -> str:
-    """The table of a group's correlations, of these variants."""
+def correlations(group: Group, variants: Collection[str] | None = None) -> str:
+    """The table of a group's correlations, of all variants or of these."""
     head = ["variant", "X", "n", "rho", "BCa", "Fisher z", "Spearman", "Kendall", "p", "partial"]
     rows = []
-    for row in rows_of(group.correlations[group.correlations["variant"].isin(list(variants))]):
-        cells = [row["variant"], _NAMES[row["measure"]], str(row["n"])]
+    for row in rows_of(group.correlations):
+        if variants is not None and row["variant"] not in variants:
+            continue
+        cells = [text(row["variant"]), _NAMES[row["measure"]], str(row["n"])]
         cells += [PLAIN.decimals(row["pearson"]), _interval(row, "pearson"), _interval(row, "fisher")]
         cells += [PLAIN.decimals(row["spearman"]), PLAIN.decimals(row["kendall"])]
         cells += [PLAIN.p_value(row["p_corrected"])]
@@ -123,7 +125,7 @@ def correlations(group: Group, variants: Collection[str] = VARIANTS) -> str:
 def _comparisons(group: Group) -> str:
     rows = [
         [
-            row["variant"],
+            text(row["variant"]),
             f"R and {_NAMES[row['rival']]}",
             str(row["n"]),
             PLAIN.with_interval(row["difference"], row["low"], row["high"], sign="+"),
@@ -145,18 +147,19 @@ def _from_depth(group: Group) -> str:
 
 
 def _models(group: Group) -> str:
-    rows = []
+    rows, variants = [], shown_variants(group.models)
     for row in rows_of(group.models)[:_MOST_ROWS]:
         seed = "" if row["seed"] is None else str(row["seed"])
         error = PLAIN.percentage(row["error"], row["error_stderr"])
         cells = [code(row["model"]), seed, f"{row['parameters']:,}", error, text(row["error_source"] or "-")]
-        cells += [PLAIN.measured(row, name) for name in ("d", "g", "r", "channel-shuffled_r", "init_r")]
+        cells += [PLAIN.measured(row, name) for name in ("d", "g", "r", *(f"{v}_r" for v in variants))]
         cells += ["yes" if row["in_fit"] else "no", f"[{row['key'][:_KEY_DIGITS]}]({link(row['file'])})"]
         rows.append(cells)
     head = ["network", "seed", "parameters", "test error", "source", "D", "G", "R"]
     more = len(group.models) - _MOST_ROWS
     note = f"\n\n{more} more are in `leaderboard.csv`." if more > 0 else ""
-    return table([*head, "R, channel-shuffled", "R, init", "in the fits", "record"], rows) + note
+    head += [f"R, {text(name)}" for name in variants]
+    return table([*head, "in the fits", "record"], rows) + note
 
 
 def _series_table(series: Series) -> str:

@@ -8,7 +8,7 @@ import altair as alt
 from timm_diffsens.errors import UsageError
 from timm_diffsens.results.report.export import save_chart
 from timm_diffsens.results.report.spectrum_chart import convolutions, spectrum_data, spectrum_rows
-from timm_diffsens.results.report.theme import MOST_POINTS, legend, look
+from timm_diffsens.results.report.theme import MOST_POINTS, encodings, legend, theme_of_records
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.schema.records import Record
 
@@ -60,7 +60,7 @@ def describe(record: Record) -> str:
     data, protocol, error = record.data, record.protocol, record.test_error
     parts = [
         f"{data.spec}, n = {data.n} images of {record.model.input.height} x {record.model.input.width}",
-        protocol.moves,
+        protocol.deformation_text,
         f"weights: {record.model.weights.source}",
     ]
     if protocol.corruption_sigma:
@@ -73,7 +73,9 @@ def describe(record: Record) -> str:
 def _figure(record: Record, rows: Sequence[Any], data: dict[str, list[Row]], *notes: str) -> Any:
     """Rows of panels below a title and a legend; panels name their data, which is here only once."""
     title = alt.TitleParams(record.model.spec, subtitle=[describe(record), *notes], fontSize=16)
-    whole = alt.vconcat(legend([*record.variants, *record.spectra]), *rows, spacing=30, title=title)
+    theme = theme_of_records([record])
+    present = {v: look for v, look in theme.items() if v in record.variants or v in record.spectra}
+    whole = alt.vconcat(legend(present), *rows, spacing=30, title=title)
     whole["config"] = _CONFIG
     whole["datasets"] = data
     return whole
@@ -96,7 +98,8 @@ def _depth_row(record: Record) -> Any:
 
 
 def _depth_panel(record: Record, measure: str) -> Any:
-    encodings = look(list(record.variants))
+    theme = theme_of_records([record])
+    drawn = encodings({v: theme[v] for v in record.variants})
     x = alt.X("depth:Q", title="relative depth", scale=alt.Scale(domain=[0, 1]))
     x = x.axis(grid=False, labelFlush=False, tickCount=5, format="~g")
     axis, scale = alt.Axis(tickCount=5, format="~g"), _log_scale(record, measure)
@@ -104,15 +107,15 @@ def _depth_panel(record: Record, measure: str) -> Any:
         alt.Y(f"{field}:Q", title=MEASURES[measure], scale=scale, axis=axis)
         for field in (measure, f"{measure}_low")
     )
-    base = alt.Chart(alt.NamedData("depth")).encode(x=x, color=encodings["color"])
+    base = alt.Chart(alt.NamedData("depth")).encode(x=x, color=drawn["color"])
     spread = (
         base.mark_area(opacity=0.18, clip=True) if _many(record) else base.mark_rule(opacity=0.7, clip=True)
     )
     spread = spread.encode(y=low, y2=f"{measure}_high:Q")
-    lines = base.mark_line(strokeWidth=1.6, clip=True).encode(y=y, strokeDash=encodings["strokeDash"])
+    lines = base.mark_line(strokeWidth=1.6, clip=True).encode(y=y, strokeDash=drawn["strokeDash"])
     points = base.transform_filter("datum.marked").mark_point(filled=True, size=34, opacity=1)
     tips = ["variant:N", "layer:N", "depth:Q", f"{measure}:Q", f"{measure}_stderr:Q"]
-    points = points.encode(y=y, shape=encodings["shape"], tooltip=tips)
+    points = points.encode(y=y, shape=drawn["shape"], tooltip=tips)
     return alt.layer(spread, lines, points).properties(width=250, height=250)
 
 

@@ -1,12 +1,11 @@
 """Panels of filter spectra: Figs 4 and 12 of arXiv 2210.01506."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
 
-from timm_diffsens.results.report.theme import MOST_POINTS, WIDTH, look
+from timm_diffsens.results.report.theme import MOST_POINTS, WIDTH, encodings, theme_of_records
 from timm_diffsens.schema.layers import Spectrum
 from timm_diffsens.schema.records import Record
 
@@ -19,11 +18,12 @@ _HEAD, _TAIL = 18, 7  # of a long layer name
 
 def spectrum_rows(record: Record) -> list[Any]:
     """Filter power against mode order, a panel a convolution; and the mean frequency of each."""
-    variants = [v for v in record.spectra if record.spectra[v]]
-    return [_mode_panels(record, variants), _frequency_panel(record, variants)]
+    theme = theme_of_records([record])
+    drawn = encodings({v: theme[v] for v in record.spectra if record.spectra[v]})
+    return [_mode_panels(record, drawn), _frequency_panel(record, drawn)]
 
 
-def _mode_panels(record: Record, variants: Sequence[str]) -> Any:
+def _mode_panels(record: Record, drawn: dict[str, Any]) -> Any:
     count = len(convolutions(record))
     shown = len(_spread_out(count))
     left_out = f" ({shown} of {count} convolutions)" if shown < count else ""
@@ -35,7 +35,7 @@ def _mode_panels(record: Record, variants: Sequence[str]) -> Any:
     y, low = (alt.Y(f"{field}:Q", title="gamma", scale=scale, axis=axis) for field in ("power", "low"))
     room = alt.Chart().transform_filter("isValid(datum.low)").mark_rule(opacity=0)
     room = room.encode(x=x, y=low, y2="high:Q")
-    panel = _lines(x, y, variants, ["layer:N", "mode:Q", "eigenvalue:Q", "power:Q"], size=14)
+    panel = _lines(x, y, drawn, ["layer:N", "mode:Q", "eigenvalue:Q", "power:Q"], size=14)
     panels = (
         alt.layer(room, panel)
         .properties(width=176, height=96, data=alt.NamedData("modes"))
@@ -50,24 +50,23 @@ def _mode_panels(record: Record, variants: Sequence[str]) -> Any:
     return panels.resolve_scale(x="independent", y="independent").properties(title=title)
 
 
-def _frequency_panel(record: Record, variants: Sequence[str]) -> Any:
+def _frequency_panel(record: Record, drawn: dict[str, Any]) -> Any:
     x = alt.X(
         "position:Q", title="convolution, in order", scale=alt.Scale(nice=False, zero=False, padding=10)
     )
     x = x.axis(tickMinStep=1, format="d", grid=False)
     y = alt.Y("frequency:Q", title="mean frequency")
     size = 8 if len(convolutions(record)) > MOST_POINTS else 30
-    chart = _lines(x, y, variants, ["layer:N", "kernel:N", "frequency:Q"], size)
+    chart = _lines(x, y, drawn, ["layer:N", "kernel:N", "frequency:Q"], size)
     title = alt.TitleParams("Power-weighted mean eigenvalue of the grid Laplacian", fontSize=13)
     return chart.properties(width=WIDTH, height=150, title=title, data=alt.NamedData("frequencies"))
 
 
-def _lines(x: alt.X, y: alt.Y, variants: Sequence[str], tips: list[str], size: int) -> Any:
-    encodings = look(variants)
-    base = alt.Chart().encode(x=x, y=y, color=encodings["color"])
-    lines = base.mark_line(strokeWidth=1.6).encode(strokeDash=encodings["strokeDash"])
+def _lines(x: alt.X, y: alt.Y, drawn: dict[str, Any], tips: list[str], size: int) -> Any:
+    base = alt.Chart().encode(x=x, y=y, color=drawn["color"])
+    lines = base.mark_line(strokeWidth=1.6).encode(strokeDash=drawn["strokeDash"])
     points = base.mark_point(filled=True, size=size, opacity=1)
-    return alt.layer(lines, points.encode(shape=encodings["shape"], tooltip=["variant:N", *tips]))
+    return alt.layer(lines, points.encode(shape=drawn["shape"], tooltip=["variant:N", *tips]))
 
 
 def spectrum_data(record: Record) -> dict[str, list[Row]]:
@@ -77,7 +76,7 @@ def spectrum_data(record: Record) -> dict[str, list[Row]]:
 
 def convolutions(record: Record) -> list[Spectrum]:
     """Those with a spectrum, in order."""
-    spectra = record.spectra.get("original") or record.spectra.get("init") or []
+    spectra: list[Spectrum] = next(filter(None, record.spectra.values()), [])
     return [spectrum for spectrum in spectra if spectrum.power]
 
 

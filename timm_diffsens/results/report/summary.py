@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from timm_diffsens.results.numbers import SIGMAS, Factor, factor, with_error
 from timm_diffsens.results.records.frames import output_layer
 from timm_diffsens.schema.layers import LayerSensitivity
-from timm_diffsens.schema.records import Record, VariantName
+from timm_diffsens.schema.records import Record, built_in_variants
 
 
 def reading(record: Record) -> str:
@@ -28,6 +28,7 @@ def _sentences(record: Record) -> Iterator[str]:
     yield _at_output(layers[-1])
     yield from _shuffled(record)
     yield from _trained(record)
+    yield from _of_others(record)
     yield from _limits(record, layers, valued)
 
 
@@ -127,6 +128,20 @@ def _trained(record: Record) -> Iterator[str]:
         yield f"{fresh} give a smaller R at the output, by a factor of {change.inverse}."
 
 
+def _of_others(record: Record) -> Iterator[str]:
+    """Variants that are not of this package."""
+    for name in record.variants:
+        change = None if name in built_in_variants() else _at_outputs(record, name)
+        if change is None:
+            continue
+        if not change.decided:
+            yield f"The variant {name} gives the same R at the output within two standard errors."
+        elif change.value > 1:
+            yield f"The variant {name} gives a larger R at the output, by a factor of {change}."
+        else:
+            yield f"The variant {name} gives a smaller R at the output, by a factor of {change.inverse}."
+
+
 def _limits(record: Record, layers: list[LayerSensitivity], valued: list[LayerSensitivity]) -> Iterator[str]:
     missing = len(layers) - len(valued)
     if missing:
@@ -140,7 +155,7 @@ def _why(layers: list[LayerSensitivity]) -> str:
     return f" ({', '.join(reasons)})" if reasons else ""
 
 
-def _at_outputs(record: Record, variant: VariantName) -> Factor | None:
+def _at_outputs(record: Record, variant: str) -> Factor | None:
     """R of the variant over R of the original."""
     other, original = output_layer(record, variant), output_layer(record)
     return _ratio(other, original) if other and original else None

@@ -1,17 +1,43 @@
-"""How a variant looks: the same colour, dash and point in every figure."""
+"""How variants are drawn: the same colour, dash and point in every figure, and on the page."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 import altair as alt
 
-from timm_diffsens.schema.records import VARIANTS
+from timm_diffsens import registry
+from timm_diffsens.registry import Look
+from timm_diffsens.schema.records import Record, built_in_variants, in_order
 
-# Told apart by colour (Okabe and Ito 2008), dash and point: full original and dashed shuffled as in Fig. 3,
-# dotted initialisation as in Fig. 4.
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#AA4499", "#555555"]
-DASHES = [[1, 0], [7, 4], [9, 3, 2, 3], [12, 5], [2, 3]]
-POINTS = ["circle", "square", "triangle-up", "diamond", "cross"]
+# Of D, G and R where all are in one chart, and of what has no variants.
+MEASURES = {
+    "D": Look("#0072B2"),
+    "G": Look("#D55E00", point="square"),
+    "R": Look("#009E73", point="triangle-up"),
+}
+ACCENT = MEASURES["D"].colour
+# Outlines of points, about 3.5 pixels to each side of 0, 0; the names are Vega's.
+OUTLINES = {
+    "circle": "M3.2,0A3.2,3.2,0,1,1,-3.2,0A3.2,3.2,0,1,1,3.2,0",
+    "square": "M-3,-3h6v6h-6Z",
+    "triangle-up": "M-3.8,3L0,-3.8L3.8,3Z",
+    "diamond": "M0,-4.2L4.2,0L0,4.2L-4.2,0Z",
+    "cross": "M-1,-3.6h2v2.6h2.6v2h-2.6v2.6h-2v-2.6h-2.6v-2h2.6Z",
+    "triangle-down": "M-3.8,-3L0,3.8L3.8,-3Z",
+    "triangle-left": "M3,-3.8L-3.8,0L3,3.8Z",
+    "triangle-right": "M-3,-3.8L3.8,0L-3,3.8Z",
+    "arrow": "M-1.2,4L-1.2,0L-3.4,0L0,-4.2L3.4,0L1.2,0L1.2,4Z",
+    "wedge": "M0,-4.2L2,4L-2,4Z",
+}
+# Of variants that nothing is known of; none of them is that of a built-in one.
+_COLOURS = ("#882255", "#7A7A1F", "#332288", "#CC6677", "#663300")
+_DASHES = ((1, 2), (10, 2, 2, 2, 2, 2), (4, 2), (14, 3, 5, 3), (1, 5))
+_POINTS = ("triangle-down", "wedge", "triangle-left", "arrow", "triangle-right")
+_COLOUR = re.compile(r"#[0-9A-Fa-f]{6}")
+_LETTER = 5.9  # width in the legend, points
+_MOST_DASHES, _LONGEST_DASH = 8, 100
 # Bundled with the renderer: text is measured, and charts are laid out, alike on every machine.
 FONT = "Liberation Sans"
 CONFIG: dict[str, Any] = {
@@ -24,39 +50,95 @@ CONFIG: dict[str, Any] = {
 }  # of charts with panels below a title
 WIDTH = 880  # of a row of panels, in points
 MOST_POINTS = 40  # of a line whose every layer gets a full-size point and an error bar
+Theme = Mapping[str, Look]  # how each variant is drawn, in order
 
 
-def look(variants: Sequence[str]) -> dict[str, Any]:
-    """Encodings that give a variant the same look in every figure."""
-    present = [v for v in VARIANTS if v in variants]
+def theme_of(variants: Iterable[str], known: Theme | None = None) -> dict[str, Look]:
+    """How each of these variants is drawn, in order.
+
+    A built-in one as it registered itself; another as `known` says; else with colour, dash and point of its
+    own, chosen by its name. What would look like another variant is drawn in this last way too.
+    """
+    built_in = {entry.name: entry.look for entry in registry.built_ins("variants")}
+    looks = {**(known or {}), **built_in}
+    theme: dict[str, Look] = {}
+    for name in in_order(variants):
+        look = looks.get(name)
+        if look is None or look in theme.values():
+            free = _free_looks(name)
+            look = next((other for other in free if other not in theme.values()), free[0])
+        theme[name] = look
+    return theme
+
+
+def theme_of_records(records: Iterable[Record]) -> dict[str, Look]:
+    """How the built-in variants, and all that these records have, are drawn."""
+    variants = {*built_in_variants()}
+    known: dict[str, Look] = {}
+    for record in records:
+        variants |= record.variants.keys() | record.spectra.keys()
+        known = dict(_stated(record)) | known  # the first record that states it
+    return theme_of(variants, known)
+
+
+def _stated(record: Record) -> Iterator[tuple[str, Look]]:
+    """What a record says of the looks of its variants, as far as it can be drawn."""
+    for extension in getattr(record, "extensions", ()):
+        look = getattr(extension, "look", None)
+        if look is None or not _COLOUR.fullmatch(look.colour) or look.point not in OUTLINES:
+            continue
+        dash = tuple(look.dash)
+        if 0 < len(dash) <= _MOST_DASHES and all(0 <= part <= _LONGEST_DASH for part in dash):
+            names = {extension.spec, f"{extension.spec}@{(extension.sha256 or '')[: registry.HASH_DIGITS]}"}
+            yield from ((name, Look(look.colour, dash, look.point)) for name in names)
+
+
+def _free_looks(name: str) -> list[Look]:
+    """Looks for a variant that nothing is known of; with which to begin follows from its name."""
+    count = len(_COLOURS)
+    begin = int(sha256(name.encode()).hexdigest(), 16)
+    places = [((begin + turn) % count, turn // count) for turn in range(count * count)]
+    return [Look(_COLOURS[i], _DASHES[(i + k) % count], _POINTS[(i + 2 * k) % count]) for i, k in places]
+
+
+def encodings(theme: Theme) -> dict[str, Any]:
+    """Encodings that draw the variants of a chart, all of them, as the theme says."""
 
     def by_variant(values: Sequence[Any]) -> alt.Scale:
-        return alt.Scale(domain=present, range=[values[VARIANTS.index(v)] for v in present])
+        return alt.Scale(domain=list(theme), range=list(values))
 
+    colours = by_variant([look.colour for look in theme.values()])
+    dashes = by_variant([list(look.dash) for look in theme.values()])
+    points = by_variant([look.point for look in theme.values()])
     return {
-        "color": alt.Color("variant:N", scale=by_variant(COLOURS), legend=None),
-        "strokeDash": alt.StrokeDash("variant:N", scale=by_variant(DASHES), legend=None),
-        "shape": alt.Shape("variant:N", scale=by_variant(POINTS), legend=None),
+        "color": alt.Color("variant:N", scale=colours, legend=None),
+        "strokeDash": alt.StrokeDash("variant:N", scale=dashes, legend=None),
+        "shape": alt.Shape("variant:N", scale=points, legend=None),
     }
 
 
-def legend(variants: Sequence[str]) -> Any:
+def legend(theme: Theme) -> Any:
     """Line, point and name of each variant; Vega's own legends show the point or the dashes, never both."""
-    present = [v for v in VARIANTS if v in variants]
-    rows = [
-        {"variant": v, "start": 150 * i, "middle": 150 * i + 24, "end": 150 * i + 48}
-        for i, v in enumerate(present)
-    ]
-    encodings, scale = look(present), alt.Scale(domain=[0, WIDTH], nice=False)
-    x, middle = (alt.X(f"{field}:Q", scale=scale, axis=None) for field in ("start", "middle"))
-    base = alt.Chart(alt.Data(values=rows)).encode(color=encodings["color"])
-    lines = base.mark_rule(strokeWidth=2).encode(x=x, x2="end:Q", strokeDash=encodings["strokeDash"])
-    points = base.mark_point(filled=True, size=50, opacity=1).encode(x=middle, shape=encodings["shape"])
-    names = base.mark_text(align="left", dx=30, fontSize=12).encode(
+    rows: list[dict[str, Any]] = []
+    x, line = 0.0, 0
+    for name in theme:
+        wide = max(150, 54 + _LETTER * len(name))
+        if rows and x + wide > WIDTH:
+            x, line = 0.0, line + 1
+        rows.append({"variant": name, "start": x, "middle": x + 24, "end": x + 48, "row": line})
+        x += wide
+    drawn, scale = encodings(theme), alt.Scale(domain=[0, WIDTH], nice=False)
+    start, middle = (alt.X(f"{field}:Q", scale=scale, axis=None) for field in ("start", "middle"))
+    base = alt.Chart(alt.Data(values=rows)).encode(color=drawn["color"])
+    if line:
+        base = base.encode(y=alt.Y("row:O", axis=None))
+    lines = base.mark_rule(strokeWidth=2).encode(x=start, x2="end:Q", strokeDash=drawn["strokeDash"])
+    points = base.mark_point(filled=True, size=50, opacity=1).encode(x=middle, shape=drawn["shape"])
+    names = base.mark_text(align="left", dx=30, fontSize=12, limit=WIDTH - 60).encode(
         x=middle, text="variant:N", color=alt.value("#222")
     )
     return alt.layer(lines, points, names).properties(
-        width=WIDTH, height=14, view=alt.ViewConfig(stroke=None)
+        width=WIDTH, height=14 if not line else 18 * (line + 1), view=alt.ViewConfig(stroke=None)
     )
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from timm_diffsens.results.stats.population import FEWEST, MEASURES
 from timm_diffsens.results.stats.resampling import RESAMPLES, bca, moments, patterns
 from timm_diffsens.schema.layers import LayerSensitivity
-from timm_diffsens.schema.records import VARIANTS, Record
+from timm_diffsens.schema.records import Record, variants_in
 
 Array = npt.NDArray[np.float64]
 
@@ -57,7 +57,7 @@ def correlate_by_depth(
     """
     rows: list[dict[str, Any]] = []
     error = _by_network(np.log(errors)[:, None], networks)[:, 0]
-    for variant in VARIANTS:
+    for variant in variants_in(records):
         layers = [record.variants.get(variant, []) for record in records]
         if not any(layers):
             continue

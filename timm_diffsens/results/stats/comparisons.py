@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from timm_diffsens.results.stats.population import FEWEST, MEASURES, columns_of
+from timm_diffsens.results.records.frames import columns_of, variants_of
+from timm_diffsens.results.stats.population import FEWEST, MEASURES
 from timm_diffsens.results.stats.resampling import RESAMPLES, bca, moments, varies
-from timm_diffsens.schema.records import VARIANTS
 
 Row = dict[str, Any]
 
@@ -28,8 +28,8 @@ def compare(points: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) 
         difference), `answer`: yes, no, undecided (the interval holds 0) or too few.
     """
     rows = []
-    for variant in VARIANTS:
-        *rivals, own = columns_of(variant)
+    for variant in variants_of(points):
+        *rivals, own = columns_of(variant, MEASURES)
         for rival, column in zip(MEASURES, rivals, strict=False):
             used = points[points[own].notna() & points[column].notna()]
             if len(used):

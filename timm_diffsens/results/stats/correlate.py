@@ -7,17 +7,16 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
+from timm_diffsens.results.records.frames import columns_of, variants_of
 from timm_diffsens.results.stats.population import (
     COMPARABLE,
     FEWEST,
     MEASURES,
-    columns_of,
     groups,
     left_out,
     networks,
 )
 from timm_diffsens.results.stats.resampling import RESAMPLES, bca, fisher_z, moments, patterns, varies
-from timm_diffsens.schema.records import VARIANTS
 
 Array = npt.NDArray[np.float64]
 Row = dict[str, Any]
@@ -107,8 +106,9 @@ def correlate_networks(points: pd.DataFrame, *, resamples: int = RESAMPLES, seed
 
     `left_out` counts the records of `points` without a value of that variant.
     """
-    names = [{"variant": variant, "measure": measure} for variant in VARIANTS for measure in MEASURES]
-    columns = [column for variant in VARIANTS for column in columns_of(variant)]
+    variants = variants_of(points)
+    names = [{"variant": variant, "measure": measure} for variant in variants for measure in MEASURES]
+    columns = [column for variant in variants for column in columns_of(variant, MEASURES)]
     logs = np.log(points[columns].to_numpy(dtype=float))
     rows: dict[int, Row] = {}
     for present, places in patterns(logs):

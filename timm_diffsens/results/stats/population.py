@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from timm_diffsens.schema.records import VARIANTS
+from timm_diffsens.results.records.frames import columns_of, variants_of
 
 MEASURES = ("d", "g", "r")
 # Fields that must agree, and what to call them. Input sizes may differ, as in the paper: delta is in pixels.
@@ -18,17 +18,6 @@ COMPARABLE = {
 }
 MOST_TRAIN_ERROR = 0.01  # of a network that fits its training set
 FEWEST = 5  # networks that an interval needs
-
-
-def columns_of(variant: str) -> list[str]:
-    """Columns of D, G and R of a variant in a table of records.
-
-    Example:
-        >>> columns_of("original"), columns_of("init")
-        (['d', 'g', 'r'], ['init_d', 'init_g', 'init_r'])
-    """
-    prefix = "" if variant == "original" else f"{variant}_"
-    return [prefix + measure for measure in MEASURES]
 
 
 def groups(frame: pd.DataFrame) -> list[pd.DataFrame]:
@@ -100,7 +89,10 @@ def networks(frame: pd.DataFrame) -> pd.DataFrame:
         and R of every variant, those of the original with `_stderr`. Seeds without a value, or with 0, do
         not count; where no seed has one, it is NaN.
     """
-    values = ["error", *(column for variant in VARIANTS for column in columns_of(variant))]
+    values = [
+        "error",
+        *(column for variant in variants_of(frame) for column in columns_of(variant, MEASURES)),
+    ]
     by_network = frame.groupby("network", sort=True)
     first = by_network.agg(
         model=("model", "first"),

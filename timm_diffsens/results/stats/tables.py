@@ -4,11 +4,11 @@ from typing import Any
 
 import pandas as pd
 
-from timm_diffsens.results.records.frames import MEASURES as VALUES
+from timm_diffsens.results.records.frames import columns_of, variants_of
 from timm_diffsens.results.stats import groups as names
 from timm_diffsens.results.stats.comparisons import power_law
 from timm_diffsens.results.stats.population import MEASURES
-from timm_diffsens.schema.records import VARIANTS, Record
+from timm_diffsens.schema.records import Record, built_in_variants
 
 _DIGITS = 7  # of the numbers on the board: what lies beyond may differ between machines
 _DESCRIBED = ["model", "key", "file"]
@@ -16,7 +16,6 @@ _OF_RECORD = [
     *("model", "network", "spec", "arch", "library", "weights", "parameters"),
     *("error", "error_stderr", "error_source", "train_error", "trained"),
 ]
-_VALUES = [value if name == "original" else f"{name}_{value}" for name in VARIANTS for value in VALUES]
 _LAST = ["seed", "input", "in_fit", "reason", "key", "file"]
 
 
@@ -32,10 +31,19 @@ def models(rows: pd.DataFrame, reasons: "pd.Series[Any]") -> pd.DataFrame:
         in_fit=reasons.isna(),
         reason=reasons,
     )
-    ordered: pd.DataFrame = table[[*_OF_RECORD, *_VALUES, *_LAST]].sort_values(
+    values = [column for variant in variants_of(rows) for column in columns_of(variant)]
+    ordered: pd.DataFrame = table[[*_OF_RECORD, *values, *_LAST]].sort_values(
         ["error", "model", "key"], ignore_index=True
     )
     return ordered
+
+
+def shown_variants(models: pd.DataFrame) -> list[str]:
+    """Variants whose R at the output has a column of its own beside that of the original."""
+    others = [
+        v for v in variants_of(models) if v not in built_in_variants() and models[f"{v}_r"].notna().any()
+    ]
+    return ["channel-shuffled", "init", *others]
 
 
 def left_out_table(rows: pd.DataFrame, reasons: "pd.Series[Any]") -> pd.DataFrame:

@@ -28,7 +28,7 @@ function valueWithError(value, stderr) {
 }
 
 /** D, G or R of every variant against relative depth. */
-function depthLines(record, looks, measure) {
+function depthLines(record, theme, measure) {
   return Object.entries(record.variants).map(([name, columns]) => {
     const layers = columns.layers || record.layers;
     const depth = column(columns.depth || record.depth);
@@ -37,23 +37,23 @@ function depthLines(record, looks, measure) {
       const tip = `${layers[i]}, ${name}: ${measure.toUpperCase()} ${valueWithError(y, stderrs[i])}`;
       return { x: depth[i], y, stderr: stderrs[i], tip };
     });
-    return { name, ...looks[name], points };
+    return { name, ...theme[name], points };
   });
 }
 
 /** Mean frequency of the filters against the order of the convolutions. */
-function frequencyLines(record, looks) {
+function frequencyLines(record, theme) {
   return Object.entries(record.spectra).map(([name, columns]) => {
     const points = column(columns.mean).map((y, i) => {
       const tip = `${columns.layers[i]} (${columns.kernels[i]}), ${name}: mean eigenvalue ${valueWithError(y)}`;
       return { x: i + 1, y, tip };
     });
-    return { name, ...looks[name], points };
+    return { name, ...theme[name], points };
   });
 }
 
 /** Power of one convolution's filters against the eigenvalue of the mode. */
-function powerLines(record, looks, layer) {
+function powerLines(record, theme, layer) {
   return Object.entries(record.spectra).flatMap(([name, columns]) => {
     const at = columns.layers.indexOf(layer);
     if (at < 0) return [];
@@ -61,7 +61,7 @@ function powerLines(record, looks, layer) {
     const points = column(columns.power[at]).map((y, i) => {
       return { x: values[i], y, tip: `${name}: power ${valueWithError(y)} at eigenvalue ${short(values[i])}` };
     });
-    return [{ name, ...looks[name], points }];
+    return [{ name, ...theme[name], points }];
   });
 }
 
@@ -74,13 +74,13 @@ function figure(title, chart) {
 }
 
 /** Line, point and name of each variant. */
-function legend(names, looks) {
+function legend(names, theme) {
   const list = element("ul", undefined, "legend");
   for (const name of names) {
     const swatch = svgElement("svg", { viewBox: "0 0 44 12", "aria-hidden": "true" });
-    const group = svgElement("g", { class: `line ${name}` });
-    group.append(svgElement("path", { class: "curve", d: "M0,6L44,6", "stroke-dasharray": looks[name].dash }));
-    group.append(svgElement("path", { class: "point", d: looks[name].outline, transform: "translate(22,6)" }));
+    const group = svgElement("g", { class: `line ${theme[name].style}` });
+    group.append(svgElement("path", { class: "curve", d: "M0,6L44,6", "stroke-dasharray": theme[name].dash }));
+    group.append(svgElement("path", { class: "point", d: theme[name].outline, transform: "translate(22,6)" }));
     swatch.append(group);
     const item = element("li");
     item.append(swatch, ` ${name}`);
@@ -89,25 +89,25 @@ function legend(names, looks) {
   return list;
 }
 
-function depthFigures(record, looks, model) {
+function depthFigures(record, theme, model) {
   const row = element("div", undefined, "charts");
   for (const [measure, title] of Object.entries(NAMES)) {
     row.append(figure(`${title} over depth`, {
       label: `${title} of ${model} against relative depth, a line for each variant; the numbers are in the table below`,
       xTitle: "relative depth", yTitle: title, log: true, span: 2, xDomain: [0, 1],
-      lines: depthLines(record, looks, measure),
+      lines: depthLines(record, theme, measure),
     }));
   }
   return row;
 }
 
-function spectrumFigures(record, looks, model) {
+function spectrumFigures(record, theme, model) {
   const row = element("div", undefined, "charts");
   const { layers } = record.spectra.original || Object.values(record.spectra)[0];
   row.append(figure("Mean frequency of the filters", {
     label: `Power-weighted mean eigenvalue of the filters of ${model} for each convolution, in order`,
     xTitle: "convolution, in order", yTitle: "mean eigenvalue", xWhole: true,
-    lines: frequencyLines(record, looks),
+    lines: frequencyLines(record, theme),
   }));
   const one = element("div");
   const label = element("label", "Convolution ");
@@ -117,7 +117,7 @@ function spectrumFigures(record, looks, model) {
   const draw = () => one.replaceChildren(figure("Filter power, low to high frequency", {
     label: `Filter power of ${choice.value} in ${model} against the eigenvalue of the grid Laplacian`,
     xTitle: "eigenvalue of the mode", yTitle: "power γ", log: true, span: 10,
-    lines: powerLines(record, looks, choice.value),
+    lines: powerLines(record, theme, choice.value),
   }));
   choice.addEventListener("change", draw);
   draw();
@@ -168,14 +168,14 @@ function facts(record) {
 }
 
 /** Fills a panel with a network's curves. */
-function fillPanel(panel, model, record, looks) {
+function fillPanel(panel, model, record, theme) {
   const heading = element("h3", model);
   heading.id = `${panel.id}-heading`;
-  const names = Object.keys(looks).filter((n) => n in record.variants || n in record.spectra);
+  const names = Object.keys(theme).filter((n) => Object.hasOwn(record.variants, n) || Object.hasOwn(record.spectra, n));
   panel.replaceChildren(heading, element("p", record.reading));
-  if (record.layers.length) panel.append(legend(names, looks), depthFigures(record, looks, model), numbers(record));
+  if (record.layers.length) panel.append(legend(names, theme), depthFigures(record, theme, model), numbers(record));
   if (Object.keys(record.spectra).length) {
-    panel.append(element("h4", "Filter spectra"), spectrumFigures(record, looks, model));
+    panel.append(element("h4", "Filter spectra"), spectrumFigures(record, theme, model));
   }
   panel.append(element("h4", "About this record"), facts(record));
 }

@@ -87,7 +87,7 @@ function svgElement(name, attributes, text) {
  * A chart of one or more lines.
  *
  * chart: { label, xTitle, yTitle, log, span, xDomain, xWhole, lines }, and each of lines:
- * { name, dash, outline, points: [{ x, y, stderr, tip }] } with y null, or zero on a logarithmic axis, for a gap.
+ * { style, dash, outline, points: [{ x, y, stderr, tip }] } with y null, or zero on a logarithmic axis, for a gap.
  */
 function lineChart(chart) {
   const { width, height, left, right, top, bottom } = FRAME;
@@ -123,7 +123,7 @@ function lineChart(chart) {
 
 /** One line of a chart: error bars of one standard error, the line, its points. */
 function drawnLine(line, x, y, yDomain, shown) {
-  const group = svgElement("g", { class: `line ${line.name}` });
+  const group = svgElement("g", { class: `line ${line.style}` });
   const inside = (value) => y(Math.min(Math.max(value, yDomain[0]), yDomain[1]));
   for (const p of line.points.filter((q) => shown(q) && q.stderr)) {
     const [y1, y2] = [inside(p.y - p.stderr), inside(p.y + p.stderr)];
