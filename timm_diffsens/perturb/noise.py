@@ -50,7 +50,7 @@ def of_matched_norm(noise: Noise) -> Noise:
     finite, or that is zero where the deformation is not.
     """
 
-    def scaled(clean: torch.Tensor, deformed: torch.Tensor, generator: Generator) -> torch.Tensor:
+    def scaled(clean: torch.Tensor, deformed: torch.Tensor, generator: Generator = None) -> torch.Tensor:
         drawn = noise(clean, deformed, generator)
         if not isinstance(drawn, torch.Tensor) or drawn.shape != clean.shape:
             got = tuple(drawn.shape) if isinstance(drawn, torch.Tensor) else type(drawn).__name__

@@ -561,3 +561,9 @@ def test_a_file_that_is_no_record_is_refused(board, tmp_path):
     path = tmp_path / "half.json"
     path.write_text('{"schema_version": 1, ')
     assert "half-written" in submission_faults(path, board)[0]
+
+
+def test_an_option_that_only_one_protocol_has_is_named(tmp_path):
+    odd = trained(50, protocol={"options": {"twist": 0.5}})
+    board = build(written(tmp_path, [*(trained(i) for i in range(5)), odd]))
+    assert list(board.not_comparable["reason"]) == ["twist: 0.5 instead of its default"]

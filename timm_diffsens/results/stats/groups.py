@@ -9,6 +9,7 @@ from timm_diffsens.results.stats.population import COMPARABLE
 from timm_diffsens.schema.protocol import Protocol, digest
 from timm_diffsens.schema.records import Record
 
+_DEFAULT = "its default"
 _DIGITS = 12  # of a hash, where one is shown
 
 
@@ -96,7 +97,9 @@ def differences(record: Record, other: Record) -> str:
         found.append(_sample_difference(record, other))
     mine, their = _inputs(record.protocol), _inputs(other.protocol)
     found += [
-        f"{name}: {value} instead of {their[name]}" for name, value in mine.items() if value != their[name]
+        f"{name}: {mine.get(name, _DEFAULT)} instead of {their.get(name, _DEFAULT)}"
+        for name in {**mine, **their}
+        if mine.get(name) != their.get(name)
     ]
     if not found and record.protocol.sha256 != other.protocol.sha256:
         found.append("protocol: its hash does not follow from its fields")
@@ -114,6 +117,7 @@ def _sample_difference(record: Record, other: Record) -> str:
 def _inputs(protocol: Protocol) -> dict[str, str]:
     """What goes into the protocol's hash, name -> value."""
     fields = protocol.model_dump(exclude={"sha256", "rms_displacement"})
+    fields |= fields.pop("options", {})  # left out where they are at their defaults
     return {name.replace("_", " "): _text(value) for name, value in fields.items()}
 
 
