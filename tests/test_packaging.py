@@ -1,6 +1,7 @@
 """The files around the package agree with it and with one another."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -94,6 +95,14 @@ def test_what_the_pinned_packages_ask_for_is_pinned_too():
         if version.partition("+")[0] == pinned_version(PINS[name]):  # else another set is being tested
             todo += [(canonicalize_name(r.name), frozenset(r.extras)) for r in requirements_of(name, extras)]
     assert not {name for name in unpinned if not name.startswith(("nvidia", "cuda", "triton"))}
+
+
+def test_the_tables_of_all_architectures_are_of_the_pinned_libraries():
+    for name in ("coverage", "sweep"):
+        versions = json.loads((ROOT / "leaderboard" / f"{name}.json").read_text())["versions"]
+        assert {n: versions[n] for n in ("timm", "torchvision")} == {
+            n: pinned_version(PINS[n]) for n in ("timm", "torchvision")
+        }
 
 
 def test_pre_commit_runs_the_pinned_versions():
