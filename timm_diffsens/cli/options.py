@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,9 +10,7 @@ from pydantic.fields import FieldInfo
 
 from timm_diffsens.schema.config import MODEL as MODEL
 from timm_diffsens.schema.config import RUNNING as RUNNING
-from timm_diffsens.schema.config import Config, Option, options
-
-_ON_THE_COMMAND_LINE = (bool, int, float, str, Path)
+from timm_diffsens.schema.config import Config, Option, Options, options
 
 
 def option(*names: str, help: str, panel: str, metavar: str | None = None) -> Any:
@@ -24,7 +21,7 @@ def option(*names: str, help: str, panel: str, metavar: str | None = None) -> An
 Force = Annotated[bool, option("--force", help="Measure again what is done.", panel=RUNNING)]
 
 
-def configured(verb: Callable[..., None], *, sweep: bool = False, config: type[Config] = Config) -> Any:
+def configured(verb: Callable[..., None], *, sweep: bool = False, config: type[Options] = Config) -> Any:
     """The verb with an option for each field of the configuration in place of its parameter `config`.
 
     Args:

@@ -121,7 +121,34 @@ def _variants(value: Any) -> tuple[str, ...]:
 DEFAULT_VARIANTS = ("original", "channel-shuffled", "mean-channel")
 
 
-class Config(BaseModel):
+class Options(BaseModel):
+    """Options of a verb, checked on construction.
+
+    Raises:
+        UsageError: an unknown name, or a value out of range.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    def __init__(self, **values: Any) -> None:
+        known = options(type(self))
+        names = {alias: name for name, option in known.items() for alias in option.aliases}
+        values = {names.get(name, name): value for name, value in values.items()}
+        for name in values:
+            if name not in known:
+                raise unknown("option", name, known)
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _usage_error(error, type(self)) from None
+
+    def given(self, name: str) -> bool:
+        """Whether an option is not at its default."""
+        different = getattr(self, name) != type(self).model_fields[name].default
+        return different if isinstance(different, bool) else True  # arrays compare element by element
+
+
+class Config(Options):
     """What `bench` can be asked for.
 
     Values are checked on construction, whether they come from Python or as text from a command line.
@@ -133,8 +160,6 @@ class Config(BaseModel):
         >>> Config(layers="stages", variants="original", images="all").layers
         ('stages',)
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     checkpoint: Annotated[
         Path | None,
@@ -196,7 +221,7 @@ class Config(BaseModel):
         float | None, Option("scale1: the distance; scale2: side of a patch.", IMAGES, "data", "pixels")
     ] = None
     gap: Annotated[
-        float | None, Option("scale1: width of the distances around xi left out.", IMAGES, "data", "pixels")
+        float | None, Option("scale1: distances around xi that are left out.", IMAGES, "data", "pixels")
     ] = None
     deformation: Annotated[
         Any,
@@ -274,23 +299,6 @@ class Config(BaseModel):
         bool, Option("Forwards in TF32 on CUDA: other numbers.", RUNNING, "protocol", recorded="")
     ] = False
 
-    def __init__(self, **values: Any) -> None:
-        known = options(type(self))
-        names = {alias: name for name, option in known.items() for alias in option.aliases}
-        values = {names.get(name, name): value for name, value in values.items()}
-        for name in values:
-            if name not in known:
-                raise unknown("option", name, known)
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise _usage_error(error, type(self)) from None
-
-    def given(self, name: str) -> bool:
-        """Whether an option is not at its default."""
-        different = getattr(self, name) != type(self).model_fields[name].default
-        return different if isinstance(different, bool) else True  # arrays compare element by element
-
     def values(self, *groups: Group) -> dict[str, Any]:
         """The options of these groups, under the names that records have for them."""
         return {
@@ -326,7 +334,7 @@ class Config(BaseModel):
 _SPECS = ("dataset", "deformation", "noise")
 
 
-def options(config: type[Config]) -> dict[str, Option]:
+def options(config: type[Options]) -> dict[str, Option]:
     """Name of each field of a configuration -> what there is to know of it, in order."""
     return {name: _option(field) for name, field in config.model_fields.items()}
 
@@ -344,7 +352,7 @@ def described(config: type[Config]) -> str:
     )
 
 
-def _usage_error(error: ValidationError, config: type[Config]) -> UsageError:
+def _usage_error(error: ValidationError, config: type[Options]) -> UsageError:
     """The first fault, with the option's name, what was expected, and what came."""
     fault = error.errors(include_url=False)[0]
     name = str(fault["loc"][0])
