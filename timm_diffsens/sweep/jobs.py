@@ -30,7 +30,7 @@ class Job:
 
     Attributes:
         model: spec. out: absolute folder that records and outcomes go below.
-        options: of `benchmark.options.Options`; None looks at the structure alone, on the meta device.
+        options: of `benchmark.options.Options`; None finds the structure alone, on the meta device.
         max_parameters: a larger model is left out.
         threads: of torch, None for its own choice.
         force: measure what is done already.
