@@ -164,6 +164,46 @@ class Items(Given):
             )
         return image
 
+    def shape(self, channels: int) -> tuple[int, ...] | None:
+        """(c, h, w) of tensors."""
+        return self._shape
+
+
+class Batches(Tensors, SequentialSource):
+    """A loader: its first images, read once, in its order, and kept in memory."""
+
+    all_by_default = False
+
+    def __init__(self, origin: Origin, batches: Iterable[Any]) -> None:
+        SequentialSource.__init__(self, origin, -1)
+        self._batches = iter(batches)
+        self._images, self._labels = [], []
+
+    def first(self, count: int | None, channels: int) -> list[Item]:
+        """The first `count` images (None: all); only batches that were not read before are read.
+
+        Raises:
+            UsageError: a batch is no tensor, or has images of another shape.
+            MeasurementError: the loader fails.
+        """
+        spec = self.origin.spec
+        while self.size < 0 and (count is None or len(self._images) < count):
+            try:
+                batch = next(self._batches)
+            except StopIteration:
+                self.size = len(self._images)
+                break
+            except Exception as error:
+                read = f"the loader failed after {len(self._images)} images"
+                raise MeasurementError(f"{spec}: {read}: {first_line(error)}") from error
+            images, labels = _batch(batch, f"a batch of {spec}")
+            if self._images and images.shape[1:] != self._images[0].shape:
+                shapes = f"{tuple(self._images[0].shape)} and {tuple(images.shape[1:])}"
+                raise UsageError(f"{spec} has images of shapes {shapes}")
+            self._images += images
+            self._labels += labels
+        return [self.inspect(index, channels) for index in range(len(self._images))[:count]]
+
     def shape(self, channels: int) -> tuple[int, ...]:
         """(c, h, w) of the first batch, which is read if none was; () of an empty loader."""
         self.first(1, channels)
