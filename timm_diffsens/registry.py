@@ -220,7 +220,7 @@ def of_object(kind: str, thing: Any) -> Entry:
     values = {} if inspect.isroutine(thing) or inspect.isclass(thing) else _attributes(thing)
     for entry in _built_in(kind).values():
         if entry.thing is named or entry.thing is thing:
-            return replace(entry, values=values)
+            return replace(entry, parameters=values, values=values)
     entry = _described(kind, str(named.__name__), named, sys.modules.get(named.__module__))
     return replace(entry, thing=thing, parameters=values, values=values)
 
