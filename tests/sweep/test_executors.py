@@ -73,9 +73,9 @@ def test_what_a_job_names_in_a_file_is_found_from_any_folder(tmp_path, monkeypat
     options = QUICK.changed(dataset="own.py:images").plain()
     assert options["dataset"] == f"{tmp_path / 'own.py'}:images"
     assert options["layers"] == ["output"]
-    (job,) = jobs(tmp_path / "out", "net/lenet", options=replace(QUICK, dataset="own.py:images"))
+    (job,) = jobs(tmp_path / "out", "net/lenet", options=QUICK.changed(dataset="own.py:images"))
     assert not job.self_contained
-    (made_here,) = jobs(tmp_path / "out", "net/lenet", options=replace(QUICK, dataset="scale1:xi=11"))
+    (made_here,) = jobs(tmp_path / "out", "net/lenet", options=QUICK.changed(dataset="scale1:xi=11"))
     assert made_here.self_contained
     monkeypatch.chdir("/")
     (outcome,) = sweep(
