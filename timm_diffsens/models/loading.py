@@ -116,7 +116,9 @@ def load_model(
     """
     allocator.prepare()
     metadata, asked = None, input_options or InputOptions()
-    recipe_arguments, recipe_input = _read_recipe(spec, Path(checkpoint)) if checkpoint is not None else (None, None)
+    recipe_arguments, recipe_input = (
+        _read_recipe(spec, Path(checkpoint)) if checkpoint is not None else (None, None)
+    )
     origin: tuple[Origin, str | None, int | None]
     with seeding.seeded(seed):
         found = _resized(find_architecture(spec, arguments or recipe_arguments or NO_ARGUMENTS), asked)
