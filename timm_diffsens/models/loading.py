@@ -98,7 +98,7 @@ def load_model(
             `NAME:key=value,...`.
         pretrained: fetch the published weights; otherwise random ones from `seed`.
         checkpoint: a safetensors file, or a torch file, which is read with `weights_only=True`. One that
-            `save_checkpoint` wrote says in its recipe how its architecture was built and how its images were prepared.
+            `save_checkpoint` wrote says in its recipe how its architecture was built and its images prepared.
         input_options: size, mean and std in place of the model's own, or of the recipe's.
         arguments: of the architecture; by default those of the recipe, or its own. An architecture built for
             a size or a number of channels is shown images as they are (mean 0, std 1), but under published
@@ -117,7 +117,7 @@ def load_model(
     allocator.prepare()
     metadata, asked = None, input_options or InputOptions()
     recipe_arguments, recipe_input = (
-        _read_recipe(spec, Path(checkpoint)) if checkpoint is not None else (None, None)
+        (None, None) if checkpoint is None else _read_recipe(spec, Path(checkpoint))
     )
     origin: tuple[Origin, str | None, int | None]
     with seeding.seeded(seed):
