@@ -223,3 +223,20 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, flag in flags.items():
             module.training = flag
+
+
+# ---- theory
+
+
+def layer_matrix(length: int, filter_size: int, stride: int = 1) -> np.ndarray:
+    """M of one layer of the homogeneous network: (length / stride, length).
+
+    Stride 1: row a has 1/F at the columns a - floor(F/2) to a + floor((F - 1)/2), modulo length (App. A:
+    centred for odd F, F/2 ones to the left for even F). Stride F: row a has them at a F to a F + F - 1.
+    """
+    rows = np.arange(0, length, stride)[:, None]
+    first = -(filter_size // 2) if stride == 1 else 0
+    columns = (rows + first + np.arange(filter_size)) % length
+    matrix = np.zeros((len(rows), length))
+    np.put_along_axis(matrix, columns, 1 / filter_size, axis=1)
+    return matrix

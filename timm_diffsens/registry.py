@@ -214,15 +214,20 @@ def find(kind: str, spec: str) -> Entry:
 def of_object(kind: str, thing: Any) -> Entry:
     """The entry of an object of the caller's own, named by its class or function.
 
-    Its parameters are its public attributes that are plain values.
+    Its parameters are its public attributes that are plain values (of a `functools.partial`, its keywords);
+    the hash is over all of its state, too.
     """
+    if isinstance(thing, functools.partial) and not thing.args:
+        found = of_object(kind, thing.func)
+        return replace(found, thing=thing, parameters=thing.keywords, values=thing.keywords)
     named = thing if hasattr(thing, "__name__") else type(thing)
     values = {} if inspect.isroutine(thing) or inspect.isclass(thing) else _attributes(thing)
     for entry in _built_in(kind).values():
         if entry.thing is named or entry.thing is thing:
-            return replace(entry, values=values)
+            return replace(entry, parameters=values, values=values)
     entry = _described(kind, str(named.__name__), named, sys.modules.get(named.__module__))
-    return replace(entry, thing=thing, parameters=values, values=values)
+    sha256 = hashlib.sha256(f"{entry.sha256} {_state(thing)}".encode()).hexdigest()
+    return replace(entry, thing=thing, parameters=values, values=values, sha256=sha256)
 
 
 def split_arguments(spec: str) -> tuple[str, dict[str, Any]]:
@@ -308,6 +313,23 @@ def _source_sha256(thing: Any, module: Any) -> str:
     except (OSError, TypeError):  # typed at a prompt
         text = f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', '')}"
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _state(value: Any) -> str:
+    """What tells an object from others of its class, or a function from others in its file, as text."""
+    if isinstance(value, bool | int | float | str | bytes | None):
+        return repr(value)
+    if isinstance(value, list | tuple | set | frozenset):
+        return f"[{', '.join(map(_state, value))}]"
+    if inspect.isroutine(value):
+        held = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
+        code = getattr(value, "__code__", None)
+        place = [code.co_firstlineno, code.co_code, code.co_consts] if code else []
+        return f"{value.__qualname__} {_state([*place, *held, getattr(value, '__defaults__', None)])}"
+    if hasattr(value, "tolist"):  # an array or a tensor
+        return f"{getattr(value, 'dtype', '')} {value.tolist()}"
+    inside = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    return f"{type(value).__qualname__} {sorted(f'{name}: {_state(part)}' for name, part in inside.items())}"
 
 
 def import_file(path: Path, word: str = "Python") -> Any:

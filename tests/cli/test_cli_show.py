@@ -20,7 +20,7 @@ from timm_diffsens.results.records.store import write_record
 from timm_diffsens.schema.records import Record
 
 SHOW = sys.modules["timm_diffsens.cli.show"]  # the package's attribute of that name is the verb
-HEAVY = {"torch", "torchvision", "timm", "pandas", "altair", "scipy", "numpy", "pydantic"}
+HEAVY = {"torch", "torchvision", "timm", "pandas", "altair", "scipy", "numpy"}
 
 
 def run(*arguments: object, columns: int = 120):

@@ -6,12 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from timm_diffsens.benchmark.options import Options
 
+from timm_diffsens.benchmark.plan import Inputs
 from timm_diffsens.data.loading import load_images
 from timm_diffsens.data.scale_detection import ScaleDetection
 from timm_diffsens.errors import UsageError
 from timm_diffsens.models.inputs import plain_input
+from timm_diffsens.schema.config import Config
 
 TASKS = [
     ScaleDetection(1, 1, size=24, xi=6, gap=2),
@@ -192,8 +193,8 @@ def test_arguments_of_a_spec_mean_the_same_as_options():
     sample = load_images("scale1:xi=11,gap=2", images=4)
     assert sample == load_images("scale1", images=4, xi=11, gap=2)
     assert (sample.spec, sample.task) == ("scale1", ScaleDetection(1, xi=11, gap=2))
-    by_spec, by_option = Options("scale1:xi=11,gap=4"), Options("scale1", xi=11, gap=4)
-    assert by_spec.task == by_option.task == ScaleDetection(1, xi=11, gap=4)
+    asked = (Config(dataset="scale1:xi=11,gap=4"), Config(dataset="scale1", xi=11, gap=4))
+    assert [Inputs.of(config).source.task for config in asked] == [ScaleDetection(1, xi=11, gap=4)] * 2
 
 
 def test_as_a_data_set_wrong_use_is_told():

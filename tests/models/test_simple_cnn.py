@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from timm_diffsens import Probe, filter_spectrum, sensitivity
-from timm_diffsens.benchmark.averages import to_record_spectra
+from timm_diffsens.benchmark.averages import filter_spectra
 from timm_diffsens.errors import UsageError
 from timm_diffsens.models.layers import select_layers, trace_images
 from timm_diffsens.models.nets import MeanFieldConv1d, MeanFieldConv2d, MeanFieldLinear, SimpleCNN
@@ -216,7 +216,7 @@ def test_convolutions_are_convolutions_and_their_applied_weights_are_seen():
             fan_in = conv.in_channels * 3**dims
             torch.testing.assert_close(weight, conv.weight.detach() / math.sqrt(fan_in))
         assert isinstance(net.readout, MeanFieldLinear)
-        spectra = to_record_spectra(seen.weights)
+        spectra = filter_spectra(seen.weights)
         assert [s.kernel for s in spectra] == [[3] * dims] * 3
         assert filter_spectrum(seen.weights["conv1"]).eigenvalues[0] == 0
 

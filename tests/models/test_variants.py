@@ -225,6 +225,32 @@ def test_mixed_convolutions_are_shuffled_kernel_by_kernel():
     assert [find_permutation(*pair, dim=1) for pair in zip(before, after, strict=True)] != [[0, 1, 2]] * 2
 
 
+@pytest.mark.parametrize(
+    ("net", "dim"),
+    [
+        (nn.Sequential(nn.Conv2d(6, 4, 1, groups=2)), 1),
+        (nn.Sequential(nn.Conv1d(6, 2, 1, groups=2)), 1),
+        (nn.Sequential(nn.ConvTranspose2d(6, 4, 1, groups=2)), 0),
+        (nn.Sequential(nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1)), 1),
+    ],
+    ids=["groups", "1-D groups", "transposed groups", "layers"],
+)
+def test_groups_and_layers_are_permuted_independently_of_one_another(net, dim):
+    """Of three channels in each of two, all 36 pairs of permutations are equally likely."""
+
+    def parts(module: nn.Module) -> list[torch.Tensor]:
+        return [part for conv in module for part in conv.weight.detach().chunk(2 // len(module))]
+
+    n, generator, counts = 360, torch_generator(0), Counter()
+    for _ in range(n):
+        changed = parts(shuffle_channels(net, generator))
+        pairs = zip(parts(net), changed, strict=True)
+        counts[tuple(tuple(find_permutation(b, a, dim=dim)) for b, a in pairs)] += 1
+    assert len(counts) == 36
+    chi_square = sum((count - n / 36) ** 2 / (n / 36) for count in counts.values())
+    assert chi_square < 35 + 4 * (2 * 35) ** 0.5
+
+
 @pytest.mark.parametrize("groups", [1, 2, 6])
 def test_the_experts_of_a_conditional_convolution_get_one_permutation(groups):
     conv = CondConv2d(6, 6, 3, groups=groups, num_experts=3, bias=True)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from timm_diffsens import registry
 from timm_diffsens.cli import app
 from timm_diffsens.errors import UsageError
-from timm_diffsens.sweep.jobs import find_models, plain_options
+from timm_diffsens.sweep.jobs import find_models
 from timm_diffsens.sweep.run import sweep
 
 ASKED = ["--no-pretrained", "--images", "2", "--layers", "output", "--variants", "original", "--quiet"]
@@ -70,12 +70,12 @@ def test_what_a_job_names_in_a_file_is_found_from_any_folder(tmp_path, monkeypat
     (tmp_path / "own.py").write_text("import torch\nimages = torch.rand(4, 3, 16, 16)\n")
     monkeypatch.chdir(tmp_path)
     assert find_models(["net.py:Net"]) == [f"{tmp_path / 'net.py'}:Net"]
-    options = plain_options(replace(QUICK, dataset="own.py:images"))
+    options = QUICK.changed(dataset="own.py:images").plain()
     assert options["dataset"] == f"{tmp_path / 'own.py'}:images"
     assert options["layers"] == ["output"]
-    (job,) = jobs(tmp_path / "out", "net/lenet", options=replace(QUICK, dataset="own.py:images"))
+    (job,) = jobs(tmp_path / "out", "net/lenet", options=QUICK.changed(dataset="own.py:images"))
     assert not job.self_contained
-    (made_here,) = jobs(tmp_path / "out", "net/lenet", options=replace(QUICK, dataset="scale1:xi=11"))
+    (made_here,) = jobs(tmp_path / "out", "net/lenet", options=QUICK.changed(dataset="scale1:xi=11"))
     assert made_here.self_contained
     monkeypatch.chdir("/")
     (outcome,) = sweep(

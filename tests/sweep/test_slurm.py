@@ -78,7 +78,7 @@ def test_tasks_that_left_the_queue_without_a_result_are_lost(tmp_path, monkeypat
     """As where Slurm keeps no accounting: submitit then never says that a killed task has ended."""
     slow = network(tmp_path, "slow", "import time; time.sleep(600)")
     executor = Slurm(tmp_path / "slurm", cluster="local")
-    monkeypatch.setattr(slurm, "_LOOK", 0)
+    monkeypatch.setattr(slurm, "_QUEUE_PAUSE", 0)
     monkeypatch.setattr(executor, "_not_queued", set)
     queue = tmp_path / "squeue"
     queue.write_text("#!/bin/sh\necho 7_0\n")

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import scipy.integrate
 import torch
+from reference import layer_matrix
 from torch import nn
 
 from timm_diffsens.errors import UsageError
 from timm_diffsens.spectra.filter_means import mean_filter, mean_filters_by_layer
 from timm_diffsens.theory.homogeneous import homogeneous_network
-from timm_diffsens.theory.predictions import effective_receptive_field, layer_matrix
+from timm_diffsens.theory.predictions import effective_receptive_field
 from timm_diffsens.theory.receptive_field import diffusion, receptive_fields
 
 

@@ -115,13 +115,13 @@ def test_channels_that_are_all_alike_are_their_mean():
     for module in network.modules():
         if isinstance(module, nn.Conv1d):
             nn.init.constant_(module.weight, 1 / 3 / module.in_channels)
-    measured = measured_curve(network, setting.portions())
+    measured = measured_curve(network, setting.batches())
     rows = layer_rows(setting, "trained", measured.layers)
     rows += layer_rows(setting, "mean channel", measured.mean_channel)
     single = layer_rows(
         setting,
         "homogeneous",
-        measured_curve(homogeneous_network(3, 3), setting.portions()).layers,
+        measured_curve(homogeneous_network(3, 3), setting.batches()).layers,
     )
     expected = {(row["measure"], row["layer"]): row["value"] for row in single}
     for row in rows:
@@ -129,9 +129,9 @@ def test_channels_that_are_all_alike_are_their_mean():
 
 
 def test_what_cannot_be_measured_is_refused():
-    portions = theory_setting(1, 3, images=16).portions()
+    batches = theory_setting(1, 3, images=16).batches()
     with pytest.raises(UsageError, match="no convolutions"):
-        measured_curve(nn.Sequential(nn.Flatten(), nn.Linear(32, 2)), portions)
+        measured_curve(nn.Sequential(nn.Flatten(), nn.Linear(32, 2)), batches)
     with pytest.raises(UsageError, match="unknown noise 'pink'"):
         measured_curve(homogeneous_network(1, 3), [], "pink")
 

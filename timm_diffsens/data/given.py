@@ -97,8 +97,9 @@ class Tensors(Given):
     all_by_default = True
 
     def __init__(self, origin: Origin, data: Any) -> None:
-        self._images, self._labels = _batch(data, origin.spec)
-        super().__init__(origin, len(self._images))
+        images, self._labels = _batch(data, origin.spec)
+        self._images: list[torch.Tensor] = list(images)
+        super().__init__(origin, len(images))
 
     def inspect(self, index: int, channels: int) -> Item:
         """Hash its bytes."""
@@ -109,8 +110,8 @@ class Tensors(Given):
         return self._images[index]
 
     def shape(self, channels: int) -> tuple[int, ...]:
-        """(c, h, w)."""
-        return tuple(self._images.shape[1:])
+        """(c, h, w); nothing has a shape before it is read."""
+        return tuple(self._images[0].shape) if self._images else ()
 
 
 class Items(Given):
@@ -168,13 +169,15 @@ class Items(Given):
         return self._shape
 
 
-class Batches(Given, SequentialSource):
+class Batches(Tensors, SequentialSource):
     """A loader: its first images, read once, in its order, and kept in memory."""
 
+    all_by_default = False
+
     def __init__(self, origin: Origin, batches: Iterable[Any]) -> None:
-        super().__init__(origin, -1)
+        SequentialSource.__init__(self, origin, -1)
         self._batches = iter(batches)
-        self._images, self._labels = list[torch.Tensor](), list[int | None]()
+        self._images, self._labels = [], []
 
     def first(self, count: int | None, channels: int) -> list[Item]:
         """The first `count` images (None: all); only batches that were not read before are read.
@@ -199,15 +202,7 @@ class Batches(Given, SequentialSource):
                 raise UsageError(f"{spec} has images of shapes {shapes}")
             self._images += images
             self._labels += labels
-        return [self.inspect(index, channels) for index in range(len(self._images))][:count]
-
-    def inspect(self, index: int, channels: int) -> Item:
-        """Hash its bytes."""
-        return _item(index, self._images[index], self._labels[index])
-
-    def image(self, index: int, channels: int) -> torch.Tensor:
-        """(c, h, w)."""
-        return self._images[index]
+        return [self.inspect(index, channels) for index in range(len(self._images))[:count]]
 
     def shape(self, channels: int) -> tuple[int, ...]:
         """(c, h, w) of the first batch, which is read if none was; () of an empty loader."""

@@ -1,4 +1,4 @@
-"""What comes from the network: fetched, or refused in one clear sentence and without waiting in vain."""
+"""Downloads of weights and configurations: no retries where there is no network, one clear error."""
 
 import logging
 import socket
@@ -23,7 +23,7 @@ def fetch(what: str, make: Callable[[], nn.Module], advice: str) -> nn.Module:
     Raises:
         UsageError: it cannot be fetched.
     """
-    with _no_vain_retries() as reachable:
+    with _no_useless_retries() as reachable:
         try:
             return make()
         except DiffsensError:
@@ -36,11 +36,11 @@ def fetch(what: str, make: Callable[[], nn.Module], advice: str) -> nn.Module:
 
 
 @contextmanager
-def _no_vain_retries() -> Iterator[bool]:
+def _no_useless_retries() -> Iterator[bool]:
     """Let the hub's client read its cache or fail at once where nothing else is possible.
 
     It asks six times, over 23 seconds, for a file that is not in its cache. Where the hub's name cannot be
-    resolved, and no proxy would resolve it for us, it is told that it is offline. Yields whether it may be
+    resolved, and no proxy would resolve it for us, it is set to be offline. Yields whether it may be
     reached.
     """
     from huggingface_hub import constants

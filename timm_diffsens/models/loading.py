@@ -98,7 +98,7 @@ def load_model(
             `NAME:key=value,...`.
         pretrained: fetch the published weights; otherwise random ones from `seed`.
         checkpoint: a safetensors file, or a torch file, which is read with `weights_only=True`. One that
-            `save_checkpoint` wrote says in its recipe how its architecture was built and what it was shown.
+            `save_checkpoint` wrote says in its recipe how its architecture was built and how its images were prepared.
         input_options: size, mean and std in place of the model's own, or of the recipe's.
         arguments: of the architecture; by default those of the recipe, or its own. An architecture built for
             a size or a number of channels is shown images as they are (mean 0, std 1), but under published
@@ -116,10 +116,12 @@ def load_model(
     """
     allocator.prepare()
     metadata, asked = None, input_options or InputOptions()
-    told_arguments, told_input = _told(spec, Path(checkpoint)) if checkpoint is not None else (None, None)
+    recipe_arguments, recipe_input = (
+        _read_recipe(spec, Path(checkpoint)) if checkpoint is not None else (None, None)
+    )
     origin: tuple[Origin, str | None, int | None]
     with seeding.seeded(seed):
-        found = _resized(find_architecture(spec, arguments or told_arguments or NO_ARGUMENTS), asked)
+        found = _resized(find_architecture(spec, arguments or recipe_arguments or NO_ARGUMENTS), asked)
         arguments = found.arguments
         build: Callable[[], nn.Module] | None = found.build
         if pretrained and checkpoint is None and found.pretrained is not None:
@@ -137,7 +139,7 @@ def load_model(
     if origin[0] == "pretrained":  # prepared as its authors did, at whatever size
         known, asked = find_architecture(spec).input, replace(asked, size=asked.size or arguments.sides)
     else:
-        known = told_input or found.input
+        known = recipe_input or found.input
         known = known or task_input(arguments, timm_input(module), input_channels(module))
     spec_of_input = find_input(spec, known, module, asked, arguments.dims)
     published = origin[0] == "pretrained" and not arguments.given
@@ -160,7 +162,7 @@ def load_model(
     )
 
 
-def _told(spec: str, checkpoint: Path) -> tuple[ModelArguments | None, InputSpec | None]:
+def _read_recipe(spec: str, checkpoint: Path) -> tuple[ModelArguments | None, InputSpec | None]:
     """What a checkpoint's recipe says about the architecture's arguments and its input."""
     recipe = read_recipe(checkpoint) or {}
     model = recipe.get("model")

@@ -1,4 +1,4 @@
-"""One look at a forward: which modules are called, in what order, and what their outputs are.
+"""The trace of a forward: which modules are called, in what order, and what their outputs are.
 
 Two forwards of two images each are enough to tell where the batch is in every output, which outputs do not
 depend on the input, and which outputs are one and the same tensor.

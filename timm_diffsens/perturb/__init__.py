@@ -1,1 +1,1 @@
-"""How inputs are moved: random streams, deformations and noise."""
+"""How inputs are perturbed: random streams, deformations and noise."""

@@ -174,7 +174,7 @@ def _of_relu(task: int, result: TheoryResult) -> list[Claim]:
     differences = []
     for group in range(GROUPS):
         fits = [
-            _fitted(setting, measured_curve(net, setting.portions([group]), "white").layers) for net in both
+            _fitted(setting, measured_curve(net, setting.batches([group]), "white").layers) for net in both
         ]
         if fits[0] is not None and fits[1] is not None:
             differences.append(fits[0] - fits[1])

@@ -135,7 +135,7 @@ class SensitivityEstimator:
         self.update_parts(torch.stack([p.reshape(len(p), math.prod(shapes[0][1:])) for p in parts]))
 
     def update_parts(self, parts: torch.Tensor) -> None:
-        """Add n images, given as one array (3, n, d) of clean, moved and noised representations.
+        """Add n images, given as one array (3, n, d) of clean, deformed and noised representations.
 
         Raises:
             UsageError: a sample holds more or fewer numbers than in earlier batches.

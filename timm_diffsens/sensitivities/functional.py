@@ -19,7 +19,7 @@ class Sensitivity(NamedTuple):
     r: float
 
 
-def sensitivity(clean: Any, moved: Any, noised: Any) -> Sensitivity:
+def sensitivity(clean: Any, deformed: Any, noised: Any) -> Sensitivity:
     """D, G and R of a representation on n images: arrays or tensors (n, ...) -> (d, g, r).
 
         D = E ||f(tau x) - f(x)||^2 / E ||f(x1) - f(x2)||^2,
@@ -43,7 +43,7 @@ def sensitivity(clean: Any, moved: Any, noised: Any) -> Sensitivity:
         >>> sensitivity(clean, clean + [1, 0], clean + [0, 2])
         Sensitivity(d=0.25, g=1.0, r=0.25)
     """
-    arrays = [_array(a) for a in (clean, moved, noised)]
+    arrays = [_array(a) for a in (clean, deformed, noised)]
     if len({a.shape for a in arrays}) > 1:
         raise UsageError(f"shapes differ: {', '.join(str(a.shape) for a in arrays)}")
     if arrays[0].ndim == 0:
@@ -51,10 +51,10 @@ def sensitivity(clean: Any, moved: Any, noised: Any) -> Sensitivity:
     n = len(arrays[0])
     if n < 2:
         raise UsageError(f"the denominator needs at least 2 images, got {n}")
-    f, f_moved, f_noised = (a.reshape(n, -1) for a in arrays)
+    f, f_deformed, f_noised = (a.reshape(n, -1) for a in arrays)
     with np.errstate(invalid="ignore", over="ignore"):
         denominator = mean_pair_distance(f)
-        numerator_d, numerator_g = mean_square(f_moved - f), mean_square(f_noised - f)
+        numerator_d, numerator_g = mean_square(f_deformed - f), mean_square(f_noised - f)
         return Sensitivity(
             _ratio(numerator_d, denominator),
             _ratio(numerator_g, denominator),

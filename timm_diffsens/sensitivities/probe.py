@@ -20,15 +20,15 @@ from timm_diffsens.sensitivities.reductions.state import MOST_IMAGES
 
 Forward = Callable[[nn.Module, torch.Tensor], Any]  # (model, images) -> what the model returns
 
-_PARTS = 3  # clean, moved, noised
+_PARTS = 3  # clean, deformed, noised
 
 
 class Probe:
     """While open, every forward of a batch made of three equal parts is measured layer by layer.
 
-    The parts are clean, moved and noised images, concatenated along dim 0 in that order. Each layer's output
-    is reduced inside its hook, before a later in-place operation can overwrite it, and nothing of it is kept
-    but running sums (`SensitivityEstimator`). The model is put in evaluation mode while the probe is open;
+    The parts are clean, deformed and noised images, concatenated along dim 0 in that order. Each layer's
+    output is reduced inside its hook, before a later in-place operation can overwrite it; nothing of it is
+    kept but running sums (`SensitivityEstimator`). The model is in evaluation mode while the probe is open;
     its outputs are unchanged to the bit.
 
     Args:
@@ -44,10 +44,10 @@ class Probe:
         >>> import timm, torch
         >>> model = timm.create_model("test_resnet", pretrained=False)
         >>> clean = torch.rand(4, 3, 64, 64)
-        >>> moved = Diffeo()(clean)
-        >>> noised = clean + matched_noise(clean, moved)
+        >>> deformed = Diffeo()(clean)
+        >>> noised = clean + matched_noise(clean, deformed)
         >>> with Probe(model, layers="stages") as probe, torch.no_grad():
-        ...     _ = model(torch.cat([clean, moved, noised]))
+        ...     _ = model(torch.cat([clean, deformed, noised]))
         >>> [layer.layer for layer in probe.results()]
         ['layer1', 'layer2', 'layer3', 'layer4', 'output']
     """
@@ -173,15 +173,15 @@ class Probe:
         if not given or given[0].ndim == 0 or len(given[0]) % _PARTS or len(given[0]) == 0:
             shape = tuple(given[0].shape) if given else None
             raise UsageError(
-                "the probe expects a batch of three equal parts along dim 0 (clean, moved, noised), "
+                "the probe expects a batch of three equal parts along dim 0 (clean, deformed, noised), "
                 f"got {shape if shape is not None else 'no tensor'}"
             )
         self._batch = len(given[0])
         self._counts.clear()
         if self.trace is None:
-            self._look(args, kwargs, given[0].device)
+            self._start(args, kwargs, given[0].device)
 
-    def _look(self, args: tuple[Any, ...], kwargs: dict[str, Any], device: torch.device) -> None:
+    def _start(self, args: tuple[Any, ...], kwargs: dict[str, Any], device: torch.device) -> None:
         """Trace the model on three samples of the first batch, then hook the layers asked for."""
         n = self._batch // _PARTS
         pairs = ([0, n], [n, self._batch - 1])
@@ -232,7 +232,7 @@ class Probe:
             self._update(self._mean_estimators, layer.name, mean)
 
     def _samples(self, layer: Layer, output: torch.Tensor) -> torch.Tensor | None:
-        """(batch, *layer.shape), or None with the fault noted."""
+        """(batch, *layer.shape), or None with the fault kept for the results."""
         expected = (layer.fold * self._batch, *layer.shape[layer.fold > 1 :])
         if tuple(output.shape) != expected:
             self._faults[layer.name] = f"shape {tuple(output.shape)} where {expected} was expected"

@@ -275,16 +275,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def on_device(model: nn.Module, device: str | torch.device | None) -> Iterator[None]:
-    """Move a module for the duration."""
+    """A module on that device for the duration; where it is by default."""
     home = next((p.device for p in model.parameters()), None)
     target = home if device is None else devices.resolve_device(str(device))
-    moves = home is not None and target is not None and home != target
-    if moves:
+    elsewhere = home is not None and target is not None and home != target
+    if elsewhere:
         model.to(target)
     try:
         yield
     finally:
-        if moves:
+        if elsewhere:
             model.to(home)
 
 

@@ -24,7 +24,7 @@ class Executor(Protocol):
 
         Args:
             jobs: each is given to `sweep.work.work`, in a process of its own.
-            started: told of each job when it begins, by executors that know.
+            started: called with each job when it begins, by executors that know.
         """
 
 

@@ -27,7 +27,7 @@ class Job:
 
     Attributes:
         model: spec. out: absolute folder that records and outcomes go below.
-        options: of `schema.config.Config`; None looks at the structure alone, on the meta device.
+        options: of `schema.config.Config`; None finds the structure alone, on the meta device.
         max_parameters: a larger model is left out.
         threads: of torch, None for its own choice.
         force: measure what is done already.

@@ -17,7 +17,7 @@ ATTEMPTS = 3  # at a job whose worker died, or whose memory ran out
 
 
 class Watch(Protocol):
-    """Who is told how a sweep goes."""
+    """What is called as a sweep goes on."""
 
     def begin(self, total: int, before: int) -> None:
         """How many jobs there are in all, and how many of them are done already."""
@@ -32,22 +32,6 @@ class Watch(Protocol):
         """A job will be tried again."""
 
 
-class Unwatched:
-    """A watch that says nothing."""
-
-    def begin(self, total: int, before: int) -> None:
-        """Nothing."""
-
-    def started(self, job: Job) -> None:
-        """Nothing."""
-
-    def finished(self, outcome: Outcome) -> None:
-        """Nothing."""
-
-    def retried(self, outcome: Outcome) -> None:
-        """Nothing."""
-
-
 def sweep(
     jobs: Iterable[Job], executor: Executor, watch: Watch | None = None
 ) -> Generator[Outcome, None, None]:
@@ -55,55 +39,58 @@ def sweep(
 
     A job whose worker died, or whose memory ran out, is tried again after all others, twice at most; one
     that raised anything else is not. What fails is logged in `errors.jsonl`, and never ends the sweep; nor
-    does a full disk, which is told once, as a `DiffsensWarning`.
+    does a full disk: one `DiffsensWarning` says so.
 
     Args:
         jobs: of one folder.
         executor: where they are done.
-        watch: told what happens.
+        watch: called with what happens.
 
     Raises:
         UsageError: the folder cannot be written in.
     """
-    watch, jobs = watch or Unwatched(), list(jobs)
+    jobs = list(jobs)
     for out in {Path(job.out) for job in jobs}:
         for kind in {job.kind for job in jobs}:
             check_writable_folder(outcome_folder(out, kind))
     found = {job.id: done_before(job) for job in jobs}
-    watch.begin(len(jobs), sum(outcome is not None for outcome in found.values()))
+    if watch:
+        watch.begin(len(jobs), sum(outcome is not None for outcome in found.values()))
     yield from (outcome for outcome in found.values() if outcome is not None)
     pending = [job for job in jobs if found[job.id] is None]
     files = _Files()
     while pending:
         again: list[Job] = []
-        with closing(executor.run(pending, watch.started)) as ended:
+        with closing(executor.run(pending, watch.started if watch else lambda job: None)) as ended:
             for job, outcome in ended:
                 if outcome.error is not None:
                     files.write(partial(log_error, Path(job.out), outcome))
                 if outcome.status in RETRIED and job.attempt < ATTEMPTS:
                     again.append(job.again(f"attempt {job.attempt}: {outcome.cause}"))
-                    watch.retried(outcome)
+                    if watch:
+                        watch.retried(outcome)
                     continue
                 if outcome.status == "lost":  # its worker could not write it
                     files.write(partial(write_outcome, job, outcome))
-                watch.finished(outcome)
+                if watch:
+                    watch.finished(outcome)
                 yield outcome
         pending = again
 
 
 class _Files:
-    """What a sweep itself writes. What it cannot write is lost, and told once: models are still measured."""
+    """What a sweep itself writes. A failure is reported once; models are still measured."""
 
     def __init__(self) -> None:
-        self.told = False
+        self.reported = False
 
     def write(self, write: Callable[[], None]) -> None:
         try:
             write()
         except DiffsensError as error:
-            if not self.told:
+            if not self.reported:
                 warn(f"{error}; the sweep goes on, but what it cannot write will be done again")
-            self.told = True
+            self.reported = True
 
 
 def done_before(job: Job) -> Outcome | None:

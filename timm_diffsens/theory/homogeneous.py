@@ -64,7 +64,7 @@ def measured_curve(
 
     Args:
         model: trained or not; the images take the type and device of its parameters.
-        images: portions from `PixelPairs.sample`.
+        images: batches from `PixelPairs.sample`.
         noise: `rectified` adds phi(eta), the ReLU already applied, as the paper does for Fig. 7 (App. B.2);
             `white` adds eta itself.
         layers: as for `Probe`; only those that are a map over places are kept.
@@ -76,10 +76,10 @@ def measured_curve(
         raise unknown("noise", noise, NOISES)
     like = next(model.parameters(), torch.zeros((), dtype=torch.float64))
     with Probe(model, layers, mean_channel=True) as probe, torch.no_grad():
-        for portion in images:
-            eta = portion.eta.relu() if noise == "rectified" else portion.eta
-            parts = [part.to(like) for part in (portion.clean, portion.moved, portion.clean + eta)]
-            for batch in zip(*(torch.split(part, _BATCH) for part in parts), strict=True):
+        for part in images:
+            eta = part.eta.relu() if noise == "rectified" else part.eta
+            three = [x.to(like) for x in (part.clean, part.deformed, part.clean + eta)]
+            for batch in zip(*(torch.split(x, _BATCH) for x in three), strict=True):
                 probe.model(torch.cat(batch))
     kept = [i for i, layer in enumerate(probe.results()) if len(layer.shape) == 2]
     if not kept:

@@ -23,10 +23,10 @@ _MOST_PIXELS = 4096  # matrices of length^2 numbers are held
 
 @dataclass(frozen=True)
 class PairImages:
-    """Images (n, 1, length), float64: clean, moved, and white noise with ||eta|| = ||moved - clean||."""
+    """Images (n, 1, length), float64: clean, deformed, and the white noise that `matched_noise` gives."""
 
     clean: torch.Tensor
-    moved: torch.Tensor
+    deformed: torch.Tensor
     eta: torch.Tensor
 
 
@@ -71,25 +71,11 @@ class PixelPairs:
     # ---- distributions
 
     @classmethod
-    def from_list(
-        cls, length: int, pairs: npt.ArrayLike, weights: npt.ArrayLike | None = None
-    ) -> "PixelPairs":
-        """Pairs (n, 2) of pixels with weights (n,), by default equal; the pixels move freely."""
-        listed = np.asarray(pairs, dtype=np.int64)
-        if listed.ndim != 2 or listed.shape[1] != 2 or len(listed) == 0:
-            raise UsageError(f"expected pairs (n, 2), got {listed.shape}")
-        if listed.min() < 0 or listed.max() >= length:
-            raise UsageError(f"pixels are numbered from 0 to {length - 1}")
-        table = np.zeros((_checked(length), length))
-        np.add.at(table, (listed[:, 0], listed[:, 1]), 1.0 if weights is None else np.asarray(weights))
-        return cls(_normalised(table + table.T), _freely(length))
-
-    @classmethod
     def uniform(cls, length: int) -> "PixelPairs":
         """Every pair of distinct pixels alike."""
         table = np.ones((_checked(length), length))
         np.fill_diagonal(table, 0)
-        return cls(_normalised(table), _freely(length))
+        return cls(table / table.sum(), _freely(length))
 
     @classmethod
     def task1(cls, length: int, xi: float, gap: float = 2) -> "PixelPairs":
@@ -159,8 +145,8 @@ class PixelPairs:
         """`n` independent images with their deformations and noise (uniform on the sphere)."""
         start = self.draw(n, rng)
         step = np.where(rng.random((n, 2)) < self.left[start], -1, 1)
-        clean, moved = self.render(start), self.render((start + step) % self.length)
-        return PairImages(clean, moved, matched_noise(clean, moved, rng))
+        clean, deformed = self.render(start), self.render((start + step) % self.length)
+        return PairImages(clean, deformed, matched_noise(clean, deformed, rng))
 
     def draw(self, n: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
         """`n` independent pairs: (n, 2)."""
@@ -198,10 +184,3 @@ def _balanced(near: npt.NDArray[np.bool_], far: npt.NDArray[np.bool_], what: str
     if not near.any() or not far.any():
         raise UsageError(f"no pairs of one class with {what}")
     return np.asarray(near / (2 * near.sum()) + far / (2 * far.sum()))
-
-
-def _normalised(table: Array) -> Array:
-    total = table.sum()
-    if not total > 0:
-        raise UsageError("the weights add up to nothing")
-    return np.asarray(table / total)

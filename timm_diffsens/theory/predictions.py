@@ -114,22 +114,6 @@ def energies(moment: Array, depth: int, filter_size: int, stride: int = 1) -> Ar
     return np.array(traces)
 
 
-def layer_matrix(length: int, filter_size: int, stride: int = 1) -> Array:
-    """M of one layer: (length / stride, length).
-
-    Stride 1: row a has 1/F at the columns a - floor(F/2) to a + floor((F - 1)/2), modulo length (App. A:
-    centred for odd F, F/2 ones to the left for even F). Stride F: row a has them at a F to a F + F - 1.
-    """
-    _check(1, filter_size, stride)
-    _check_length(length, 1, filter_size, stride)
-    rows = np.arange(0, length, stride)[:, None]
-    first = -(filter_size // 2) if stride == 1 else 0
-    columns = (rows + first + np.arange(filter_size)) % length
-    matrix = np.zeros((len(rows), length))
-    np.put_along_axis(matrix, columns, 1 / filter_size, axis=1)
-    return matrix
-
-
 def _kernel(length: int, filter_size: int) -> Array:
     """First column of M: the response to a pixel at 0."""
     kernel = np.zeros(length)

@@ -23,7 +23,7 @@ from timm_diffsens.theory.pixel_pairs import PairImages, PixelPairs
 from timm_diffsens.theory.predictions import Curve, effective_receptive_field, exact_curve
 from timm_diffsens.theory.receptive_field import ReceptiveField, receptive_fields
 
-Row = dict[str, Any]
+TheoryRow = dict[str, Any]
 Number = TypeVar("Number", int, float)
 
 GAP = 2.0  # of task 1, in pixels
@@ -31,7 +31,7 @@ _PAPER = {1: (12, 3), 2: (7, 2)}  # task -> depth and filter (App. B.2)
 _IMAGES = {1: 512, 2: 16384}  # in task 2 few moves cross from patch to patch, so it takes more
 _POSITIONS = 4  # of the pixel whose spread is measured: the network treats all alike
 GROUPS = 8  # of a setting's images, an eighth in each
-_PORTION = 512  # images held at a time
+_BATCH = 512  # images held at a time
 _ENOUGH = 512  # images for curves of G alone, which varies little from image to image
 _WIDE = 8  # A_K above this part of the circle is called wide
 
@@ -69,15 +69,15 @@ class Setting:
         """The layers that exponents are fitted over."""
         return fitted_layers(self.depth, self.stride)
 
-    def portions(self, groups: Sequence[int] = range(GROUPS)) -> Iterator[PairImages]:
-        """The images, an eighth of them in each group, a portion at a time."""
+    def batches(self, groups: Sequence[int] = range(GROUPS)) -> Iterator[PairImages]:
+        """The images, an eighth of them in each group, batch by batch."""
         pairs = self.pairs()
         for group in groups:
             rng = np.random.default_rng([self.seed, group])
             left = self.images // GROUPS
             while left > 0:
-                yield pairs.sample(min(left, _PORTION), rng)
-                left -= _PORTION
+                yield pairs.sample(min(left, _BATCH), rng)
+                left -= _BATCH
 
     def pairs(self) -> PixelPairs:
         """The task's distribution of images."""
@@ -163,16 +163,16 @@ def run_theory(setting: Setting) -> TheoryResult:
         setting,
         exact,
         receptive_fields(network, setting.length, _POSITIONS),
-        measured_curve(network, setting.portions()).layers,
-        measured_curve(network, setting.portions(few), "white").layers,
-        measured_curve(homogeneous_network(*shape, relu=False), setting.portions(few), "white").layers,
-        [measured_curve(network, setting.portions([group])).layers for group in range(GROUPS)],
+        measured_curve(network, setting.batches()).layers,
+        measured_curve(network, setting.batches(few), "white").layers,
+        measured_curve(homogeneous_network(*shape, relu=False), setting.batches(few), "white").layers,
+        [measured_curve(network, setting.batches([group])).layers for group in range(GROUPS)],
     )
 
 
 def layer_rows(
     setting: Setting, curve: str, layers: Sequence[LayerSensitivity], measures: str = "dgr"
-) -> list[Row]:
+) -> list[TheoryRow]:
     """Measured layers as rows for `results.report.theory_chart.theory_chart`."""
     rows = []
     for measure in measures:
@@ -182,7 +182,7 @@ def layer_rows(
     return rows
 
 
-def theory_rows(result: TheoryResult) -> list[Row]:
+def theory_rows(result: TheoryResult) -> list[TheoryRow]:
     """All curves of a result as rows for `results.report.theory_chart.theory_chart`."""
     setting, exact = result.setting, result.exact
     powers = asymptotic_exponents(setting.stride)
@@ -201,7 +201,7 @@ def theory_rows(result: TheoryResult) -> list[Row]:
 
 def _rows(
     setting: Setting, curve: str, measure: str, values: Any, errors: Sequence[Any] | None = None
-) -> list[Row]:
+) -> list[TheoryRow]:
     numbers = [math.nan if v is None else float(v) for v in values]
     slopes = local_slopes(setting.widths, numbers)
     return [
@@ -263,8 +263,13 @@ def _values(layers: Sequence[LayerSensitivity], measure: str) -> list[float]:
 
 
 def _fit(setting: Setting, values: Any) -> Exponent | None:
+    return fit_or_none(setting.widths, values, setting.fitted)
+
+
+def fit_or_none(widths: Any, values: Any, layers: range) -> Exponent | None:
+    """`fit_exponent`; None where fewer than two of the layers have a value."""
     try:
-        return fit_exponent(setting.widths, values, setting.fitted)
+        return fit_exponent(widths, values, layers)
     except UsageError:
         return None
 
@@ -272,7 +277,7 @@ def _fit(setting: Setting, values: Any) -> Exponent | None:
 # ---- as JSON
 
 
-def theory_document(result: TheoryResult) -> Row:
+def theory_document(result: TheoryResult) -> TheoryRow:
     """Everything as plain values; null where a layer is constant over the images."""
     setting, exact = result.setting, result.exact
     names = ("d", "g", "r", "g_linear", "r_linear")
@@ -295,7 +300,7 @@ def theory_document(result: TheoryResult) -> Row:
     return {**asdict(setting), "fitted_layers": fitted, "exponents": exponents, "layers": layers}
 
 
-def _layer(layer: LayerSensitivity, measures: str) -> Row:
+def _layer(layer: LayerSensitivity, measures: str) -> TheoryRow:
     names = [name for measure in measures for name in (measure, f"{measure}_stderr")]
     return {**{name: getattr(layer, name) for name in names}, "n": layer.n, "reason": layer.reason}
 

@@ -16,14 +16,15 @@ from timm_diffsens.models.loading import load_model
 from timm_diffsens.models.nets import SimpleCNN
 from timm_diffsens.models.variants.init import reinitialise
 from timm_diffsens.schema.layers import LayerSensitivity
-from timm_diffsens.theory.exponents import Exponent, asymptotic_exponents, fit_exponent
+from timm_diffsens.theory.exponents import Exponent, asymptotic_exponents
 from timm_diffsens.theory.homogeneous import measured_curve
 from timm_diffsens.theory.report import (
     GAP,
-    Row,
     Setting,
     TheoryResult,
+    TheoryRow,
     finite,
+    fit_or_none,
     layer_rows,
     theory_setting,
 )
@@ -150,12 +151,12 @@ def _setting(path: Path, recipe: Mapping[str, Any], images: int | None, seed: in
 
 def _curves(path: Path, setting: Setting, seed: int) -> dict[str, list[LayerSensitivity]]:
     module = load_model(_NETWORK, checkpoint=path).module
-    trained = measured_curve(module, setting.portions())
-    fresh = measured_curve(reinitialise(module, seed=seed), setting.portions())
+    trained = measured_curve(module, setting.batches())
+    fresh = measured_curve(reinitialise(module, seed=seed), setting.batches())
     return dict(zip(CURVES, (trained.layers, trained.mean_channel, fresh.layers), strict=True))
 
 
-def trained_rows(found: TrainedCurves) -> list[Row]:
+def trained_rows(found: TrainedCurves) -> list[TheoryRow]:
     """Rows for `results.report.theory_chart`: means over seeds, with the standard error over them.
 
     With one seed the error is that of its images.
@@ -167,7 +168,7 @@ def trained_rows(found: TrainedCurves) -> list[Row]:
     return rows
 
 
-def _mean_row(rows: Sequence[Row]) -> Row:
+def _mean_row(rows: Sequence[TheoryRow]) -> TheoryRow:
     values = [row["value"] for row in rows]
     if None in values:
         return {**rows[0], "value": None, "stderr": None, "slope": None}
@@ -190,7 +191,7 @@ def _seed_exponent(found: TrainedCurves, curve: str, measure: str) -> SeedExpone
     for seed in found.seeds:
         values = [getattr(layer, measure) for layer in seed.curves[curve]]
         known = [math.nan if value is None else value for value in values]
-        fit = _fit(found.setting.widths, known, found.fitted)
+        fit = fit_or_none(found.setting.widths, known, found.fitted)
         if fit is None:
             return None
         fits.append(fit.value)
@@ -200,17 +201,10 @@ def _seed_exponent(found: TrainedCurves, curve: str, measure: str) -> SeedExpone
 
 def homogeneous_exponents(found: TrainedCurves, result: TheoryResult) -> dict[str, Exponent | None]:
     """What the homogeneous network has over the same layers, exactly, by measure; None as above."""
-    return {m: _fit(result.exact.width, getattr(result.exact, m), found.fitted) for m in "dgr"}
+    return {m: fit_or_none(result.exact.width, getattr(result.exact, m), found.fitted) for m in "dgr"}
 
 
-def _fit(widths: Any, values: Any, layers: range) -> Exponent | None:
-    try:
-        return fit_exponent(widths, values, layers)
-    except UsageError:
-        return None
-
-
-def trained_document(found: TrainedCurves, result: TheoryResult) -> Row:
+def trained_document(found: TrainedCurves, result: TheoryResult) -> TheoryRow:
     """Everything as plain values."""
     powers = asymptotic_exponents(found.setting.stride)
     exact = homogeneous_exponents(found, result)
@@ -231,7 +225,7 @@ def trained_document(found: TrainedCurves, result: TheoryResult) -> Row:
     }
 
 
-def _plain(seed: SeedCurves) -> Row:
+def _plain(seed: SeedCurves) -> TheoryRow:
     names = ("d", "g", "r", "d_stderr", "g_stderr", "r_stderr")
     return {
         curve: [{name: _finite(getattr(layer, name)) for name in names} for layer in layers]

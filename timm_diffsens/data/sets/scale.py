@@ -46,40 +46,23 @@ class ScaleImages(ImageSource):
         return (channels, *self.task.shape)
 
 
-def _scale_images(
-    task: int, request: Request, dims: int | None, size: int | None, xi: float | None, gap: float | None
-) -> ScaleImages:
-    from timm_diffsens.data.scale_detection import ScaleDetection
-
-    return ScaleImages(request, ScaleDetection(task, 2 if dims is None else dims, size, xi, gap))
-
-
+@registry.register(
+    "datasets", "scale2", help="scale detection, made here: are two pixels in one patch of side xi", order=4
+)
 @registry.register(
     "datasets",
     "scale1",
     help="scale detection, made here: are two pixels closer than xi (--dims, --size, --xi, --gap)",
     order=3,
 )
-def scale1(
+def scale(
     request: Request,
-    dims: int | None = None,
+    dims: int = 2,
     size: int | None = None,
     xi: float | None = None,
     gap: float | None = None,
 ) -> ScaleImages:
-    """Task 1."""
-    return _scale_images(1, request, dims, size, xi, gap)
+    """The task that the name ends with; see `data.scale_detection.ScaleDetection`."""
+    from timm_diffsens.data.scale_detection import ScaleDetection
 
-
-@registry.register(
-    "datasets", "scale2", help="scale detection, made here: are two pixels in one patch of side xi", order=4
-)
-def scale2(
-    request: Request,
-    dims: int | None = None,
-    size: int | None = None,
-    xi: float | None = None,
-    gap: float | None = None,
-) -> ScaleImages:
-    """Task 2."""
-    return _scale_images(2, request, dims, size, xi, gap)
+    return ScaleImages(request, ScaleDetection(int(request.spec[-1]), dims, size, xi, gap))

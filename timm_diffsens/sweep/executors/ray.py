@@ -32,7 +32,7 @@ class Ray:
         self.address, self.threads, self.gpus = address, threads, gpus
 
     def run(self, jobs: Sequence[Job], started: Started) -> Generator[tuple[Job, Outcome], None, None]:
-        """See `sweep.executor.Executor`; Ray does not tell when a task begins."""
+        """See `sweep.executor.Executor`; Ray does not say when a task begins."""
         from timm_diffsens.sweep.work import work
 
         ours = not self.ray.is_initialized()

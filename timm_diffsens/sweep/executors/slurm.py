@@ -17,9 +17,9 @@ from timm_diffsens.sweep.jobs import Job
 from timm_diffsens.sweep.outcomes import Outcome, failed
 
 _MOST = 1000  # tasks of one array: Slurm's own default limit is 1001
-_PAUSE = 0.5  # seconds between two looks at the jobs' files
+_PAUSE = 0.5  # seconds between two checks of the jobs' files
 _MINUTES = 60
-_LOOK = 10  # seconds between two looks at the queue; a task that twice is not in it has ended
+_QUEUE_PAUSE = 10  # seconds between two checks of the queue; a task missing from two has ended
 
 
 @registry.register("executors", "slurm", help="job arrays of Slurm", order=2)
@@ -88,7 +88,7 @@ class Slurm:
                     for task in [task for task in running if task.done()]:
                         job = running.pop(task)
                         yield job, self._outcome(task, job, time.monotonic() - clock)
-                    if time.monotonic() - looked > _LOOK:
+                    if time.monotonic() - looked > _QUEUE_PAUSE:
                         before, looked = missing, time.monotonic()
                         missing = self._not_queued(task.job_id for task in running)
                         for task in [task for task in running if task.job_id in before & missing]:
@@ -131,5 +131,5 @@ def _import_submitit() -> Any:
         raise UsageError(
             "--engine slurm needs submitit, which is not installed: pip install 'timm-diffsens[slurm]'"
         ) from error
-    logging.getLogger("submitit").setLevel(logging.ERROR)  # it warns at every look without accounting
+    logging.getLogger("submitit").setLevel(logging.ERROR)  # without accounting it warns at every check
     return submitit
