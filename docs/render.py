@@ -26,7 +26,7 @@ from timm_diffsens.results.numbers import with_error
 from timm_diffsens.results.records.store import iter_records
 from timm_diffsens.results.report.board_text import correlations
 from timm_diffsens.results.report.markdown import text
-from timm_diffsens.results.report.summary import reading
+from timm_diffsens.results.report.summary import summary
 from timm_diffsens.results.stats.leaderboard import Choices, Group, build_leaderboard
 from timm_diffsens.results.stats.population import FEWEST
 from timm_diffsens.schema.records import Record
@@ -258,7 +258,7 @@ def lines_of(name: str) -> list[dict[str, str]]:
 
 
 def table(record: Record) -> str:
-    """Rows spread evenly over depth, R of the copies beside D, G and R, and the reading."""
+    """Rows spread evenly over depth, R of the copies beside D, G and R, and the summary."""
     original = record.variants["original"]
     last = len(original) - 1
     rows = sorted({round(i * last / (ROWS - 1)) for i in range(ROWS)})
@@ -272,7 +272,7 @@ def table(record: Record) -> str:
             with_error(record.variants[name][i].r, record.variants[name][i].r_stderr) for name in copies
         ]
         lines.append([f"`{layer.layer}`", f"{layer.depth:.2f}", *values, *others])
-    return "\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{reading(record)}\n\n"
+    return "\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{summary(record)}\n\n"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from timm_diffsens.reproduce.claims import NEGATIVE, POSITIVE, Claim, Part
+from timm_diffsens.reproduce.claims import NEGATIVE, POSITIVE, Claim, Finding
 
 REGION = (-1.0, 2.0)
 
@@ -24,25 +24,25 @@ REGION = (-1.0, 2.0)
     ],
 )
 def test_an_interval_is_inside_outside_or_neither(low, high, verdict):
-    assert Part("x", (low + high) / 2, low, high).verdict(REGION) == verdict
+    assert Finding("x", (low + high) / 2, low, high).verdict(REGION) == verdict
 
 
 @pytest.mark.parametrize(("value", "verdict"), [(0.0, "held"), (-1.0, "not held"), (5.0, "not held")])
 def test_a_number_without_an_error_is_judged_by_its_value(value, verdict):
-    assert Part("x", value).verdict(REGION) == verdict
+    assert Finding("x", value).verdict(REGION) == verdict
 
 
 def test_mirrored_numbers_have_mirrored_verdicts():
     rng = np.random.default_rng(0)
     for value, half in rng.normal(size=(50, 2)):
-        part = Part("x", value, value - abs(half), value + abs(half))
-        mirror = Part("x", -value, -value - abs(half), -value + abs(half))
+        part = Finding("x", value, value - abs(half), value + abs(half))
+        mirror = Finding("x", -value, -value - abs(half), -value + abs(half))
         assert part.verdict(POSITIVE) == mirror.verdict(NEGATIVE)
 
 
 def claim(*verdicts: str) -> Claim:
     values = {"held": (1.0, 0.5, 1.5), "not held": (-1.0, -1.5, -0.5), "not decided": (0.1, -0.9, 1.1)}
-    return Claim("k", "says", "source", "number", POSITIVE, tuple(Part(v, *values[v]) for v in verdicts))
+    return Claim("k", "says", "source", "number", POSITIVE, tuple(Finding(v, *values[v]) for v in verdicts))
 
 
 def test_a_claim_holds_if_it_does_for_each_part():
@@ -62,7 +62,7 @@ def test_a_claim_holds_if_it_does_for_each_part():
 
 def test_nothing_measured_decides_nothing():
     assert claim().verdict == "not decided"
-    assert Part("x", None, reason="why").verdict(POSITIVE) == "not decided"
+    assert Finding("x", None, reason="why").verdict(POSITIVE) == "not decided"
 
 
 def test_counts_and_plain_values():
@@ -77,13 +77,13 @@ def test_counts_and_plain_values():
 
 @pytest.mark.parametrize("missing", [(math.nan, 0.0, 1.0), (0.5, None, 1.0), (0.5, 0.0, math.inf)])
 def test_a_number_of_a_table_without_its_interval_is_none(missing):
-    part = Part.of("x", *missing, "too few")
+    part = Finding.of("x", *missing, "too few")
     assert (part.value, part.low, part.high, part.reason) == (None, None, None, "too few")
 
 
 def test_the_normal_interval_holds_the_truth_in_95_percent():
     rng = np.random.default_rng(1)
     draws = 20_000
-    inside = sum(p.low < 0 < p.high for p in (Part.normal("x", v, 1.0) for v in rng.normal(size=draws)))
+    inside = sum(p.low < 0 < p.high for p in (Finding.normal("x", v, 1.0) for v in rng.normal(size=draws)))
     spread = math.sqrt(0.95 * 0.05 / draws)
     assert abs(inside / draws - 0.95) < 4 * spread

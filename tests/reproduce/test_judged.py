@@ -8,7 +8,7 @@ from record_factory import make_layer, make_record, replace_layer
 from tiny import TINY
 
 from timm_diffsens.reproduce import depth, filters, scaling
-from timm_diffsens.reproduce.workshop import Workshop
+from timm_diffsens.reproduce.workspace import Workspace
 from timm_diffsens.schema.records import Record
 from timm_diffsens.spectra.filter_means import mean_filter
 from timm_diffsens.theory.homogeneous import homogeneous_network
@@ -30,8 +30,8 @@ def record_of(curves: dict[str, list[float]], error: float = 0.01) -> Record:
 
 
 def judged(curves: dict[str, list[float]], tmp_path, **more) -> dict[str, str]:
-    shop = Workshop(tmp_path, TINY)
-    found = depth._claims(shop, "fig", "", [("CIFAR-10, net", record_of(curves, **more))])
+    workspace = Workspace(tmp_path, TINY)
+    found = depth._claims(workspace, "fig", "", [("CIFAR-10, net", record_of(curves, **more))])
     return {claim.key.removeprefix("fig."): claim.verdict for claim in found}
 
 

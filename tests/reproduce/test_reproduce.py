@@ -17,14 +17,14 @@ from timm_diffsens.reproduce import targets as registry
 from timm_diffsens.reproduce.run import reproduce, write_pages
 from timm_diffsens.reproduce.settings import SCALES, SMALL
 from timm_diffsens.reproduce.targets import IN_PAPER, TARGETS, chosen
-from timm_diffsens.reproduce.workshop import Places, Workshop, find_places
+from timm_diffsens.reproduce.workspace import Places, Workspace, find_places
 from timm_diffsens.train.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def workshop(out: Path, images: Path | None = None, **more) -> Workshop:
-    return Workshop(out, TINY, find_places(images), device="cpu", **more)
+def workspace_in(out: Path, images: Path | None = None, **more) -> Workspace:
+    return Workspace(out, TINY, find_places(images), device="cpu", **more)
 
 
 def hashes(recipes: tuple[Recipe, ...]) -> set[str]:
@@ -38,9 +38,9 @@ def made(tmp_path_factory, images):
     file = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
     save_file(timm.create_model("test_resnet").state_dict(), file)
     weights = {"test_resnet": file}
-    shop = workshop(tmp_path_factory.mktemp("made"), images, tell=lines.append, weights=weights)
-    reports = {report.target: report for report in reproduce(list(TARGETS), shop)}
-    return shop, reports, lines
+    workspace = workspace_in(tmp_path_factory.mktemp("made"), images, progress=lines.append, weights=weights)
+    reports = {report.target: report for report in reproduce(list(TARGETS), workspace)}
+    return workspace, reports, lines
 
 
 def test_every_target_gives_charts_or_tables_and_claims(made):
@@ -63,9 +63,9 @@ def test_published_weights_that_cannot_be_had_are_named(made):
 
 
 def test_files_are_what_the_reports_say(made):
-    shop, reports, _ = made
+    workspace, reports, _ = made
     for target, report in reports.items():
-        folder = shop.out / "figures" / target
+        folder = workspace.out / "figures" / target
         listed = json.loads((folder / "report.json").read_text())
         assert listed["claims"] == [json.loads(json.dumps(c.to_json())) for c in report.claims]
         assert {path.name for path in folder.iterdir()} == {
@@ -80,7 +80,7 @@ def test_files_are_what_the_reports_say(made):
 
 
 def test_nothing_is_trained_or_measured_twice(made):
-    shop, _, lines = made
+    workspace, _, lines = made
     trained = [line for line in lines if line.startswith("training ")]
     measured = [line for line in lines if line.startswith("measured ")]
     assert len(trained) == len(set(trained))
@@ -92,10 +92,10 @@ def test_nothing_is_trained_or_measured_twice(made):
     )
     assert measured
 
-    before = {path: path.stat().st_mtime_ns for path in shop.out.rglob("*") if path.is_file()}
+    before = {path: path.stat().st_mtime_ns for path in workspace.out.rglob("*") if path.is_file()}
     again: list[str] = []
-    shop = replace(shop, tell=again.append, _data=None)
-    list(reproduce(["fig8", "fig9", "fig7", "fig3", "fig1"], shop))
+    workspace = replace(workspace, progress=again.append, _data=None)
+    list(reproduce(["fig8", "fig9", "fig7", "fig3", "fig1"], workspace))
     assert again == []
     kept = {path for path in before if "figures" not in path.parts}
     assert all(path.stat().st_mtime_ns == before[path] for path in kept)
@@ -114,9 +114,9 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(made, tmp_path):
 
     heard: list[str] = []
     with pytest.raises(StopError):
-        list(reproduce(["fig8"], workshop(tmp_path, tell=stop_at_second)))
+        list(reproduce(["fig8"], workspace_in(tmp_path, progress=stop_at_second)))
     heard.clear()
-    list(reproduce(["fig8"], workshop(tmp_path, tell=heard.append)))
+    list(reproduce(["fig8"], workspace_in(tmp_path, progress=heard.append)))
     assert sum(text.startswith("training") for text in heard) == len(TINY.scale1) - 1
     for name in ("scatter.csv", "scatter-correlations.csv", "scatter.svg"):
         files = [out / "figures" / "fig8" / name for out in (tmp_path, whole.out)]
@@ -124,10 +124,10 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(made, tmp_path):
 
 
 def test_without_images_a_target_says_so_and_others_go_on(tmp_path):
-    shop = replace(
-        workshop(tmp_path), settings=replace(TINY, scale1=TINY.scale1[:1], pooling=TINY.pooling[:1])
+    workspace = replace(
+        workspace_in(tmp_path), settings=replace(TINY, scale1=TINY.scale1[:1], pooling=TINY.pooling[:1])
     )
-    reports = {report.target: report for report in reproduce(["fig8", "fig4", "fig1", "fig13"], shop)}
+    reports = {report.target: report for report in reproduce(["fig8", "fig4", "fig1", "fig13"], workspace)}
     assert reports["fig8"].claims
     assert not reports["fig8"].missing
     assert "no CIFAR-10 images" in reports["fig1"].missing[0]
@@ -138,23 +138,23 @@ def test_without_images_a_target_says_so_and_others_go_on(tmp_path):
 
 
 def test_a_target_that_fails_does_not_end_the_others(tmp_path, monkeypatch):
-    def broken(shop):
+    def broken(workspace):
         raise MeasurementError("the network <b>broke</b>")
 
     monkeypatch.setitem(registry.TARGETS, "fig7", broken)
-    shop = workshop(tmp_path)
-    reports = {report.target: report for report in reproduce(["fig6", "fig7", "table1"], shop)}
+    workspace = workspace_in(tmp_path)
+    reports = {report.target: report for report in reproduce(["fig6", "fig7", "table1"], workspace)}
     assert reports["fig7"].missing == ["the network <b>broke</b>"]
     assert reports["table1"].claims
-    page, markdown = (path.read_text() for path in write_pages(shop))
+    page, markdown = (path.read_text() for path in write_pages(workspace))
     assert "<b>broke" not in page
     assert "<b>broke" not in markdown
     assert "broke" in page
 
 
 def test_the_page_shows_each_claim_with_its_verdict_and_reason(made, tmp_path):
-    shop, reports, _ = made
-    page, markdown = (path.read_text() for path in write_pages(shop, tmp_path / "deep" / "page.md"))
+    workspace, reports, _ = made
+    page, markdown = (path.read_text() for path in write_pages(workspace, tmp_path / "deep" / "page.md"))
     assert page.count('class="verdict ') == sum(len(report.claims) for report in reports.values())
     assert page.count("<img ") == sum(len(report.charts) for report in reports.values())
     assert 'src="http' not in page
@@ -170,15 +170,15 @@ def test_the_page_shows_each_claim_with_its_verdict_and_reason(made, tmp_path):
 
 
 def test_a_checkpoint_of_the_same_recipe_is_used_in_place_of_a_training(made, tmp_path):
-    shop, _, _ = made
+    workspace, _, _ = made
     recipe = TINY.scale1[1]
-    source = shop.trained(recipe)
+    source = workspace.trained(recipe)
     folder = tmp_path / "kept"
     folder.mkdir()
     (folder / "any name.safetensors").write_bytes(source.read_bytes())
-    (folder / "other.safetensors").write_bytes(shop.trained(TINY.scale1[0]).read_bytes())
+    (folder / "other.safetensors").write_bytes(workspace.trained(TINY.scale1[0]).read_bytes())
     lines: list[str] = []
-    other = workshop(tmp_path / "out", checkpoints=[folder], tell=lines.append)
+    other = workspace_in(tmp_path / "out", checkpoints=[folder], progress=lines.append)
     assert other.trained(recipe) == folder / "any name.safetensors"
     assert lines == []
     assert other.trained(replace(recipe, seed=1)).is_relative_to(tmp_path / "out")
@@ -186,10 +186,10 @@ def test_a_checkpoint_of_the_same_recipe_is_used_in_place_of_a_training(made, tm
 
 
 def test_records_of_other_settings_in_the_same_folder_are_left_aside(made, tmp_path):
-    shop, reports, _ = made
-    other = replace(shop, settings=replace(TINY, images=6, seeds=1), _data=None)
+    workspace, reports, _ = made
+    other = replace(workspace, settings=replace(TINY, images=6, seeds=1), _data=None)
     (changed,) = reproduce(["fig8"], other)
-    (again,) = reproduce(["fig8"], shop)
+    (again,) = reproduce(["fig8"], workspace)
     scatter = reports["fig8"].tables["scatter"]
     assert again.tables["scatter"].equals(scatter)
     assert len(changed.tables["scatter"]) == len(scatter)
@@ -198,18 +198,18 @@ def test_records_of_other_settings_in_the_same_folder_are_left_aside(made, tmp_p
 
 def test_a_record_that_another_figure_made_is_not_measured_again(tmp_path, monkeypatch):
     lines: list[str] = []
-    shop = workshop(tmp_path, tell=lines.append)
-    first = shop.record("one", TINY.scale1[0], layers="blocks")
+    workspace = workspace_in(tmp_path, progress=lines.append)
+    first = workspace.record("one", TINY.scale1[0], layers="blocks")
     lines.clear()
     monkeypatch.setattr("timm_diffsens.benchmark.run.run", None)
-    assert shop.record("two", TINY.scale1[0], layers="blocks") == first
+    assert workspace.record("two", TINY.scale1[0], layers="blocks") == first
     assert lines == []
     assert len(list((tmp_path / "boards" / "two").rglob("*.json"))) == 1
 
 
 def test_the_small_scale_uses_the_checkpoints_of_the_repository():
     """Lines of the recipes, seed 0, so that a clone trains none of the networks of Fig. 1, centre."""
-    kept = Workshop(Path("unused"), SMALL, checkpoints=[ROOT / "leaderboard" / "checkpoints"])
+    kept = Workspace(Path("unused"), SMALL, checkpoints=[ROOT / "leaderboard" / "checkpoints"])
     images = {read_recipe(path)["data_sha256"] for path in kept.checkpoints[0].glob("cifar10-*")}
     assert len(images) == 1
     kept.__dict__["_cifar10_sha256"] = images.pop()  # as if they were here
@@ -218,16 +218,16 @@ def test_the_small_scale_uses_the_checkpoints_of_the_repository():
 
 
 def test_a_checkpoint_of_other_images_is_not_used(made, tmp_path, images):
-    shop, _, _ = made
+    workspace, _, _ = made
     recipe, lines = TINY.cifar10[0], []
     folder = tmp_path / "kept"
     folder.mkdir()
-    shutil.copy(shop.trained(recipe), folder / "a.safetensors")
-    other = workshop(tmp_path / "out", images, checkpoints=[folder], tell=lines.append)
+    shutil.copy(workspace.trained(recipe), folder / "a.safetensors")
+    other = workspace_in(tmp_path / "out", images, checkpoints=[folder], progress=lines.append)
     assert other.trained(recipe).parent == folder
     shutil.copytree(images, tmp_path / "images")
     shutil.copy(*sorted((tmp_path / "images/cifar10/train/cat").iterdir())[:2])  # two of them alike now
-    other = workshop(tmp_path / "out", tmp_path / "images", checkpoints=[folder], tell=lines.append)
+    other = workspace_in(tmp_path / "out", tmp_path / "images", checkpoints=[folder], progress=lines.append)
     assert other.trained(recipe).parent != folder
     assert "trained on other images" in lines[0]
 

@@ -4,9 +4,7 @@ import csv
 import io
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import altair as alt
 import numpy as np
@@ -18,12 +16,12 @@ from record_factory import VARIANTS, make_layer, make_record
 from timm_diffsens import registry
 from timm_diffsens.registry import Look
 from timm_diffsens.results.page.build import render_page
-from timm_diffsens.results.page.data import contents
+from timm_diffsens.results.page.record_data import contents
 from timm_diffsens.results.records.store import load_record, read_records, write_record
 from timm_diffsens.results.report.board_charts import board_charts
 from timm_diffsens.results.report.board_text import csv_text, markdown
 from timm_diffsens.results.report.record_chart import record_figure
-from timm_diffsens.results.report.summary import reading
+from timm_diffsens.results.report.summary import summary
 from timm_diffsens.results.report.theme import theme_of, theme_of_records
 from timm_diffsens.results.stats.correlate import correlate
 from timm_diffsens.results.stats.leaderboard import Choices, Leaderboard, build_leaderboard
@@ -142,7 +140,7 @@ def test_texts_show_it(mixed):
     assert re.search(rf"^\| {re.escape(BLURRED)} \| R ", text, re.MULTILINE)
     assert "<b>" not in text
     record = network(0, BLURRED)
-    assert f"The variant {BLURRED} gives a" in reading(record)
+    assert f"The variant {BLURRED} gives a" in summary(record)
     assert list(contents(record)["variants"]) == ["original", "init", BLURRED]
 
 
@@ -209,37 +207,22 @@ def test_a_look_depends_on_the_variants_alone():
     assert theme_of(["original", "init"])["init"] == registry.find("variants", "init").look
 
 
-@dataclass(frozen=True)
-class Stating:
-    """A record that says how its variants are drawn."""
-
-    variants: dict
-    extensions: list
-    spectra: tuple = ()
-
-    def __post_init__(self):
-        object.__setattr__(self, "spectra", {})
-
-
-def stating(name: str, look: Look | None) -> Stating:
-    extension = SimpleNamespace(kind="variants", spec=name, parameters={}, sha256="ab" * 32, look=look)
-    return Stating({"original": [], name: []}, [extension])
+def stating(name: str, look: Look | None) -> Record:
+    """A record that says how its variant is drawn."""
+    shown = None if look is None else {"colour": look.colour, "dash": look.dash, "point": look.point}
+    extension = {"kind": "variant", "spec": name, "sha256": "ab" * 32, "look": shown}
+    return make_record(variants=("original", name), extensions=[extension])
 
 
 def test_what_a_record_says_of_a_look_is_followed():
     look = Look("#123456", (5, 1), "wedge")
     assert theme_of_records([stating(BLURRED, look)])[BLURRED] == look
-    named = stating(BLURRED, look)
-    hashed = Stating({f"{BLURRED}@{'ab' * 6}": []}, named.extensions)
-    assert theme_of_records([hashed])[f"{BLURRED}@{'ab' * 6}"] == look
 
 
 @pytest.mark.parametrize(
     "look",
     [
         None,
-        Look("red; } body { display: none"),
-        Look("#12345"),
         Look("#123456", (), "circle"),
         Look("#123456", (-1, 2), "circle"),
         Look("#123456", (1, 2), "</script>"),
@@ -247,6 +230,12 @@ def test_what_a_record_says_of_a_look_is_followed():
 )
 def test_a_look_that_cannot_be_drawn_is_not(look):
     assert theme_of_records([stating(BLURRED, look)])[BLURRED] == theme_of([BLURRED])[BLURRED]
+
+
+@pytest.mark.parametrize("colour", ["red; } body { display: none", "#12345"])
+def test_a_colour_is_a_colour(colour):
+    with pytest.raises(ValidationError):
+        stating(BLURRED, Look(colour))
 
 
 def test_nobody_changes_how_a_built_in_variant_is_drawn_or_copies_it():

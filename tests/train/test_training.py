@@ -304,7 +304,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path):
 def test_seeds_of_one_network_are_one_point_on_the_page(tmp_path):
     """The whole chain: trained, measured, read, merged and drawn."""
     from timm_diffsens.results.page.build import render_page
-    from timm_diffsens.results.page.data import facts
+    from timm_diffsens.results.page.record_data import facts
     from timm_diffsens.results.stats.leaderboard import build_leaderboard
 
     for model, seed in (("net/lenet", 0), ("net/lenet", 1), ("net/fc2", 0)):

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from timm_diffsens.cli.output import result_console
+from timm_diffsens.cli.output import plain_table, result_console
 from timm_diffsens.results.numbers import PLAIN
 from timm_diffsens.results.records.frames import rows_of
 from timm_diffsens.results.report.markdown import one_line
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from timm_diffsens.results.stats.leaderboard import Group, Leaderboard, Series
 
 _MOST_ROWS = 40
-_NAMES = {"d": "D", "g": "G", "r": "R"}
 
 
 def print_board(board: "Leaderboard") -> None:
@@ -52,7 +51,9 @@ def _print_reasons(console: "Console", what: str, table: "pd.DataFrame") -> None
 
 
 def _models_table(group: "Group") -> "Table":
-    table = _table(["network", "seed", "test error", "D", "G", "R", "R, shuffled", "fit"])
+    table = plain_table(
+        ["network", "seed", "test error", "D", "G", "R", "R, shuffled", "fit"], left=["network"]
+    )
     rows = rows_of(group.models)
     for row in rows[:_MOST_ROWS]:
         values = (PLAIN.measured(row, name) for name in ("d", "g", "r", "channel-shuffled_r"))
@@ -65,29 +66,20 @@ def _models_table(group: "Group") -> "Table":
 
 def _correlation_table(group: "Group") -> "Table":
     heads = ["variant", "X", "n", "rho", "95 % BCa", "Fisher z", "Spearman", "Kendall", "p"]
-    table = _table([*heads, "partial", "exponent"], left=2)
+    table = plain_table([*heads, "partial", "exponent"], left=["variant", "X"])
     table.columns[0].no_wrap = True
     for row in rows_of(group.correlations):
         cells = [PLAIN.decimals(row["pearson"]), *(PLAIN.interval_of(row, x) for x in ("pearson", "fisher"))]
         cells += [PLAIN.decimals(row["spearman"]), PLAIN.decimals(row["kendall"])]
         cells += [PLAIN.p_value(row["p_corrected"]), PLAIN.decimals(row["partial"])]
         cells += [row["note"] or PLAIN.decimals(row["exponent"])]
-        table.add_row(row["variant"], _NAMES[row["measure"]], str(row["n"]), *cells)
+        table.add_row(row["variant"], row["measure"].upper(), str(row["n"]), *cells)
     return table
 
 
 def _series_table(series: "Series") -> "Table":
-    table = _table(["corruption sigma", "X", "n", "rho", "95 % BCa"])
+    table = plain_table(["corruption sigma", "X", "n", "rho", "95 % BCa"], left=["corruption sigma"])
     for row in rows_of(series.rows):
         cells = [str(row["n"]), PLAIN.decimals(row["pearson"]), PLAIN.interval_of(row, "pearson")]
-        table.add_row(f"{row['sigma']:g}", _NAMES[row["measure"]], *cells)
-    return table
-
-
-def _table(heads: list[str], left: int = 1) -> "Table":
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for place, head in enumerate(heads):
-        table.add_column(head, justify="left" if place < left else "right", overflow="fold")
+        table.add_row(f"{row['sigma']:g}", row["measure"].upper(), *cells)
     return table

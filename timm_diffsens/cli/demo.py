@@ -79,9 +79,9 @@ def _progress(recipes: "list[Recipe]", quiet: bool) -> Iterator["Progress | None
             return
         bar = bars.add_task("training", total=sum(recipe.epochs or 0 for recipe in recipes))
 
-        def tell(model: str, row: dict[str, float | int | None]) -> None:
+        def show(model: str, row: dict[str, float | int | None]) -> None:
             before = sum(recipe.epochs or 0 for recipe in recipes[: position[model]])
             text = f"{model}, {position[model] + 1} of {len(recipes)}, epoch {row['epoch']}"
             bars.update(bar, completed=before + int(row["epoch"] or 0), description=text)
 
-        yield tell
+        yield show

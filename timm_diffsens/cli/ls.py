@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 TOPICS = ("models", "layers", "datasets", "records")
-Row = dict[str, Any]
 
 
 def ls(
@@ -59,7 +58,7 @@ def ls(
         result_console().print(_table(rows))
 
 
-def _models(pattern: str | None, pretrained: bool) -> list[Row]:
+def _models(pattern: str | None, pretrained: bool) -> list[dict[str, Any]]:
     from timm_diffsens.device import allocator
 
     allocator.prepare()
@@ -72,7 +71,7 @@ def _models(pattern: str | None, pretrained: bool) -> list[Row]:
     return [{"name": name} for name in found]
 
 
-def _layers(spec: str | None, selection: list[str], size: int | None) -> list[Row]:
+def _layers(spec: str | None, selection: list[str], size: int | None) -> list[dict[str, Any]]:
     if spec is None:
         raise UsageError("ls layers needs a model: `diffsens ls layers resnet50`")
     from timm_diffsens.device import allocator
@@ -97,7 +96,7 @@ def _layers(spec: str | None, selection: list[str], size: int | None) -> list[Ro
     ]
 
 
-def _datasets(pattern: str | None) -> list[Row]:
+def _datasets(pattern: str | None) -> list[dict[str, Any]]:
     described = {entry.name: entry.help for entry in registry.entries("datasets")}
     found = matching(list(described), pattern)
     if not found:
@@ -105,7 +104,7 @@ def _datasets(pattern: str | None) -> list[Row]:
     return [{"name": name, "description": described[name]} for name in found]
 
 
-def _records(pattern: str | None, folder: Path) -> list[Row]:
+def _records(pattern: str | None, folder: Path) -> list[dict[str, Any]]:
     from timm_diffsens.results.records.frames import rows_of
     from timm_diffsens.results.records.store import read_records
 
@@ -126,7 +125,7 @@ def _records(pattern: str | None, folder: Path) -> list[Row]:
     return [row for row in rows_of(read_records(folder)[columns]) if matching([row["model"]], pattern)]
 
 
-def _table(rows: list[Row]) -> "Table":
+def _table(rows: list[dict[str, Any]]) -> "Table":
     """Columns that have a value in some row, in short form."""
     from rich.table import Table
 

@@ -5,7 +5,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,14 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from timm_diffsens.errors import DiffsensWarning
-from timm_diffsens.results.numbers import sparkline, with_error
+from timm_diffsens.results.numbers import with_error
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from timm_diffsens.schema.layers import LayerSensitivity
-
-__all__ = ["layer_table", "print_error", "print_json", "progress_console", "result_console", "sparkline"]
 
 _PIPED_WIDTH = 120  # columns where there is no terminal to ask
 _WIDE_ENOUGH_FOR_KIND = 110
@@ -148,6 +146,14 @@ def showing_warnings() -> Iterator[None]:
         warnings.showwarning = show
         warnings.simplefilter("always", DiffsensWarning)
         yield
+
+
+def plain_table(titles: Sequence[str], left: Collection[str] = (), gap: int = 2) -> Table:
+    """A table without lines; columns named in `left` to the left, the others to the right."""
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    for title in titles:
+        table.add_column(title, justify="left" if title in left else "right", overflow="fold")
+    return table
 
 
 def layer_table(

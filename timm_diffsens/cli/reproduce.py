@@ -66,25 +66,25 @@ def reproduce(
     from timm_diffsens.files import check_writable_folder
     from timm_diffsens.reproduce.run import reproduce as make
     from timm_diffsens.reproduce.run import write_pages
-    from timm_diffsens.reproduce.workshop import Workshop, find_places
+    from timm_diffsens.reproduce.workspace import Workspace, find_places
 
     allocator.prepare()
     devices.resolve_device(device)
     places = find_places(data_dir)
     check_writable_folder(out)
 
-    def tell(line: str) -> None:
+    def progress(line: str) -> None:
         if not quiet:
             progress_console().print(line, soft_wrap=True)
 
-    shop = Workshop(out, settings, places, folders, files, device, tell)
+    workspace = Workspace(out, settings, places, folders, files, device, progress)
     reports, failed = [], 0
-    for report in make(names, shop):
+    for report in make(names, workspace):
         reports.append(report)
         failed += not report.charts and not report.tables
         if not as_json:
             _print(report)
-        written = write_pages(shop, page)
+        written = write_pages(workspace, page)
     if as_json:
         plain = [
             {"target": r.target, "missing": r.missing, "claims": [c.to_json() for c in r.claims]}

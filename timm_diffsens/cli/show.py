@@ -9,6 +9,7 @@ import typer
 
 from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_json, progress_console, result_console
 from timm_diffsens.errors import UsageError, unknown
+from timm_diffsens.results.numbers import sparkline, with_error
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +35,7 @@ def show(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show one record: layer table, depth curves and a reading; --figure draws it."""
+    """Show one record: layer table, depth curves and a summary; --figure draws it."""
     if figure is not None:
         from timm_diffsens.results.report.export import figure_format
 
@@ -95,9 +96,9 @@ def _has_arch(record: "Record", text: str) -> bool:
 def print_record(
     console: "Console", record: "Record", variant: str, all_layers: bool, notes: Iterable[str]
 ) -> None:
-    """Header, layer table of one variant, curves over depth, a reading, and what to mind."""
+    """Header, layer table of one variant, curves over depth, a summary, and what to mind."""
     from timm_diffsens.cli.output import layer_table
-    from timm_diffsens.results.report.summary import reading
+    from timm_diffsens.results.report.summary import summary
 
     for name, value in _header(record):
         console.print(f"{name:<11} {value}", soft_wrap=True)
@@ -108,7 +109,7 @@ def print_record(
     for line in [*_curves(record), *_spectra(record)]:
         console.print(line, soft_wrap=True)
     console.print()
-    console.print(reading(record))
+    console.print(summary(record))
     for line in notes:
         console.print(f"warning: {line}", style="yellow", soft_wrap=True)
 
@@ -146,37 +147,27 @@ def _error(record: "Record") -> str:
 
 def _curves(record: "Record") -> list[str]:
     """R over depth, a line a variant, all on one logarithmic scale, with the ends written out."""
-    from timm_diffsens.results.numbers import sparkline, with_error
-
-    lines = ["R over depth (log scale)"]
-    shown = [layer.r for layers in record.variants.values() for layer in layers if layer.r]
-    for variant, layers in record.variants.items():
-        values = [layer.r for layer in layers]
-        present = [value for value in values if value is not None]
-        curve = sparkline(values, _CURVE_WIDTH, shown)
-        first, last = (with_error(present[i] if present else None, None) for i in (0, -1))
-        lines.append(f"  {variant:<{_widest(record)}} {first:>9} {curve} {last}")
-    return lines
+    scale = [layer.r for layers in record.variants.values() for layer in layers if layer.r]
+    drawn = {name: [layer.r for layer in layers] for name, layers in record.variants.items()}
+    return ["R over depth (log scale)", *(_curve(record, *one, scale) for one in drawn.items())]
 
 
-def _widest(record: "Record") -> int:
-    return max(_NAME_WIDTH, *map(len, record.variants))
+def _curve(record: "Record", variant: str, values: "list[float | None]", scale: "list[float]") -> str:
+    present = [value for value in values if value is not None]
+    first, last = (with_error(present[i] if present else None, None) for i in (0, -1))
+    width = max(_NAME_WIDTH, *map(len, record.variants))
+    return f"  {variant:<{width}} {first:>9} {sparkline(values, _CURVE_WIDTH, scale)} {last}"
 
 
 def _spectra(record: "Record") -> list[str]:
     """Mean frequency and share of the constant mode, first to last convolution."""
-    from timm_diffsens.results.numbers import sparkline, with_error
-
     lines = []
-    shown = [s.mean_frequency for spectra in record.spectra.values() for s in spectra if s.mean_frequency]
+    scale = [s.mean_frequency for spectra in record.spectra.values() for s in spectra if s.mean_frequency]
     for variant, spectra in record.spectra.items():
         drawn = [s for s in spectra if s.mean_frequency is not None]
-        if not drawn:
-            continue
-        curve = sparkline([s.mean_frequency for s in drawn], _CURVE_WIDTH, shown)
-        first, last = (with_error(s.mean_frequency, None) for s in (drawn[0], drawn[-1]))
         shares = [s.low_frequency_share for s in drawn if s.low_frequency_share is not None]
         constant = f"; constant mode {min(shares):.0%} to {max(shares):.0%}" if shares else ""
-        count = f"{len(drawn)} convolutions{constant}"
-        lines.append(f"  {variant:<{_widest(record)}} {first:>9} {curve} {last} ({count})")
+        if drawn:
+            curve = _curve(record, variant, [s.mean_frequency for s in drawn], scale)
+            lines.append(f"{curve} ({len(drawn)} convolutions{constant})")
     return ["mean frequency of the filters over depth (log scale)", *lines] if lines else []

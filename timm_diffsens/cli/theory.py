@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from timm_diffsens.cli.output import Json, Quiet, print_json, progress_console, result_console
+from timm_diffsens.cli.output import Json, Quiet, plain_table, print_json, progress_console, result_console
 from timm_diffsens.results.numbers import MISSING, PLAIN, fixed_error, significant, with_error
 
 if TYPE_CHECKING:
@@ -197,15 +197,6 @@ def _print(
     console.print("Variance 2 D k, centre i - v k; widths in pixels.", style="dim")
 
 
-def _table(*titles: str) -> "Table":
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for title in titles:
-        table.add_column(title, justify="right")
-    return table
-
-
 def _every(result: "TheoryResult") -> int:
     return -(-result.setting.depth // _MOST_ROWS)
 
@@ -221,7 +212,9 @@ def _layer_note(result: "TheoryResult") -> str:
 
 def _layer_table(result: "TheoryResult") -> "Table":
     """Each layer: predicted and measured A, exact values beside measured ones."""
-    table = _table("k", "A_k", "run", "D", "run", "G", "run", "no ReLU", "run", "white", "R", "run")
+    table = plain_table(
+        ("k", "A_k", "run", "D", "run", "G", "run", "no ReLU", "run", "white", "R", "run"), gap=1
+    )
     exact = result.exact
     every = _every(result)
     for k in result.setting.layers:
@@ -247,7 +240,7 @@ def _exponent_table(result: "TheoryResult") -> "Table":
     """Fits to the exact and to the measured curve, beside the paper's exponents."""
     from timm_diffsens.theory.report import theory_exponents
 
-    table = _table("exponent of", "asymptotic", "exact", "measured", "from images")
+    table = plain_table(("exponent of", "asymptotic", "exact", "measured", "from images"), gap=1)
     for name, found in theory_exponents(result).items():
         measured = found.measured
         spread = "" if measured is None or measured.sampling is None else f"± {measured.sampling:.2g}"
@@ -264,7 +257,7 @@ def _print_trained(console: "Console", found: "TrainedCurves", result: "TheoryRe
     errors = ", ".join(f"{100 * seed.test_error:.2f}%" for seed in found.seeds)
     console.print(f"trained, seeds {', '.join(str(s.seed) for s in found.seeds)}: test error {errors}")
     homogeneous = homogeneous_exponents(found, result)
-    table = _table("exponent of", "homogeneous", *CURVES)
+    table = plain_table(("exponent of", "homogeneous", *CURVES), gap=1)
     for measure, fits in trained_exponents(found).items():
         cells = (_exponent(fits[curve], 2) for curve in CURVES)
         exact = homogeneous[measure]
@@ -291,7 +284,8 @@ def _exponent(found: "Exponent | SeedExponent | None", decimals: int = 3) -> str
 
 
 def _diffusion_table(rows: "Sequence[Diffusion]") -> "Table":
-    table = _table("F", "D printed", "D exact", "v printed", "v exact", "width printed", "exact", "measured")
+    titles = ("F", "D printed", "D exact", "v printed", "v exact", "width printed", "exact", "measured")
+    table = plain_table(titles, gap=1)
     for row in rows:
         constants = (row.constant_printed, row.constant_exact, row.drift_printed, row.drift_exact)
         widths = (row.width_printed, row.width_exact, row.width_measured)

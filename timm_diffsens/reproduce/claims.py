@@ -17,7 +17,7 @@ _NORMAL = 1.959963984540054  # 97.5 % quantile of the standard normal distributi
 
 
 @dataclass(frozen=True)
-class Part:
+class Finding:
     """One number that a claim is about: of one network, one size of noise, one layer.
 
     Attributes:
@@ -35,7 +35,7 @@ class Part:
     reason: str | None = None
 
     @classmethod
-    def of(cls, name: str, value: Any, low: Any, high: Any, reason: str = "it has no value") -> "Part":
+    def of(cls, name: str, value: Any, low: Any, high: Any, reason: str = "it has no value") -> "Finding":
         """With NaN, as tables have it, for what is not there. A value whose interval is missing has none."""
         numbers = [None if v is None or not math.isfinite(v) else float(v) for v in (value, low, high)]
         if None in numbers:
@@ -43,7 +43,7 @@ class Part:
         return cls(name, numbers[0], numbers[1], numbers[2])
 
     @classmethod
-    def normal(cls, name: str, value: float, stderr: float, freedom: int | None = None) -> "Part":
+    def normal(cls, name: str, value: float, stderr: float, freedom: int | None = None) -> "Finding":
         """A value with a standard error: 1.96 of them to either side.
 
         With `freedom`, the degrees of freedom of a standard error from a few copies or seeds, as many as
@@ -55,7 +55,7 @@ class Part:
         return cls(name, value, value - width * stderr, value + width * stderr)
 
     @classmethod
-    def mean(cls, name: str, values: Sequence[float]) -> "Part":
+    def mean(cls, name: str, values: Sequence[float]) -> "Finding":
         """The mean of independent values, seeds say, with the interval of Student's t."""
         if len(values) < 2:
             return cls(name, None, reason="one seed has no spread" if values else "no seed has a value")
@@ -66,9 +66,9 @@ class Part:
         """Held if the whole interval lies inside the open region, not held if all of it lies outside.
 
         Example:
-            >>> Part("a", 0.5, 0.2, 0.8).verdict(POSITIVE), Part("b", 0.5, -0.1, 1.1).verdict(POSITIVE)
+            >>> Finding("a", 0.5, 0.2, 0.8).verdict(POSITIVE), Finding("b", 0.5, -0.1, 1.1).verdict(POSITIVE)
             ('held', 'not decided')
-            >>> Part("c", -0.1).verdict(POSITIVE), Part("d", None).verdict(POSITIVE)
+            >>> Finding("c", -0.1).verdict(POSITIVE), Finding("d", None).verdict(POSITIVE)
             ('not held', 'not decided')
         """
         if self.value is None:
@@ -99,7 +99,7 @@ class Claim:
     source: str
     number: str
     region: Region
-    parts: tuple[Part, ...]
+    parts: tuple[Finding, ...]
     likely: str = ""
 
     @property

@@ -1,16 +1,16 @@
 """Figs 3, 9 and 11: R_k, D_k and G_k layer by layer, as trained, channel-shuffled, and at initialisation."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 
-from timm_diffsens.reproduce.claims import NEGATIVE, POSITIVE, Claim, Part
+from timm_diffsens.reproduce.claims import NEGATIVE, POSITIVE, Claim, Finding
 from timm_diffsens.reproduce.panels import curve_panels
 from timm_diffsens.reproduce.reports import Report
 from timm_diffsens.reproduce.settings import seeds_of
-from timm_diffsens.reproduce.workshop import Workshop, name_of, unless_missing
+from timm_diffsens.reproduce.workspace import Workspace, name_of, reporting_missing
 from timm_diffsens.results.records.frames import layers_frame
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.schema.records import Record
@@ -22,34 +22,34 @@ HALF = 0.5  # of the fall after training: what may be there before it
 _CIFAR10, _IMAGENET, _SCALE1 = "CIFAR-10", "ImageNet", "scale detection"
 
 
-def figure_3(shop: Workshop) -> Report:
+def figure_3(workspace: Workspace) -> Report:
     """R_k of VGG11 with and without batch-norm."""
     report = Report("fig3", "R_k against depth: as trained, channel-shuffled, at initialisation")
-    settings = shop.settings
-    records = list(_collected(shop, report, settings.depth, settings.imagenet))
+    settings = workspace.settings
+    records = list(_collected(workspace, report, settings.depth, settings.imagenet))
     _draw(report, records, "r")
-    report.claims += _claims(shop, "fig3", "Fig. 3, Section 2", records)
+    report.claims += _claims(workspace, "fig3", "Fig. 3, Section 2", records)
     return report
 
 
-def figure_11(shop: Workshop) -> Report:
+def figure_11(workspace: Workspace) -> Report:
     """R_k, D_k and G_k of other architectures."""
     report = Report("fig11", "R_k, D_k and G_k against depth: other architectures")
-    settings = shop.settings
-    records = list(_collected(shop, report, settings.more, settings.more_imagenet))
+    settings = workspace.settings
+    records = list(_collected(workspace, report, settings.more, settings.more_imagenet))
     for measure in "rdg":
         _draw(report, records, measure)
-    report.claims += _claims(shop, "fig11", "Fig. 3, Section 2", records)
+    report.claims += _claims(workspace, "fig11", "Fig. 3, Section 2", records)
     return report
 
 
-def figure_9(shop: Workshop) -> Report:
+def figure_9(workspace: Workspace) -> Report:
     """The same on scale detection, where shuffling channels changes little."""
     report = Report("fig9", "Scale detection: R_k, D_k and G_k against depth, channel-shuffled too")
-    records = pooling_records(shop)
+    records = pooling_records(workspace)
     for measure in "rdg":
         _draw(report, records, measure)
-    likely = shop.settings.caveats.get("pooling", "")
+    likely = workspace.settings.caveats.get("pooling", "")
     source = "Section 3, Fig. 9"
     report.claims += [
         _falls("fig9", source, records, likely),
@@ -84,49 +84,49 @@ def figure_9(shop: Workshop) -> Report:
     return report
 
 
-def how(shop: Workshop) -> dict[str, Any]:
+def how(workspace: Workspace) -> dict[str, Any]:
     """Options of measurements by layer: of copies there are more, as their spread is what decides."""
-    copies = shop.settings.copies
+    copies = workspace.settings.copies
     return {"layers": "convs", "variants": VARIANTS, "shuffles": copies, "init_samples": copies}
 
 
-def cifar10_records(shop: Workshop, names: tuple[str, ...]) -> list[tuple[str, Record]]:
+def cifar10_records(workspace: Workspace, names: tuple[str, ...]) -> list[tuple[str, Record]]:
     """The records, layer by layer, of those of the CIFAR-10 networks."""
-    chosen = [recipe for recipe in shop.settings.cifar10 if name_of(recipe) in names]
-    return _of_recipes(shop, "cifar10 depth", _CIFAR10, chosen)
+    chosen = [recipe for recipe in workspace.settings.cifar10 if name_of(recipe) in names]
+    return _of_recipes(workspace, "cifar10 depth", _CIFAR10, chosen)
 
 
-def pooling_records(shop: Workshop) -> list[tuple[str, Record]]:
+def pooling_records(workspace: Workspace) -> list[tuple[str, Record]]:
     """Those of the VGGs trained on scale detection."""
-    return _of_recipes(shop, "scale1 depth", _SCALE1, shop.settings.pooling)
+    return _of_recipes(workspace, "scale1 depth", _SCALE1, workspace.settings.pooling)
 
 
-def imagenet_record(shop: Workshop, model: str) -> tuple[str, Record]:
+def imagenet_record(workspace: Workspace, model: str) -> tuple[str, Record]:
     """That of a model with published weights."""
-    record = shop.published("imagenet-depth", model, **how(shop))
+    record = workspace.published("imagenet-depth", model, **how(workspace))
     return f"{_IMAGENET}, {model.removeprefix('torchvision/')}", record
 
 
 def _of_recipes(
-    shop: Workshop, group: str, data: str, recipes: "list[Recipe] | tuple[Recipe, ...]"
+    workspace: Workspace, group: str, data: str, recipes: Sequence[Recipe]
 ) -> list[tuple[str, Record]]:
     found = []
     for recipe in recipes:
-        for one in seeds_of(recipe, shop.settings.seeds):
-            seed = f", seed {one.seed}" if shop.settings.seeds > 1 else ""
-            record = shop.record(group.replace(" ", "-"), one, **how(shop))
+        for one in seeds_of(recipe, workspace.settings.seeds):
+            seed = f", seed {one.seed}" if workspace.settings.seeds > 1 else ""
+            record = workspace.record(group.replace(" ", "-"), one, **how(workspace))
             found.append((f"{data}, {name_of(recipe).removeprefix('net/')}{seed}", record))
     return found
 
 
 def _collected(
-    shop: Workshop, report: Report, names: tuple[str, ...], models: tuple[str, ...]
+    workspace: Workspace, report: Report, names: tuple[str, ...], models: tuple[str, ...]
 ) -> Iterator[tuple[str, Record]]:
-    with unless_missing(report.missing):
-        yield from cifar10_records(shop, names)
+    with reporting_missing(report.missing):
+        yield from cifar10_records(workspace, names)
     for model in models:
-        with unless_missing(report.missing):
-            yield imagenet_record(shop, model)
+        with reporting_missing(report.missing):
+            yield imagenet_record(workspace, model)
 
 
 def _draw(report: Report, records: list[tuple[str, Record]], measure: str) -> None:
@@ -152,18 +152,18 @@ def _draw(report: Report, records: list[tuple[str, Record]], measure: str) -> No
 # ---- claims
 
 
-def likely_of(shop: Workshop, records: list[tuple[str, Record]]) -> str:
+def likely_of(workspace: Workspace, records: list[tuple[str, Record]]) -> str:
     """The caveats of the data that these records are of."""
-    caveats = shop.settings.caveats
+    caveats = workspace.settings.caveats
     subjects = {_CIFAR10: "cifar10 depth", _IMAGENET: "imagenet", _SCALE1: "pooling"}
     found = [caveats.get(subjects[name.partition(",")[0]], "") for name, _ in records]
     return "; ".join(caveat for caveat in dict.fromkeys(found) if caveat)
 
 
-def _claims(shop: Workshop, key: str, source: str, records: list[tuple[str, Record]]) -> list[Claim]:
+def _claims(workspace: Workspace, key: str, source: str, records: list[tuple[str, Record]]) -> list[Claim]:
     if not records:
         return []
-    likely = likely_of(shop, records)
+    likely = likely_of(workspace, records)
     return [
         _falls(key, source, records, likely),
         Claim(
@@ -243,38 +243,38 @@ def _freedom(record: Record, variant: str) -> int | None:
     return None if variant not in copies else copies[variant] - 1
 
 
-def change(name: str, record: Record, measure: str, variant: str = "original") -> Part:
+def change(name: str, record: Record, measure: str, variant: str = "original") -> Finding:
     """log(X_K / X_1) from the first to the last convolution."""
     ends = _ends(record, measure, variant)
     if ends is None:
-        return Part(name, None, reason=f"first or last convolution without {measure.upper()}")
-    return Part.normal(name, *_log_ratio(ends[1], ends[0], measure), _freedom(record, variant))
+        return Finding(name, None, reason=f"first or last convolution without {measure.upper()}")
+    return Finding.normal(name, *_log_ratio(ends[1], ends[0], measure), _freedom(record, variant))
 
 
-def _before(name: str, record: Record) -> Part:
+def _before(name: str, record: Record) -> Finding:
     """fall at initialisation - HALF * fall after training, falls being negative."""
     trained, fresh = (_ends(record, "r", v) for v in ("original", "init"))
     if trained is None or fresh is None:
-        return Part(name, None, reason="no value before or after training")
+        return Finding(name, None, reason="no value before or after training")
     (own, own_error), (other, error) = (_log_ratio(ends[1], ends[0], "r") for ends in (trained, fresh))
     spread = math.hypot(error, HALF * own_error)
-    return Part.normal(name, other - HALF * own, spread, _freedom(record, "init"))
+    return Finding.normal(name, other - HALF * own, spread, _freedom(record, "init"))
 
 
-def _raised(name: str, record: Record) -> Part:
+def _raised(name: str, record: Record) -> Finding:
     own, shuffled = _ends(record, "r"), _ends(record, "r", "channel-shuffled")
     if own is None or shuffled is None:
-        return Part(name, None, reason="last convolution without R")
-    return Part.normal(name, *_log_ratio(shuffled[1], own[1], "r"), _freedom(record, "channel-shuffled"))
+        return Finding(name, None, reason="last convolution without R")
+    return Finding.normal(name, *_log_ratio(shuffled[1], own[1], "r"), _freedom(record, "channel-shuffled"))
 
 
-def _shuffling(name: str, record: Record) -> Part:
+def _shuffling(name: str, record: Record) -> Finding:
     """The mean over layers; its error is the mean of theirs, as if all erred together."""
     shuffled = {layer.layer: layer for layer in record.variants["channel-shuffled"]}
     pairs = [(shuffled[own.layer], own) for own in record.variants["original"] if own.layer != "output"]
     known = [(a, b) for a, b in pairs if a.r and b.r and a.r_stderr is not None and b.r_stderr is not None]
     if not known:
-        return Part(name, None, reason="no layer with R")
+        return Finding(name, None, reason="no layer with R")
     logs, errors = zip(*(_log_ratio(a, b, "r") for a, b in known), strict=True)
     mean, spread = sum(logs) / len(logs), sum(errors) / len(errors)
-    return Part.normal(name, mean, spread, _freedom(record, "channel-shuffled"))
+    return Finding.normal(name, mean, spread, _freedom(record, "channel-shuffled"))

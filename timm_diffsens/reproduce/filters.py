@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from timm_diffsens.reproduce.claims import NEGATIVE, Claim, Part
+from timm_diffsens.reproduce.claims import NEGATIVE, Claim, Finding
 from timm_diffsens.reproduce.depth import cifar10_records, imagenet_record, likely_of, pooling_records
 from timm_diffsens.reproduce.panels import curve_panels
 from timm_diffsens.reproduce.reports import Report
-from timm_diffsens.reproduce.workshop import Workshop, unless_missing
+from timm_diffsens.reproduce.workspace import Workspace, reporting_missing
+from timm_diffsens.results.report.theme import spread_out
 from timm_diffsens.schema.layers import Spectrum
 from timm_diffsens.schema.records import Record
 
@@ -21,14 +22,14 @@ MOST = 0.5  # share of the power from which on a mode has most of it
 SAME = 0.05  # change of the log of a mean frequency below which filters are called as they were
 
 
-def figure_4(shop: Workshop) -> Report:
+def figure_4(workspace: Workspace) -> Report:
     """Power of each mode, layer by layer, of VGG11 with and without batch-norm."""
     report = Report("fig4", "Filter power by spatial frequency: VGG11 on CIFAR-10, ImageNet, scale detection")
-    cifar10, imagenet, scale1 = _vggs(shop, report)
+    cifar10, imagenet, scale1 = _vggs(workspace, report)
     for word, records in (("cifar10", cifar10), ("imagenet", imagenet), ("scale1", scale1)):
         for name, record in records:
             _modes(report, f"{word}-{_short(name)}", name, record)
-    caveats = shop.settings.caveats
+    caveats = workspace.settings.caveats
     if cifar10:
         report.claims += _of_cifar10(cifar10, caveats.get("cifar10 depth", ""))
     if imagenet:
@@ -37,10 +38,10 @@ def figure_4(shop: Workshop) -> Report:
     return report
 
 
-def figure_12(shop: Workshop) -> Report:
+def figure_12(workspace: Workspace) -> Report:
     """The mean frequency of each layer of the same networks."""
     report = Report("fig12", "Mean frequency of the filters by layer: VGG11")
-    records = [named for found in _vggs(shop, report) for named in found]
+    records = [named for found in _vggs(workspace, report) for named in found]
     _frequencies(report, records)
     report.claims.append(
         Claim(
@@ -50,27 +51,27 @@ def figure_12(shop: Workshop) -> Report:
             "mean over layers of log(mean frequency trained / at initialisation)",
             NEGATIVE,
             tuple(_mean_change(name, record) for name, record in records),
-            likely_of(shop, records),
+            likely_of(workspace, records),
         )
     )
     return report
 
 
-def figure_13(shop: Workshop) -> Report:
+def figure_13(workspace: Workspace) -> Report:
     """Other architectures on CIFAR-10."""
     report = Report("fig13", "Filter power by spatial frequency: other architectures on CIFAR-10")
-    with unless_missing(report.missing):
-        _others(report, cifar10_records(shop, shop.settings.more))
+    with reporting_missing(report.missing):
+        _others(report, cifar10_records(workspace, workspace.settings.more))
     return report
 
 
-def figure_14(shop: Workshop) -> Report:
+def figure_14(workspace: Workspace) -> Report:
     """Other architectures on ImageNet."""
     report = Report("fig14", "Filter power by spatial frequency: other architectures on ImageNet")
     found = []
-    for model in shop.settings.more_imagenet:
-        with unless_missing(report.missing):
-            found.append(imagenet_record(shop, model))
+    for model in workspace.settings.more_imagenet:
+        with reporting_missing(report.missing):
+            found.append(imagenet_record(workspace, model))
     _others(report, found)
     return report
 
@@ -84,16 +85,16 @@ def _others(report: Report, records: list[Named]) -> None:
     )
 
 
-def _vggs(shop: Workshop, report: Report) -> tuple[list[Named], list[Named], list[Named]]:
+def _vggs(workspace: Workspace, report: Report) -> tuple[list[Named], list[Named], list[Named]]:
     """The records on CIFAR-10, ImageNet and scale detection, as far as there are any."""
     cifar10: list[Named] = []
     imagenet: list[Named] = []
-    with unless_missing(report.missing):
-        cifar10 = cifar10_records(shop, shop.settings.depth)
-    for model in shop.settings.imagenet:
-        with unless_missing(report.missing):
-            imagenet.append(imagenet_record(shop, model))
-    return cifar10, imagenet, pooling_records(shop)
+    with reporting_missing(report.missing):
+        cifar10 = cifar10_records(workspace, workspace.settings.depth)
+    for model in workspace.settings.imagenet:
+        with reporting_missing(report.missing):
+            imagenet.append(imagenet_record(workspace, model))
+    return cifar10, imagenet, pooling_records(workspace)
 
 
 # ---- pictures
@@ -139,10 +140,7 @@ _MOST_PANELS = 12
 def _first_panels(table: pd.DataFrame) -> pd.DataFrame:
     """Layers spread evenly over depth, where there are too many to draw."""
     layers = list(dict.fromkeys(table["layer"]))
-    if len(layers) <= _MOST_PANELS:
-        return table
-    last = len(layers) - 1
-    kept = {layers[round(i * last / (_MOST_PANELS - 1))] for i in range(_MOST_PANELS)}
+    kept = [layers[place] for place in spread_out(len(layers), _MOST_PANELS)]
     chosen: pd.DataFrame = table[table["layer"].isin(kept)]
     return chosen
 
@@ -265,16 +263,16 @@ def _spectra(record: Record, variant: str) -> list[Spectrum]:
     return [spectrum for spectrum in found if spectrum.power]
 
 
-def _change(name: str, record: Record, k: int) -> Part:
+def _change(name: str, record: Record, k: int) -> Finding:
     """log(mean frequency trained / at initialisation) of the k-th convolution with a spectrum."""
     trained = _spectra(record, "original")[k - 1]
     fresh = next((s for s in _spectra(record, "init") if s.layer == trained.layer), None)
     if fresh is None or not fresh.mean_frequency or not trained.mean_frequency:
-        return Part(f"{name}, layer {k}", None, reason="no mean frequency before or after training")
-    return Part(f"{name}, layer {k}", math.log(trained.mean_frequency / fresh.mean_frequency))
+        return Finding(f"{name}, layer {k}", None, reason="no mean frequency before or after training")
+    return Finding(f"{name}, layer {k}", math.log(trained.mean_frequency / fresh.mean_frequency))
 
 
-def _changes(records: list[Named], chosen: Callable[[int], bool]) -> tuple[Part, ...]:
+def _changes(records: list[Named], chosen: Callable[[int], bool]) -> tuple[Finding, ...]:
     """Of the layers k, numbered from 1, that are chosen."""
     parts = []
     for name, record in records:
@@ -283,19 +281,21 @@ def _changes(records: list[Named], chosen: Callable[[int], bool]) -> tuple[Part,
     return tuple(parts)
 
 
-def _mean_change(name: str, record: Record) -> Part:
+def _mean_change(name: str, record: Record) -> Finding:
     """Over the layers after the first."""
     changes = [part.value for part in _changes([(name, record)], lambda k: k > 1)]
     known = [value for value in changes if value is not None]
     if not known:
-        return Part(name, None, reason="no layer after the first has a spectrum")
-    return Part(name, sum(known) / len(known))
+        return Finding(name, None, reason="no layer after the first has a spectrum")
+    return Finding(name, sum(known) / len(known))
 
 
-def _of_modes(records: list[Named], variant: str, number: Callable[[list[float]], float]) -> tuple[Part, ...]:
+def _of_modes(
+    records: list[Named], variant: str, number: Callable[[list[float]], float]
+) -> tuple[Finding, ...]:
     """A number of the modes' powers, ordered by frequency, of each of the first layers."""
     return tuple(
-        Part(f"{name}, layer {k}", number(list(spectrum.power)))
+        Finding(f"{name}, layer {k}", number(list(spectrum.power)))
         for name, record in records
         for k, spectrum in enumerate(_spectra(record, variant), start=1)
         if k in FIRST

@@ -97,10 +97,16 @@ def _section(report: Plain, root: Path) -> list[str]:
     if report["claims"]:
         rows = [[text(c["says"]), text(c["number"]), text(measured(c)), verdict(c)] for c in report["claims"]]
         blocks.append(table(["claim", "number", "measured", "verdict"], rows, first=4))
-    differing = [c for c in report["claims"] if c["verdict"] != "held" and c["likely"]]
-    reasons = dict.fromkeys(c["likely"] for c in differing)
-    blocks += [f"Where the verdict differs, the likely reason: {text(reason)}." for reason in reasons]
+    blocks += [
+        f"Where the verdict differs, the likely reason: {text(reason)}." for reason in _reasons(report)
+    ]
     return blocks + [text(note) for note in report["notes"]]
+
+
+def _reasons(report: Plain) -> list[str]:
+    """Why claims may differ from the paper's, each once."""
+    differing = [c["likely"] for c in report["claims"] if c["verdict"] != "held" and c["likely"]]
+    return list(dict.fromkeys(differing))
 
 
 # ---- HTML
@@ -115,13 +121,12 @@ def html_page(reports: Sequence[Plain], figures: Path) -> str:
     """
     shown = []
     for report in reports:
-        differing = [c["likely"] for c in report["claims"] if c["verdict"] != "held" and c["likely"]]
         pictures = [
             (name, _data_url(figures / report["target"] / name))
             for name in report["figures"]
             if (figures / report["target"] / name).is_file()
         ]
-        shown.append({**report, "reasons": list(dict.fromkeys(differing)), "pictures": pictures})
+        shown.append({**report, "reasons": _reasons(report), "pictures": pictures})
     template = jinja2.Environment(autoescape=True).from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
         title=_TITLE,

@@ -1,15 +1,13 @@
 """Charts with a panel for each network, layer or measure."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
-from timm_diffsens.results.report.theme import ACCENT, CONFIG, encodings, legend, theme_of
-
-Row = dict[str, Any]
+from timm_diffsens.results.records.frames import Row
+from timm_diffsens.results.report.theme import ACCENT, CONFIG, axis_ends, encodings, legend, theme_of
 
 _LEAST_SPAN = 3.0  # of a logarithmic axis, a factor
 
@@ -61,14 +59,13 @@ def curve_panels(
 
 
 def _add_room(rows: list[Row], y: str, panel: str) -> None:
-    """Ends of an axis of at least half a decade around each panel's values: flat curves shall look flat."""
-    half = math.sqrt(_LEAST_SPAN)
+    """Ends of an axis of at least half a decade around each panel's values."""
     for name in {row[panel] for row in rows}:
-        values = [row[y] for row in rows if row[panel] == name and row[y] is not None]
-        first = next(row for row in rows if row[panel] == name)
+        own = [row for row in rows if row[panel] == name]
+        values = [row[y] for row in own if row[y] is not None]
         if values:
-            middle = math.sqrt(min(values)) * math.sqrt(max(values))
-            first |= {"room_low": min(*values, middle / half), "room_high": max(*values, middle * half)}
+            low, high = axis_ends(values, _LEAST_SPAN)
+            own[0] |= {"room_low": low, "room_high": high}
 
 
 def bar_panels(

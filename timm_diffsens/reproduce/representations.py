@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from timm_diffsens.reproduce.claims import Claim, Part
+from timm_diffsens.reproduce.claims import Claim, Finding
 from timm_diffsens.reproduce.panels import bar_panels
 from timm_diffsens.reproduce.reports import Report
-from timm_diffsens.reproduce.workshop import Workshop
+from timm_diffsens.reproduce.workspace import Workspace
 from timm_diffsens.theory.homogeneous import homogeneous_network
 from timm_diffsens.theory.predictions import effective_receptive_field
 from timm_diffsens.theory.receptive_field import receptive_fields
@@ -20,9 +20,9 @@ _SIDES = {"stride-1": (6, 5, 1, 128), "stride-2": (6, 2, 2, 128)}  # layers, F, 
 _PIXELS = (40, 61)  # active
 
 
-def figure_6(shop: Workshop) -> Report:
+def figure_6(workspace: Workspace) -> Report:
     """Both networks on one image of two active pixels; nothing is trained, and both scales are the same."""
-    del shop
+    del workspace
     report = Report("fig6", "Representations of simple CNNs with homogeneous filters, for one input")
     for name, (depth, size, stride, length) in _SIDES.items():
         table = _representations(depth, size, stride, length)
@@ -71,7 +71,7 @@ def _widths() -> Claim:
     depth, size, stride, length = _SIDES["stride-1"]
     fields = receptive_fields(homogeneous_network(depth, size, stride), length, 4)
     parts = tuple(
-        Part(f"layer {k}", abs(field.width / effective_receptive_field(k, size, stride) - 1))
+        Finding(f"layer {k}", abs(field.width / effective_receptive_field(k, size, stride) - 1))
         for k, field in enumerate(fields, start=1)
     )
     return Claim(
@@ -93,7 +93,7 @@ def _counts(table: pd.DataFrame) -> Claim:
         if k:
             expected = image.reshape(-1, size**k).mean(axis=1)
             difference = np.abs(rows["activity"].to_numpy() - expected).max() / expected.max()
-            parts.append(Part(str(name), float(difference)))
+            parts.append(Finding(str(name), float(difference)))
     return Claim(
         "fig6.count",
         "at stride F the activity is the number of active pixels in the patch of F^k that a neuron sees",

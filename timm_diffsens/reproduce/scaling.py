@@ -12,10 +12,10 @@ import pandas as pd
 from timm_diffsens.errors import UsageError
 from timm_diffsens.models.loading import load_model
 from timm_diffsens.models.variants.init import reinitialise
-from timm_diffsens.reproduce.claims import POSITIVE, Claim, Part
+from timm_diffsens.reproduce.claims import POSITIVE, Claim, Finding
 from timm_diffsens.reproduce.reports import Report
 from timm_diffsens.reproduce.settings import seeds_of
-from timm_diffsens.reproduce.workshop import Workshop
+from timm_diffsens.reproduce.workspace import Workspace
 from timm_diffsens.results.report.theory_chart import theory_chart
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.spectra.filter_means import MeanFilter, mean_filters_by_layer
@@ -46,34 +46,34 @@ CLOSE = math.log(1.25)  # factor by which the mean channel may differ and still 
 HOMOGENEOUS = 0.9  # share of the constant mode in a mean filter from which on it is called so
 
 
-def figure_7(shop: Workshop) -> Report:
+def figure_7(workspace: Workspace) -> Report:
     """D, G and R against A_k for both tasks: trained, mean channel, initial, predicted."""
     report = Report("fig7", "Sensitivities against the effective receptive field, both tasks")
     for task in (1, 2):
-        (found,) = trained_curves(_checkpoints(shop, task))
+        (found,) = trained_curves(_checkpoints(workspace, task))
         result = run_theory(found.setting)
-        report.claims.append(_tested(found, shop.settings.caveats.get("simple", "")))
+        report.claims.append(_tested(found, workspace.settings.caveats.get("simple", "")))
         rows = theory_rows(result) + trained_rows(found)
         report.charts[f"task-{task}"] = theory_chart(rows)
         report.tables[f"task-{task}"] = pd.DataFrame(rows)
         report.tables[f"task-{task}-exponents"] = _exponent_table(found, result)
-        report.claims += _claims(found, result, shop.settings.caveats.get("simple", ""))
+        report.claims += _claims(found, result, workspace.settings.caveats.get("simple", ""))
     return report
 
 
-def table_1(shop: Workshop) -> Report:
+def table_1(workspace: Workspace) -> Report:
     """Average filters by layer, task 1."""
-    return _table(shop, 1)
+    return _table(workspace, 1)
 
 
-def table_2(shop: Workshop) -> Report:
+def table_2(workspace: Workspace) -> Report:
     """Average filters by layer, task 2."""
-    return _table(shop, 2)
+    return _table(workspace, 2)
 
 
-def _checkpoints(shop: Workshop, task: int) -> list[Path]:
-    recipe, seeds = shop.settings.simple[task - 1], shop.settings.simple_seeds[task - 1]
-    return [shop.trained(one) for one in seeds_of(recipe, seeds)]
+def _checkpoints(workspace: Workspace, task: int) -> list[Path]:
+    recipe, seeds = workspace.settings.simple[task - 1], workspace.settings.simple_seeds[task - 1]
+    return [workspace.trained(one) for one in seeds_of(recipe, seeds)]
 
 
 def _tested(found: TrainedCurves, likely: str) -> Claim:
@@ -84,7 +84,7 @@ def _tested(found: TrainedCurves, likely: str) -> Claim:
         "App. B.2",
         "test error over all test images",
         (-math.inf, _ZERO),
-        tuple(Part(f"seed {seed.seed}", seed.test_error) for seed in found.seeds),
+        tuple(Finding(f"seed {seed.seed}", seed.test_error) for seed in found.seeds),
         likely,
     )
 
@@ -187,7 +187,7 @@ def _of_relu(task: int, result: TheoryResult) -> list[Claim]:
             source,
             "exponent of G_k in A_k of the homogeneous network, white noise: with its ReLUs less without",
             POSITIVE,
-            (Part.mean("difference", differences),),
+            (Finding.mean("difference", differences),),
         ),
         Claim(
             f"fig7.task{task}-no-relu",
@@ -195,7 +195,7 @@ def _of_relu(task: int, result: TheoryResult) -> list[Claim]:
             source,
             f"exact exponent of G_k in A_k of that network without ReLU; constant: within {FLAT:g} of 0",
             (-FLAT, FLAT),
-            (Part("exact", None if exact is None else exact.value, reason="no exponent"),),
+            (Finding("exact", None if exact is None else exact.value, reason="no exponent"),),
         ),
     ]
 
@@ -209,26 +209,26 @@ def _fitted(setting: Setting, layers: Sequence[LayerSensitivity]) -> float | Non
         return None
 
 
-def _exponent(name: str, fit: SeedExponent | None) -> Part:
+def _exponent(name: str, fit: SeedExponent | None) -> Finding:
     """With an interval of Student's t over seeds."""
     if fit is None:
-        return Part(name, None, reason="fewer than two layers have a value")
+        return Finding(name, None, reason="fewer than two layers have a value")
     if fit.stderr is None:
-        return Part(name, None, reason="one seed has no spread")
-    return Part.normal(name, fit.value, fit.stderr, fit.seeds - 1)
+        return Finding(name, None, reason="one seed has no spread")
+    return Finding.normal(name, fit.value, fit.stderr, fit.seeds - 1)
 
 
-def _relative(fit: SeedExponent | None, truth: float | None) -> Part:
+def _relative(fit: SeedExponent | None, truth: float | None) -> Finding:
     if truth is None:
-        return Part("trained", None, reason="the homogeneous network has no exponent there")
+        return Finding("trained", None, reason="the homogeneous network has no exponent there")
     part = _exponent("trained" if fit is None else f"trained {fit.value:.2f}", fit)
     if part.value is None or part.low is None or part.high is None:
         return part
     low, high = sorted(((part.low - truth) / truth, (part.high - truth) / truth))
-    return Part(part.name, (part.value - truth) / truth, low, high)
+    return Finding(part.name, (part.value - truth) / truth, low, high)
 
 
-def _apart(found: TrainedCurves, measure: str) -> Part:
+def _apart(found: TrainedCurves, measure: str) -> Finding:
     """log(mean channel / network) over seeds, of the fitted layer at which its mean is largest."""
     parts = []
     for k in found.fitted:
@@ -237,28 +237,28 @@ def _apart(found: TrainedCurves, measure: str) -> Part:
             for seed in found.seeds
         ]
         logs = [math.log(mean / own) for mean, own in pairs if mean and own]
-        parts.append(Part.mean(f"{measure.upper()}, layer {k}", logs))
+        parts.append(Finding.mean(f"{measure.upper()}, layer {k}", logs))
     known = [part for part in parts if part.value is not None]
     if not known:
-        return Part(measure.upper(), None, reason="no layer with a value in two seeds")
+        return Finding(measure.upper(), None, reason="no layer with a value in two seeds")
     return max(known, key=lambda part: abs(part.value or 0.0))
 
 
 # ---- tables 1 and 2
 
 
-def _table(shop: Workshop, task: int) -> Report:
+def _table(workspace: Workspace, task: int) -> Report:
     report = Report(f"table{task}", f"Average filter over channels by layer, task {task}")
     trained: list[list[MeanFilter]] = []
     fresh: list[list[MeanFilter]] = []
-    for seed, path in enumerate(_checkpoints(shop, task)):
+    for seed, path in enumerate(_checkpoints(workspace, task)):
         module = load_model("net/simple", checkpoint=path).module
         trained.append(mean_filters_by_layer(module))
         fresh.append(mean_filters_by_layer(reinitialise(module, seed=seed)))
     report.tables["filters"] = pd.concat(
         [_filters("trained", trained), _filters("init", fresh)], ignore_index=True
     )
-    likely = shop.settings.caveats.get("simple", "")
+    likely = workspace.settings.caveats.get("simple", "")
     layers = range(1, len(trained[0]) + 1)
     report.claims += [
         Claim(
@@ -285,8 +285,8 @@ def _table(shop: Workshop, task: int) -> Report:
     return report
 
 
-def _over_seeds(name: str, values: Sequence[float | None]) -> Part:
-    return Part.mean(name, [value for value in values if value is not None])
+def _over_seeds(name: str, values: Sequence[float | None]) -> Finding:
+    return Finding.mean(name, [value for value in values if value is not None])
 
 
 def _share(found: MeanFilter) -> float | None:

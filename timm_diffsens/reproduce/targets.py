@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from timm_diffsens.errors import unknown
 from timm_diffsens.reproduce import correlations, depth, filters, representations, scaling
 from timm_diffsens.reproduce.reports import Report
-from timm_diffsens.reproduce.workshop import Workshop
+from timm_diffsens.reproduce.workspace import Workspace
 
 ALL = "all"
 
 # In the order in which they are made: what needs no training and no images comes first.
-TARGETS: dict[str, Callable[[Workshop], Report]] = {
+TARGETS: dict[str, Callable[[Workspace], Report]] = {
     "fig6": representations.figure_6,
     "fig7": scaling.figure_7,
     "table1": scaling.table_1,

@@ -18,10 +18,10 @@ from board_factory import FOUR, make_board, make_group, make_series, random_reco
 from record_factory import VARIANTS, make_record, null_layer, replace_layer
 
 from timm_diffsens.results.numbers import PAGE
-from timm_diffsens.results.page import charts as page_charts
+from timm_diffsens.results.page import svg as page_svg
 from timm_diffsens.results.page.build import SCRIPTS, render_page
-from timm_diffsens.results.page.charts import log_ticks
-from timm_diffsens.results.page.data import packed, unpacked
+from timm_diffsens.results.page.record_data import packed, unpacked
+from timm_diffsens.results.page.scatter import log_ticks
 from timm_diffsens.results.records.store import write_record
 from timm_diffsens.results.report.export import render
 from timm_diffsens.results.report.theme import theme_of
@@ -185,7 +185,7 @@ def test_a_hundred_networks_of_fifty_layers_fit_in_two_megabytes():
 def test_the_charts_are_what_vega_lite_takes(board, monkeypatch):
     """They are drawn unchecked, so their specifications are checked here."""
     drawn = []
-    monkeypatch.setattr(page_charts, "render", lambda chart, form: drawn.append(chart) or render(chart, form))
+    monkeypatch.setattr(page_svg, "render", lambda chart, form: drawn.append(chart) or render(chart, form))
     render_page(board)
     assert len(drawn) >= 6
     for chart in drawn:
@@ -301,7 +301,7 @@ def test_layers_without_a_value_stay_without():
     record = replace_layer(make_record(variants=("original",)), 2, null_layer(2, 10, "layer1.1", "constant"))
     content = unpacked(packed(record))
     assert numbers(content["variants"]["original"]["r"])[2] is None
-    assert "constant" in content["reading"]
+    assert "constant" in content["summary"]
 
 
 def test_a_variant_with_layers_of_its_own_keeps_their_names():

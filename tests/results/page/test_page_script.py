@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from timm_diffsens.results.page.build import SCRIPTS, TEMPLATES, _script
-from timm_diffsens.results.page.charts import log_ticks
+from timm_diffsens.results.page.scatter import log_ticks
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="no Node.js here (apt-get install nodejs)")

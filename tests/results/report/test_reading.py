@@ -8,7 +8,7 @@ from record_factory import RESNET18, make_layer, make_layers, make_record, null_
 
 from timm_diffsens.results.numbers import factor, sparkline, with_error
 from timm_diffsens.results.report.advice import advice
-from timm_diffsens.results.report.summary import reading
+from timm_diffsens.results.report.summary import summary
 from timm_diffsens.schema.records import Record
 
 
@@ -72,7 +72,7 @@ def test_the_range_of_a_factor_covers():
 
 
 def test_a_fall_with_its_factor():
-    text = reading(two_layers((1.0, 0.01), (0.1, 0.001)))
+    text = summary(two_layers((1.0, 0.01), (0.1, 0.001)))
     assert (
         "falls from 1.00 ± 0.01 at stem to 0.100 ± 0.001 at fc, by a factor of 10 (between 9.72 and 10.3)"
         in text
@@ -82,7 +82,7 @@ def test_a_fall_with_its_factor():
 
 
 def test_a_rise_is_a_factor_above_one():
-    text = reading(two_layers((0.5, 0.01), (2.0, 0.04)))
+    text = summary(two_layers((0.5, 0.01), (2.0, 0.04)))
     assert "rises from 0.500 ± 0.010 at stem to 2.00 ± 0.04 at fc, by a factor of 4 (" in text
     assert "moves more under deformations than under noise" in text
 
@@ -102,19 +102,19 @@ def test_a_turn_on_the_way_is_told(middle, said):
         (("stem", (1.0, 0.001)), ("layer1", middle), ("fc", (0.4, 0.001)))
     ):
         record = replace_layer(record, index, make_layer(index, 3, name, r=r, r_stderr=stderr))
-    text = reading(record)
+    text = summary(record)
     assert (said in text) if said else ("On the way" not in text)
 
 
 def test_overlap_is_undecided():
-    text = reading(two_layers((1.0, 0.2), (0.9, 0.2)))
+    text = summary(two_layers((1.0, 0.2), (0.9, 0.2)))
     assert "no change within two standard errors" in text
     assert "under noise of the same norm is undecided" in text
     assert "falls" not in text
 
 
 def test_without_standard_errors_nothing_is_decided():
-    text = reading(two_layers((1.0, None), (0.1, None)))
+    text = summary(two_layers((1.0, None), (0.1, None)))
     assert "without standard errors that decides nothing" in text
     assert "falls" not in text
     assert "moves more" not in text
@@ -123,7 +123,7 @@ def test_without_standard_errors_nothing_is_decided():
 @settings(deadline=None, max_examples=60)
 @given(*[st.floats(0.01, 100)] * 2, *[st.floats(0.001, 2)] * 2)
 def test_a_change_is_never_claimed_inside_two_standard_errors(first, last, first_error, last_error):
-    text = reading(two_layers((first, first * first_error), (last, last * last_error)))
+    text = summary(two_layers((first, first * first_error), (last, last * last_error)))
     spread = 2 * np.hypot(first_error, last_error)
     decided = abs(np.log(first / last)) > spread * (1 + 1e-5)
     if not decided and abs(np.log(first / last)) < spread * (1 - 1e-5):
@@ -134,13 +134,13 @@ def test_a_change_is_never_claimed_inside_two_standard_errors(first, last, first
 
 
 def test_shuffling_that_raises_r_speaks_of_channel_pooling():
-    text = reading(with_output(make_record(), "channel-shuffled", 0.72, 0.02))
+    text = summary(with_output(make_record(), "channel-shuffled", 0.72, 0.02))
     assert "Shuffling the channels (one draw) raises R at the output by a factor of 9.98" in text
 
 
 def test_shuffling_within_the_errors_is_undecided():
     record = make_record(protocol={"shuffles": 4})
-    text = reading(with_output(record, "channel-shuffled", record.output.r * 1.05, 0.01))
+    text = summary(with_output(record, "channel-shuffled", record.output.r * 1.05, 0.01))
     assert "Whether shuffling the channels (mean of 4 draws) changes R at the output is undecided" in text
     assert "raises R" not in text
 
@@ -148,29 +148,29 @@ def test_shuffling_within_the_errors_is_undecided():
 def test_a_network_without_convolutions_has_nothing_to_shuffle():
     record = make_record()
     same = {**record.variants, "channel-shuffled": list(record.variants["original"])}
-    text = reading(record.model_copy(update={"variants": same}))
+    text = summary(record.model_copy(update={"variants": same}))
     assert "changed nothing: no convolution" in text
     assert "undecided" not in text
 
 
 def test_fresh_weights_are_compared_only_with_trained_ones():
-    assert "Fresh random weights (one draw) give a larger R at the output, by a factor of 7.91" in reading(
+    assert "Fresh random weights (one draw) give a larger R at the output, by a factor of 7.91" in summary(
         make_record()
     )
-    untrained = reading(make_record(trained=False))
+    untrained = summary(make_record(trained=False))
     assert "architecture at initialisation, not a trained network" in untrained
     assert "Fresh random weights" not in untrained
-    assert "Whether these weights are trained is not known" in reading(make_record(trained=None))
+    assert "Whether these weights are trained is not known" in summary(make_record(trained=None))
 
 
 def test_a_record_without_values_says_why():
     nulls = [null_layer(i, 2, name, "non-finite") for i, name in enumerate(("stem", "fc"))]
     record = make_record().model_copy(update={"variants": {"original": nulls}})
-    assert reading(record) == "No layer of resnet18 has a value of R (non-finite): there is nothing to read."
+    assert summary(record) == "No layer of resnet18 has a value of R (non-finite): there is nothing to read."
 
 
 def test_an_output_without_a_value_says_why():
-    text = reading(replace_layer(make_record(), -1, null_layer(9, 10, "fc", "constant")))
+    text = summary(replace_layer(make_record(), -1, null_layer(9, 10, "fc", "constant")))
     assert "The output, fc, has no R (constant)." in text
     assert "to 0.104 ± 0.003 at layer4.1" in text
     assert "There is no R at 1 of 10 layers (constant)." in text
@@ -179,9 +179,9 @@ def test_an_output_without_a_value_says_why():
 
 def test_it_is_one_paragraph():
     for record in (make_record(), make_record(dataset="dead-leaves", trained=None, variants=("original",))):
-        assert "\n" not in reading(record)
-        assert "  " not in reading(record)
-    assert "synthetic" in reading(make_record(dataset="dead-leaves"))
+        assert "\n" not in summary(record)
+        assert "  " not in summary(record)
+    assert "synthetic" in summary(make_record(dataset="dead-leaves"))
 
 
 # ---- the advice

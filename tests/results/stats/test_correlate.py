@@ -14,7 +14,7 @@ from timm_diffsens.results.stats.by_depth import DEPTHS, correlate_by_depth, fro
 from timm_diffsens.results.stats.comparisons import compare, power_law
 from timm_diffsens.results.stats.correlate import correlate, correlate_networks, holm
 from timm_diffsens.results.stats.population import groups, left_out, networks
-from timm_diffsens.results.stats.resampling import bca, fisher_z, moments
+from timm_diffsens.results.stats.resampling import bca, fisher_z, resampled_fits
 
 BASE = records_frame([(Path("a.json"), make_record(variants=("original",)))])
 
@@ -123,7 +123,7 @@ def test_intervals_are_those_of_scipys_bootstrap(statistic, n):
         method="BCa",
         random_state=np.random.default_rng(5),
     ).confidence_interval
-    ours = bca(getattr(moments(x[:, None], y, 500, 5), statistic)[:, 0], n)
+    ours = bca(getattr(resampled_fits(x[:, None], y, 500, 5), statistic)[:, 0], n)
     assert ours == pytest.approx((truth.low, truth.high), rel=1e-9)
 
 
@@ -210,7 +210,7 @@ def test_intervals_cover_the_truth(rho):
     hits = np.zeros(2)
     for _ in range(600):
         x, other = rng.standard_normal((2, 20))
-        found = moments(x[:, None], rho * x + math.sqrt(1 - rho**2) * other, 400, 0).pearson[:, 0]
+        found = resampled_fits(x[:, None], rho * x + math.sqrt(1 - rho**2) * other, 400, 0).pearson[:, 0]
         for place, (low, high) in enumerate((fisher_z(found[0], 20), bca(found, 20))):
             hits[place] += low <= rho <= high
     assert (hits / 600 > 0.90).all(), hits / 600
@@ -522,7 +522,7 @@ def test_coverage_of_the_intervals(rho, n, tails, record_property):
         pair = rng.multivariate_normal([0, 0], [[1, rho], [rho, 1]], n)
         if tails == "t3":  # elliptical: one divisor for both, so that the correlation stays rho
             pair = pair / np.sqrt(rng.chisquare(3, (n, 1)) / 3)
-        found = moments(pair[:, :1], pair[:, 1], 1000, 0).pearson[:, 0]
+        found = resampled_fits(pair[:, :1], pair[:, 1], 1000, 0).pearson[:, 0]
         for place, (low, high) in enumerate((fisher_z(found[0], n), bca(found, n))):
             hits[place] += low <= rho <= high
     fisher, bootstrap = hits / repeats

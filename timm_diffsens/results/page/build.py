@@ -21,17 +21,17 @@ from typing import Any
 import jinja2
 
 from timm_diffsens.results.numbers import PAGE, is_missing
-from timm_diffsens.results.page import charts as page_charts
 from timm_diffsens.results.page import tables as page_tables
-from timm_diffsens.results.page.data import packed
-from timm_diffsens.results.page.tables import NAMES, Row
+from timm_diffsens.results.page.correlation_lines import correlation_lines, style_name
+from timm_diffsens.results.page.record_data import packed
+from timm_diffsens.results.page.scatter import scatter
+from timm_diffsens.results.page.tables import ModelRow
 from timm_diffsens.results.records.frames import rows_of
-from timm_diffsens.results.report.theme import OUTLINES, Theme, theme_of_records
+from timm_diffsens.results.report.theme import MEASURES, OUTLINES, Theme, theme_of_records
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard, Series
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("plot.js", "tips.js", "table.js", "details.js", "page.js")  # in the order in which they run
-_TITLES = {"d": "D (deformation)", "g": "G (noise)", "r": "R = D / G"}
 
 
 def render_page(board: Leaderboard) -> str:
@@ -55,7 +55,7 @@ def render_page(board: Leaderboard) -> str:
     return page.encode("utf-8", "backslashreplace").decode()
 
 
-def _group(group: Group, rows: list[Row], theme: Theme) -> dict[str, Any]:
+def _group(group: Group, rows: list[ModelRow], theme: Theme) -> dict[str, Any]:
     by_depth = rows_of(group.by_depth)
     return {
         "group": group,
@@ -82,19 +82,19 @@ def _series(series: Series, theme: Theme) -> dict[str, Any]:
     return {"series": series, "charts": _line_plots(rows, "sigma", "noise on the images", theme)}
 
 
-def _scatter_plots(group: Group, rows: list[Row]) -> list[tuple[str, str]]:
+def _scatter_plots(group: Group, rows: list[ModelRow]) -> list[tuple[str, str]]:
     """A caption and a chart for each of D, G and R that any network has."""
     correlations = {
         row["measure"]: row for row in rows_of(group.correlations) if row["variant"] == "original"
     }
-    dots = {measure: page_tables.dots(group, rows, measure) for measure in NAMES}
+    dots = {measure: page_tables.dots(group, rows, measure) for measure in MEASURES}
     errors = [dot.error for listed in dots.values() for dot in listed]
     plots = []
     for measure, own in dots.items():
         if own:
             fit = rows_of(group.fits[group.fits["measure"] == measure])
-            label = f"Test error against {NAMES[measure]} of {len(own)} networks, both axes logarithmic."
-            chart = page_charts.scatter(own, fit, _TITLES[measure], errors, label)
+            label = f"Test error against {measure.upper()} of {len(own)} networks, both axes logarithmic."
+            chart = scatter(own, fit, MEASURES[measure], errors, label)
             plots.append((_rho(measure, correlations.get(measure)), chart))
     return plots
 
@@ -102,32 +102,32 @@ def _scatter_plots(group: Group, rows: list[Row]) -> list[tuple[str, str]]:
 def _line_plots(rows: list[dict[str, Any]], field: str, title: str, theme: Theme) -> list[tuple[str, str]]:
     """The same for correlations against `field`."""
     plots = []
-    for measure in NAMES:
+    for measure in MEASURES:
         own = [row for row in rows if row["measure"] == measure and row["pearson"] is not None]
         if own:
             label = _describe_lines(measure, own, field, title)
-            plots.append((_TITLES[measure], page_charts.lines(own, field, title, label, theme)))
+            plots.append((MEASURES[measure], correlation_lines(own, field, title, label, theme)))
     return plots
 
 
 def _rho(measure: str, row: dict[str, Any] | None) -> str:
     """The correlation that a scatter plot shows, in words."""
     if row is None or is_missing(row["pearson"]):
-        return f"{NAMES[measure]}: no correlation, too few networks"
+        return f"{measure.upper()}: no correlation, too few networks"
     note = f" ({row['note']})" if row["note"] else ""
-    return f"{NAMES[measure]}: ρ = {PAGE.statistic(row, 'pearson')}{note}"
+    return f"{measure.upper()}: ρ = {PAGE.statistic(row, 'pearson')}{note}"
 
 
 def _describe_lines(measure: str, rows: list[dict[str, Any]], field: str, title: str) -> str:
     """The line of the original networks in words: its two ends."""
-    text = f"Correlation of the test error with {NAMES[measure]} against {title}."
+    text = f"Correlation of the test error with {measure.upper()} against {title}."
     own = [row for row in rows if row["variant"] == "original"]
     if own:
         text += " " + ", ".join(f"{row['pearson']:.2f} at {row[field]:g}" for row in (own[0], own[-1])) + "."
     return text
 
 
-def _for_script(board: Leaderboard, rows: list[Row], theme: Theme) -> str:
+def _for_script(board: Leaderboard, rows: list[ModelRow], theme: Theme) -> str:
     """What the script needs, as JSON that is safe inside `<script>`: no `<`, `>` or `&`."""
     records = {record.key: record for _, record in board.records}
     content = {
@@ -144,7 +144,7 @@ def _drawn(theme: Theme) -> dict[str, dict[str, str]]:
     """What the legends and the script draw variants with."""
     return {
         name: {
-            "style": page_charts.style_name(name),
+            "style": style_name(name),
             "dash": " ".join(map(str, look.dash)),
             "outline": OUTLINES[look.point],
         }
@@ -154,7 +154,7 @@ def _drawn(theme: Theme) -> dict[str, dict[str, str]]:
 
 def _variant_styles(theme: Theme) -> str:
     """The colours of variants, in light and in dark, as rules of the style sheet."""
-    colours = {page_charts.style_name(name): look.colour for name, look in theme.items()}
+    colours = {style_name(name): look.colour for name, look in theme.items()}
     light = "; ".join(f"--{name}: {colour}" for name, colour in colours.items())
     dark = "; ".join(f"--{name}: {_on_dark(colour)}" for name, colour in colours.items())
     rules = [

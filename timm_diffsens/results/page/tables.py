@@ -8,12 +8,11 @@ import pandas as pd
 
 from timm_diffsens.files import slug
 from timm_diffsens.results.numbers import PAGE, with_error
-from timm_diffsens.results.page.charts import Dot
+from timm_diffsens.results.page.scatter import Dot
 from timm_diffsens.results.records.frames import rows_of
 from timm_diffsens.results.stats.leaderboard import Group
 from timm_diffsens.results.stats.tables import shown_variants
 
-NAMES = {"d": "D", "g": "G", "r": "R"}
 _KEY_DIGITS = 12  # as in the names of the records' files
 
 
@@ -26,7 +25,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class ModelRow:
     """A record in the table of models."""
 
     id: str
@@ -45,15 +44,15 @@ def headings(group: Group) -> list[str]:
     return ["parameters", "test error", "D", "G", "R", *variants, "train error"]
 
 
-def model_rows(group: Group) -> list[Row]:
+def model_rows(group: Group) -> list[ModelRow]:
     """A row a record, in the group's order: by test error."""
-    rows: list[Row] = []
+    rows: list[ModelRow] = []
     measured = ["d", "g", "r", *(f"{name}_r" for name in shown_variants(group.models))]
     for number, model in enumerate(rows_of(group.models)):
         key, in_fit = str(model["key"]), bool(model["in_fit"])
         name = f"{group.slug}-{slug(key[:_KEY_DIGITS])}-{number}"
         rows.append(
-            Row(
+            ModelRow(
                 id=name,
                 key=key,
                 point=network_point(group, text(model["network"])) if in_fit else name,
@@ -72,7 +71,7 @@ def network_point(group: Group, network: str) -> str:
     return f"{group.slug}-network-{slug(network)}"
 
 
-def dots(group: Group, rows: Sequence[Row], measure: str) -> list[Dot]:
+def dots(group: Group, rows: Sequence[ModelRow], measure: str) -> list[Dot]:
     """Points of the scatter plot: the networks of the fits, then the records that are in none."""
     fitted = [
         Dot(network_point(group, text(p["network"])), x, error, True, _tip(p, measure))
@@ -92,7 +91,7 @@ def correlation_rows(group: Group) -> list[list[str]]:
     return [
         [
             text(row["variant"]),
-            NAMES.get(row["measure"], text(row["measure"])),
+            row["measure"].upper(),
             f"{row['n']}",
             PAGE.statistic(row, "pearson") + (f" ({row['note']})" if row["note"] else ""),
             PAGE.interval_of(row, "fisher"),
@@ -111,7 +110,7 @@ def comparison_rows(group: Group) -> list[list[str]]:
     return [
         [
             text(row["variant"]),
-            f"|ρ| of R above that of {NAMES[row['rival']]}",
+            f"|ρ| of R above that of {row['rival'].upper()}",
             f"{row['n']}",
             PAGE.decimals(row["difference"]),
             PAGE.interval(row["low"], row["high"]),
@@ -155,7 +154,7 @@ def _tip(model: dict[str, Any], measure: str) -> str:
     value = with_error(model[measure], model.get(f"{measure}_stderr"))
     error = PAGE.percentage(model["error"], model.get("error_stderr"))
     mean = f", mean of {seeds} trainings" if seeds > 1 else ""
-    return f"{text(model['model'])}: test error {error}, {NAMES[measure]} {value}{mean}"
+    return f"{text(model['model'])}: test error {error}, {measure.upper()} {value}{mean}"
 
 
 def _millions(parameters: float) -> str:

@@ -6,8 +6,7 @@ from typing import Any
 import altair as alt
 
 from timm_diffsens.results.numbers import PLAIN
-from timm_diffsens.results.records.frames import rows_of
-from timm_diffsens.results.report.record_chart import MEASURES as TITLES
+from timm_diffsens.results.records.frames import Row, rows_of
 from timm_diffsens.results.report.theme import (
     ACCENT,
     CONFIG,
@@ -17,10 +16,9 @@ from timm_diffsens.results.report.theme import (
     named_data,
     theme_of_records,
 )
-from timm_diffsens.results.report.theme import MEASURES as LOOKS
+from timm_diffsens.results.report.theme import MEASURE_LOOKS as LOOKS
+from timm_diffsens.results.report.theme import MEASURES as TITLES
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard, Series
-
-Row = dict[str, Any]
 
 _SIDE = 250  # of a panel, in points
 _FIT = "#555555"

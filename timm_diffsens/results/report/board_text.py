@@ -16,7 +16,6 @@ MARKER = "<!-- written by `diffsens leaderboard`; edits will be lost -->"
 _NUMBER = "%.7g"
 _KEY_DIGITS = 12
 _MOST_ROWS = 200  # of a table in the page; the CSV file has all
-_NAMES = {"d": "D", "g": "G", "r": "R"}
 _READING = """\
 rho is the Pearson correlation of log test error with log X over networks; trainings of one network that
 differ by their seed are one point. Its interval, 95 %, comes from a BCa bootstrap of the networks; the one of
@@ -112,7 +111,7 @@ def correlations(group: Group, variants: Collection[str] | None = None) -> str:
     for row in rows_of(group.correlations):
         if variants is not None and row["variant"] not in variants:
             continue
-        cells = [text(row["variant"]), _NAMES[row["measure"]], str(row["n"])]
+        cells = [text(row["variant"]), row["measure"].upper(), str(row["n"])]
         cells += [PLAIN.decimals(row["pearson"]), _interval(row, "pearson"), _interval(row, "fisher")]
         cells += [PLAIN.decimals(row["spearman"]), PLAIN.decimals(row["kendall"])]
         cells += [PLAIN.p_value(row["p_corrected"])]
@@ -126,7 +125,7 @@ def _comparisons(group: Group) -> str:
     rows = [
         [
             text(row["variant"]),
-            f"R and {_NAMES[row['rival']]}",
+            f"R and {row['rival'].upper()}",
             str(row["n"]),
             PLAIN.with_interval(row["difference"], row["low"], row["high"], sign="+"),
             PLAIN.decimals(row["probability"]),
@@ -140,7 +139,7 @@ def _comparisons(group: Group) -> str:
 
 def _from_depth(group: Group) -> str:
     found = [
-        f"{_NAMES[measure]}_k: {'at no depth' if depth is None else f'from relative depth {depth:g} on'}"
+        f"{measure.upper()}_k: {'at no depth' if depth is None else f'from relative depth {depth:g} on'}"
         for measure, depth in group.from_depth.items()
     ]
     return "The interval of the correlation excludes zero, up to the output: " + text("; ".join(found)) + "."
@@ -165,7 +164,7 @@ def _models(group: Group) -> str:
 def _series_table(series: Series) -> str:
     rows = []
     for row in rows_of(series.rows):
-        cells = [f"{row['sigma']:g}", _NAMES[row["measure"]], str(row["n"])]
+        cells = [f"{row['sigma']:g}", row["measure"].upper(), str(row["n"])]
         rows.append([*cells, PLAIN.decimals(row["pearson"]), _interval(row, "pearson")])
     return table(["corruption sigma", "X", "n", "rho", "BCa"], rows)
 

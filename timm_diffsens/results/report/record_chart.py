@@ -6,17 +6,21 @@ from typing import Any
 import altair as alt
 
 from timm_diffsens.errors import UsageError
+from timm_diffsens.results.records.frames import Row
 from timm_diffsens.results.report.export import save_chart
 from timm_diffsens.results.report.spectrum_chart import convolutions, spectrum_data, spectrum_rows
-from timm_diffsens.results.report.theme import MOST_POINTS, encodings, legend, theme_of_records
+from timm_diffsens.results.report.theme import (
+    FONTLESS,
+    MEASURES,
+    MOST_POINTS,
+    encodings,
+    legend,
+    theme_of_records,
+)
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.schema.records import Record
 
 __all__ = ["depth_chart", "describe", "has_spectra", "record_figure", "save_chart", "spectrum_chart"]
-
-Row = dict[str, Any]
-
-MEASURES = {"d": "D (deformation)", "g": "G (noise)", "r": "R = D / G"}
 
 
 def depth_chart(record: Record) -> alt.TopLevelMixin:
@@ -76,18 +80,9 @@ def _figure(record: Record, rows: Sequence[Any], data: dict[str, list[Row]], *no
     theme = theme_of_records([record])
     present = {v: look for v, look in theme.items() if v in record.variants or v in record.spectra}
     whole = alt.vconcat(legend(present), *rows, spacing=30, title=title)
-    whole["config"] = _CONFIG
+    whole["config"] = FONTLESS
     whole["datasets"] = data
     return whole
-
-
-_CONFIG = {
-    "background": "white",
-    "padding": 14,
-    "view": {"stroke": "#ccc"},
-    "title": {"anchor": "start", "frame": "group", "subtitleFontSize": 12, "offset": 12},
-    "axis": {"labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal", "gridColor": "#eee"},
-}
 
 
 # ---- sensitivities over depth

@@ -1,15 +1,20 @@
 """Panels of filter spectra: Figs 4 and 12 of arXiv 2210.01506."""
 
-import math
 from typing import Any
 
 import altair as alt
 
-from timm_diffsens.results.report.theme import MOST_POINTS, WIDTH, encodings, theme_of_records
+from timm_diffsens.results.records.frames import Row
+from timm_diffsens.results.report.theme import (
+    MOST_POINTS,
+    WIDTH,
+    axis_ends,
+    encodings,
+    spread_out,
+    theme_of_records,
+)
 from timm_diffsens.schema.layers import Spectrum
 from timm_diffsens.schema.records import Record
-
-Row = dict[str, Any]
 
 _MOST_PANELS = 12
 _LEAST_SPAN = 10.0  # of an axis of power
@@ -25,7 +30,7 @@ def spectrum_rows(record: Record) -> list[Any]:
 
 def _mode_panels(record: Record, drawn: dict[str, Any]) -> Any:
     count = len(convolutions(record))
-    shown = len(_spread_out(count))
+    shown = min(count, _MOST_PANELS)
     left_out = f" ({shown} of {count} convolutions)" if shown < count else ""
     title = alt.TitleParams(f"Filter power against mode order, low to high frequency{left_out}", fontSize=13)
     x = alt.X("mode:Q", title=None, scale=alt.Scale(nice=False, zero=False))
@@ -82,7 +87,7 @@ def convolutions(record: Record) -> list[Spectrum]:
 
 def _mode_rows(record: Record) -> list[Row]:
     names = [s.layer for s in convolutions(record)]
-    drawn = {names[i]: i + 1 for i in _spread_out(len(names))}
+    drawn = {names[i]: i + 1 for i in spread_out(len(names), _MOST_PANELS)}
     rows: list[Row] = [
         {
             "variant": variant,
@@ -100,17 +105,16 @@ def _mode_rows(record: Record) -> list[Row]:
     ]
     for position in drawn.values():
         panel = [row for row in rows if row["position"] == position]
-        panel[0] |= _room([row["power"] for row in panel if row["power"]])
+        panel[0] |= _axis_ends([row["power"] for row in panel if row["power"]])
     return rows
 
 
-def _room(powers: list[float]) -> Row:
-    """Ends of an axis of at least a decade around the values: flat spectra shall look flat."""
+def _axis_ends(powers: list[float]) -> Row:
+    """Ends of an axis of at least a decade around the values."""
     if not powers:
         return {}
-    middle = math.sqrt(min(powers)) * math.sqrt(max(powers))
-    half = math.sqrt(_LEAST_SPAN)
-    return {"low": min(*powers, middle / half), "high": max(*powers, middle * half)}
+    low, high = axis_ends(powers, _LEAST_SPAN)
+    return {"low": low, "high": high}
 
 
 def _frequency_rows(record: Record) -> list[Row]:
@@ -127,13 +131,6 @@ def _frequency_rows(record: Record) -> list[Row]:
         for s in spectra
         if s.layer in position
     ]
-
-
-def _spread_out(count: int) -> list[int]:
-    """At most twelve of `count` positions, first and last among them, evenly spread."""
-    if count <= _MOST_PANELS:
-        return list(range(count))
-    return [round(i * (count - 1) / (_MOST_PANELS - 1)) for i in range(_MOST_PANELS)]
 
 
 def _shortened(name: str) -> str:

@@ -8,7 +8,7 @@ from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.schema.records import Record, built_in_variants
 
 
-def reading(record: Record) -> str:
+def summary(record: Record) -> str:
     """What the record says, in one paragraph that claims no more than two standard errors allow.
 
     How R changes from the first layer to the output; D, G and R at the output; whether channel pooling and

@@ -1,6 +1,6 @@
 """How variants are drawn: the same colour, dash and point in every figure, and on the page."""
 
-import re
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
@@ -12,12 +12,13 @@ from timm_diffsens.registry import Look
 from timm_diffsens.schema.records import Record, built_in_variants, in_order
 
 # Of D, G and R where all are in one chart, and of what has no variants.
-MEASURES = {
+MEASURES = {"d": "D (deformation)", "g": "G (noise)", "r": "R = D / G"}  # titles of axes
+MEASURE_LOOKS = {
     "D": Look("#0072B2"),
     "G": Look("#D55E00", point="square"),
     "R": Look("#009E73", point="triangle-up"),
 }
-ACCENT = MEASURES["D"].colour
+ACCENT = MEASURE_LOOKS["D"].colour
 # Outlines of points, about 3.5 pixels to each side of 0, 0; the names are Vega's.
 OUTLINES = {
     "circle": "M3.2,0A3.2,3.2,0,1,1,-3.2,0A3.2,3.2,0,1,1,3.2,0",
@@ -35,7 +36,6 @@ OUTLINES = {
 _COLOURS = ("#882255", "#7A7A1F", "#332288", "#CC6677", "#663300")
 _DASHES = ((1, 2), (10, 2, 2, 2, 2, 2), (4, 2), (14, 3, 5, 3), (1, 5))
 _POINTS = ("triangle-down", "wedge", "triangle-left", "arrow", "triangle-right")
-_COLOUR = re.compile(r"#[0-9A-Fa-f]{6}")
 _LETTER = 5.9  # width in the legend, points
 _MOST_DASHES, _LONGEST_DASH = 8, 100
 # Bundled with the renderer: text is measured, and charts are laid out, alike on every machine.
@@ -48,6 +48,7 @@ CONFIG: dict[str, Any] = {
     "title": {"anchor": "start", "frame": "group", "subtitleFontSize": 12, "offset": 12},
     "axis": {"labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal", "gridColor": "#eee"},
 }  # of charts with panels below a title
+FONTLESS = {name: value for name, value in CONFIG.items() if name != "font"}  # of charts that go anywhere
 WIDTH = 880  # of a row of panels, in points
 MOST_POINTS = 40  # of a line whose every layer gets a full-size point and an error bar
 Theme = Mapping[str, Look]  # how each variant is drawn, in order
@@ -83,14 +84,12 @@ def theme_of_records(records: Iterable[Record]) -> dict[str, Look]:
 
 def _stated(record: Record) -> Iterator[tuple[str, Look]]:
     """What a record says of the looks of its variants, as far as it can be drawn."""
-    for extension in getattr(record, "extensions", ()):
-        look = getattr(extension, "look", None)
-        if look is None or not _COLOUR.fullmatch(look.colour) or look.point not in OUTLINES:
+    for extension in record.extensions:
+        look = extension.look
+        if extension.kind != "variant" or look is None or look.point not in OUTLINES:
             continue
-        dash = tuple(look.dash)
-        if 0 < len(dash) <= _MOST_DASHES and all(0 <= part <= _LONGEST_DASH for part in dash):
-            names = {extension.spec, f"{extension.spec}@{(extension.sha256 or '')[: registry.HASH_DIGITS]}"}
-            yield from ((name, Look(look.colour, dash, look.point)) for name in names)
+        if 0 < len(look.dash) <= _MOST_DASHES and all(0 <= part <= _LONGEST_DASH for part in look.dash):
+            yield extension.spec, Look(look.colour, look.dash, look.point)
 
 
 def _free_looks(name: str) -> list[Look]:
@@ -140,6 +139,20 @@ def legend(theme: Theme) -> Any:
     return alt.layer(lines, points, names).properties(
         width=WIDTH, height=14 if not line else 18 * (line + 1), view=alt.ViewConfig(stroke=None)
     )
+
+
+def axis_ends(values: Sequence[float], span: float) -> tuple[float, float]:
+    """Ends of a logarithmic axis around positive values, a factor of at least `span` apart.
+
+    So that flat curves look flat.
+    """
+    middle, half = math.sqrt(min(values)) * math.sqrt(max(values)), math.sqrt(span)
+    return min(*values, middle / half), max(*values, middle * half)
+
+
+def spread_out(count: int, most: int) -> list[int]:
+    """At most so many of `count` positions, the first and the last among them, evenly spread."""
+    return list(range(count)) if count <= most else [round(i * (count - 1) / (most - 1)) for i in range(most)]
 
 
 def named_data(name: str) -> alt.NamedData:

@@ -7,9 +7,8 @@ from typing import Any
 import altair as alt
 
 from timm_diffsens.errors import UsageError, unknown
-from timm_diffsens.results.report.theme import WIDTH
-
-Row = dict[str, Any]
+from timm_diffsens.results.records.frames import Row
+from timm_diffsens.results.report.theme import FONTLESS, WIDTH
 
 # colour, dash (None for points alone), whether layers are marked; as far as it goes, as in Fig. 7
 STYLES: dict[str, tuple[str, list[int] | None, bool]] = {
@@ -68,13 +67,7 @@ def theory_chart(rows: Sequence[Row]) -> alt.TopLevelMixin:
     return whole
 
 
-_CONFIG = {
-    "background": "white",
-    "padding": 14,
-    "view": {"stroke": "#ccc"},
-    "title": {"anchor": "start", "subtitleFontSize": 12, "offset": 10},
-    "axis": {"labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal", "gridColor": "#eee"},
-}
+_CONFIG = FONTLESS | {"title": {"anchor": "start", "subtitleFontSize": 12, "offset": 10}}
 
 
 def _prepared(rows: Sequence[Row]) -> list[Row]:

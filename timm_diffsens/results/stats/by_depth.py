@@ -4,15 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from timm_diffsens.results.stats.population import FEWEST, MEASURES
-from timm_diffsens.results.stats.resampling import RESAMPLES, bca, moments, patterns
+from timm_diffsens.results.stats.resampling import RESAMPLES, Array, bca, patterns, resampled_fits
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.schema.records import Record, variants_in
-
-Array = npt.NDArray[np.float64]
 
 DEPTHS = tuple(round(0.1 * step, 1) for step in range(1, 11))
 _COLUMNS = ["variant", "measure", "depth", "n", "pearson", "pearson_low", "pearson_high"]
@@ -86,7 +83,7 @@ def _correlated(table: Array, error: Array, resamples: int, seed: int) -> list[d
         if n < 3:
             continue  # any two points lie on a line
         drawn = resamples if n >= FEWEST else 1
-        pearson = moments(table[np.ix_(present, columns)], error[present], drawn, seed).pearson
+        pearson = resampled_fits(table[np.ix_(present, columns)], error[present], drawn, seed).pearson
         for place, column in enumerate(columns):
             rows[column]["pearson"] = pearson[0, place]
             if n >= FEWEST:

@@ -1,15 +1,11 @@
 """Is R the better predictor, and by which power law? What is drawn from resampled sets of networks."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
-from timm_diffsens.results.records.frames import columns_of, variants_of
+from timm_diffsens.results.records.frames import Row, columns_of, variants_of
 from timm_diffsens.results.stats.population import FEWEST, MEASURES
-from timm_diffsens.results.stats.resampling import RESAMPLES, bca, moments, varies
-
-Row = dict[str, Any]
+from timm_diffsens.results.stats.resampling import RESAMPLES, bca, resampled_fits, varies
 
 
 def compare(points: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
@@ -47,7 +43,7 @@ def _paired(used: pd.DataFrame, own: str, rival: str, resamples: int, seed: int)
     if n < FEWEST:
         return {"n": n, "answer": "too few"}
     x, y = np.log(used[[own, rival]].to_numpy(dtype=float)), np.log(used["error"].to_numpy(dtype=float))
-    pearson = np.abs(moments(x, y, resamples, seed).pearson)
+    pearson = np.abs(resampled_fits(x, y, resamples, seed).pearson)
     difference = pearson[:, 0] - pearson[:, 1]
     low, high = bca(difference, n)
     samples = difference[n + 1 :][np.isfinite(difference[n + 1 :])]
@@ -72,7 +68,7 @@ def power_law(
     if len(used) < FEWEST or not varies(x) or not varies(y):
         empty: pd.DataFrame = pd.DataFrame(columns=names).astype(dict.fromkeys(names[1:], "float64"))
         return empty
-    fit = moments(x[:, None], y, resamples, seed)
+    fit = resampled_fits(x[:, None], y, resamples, seed)
     at = np.linspace(x.min(), x.max(), steps)
     lines = fit.intercept + fit.slope * at
     low, high = np.nanquantile(lines[len(y) + 1 :], [0.025, 0.975], axis=0)

@@ -3,11 +3,10 @@
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from timm_diffsens.results.records.frames import columns_of, variants_of
+from timm_diffsens.results.records.frames import Row, columns_of, variants_of
 from timm_diffsens.results.stats.population import (
     COMPARABLE,
     FEWEST,
@@ -16,10 +15,15 @@ from timm_diffsens.results.stats.population import (
     left_out,
     networks,
 )
-from timm_diffsens.results.stats.resampling import RESAMPLES, bca, fisher_z, moments, patterns, varies
-
-Array = npt.NDArray[np.float64]
-Row = dict[str, Any]
+from timm_diffsens.results.stats.resampling import (
+    RESAMPLES,
+    Array,
+    bca,
+    fisher_z,
+    patterns,
+    resampled_fits,
+    varies,
+)
 
 _STATISTICS = [
     "pearson",
@@ -128,8 +132,8 @@ def _rows(used: pd.DataFrame, logs: Array, resamples: int, seed: int) -> list[Ro
     y, size = (np.log(used[name].to_numpy(dtype=float)) for name in ("error", "parameters"))
     rows: list[Row] = [{"n": n, "records": int(used["seeds"].sum()), "note": ""} for _ in logs.T]
     few = n < FEWEST
-    line = None if few else moments(logs, y, resamples, seed)
-    sizes = None if few else moments(np.column_stack([logs, y]), size, resamples, seed).pearson
+    line = None if few else resampled_fits(logs, y, resamples, seed)
+    sizes = None if few else resampled_fits(np.column_stack([logs, y]), size, resamples, seed).pearson
     for place, (row, x) in enumerate(zip(rows, logs.T, strict=True)):
         if line is None or sizes is None:
             row |= _ranks(x, y) | {"pearson": _pearson(x, y), "note": "too few"}
@@ -158,7 +162,7 @@ def _ranks(x: Array, y: Array) -> Row:
 
 
 def _resampled(pearson: Array, slope: Array, intercept: Array, n: int) -> Row:
-    """Values and intervals; each argument has a weighting a row, as in `resampling.Moments`."""
+    """Values and intervals; each argument has a weighting a row, as in `resampling.ResampledFits`."""
     low, high = bca(pearson, n)
     fisher_low, fisher_high = fisher_z(pearson[0], n)
     exponent_low, exponent_high = bca(slope, n)

@@ -1,6 +1,6 @@
 """Correlations and power laws over resampled sets of networks, many columns at once.
 
-Each statistic follows from weighted moments, so one matrix product gives it for the data, for every
+Each statistic follows from weighted resampled_fits, so one matrix product gives it for the data, for every
 leave-one-out set (the jackknife) and for every bootstrap sample. `scipy.stats.bootstrap` gives the same
 intervals (a test compares them) one statistic at a time, which is too slow for curves over depth.
 """
@@ -23,8 +23,8 @@ _EXACT = 1e-9  # spread of a statistic over the resamples below which it has no 
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Second moments of columns with a target, a row for each weighting of the networks.
+class ResampledFits:
+    """Correlations and lines of a target on columns, a row for each weighting of the networks.
 
     Row 0 is the data, rows 1 to n leave one network out, the others are bootstrap samples.
     Each array: (1 + n + resamples, columns); a weighting without spread is NaN.
@@ -36,7 +36,7 @@ class Moments:
     intercept: Array
 
 
-def moments(x: Array, y: Array, resamples: int = RESAMPLES, seed: int = 0) -> Moments:
+def resampled_fits(x: Array, y: Array, resamples: int = RESAMPLES, seed: int = 0) -> ResampledFits:
     """Pearson correlation and least-squares line of `y` on each column of `x`, for all weightings.
 
     Args:
@@ -59,7 +59,7 @@ def moments(x: Array, y: Array, resamples: int = RESAMPLES, seed: int = 0) -> Mo
         pearson = np.where(flat, np.nan, np.clip(xy / np.sqrt(xx * yy), -1, 1))
         slope = np.where(flat, np.nan, xy / xx)
     intercept = (mean_y + y_mean) - slope * (mean_x + x_mean)
-    return Moments(weights.shape[1], pearson, slope, intercept)
+    return ResampledFits(weights.shape[1], pearson, slope, intercept)
 
 
 def varies(values: Array) -> npt.NDArray[np.bool_]:
@@ -95,8 +95,8 @@ def bca(statistic: Array, n: int, level: float = LEVEL) -> tuple[float, float]:
     """Bias-corrected and accelerated interval: Efron and Tibshirani 1993, Eqs 14.9 to 14.15.
 
     Args:
-        statistic: (1 + n + resamples,), ordered as in `Moments`. Bootstrap samples without a value, those
-            that drew one network n times, say, are left out.
+        statistic: (1 + n + resamples,), ordered as in `ResampledFits`. Bootstrap samples without a value,
+            such as those that drew one network n times, are left out.
         n: number of networks.
         level: of confidence.
 

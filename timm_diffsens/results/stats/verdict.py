@@ -7,11 +7,10 @@ from typing import Any
 import pandas as pd
 
 from timm_diffsens.results.numbers import PLAIN
+from timm_diffsens.results.records.frames import Row
 from timm_diffsens.results.stats.population import FEWEST, MOST_TRAIN_ERROR
 
-NAMES = {"d": "D", "g": "G", "r": "R"}
 EXPECTED = {"d": 1, "g": -1}  # sign of the correlation with the test error (arXiv 2210.01506, Fig. 1)
-Row = dict[Any, Any]
 
 
 def verdict(
@@ -45,7 +44,8 @@ def _unfitted(unfitted: int, n: int) -> str:
 def _sentences(
     correlations: pd.DataFrame, comparisons: pd.DataFrame, from_depth: dict[str, float | None]
 ) -> Iterator[str]:
-    rows = {(row["variant"], row["measure"]): row for row in correlations.to_dict("records")}
+    listed: Any = correlations.to_dict("records")
+    rows: dict[tuple[str, str], Row] = {(row["variant"], row["measure"]): row for row in listed}
     found = rows.get(("original", "r"))
     if found is None:
         yield "Undecided: no network is in the fits."
@@ -57,13 +57,13 @@ def _sentences(
         yield f"Undecided: {found['note']}."
         return
     yield _of_r(found)
-    rivals = [row for row in comparisons.to_dict("records") if row["variant"] == "original"]
+    rivals: Any = comparisons[comparisons["variant"] == "original"].to_dict("records")
     yield from (_against(row, rows.get(("original", row["rival"]))) for row in rivals)
     for measure, expected in EXPECTED.items():
         row = rows.get(("original", measure))
         if row is not None and not isnan(row["pearson"]) and _sign(row) == -expected:
             more = "larger" if expected > 0 else "smaller"
-            yield f"Networks with a {more} {NAMES[measure]} err less, against the paper's finding."
+            yield f"Networks with a {more} {measure.upper()} err less, against the paper's finding."
     if not isnan(found["partial"]):
         yield _given_size(found)
     depth = from_depth.get("r")
@@ -83,7 +83,7 @@ def _of_r(row: Row) -> str:
 
 
 def _against(row: Row, rival: Row | None) -> str:
-    name = NAMES[row["rival"]]
+    name = row["rival"].upper()
     if rival is None or row["answer"] == "too few" or isnan(row["difference"]):
         return f"Whether R does better than {name} is undecided: too few networks have both."
     theirs = f"rho({name}) = {_value(rival, 'pearson')}"

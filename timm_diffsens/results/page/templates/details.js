@@ -172,7 +172,7 @@ function fillPanel(panel, model, record, theme) {
   const heading = element("h3", model);
   heading.id = `${panel.id}-heading`;
   const names = Object.keys(theme).filter((n) => Object.hasOwn(record.variants, n) || Object.hasOwn(record.spectra, n));
-  panel.replaceChildren(heading, element("p", record.reading));
+  panel.replaceChildren(heading, element("p", record.summary));
   if (record.layers.length) panel.append(legend(names, theme), depthFigures(record, theme, model), numbers(record));
   if (Object.keys(record.spectra).length) {
     panel.append(element("h4", "Filter spectra"), spectrumFigures(record, theme, model));

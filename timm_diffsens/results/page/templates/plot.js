@@ -24,7 +24,7 @@ function linearTicks(low, high, count) {
   return ticks;
 }
 
-/** Round numbers for a logarithmic axis, at least three where it is wider than a fifth: as page_charts.log_ticks. */
+/** Round numbers for a logarithmic axis, at least three where it is wider than a fifth: as log_ticks in scatter.py. */
 function logTicks(low, high) {
   const first = Math.floor(Math.log10(low));
   const last = Math.ceil(Math.log10(high));

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from timm_diffsens.results.report.summary import reading
+from timm_diffsens.results.report.summary import summary
 from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
 from timm_diffsens.schema.records import Record
 
@@ -42,7 +42,7 @@ def unpacked(text: str) -> dict[str, Any]:
 def contents(record: Record) -> dict[str, Any]:
     """What the page shows of a selected record; numbers as `column` writes them.
 
-    `reading`: a paragraph; `facts`: pairs of a name and a text; `layers` and `depth` of the first variant;
+    `summary`: a paragraph; `facts`: pairs of a name and a text; `layers` and `depth` of the first variant;
     `variants`: for each its columns `d`, `g`, `r`, `d_stderr`, ..., and `layers`, `depth` where they are not
     the first one's; `spectra`: for each variant the columns `layers`, `kernels`, `mean` (mean frequency),
     `power` (one text a convolution) and `grid`, the place of its eigenvalues in `grids`.
@@ -57,7 +57,7 @@ def contents(record: Record) -> dict[str, Any]:
     grids: dict[str, int] = {}
     spectra = {name: [s for s in listed if s.power] for name, listed in record.spectra.items()}
     return {
-        "reading": reading(record),
+        "summary": summary(record),
         "facts": facts(record),
         **shared,
         "variants": variants,

@@ -27,15 +27,13 @@ from timm_diffsens.train.data import TaskData, load_task
 from timm_diffsens.train.recipe import CIFAR10_MEAN, CIFAR10_STD, Recipe
 from timm_diffsens.train.run import read_result, run_folder, train
 
-Tell = Callable[[str], None]
-
 _BOARDS = "boards"
 _CIFAR10, _IMAGENET = re.compile(r"cifar-?10(?!\d)"), re.compile(r"imagenet(?![a-z])")
 _TORCHVISION = "cifar-10-batches-py"  # the folder that torchvision unpacks
 
 
 class MissingError(DiffsensError):
-    """Images or published weights that a target needs are not there; other targets go on."""
+    """Images or published weights that a target needs are missing; other targets continue."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def find_places(data_dir: Path | None) -> Places:
 
 
 @dataclass
-class Workshop:
+class Workspace:
     """Makes what targets ask for, or finds it made.
 
     Attributes:
@@ -104,7 +102,7 @@ class Workshop:
             used in place of a training.
         weights: model spec -> file, for published weights that cannot be fetched.
         device: auto, cpu, cuda or cuda:i.
-        tell: told what is being done, a line at a time.
+        progress: called with a line on each step.
     """
 
     out: Path
@@ -113,7 +111,7 @@ class Workshop:
     checkpoints: Sequence[Path] = ()
     weights: dict[str, Path] = field(default_factory=dict)
     device: str = "auto"
-    tell: Tell = lambda line: None
+    progress: Callable[[str], None] = lambda line: None
     _data: tuple[str, TaskData] | None = None
 
     def trained(self, recipe: Recipe) -> Path:
@@ -129,11 +127,11 @@ class Workshop:
         force = done is not None and not self._of_these_images(recipe, done.checkpoint)
         if done is None or force:
             noise = f", noise {recipe.corrupt:g}" if recipe.corrupt else ""
-            self.tell(f"training {name_of(recipe)} on {recipe.task}{noise}, seed {recipe.seed}")
+            self.progress(f"training {name_of(recipe)} on {recipe.task}{noise}, seed {recipe.seed}")
             data = self._task_data(recipe)
             done = train(recipe, out=self.out / "runs", data=data, device=self.device, force=force)
             errors = f"test error {done.test_error:.1%}, train {done.train_error:.1%}"
-            self.tell(f"  {errors}; {done.seconds:.0f} s")
+            self.progress(f"  {errors}; {done.seconds:.0f} s")
         return done.checkpoint
 
     def _of_these_images(self, recipe: Recipe, checkpoint: Path) -> bool:
@@ -142,7 +140,7 @@ class Workshop:
             return True
         same = (read_recipe(checkpoint) or {}).get("data_sha256") == self._cifar10_sha256
         if not same:
-            self.tell(f"{checkpoint.name} of {name_of(recipe)} was trained on other images: not used")
+            self.progress(f"{checkpoint.name} of {name_of(recipe)} was trained on other images: not used")
         return same
 
     @cached_property
@@ -205,7 +203,7 @@ class Workshop:
                 write_record(folder, load_record(found))  # measured for another figure
         record, _, now = run_once(plan, folder)
         if now:
-            self.tell(f"measured {name}: {record.timings.seconds:.0f} s")
+            self.progress(f"measured {name}: {record.timings.seconds:.0f} s")
         return record
 
     @cached_property
@@ -245,8 +243,8 @@ def name_of(recipe: Recipe) -> str:
 
 
 @contextmanager
-def unless_missing(missing: list[str]) -> Iterator[None]:
-    """What is missing inside is noted, once, and ends what is inside alone."""
+def reporting_missing(missing: list[str]) -> Iterator[None]:
+    """A missing input is added to the list once; what follows the block continues."""
     try:
         yield
     except MissingError as error:
