@@ -103,12 +103,12 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
     with kept_warnings(warnings):
         loaded = _load(model, config, source)
         size = loaded.input.height, loaded.input.width
-        _check_task(config, source.task, loaded)
         problem = problem_of(deformation, size)
         if problem:
             warn(problem)
         images = None if source.all_by_default and not config.given("images") else config.images
         sample = _sample(source, config, loaded, images)
+        sample.transform(loaded.input)  # tensors have to be of the size that the network takes
         labels, reason = _labels(sample, loaded)
         whole = None
         if config.full_error and labels is not None and config.test_error is None:
@@ -199,19 +199,6 @@ def _input_options(config: Config, source: ImageSource) -> InputOptions:
         raise UsageError(f"images of {source.origin.spec} are normalised as they are: no --mean, no --std")
     sides = (shape[1], shape[2]) if len(shape) == len(_IMAGE) else None
     return InputOptions(config.input_size or sides, mean=(0.0,), std=(1.0,))
-
-
-def _check_task(config: Config, task: ScaleDetection | None, loaded: LoadedModel) -> None:
-    """A network has to take images of the task's shape."""
-    if task is None:
-        return
-    wanted = (1, *task.shape)[-2:]
-    if wanted != (loaded.input.height, loaded.input.width):
-        got = f"{loaded.input.height} x {loaded.input.width}"
-        raise UsageError(
-            f"{config.dataset} has images of {wanted[0]} x {wanted[1]}, {loaded.spec} takes {got}; "
-            "give --input-size for the model, or --size and --dims for the task"
-        )
 
 
 def _sample(source: ImageSource, config: Config, loaded: LoadedModel, images: int | None) -> ImageSample:

@@ -92,7 +92,7 @@ class ImageSample:
             return image_transform(spec)
         if shape != wanted and not (spec.height == 1 and shape == (spec.channels, spec.width)):
             raise UsageError(
-                f"{self.spec} has images of shape {shape}, the model takes {wanted}: channels, height, width"
+                f"{self.spec} has images of shape {shape}, the model takes {wanted}: give --input-size"
             )
         return lambda image: image
 
