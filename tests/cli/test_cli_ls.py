@@ -6,6 +6,7 @@ import pytest
 from record_factory import make_record
 from typer.testing import CliRunner
 
+from timm_diffsens import registry
 from timm_diffsens.cli import app
 from timm_diffsens.models.nets import NETS
 from timm_diffsens.results.records.store import write_record
@@ -105,3 +106,10 @@ def test_wrong_use_is_exit_2_in_one_line(arguments, word):
     assert result.stdout == ""
     assert word in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", [kind for kind in registry.KINDS if kind != "models"])
+def test_every_open_kind_is_listed_with_what_it_is(kind):
+    found = json.loads(CliRunner().invoke(app, ["ls", kind, "--json"]).stdout)
+    assert [row["name"] for row in found] == registry.names(kind)
+    assert all(row["description"] for row in found)

@@ -14,7 +14,8 @@ from timm_diffsens.results.numbers import MISSING, significant
 if TYPE_CHECKING:
     from rich.table import Table
 
-TOPICS = ("models", "layers", "datasets", "records")
+_KINDS = tuple(kind for kind in registry.KINDS if kind != "models")
+TOPICS = ("models", "layers", *_KINDS, "records")
 
 
 def ls(
@@ -36,13 +37,13 @@ def ls(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """List models, the layers of one, datasets or records."""
+    """List models, the layers of one, records, or what else there is, built in and of installed packages."""
     if topic == "models":
         rows = _models(pattern, pretrained)
     elif topic == "layers":
         rows = _layers(pattern, layers or ["blocks"], input_size)
-    elif topic == "datasets":
-        rows = _datasets(pattern)
+    elif topic in _KINDS:
+        rows = _things(topic, pattern)
     elif topic == "records":
         rows = _records(pattern, out / "records")
     else:
@@ -96,11 +97,11 @@ def _layers(spec: str | None, selection: list[str], size: int | None) -> list[di
     ]
 
 
-def _datasets(pattern: str | None) -> list[dict[str, Any]]:
-    described = {entry.name: entry.help for entry in registry.entries("datasets")}
+def _things(kind: str, pattern: str | None) -> list[dict[str, Any]]:
+    described = {entry.name: entry.help for entry in registry.entries(kind)}
     found = matching(list(described), pattern)
     if not found:
-        raise unknown("dataset", pattern or "", described)
+        raise unknown(registry.KINDS[kind].word, pattern or "", described)
     return [{"name": name, "description": described[name]} for name in found]
 
 
