@@ -96,7 +96,7 @@ def test_no_records_are_an_empty_list(tmp_path):
         (["layers", "net/lent"], "lenet"),
         (["layers", "net/lenet", "--layers", "conv9"], "conv"),
         (["records", "--out", "nowhere"], "no folder"),
-        ([], "models|layers|datasets|records"),
+        ([], "models|layers|deformations|noises"),
     ],
     ids=str,
 )
