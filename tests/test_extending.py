@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from timm_diffsens import Diffeo, bench, read_records
+from timm_diffsens import Diffeo, UsageError, bench, read_records
 from timm_diffsens.cli import app
 from timm_diffsens.models.nets import make_net
 from timm_diffsens.perturb.noise import of_matched_norm
@@ -177,3 +177,15 @@ def test_an_object_is_recorded_with_its_parameters(folder):
     record = bench(make_net("lenet"), deformation=Shift(pixels=2), **asked)
     assert record.protocol.deformation.startswith("Shift:pixels=2@")
     assert dict(record.extensions[0].parameters) == {"pixels": 2}
+
+
+def test_a_variant_from_another_folder_stands_in_the_record_without_it(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spec = f"{folder / 'rounded.py'}:Rounded:bits=3"
+    asked = {"images": 8, "layers": "stages", "pretrained": False}
+    record = bench("net/resnet20", variants=["original", spec], **asked)
+    before = one(folder, "variant")
+    assert (record.key, record.variants) == (before.key, before.variants)
+    (tmp_path / "rounded.py").write_text(FILES["rounded.py"] + "\n# another\n")
+    with pytest.raises(UsageError, match="2 variants would stand in the record as rounded.py:Rounded:bits=3"):
+        bench("net/resnet20", variants=[spec, "rounded.py:Rounded:bits=3"], **asked)

@@ -136,7 +136,7 @@ def test_plain_options_are_read_back_the_same_in_another_folder(tmp_path, monkey
     again = Config(**plain)
     assert again.data_dir == tmp_path / "images"
     assert again.checkpoint == tmp_path / "weights.safetensors"
-    assert again.variants == ("original", "mine.py:same")
+    assert again.variants == ("original", f"{tmp_path / 'mine.py'}:same")
 
 
 def test_objects_do_not_travel():

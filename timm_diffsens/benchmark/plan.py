@@ -1,5 +1,6 @@
 """What is asked for -> a `Plan`: all that can go wrong before anything runs has been tried."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,11 @@ class Inputs:
         perturbation, used = _perturbation(config, source.task)
         _input_options(config, source)
         variants = [registry.find("variants", name) for name in config.variants]
+        for name, count in Counter(variant.spec for variant in variants).items():
+            if count > 1:
+                raise UsageError(
+                    f"{count} variants would stand in the record as {name}: rename one of the files"
+                )
         return cls(config, source, perturbation, used, variants)
 
 
@@ -120,6 +126,7 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
             warn(f"no test error: {reason}; pass --test-error if it is known")
         if "init" in config.variants and loaded.build is None:
             loaded.fresh(config.seed)  # cannot be done for every module: better known now than at the end
+    names = [variant.spec for variant in inputs.variants]
     dtype = precision_of(config).describe(loaded.dtype)
     things = (*inputs.used.values(), *inputs.variants, source.entry)
     found = parts.Parts(
@@ -140,7 +147,7 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
         no_labels=reason,
         whole=whole,
         parts=found,
-        key=records.record_key(found.model, found.data, found.protocol, config.variants, found.extra),
+        key=records.record_key(found.model, found.data, found.protocol, names, found.extra),
         warnings=warnings,
     )
 

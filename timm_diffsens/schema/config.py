@@ -109,11 +109,13 @@ def _layers(value: Any) -> tuple[str, ...]:
 
 
 def _variants(value: Any) -> tuple[str, ...]:
-    """Specs, built-ins in their own order; `original` is always among them."""
+    """Specs as given, built-ins first in their own order; `original` is always among them."""
     asked = ["original"]
     built_in = [entry.name for entry in registry.built_ins("variants")]
     for name in split_commas(value or DEFAULT_VARIANTS):
-        asked += built_in if name == "all" else [registry.find("variants", name).spec]
+        if name != "all":
+            registry.find("variants", name)  # or it raises
+        asked += built_in if name == "all" else [name]
     ordered = [name for name in built_in if name in asked]
     return (*ordered, *dict.fromkeys(name for name in asked if name not in ordered))
 
