@@ -98,11 +98,15 @@ class Inputs:
         return cls(config, source, perturbation, used, variants)
 
 
-def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Plan:
-    """Check all arguments, load the model and the images, and work out the record's key."""
-    config = asked if isinstance(asked, Config) else asked.config
+def refuse_weights(model: str | nn.Module | LoadedModel, config: Config) -> None:
+    """Raises: UsageError: weights are asked for beside a model that has its own."""
     if not isinstance(model, str) and (config.checkpoint is not None or not config.pretrained):
         raise UsageError("checkpoint and pretrained are for model names; this model has its weights already")
+
+
+def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Plan:
+    """Check all arguments, load the model and the images, and work out the record's key."""
+    refuse_weights(model, asked if isinstance(asked, Config) else asked.config)
     inputs = Inputs.of(asked) if isinstance(asked, Config) else asked  # before weights are fetched
     config, source, deformation = inputs.config, inputs.source, inputs.perturbation.deformation
     warnings: list[str] = []

@@ -12,7 +12,7 @@ from torch import nn
 from timm_diffsens import registry
 from timm_diffsens.benchmark.averages import average_layers, filter_spectra
 from timm_diffsens.benchmark.parts import stated_test_error, train_error
-from timm_diffsens.benchmark.plan import Plan, precision_of, prepare
+from timm_diffsens.benchmark.plan import Inputs, Plan, precision_of, prepare, refuse_weights
 from timm_diffsens.data.loading import ImageSample
 from timm_diffsens.device import environment
 from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError, first_line, kept_warnings
@@ -65,9 +65,10 @@ def bench(
     config = config.changed(**options) if config is not None else Config(**options)
     if out is None:
         return run(prepare(model, config), progress)
-    folder = Path(out) / "records"
-    check_writable(folder, config.dataset if isinstance(config.dataset, str) else None)
-    return run_once(prepare(model, config), folder, force=force, progress=progress)[0]
+    refuse_weights(model, config)
+    inputs, folder = Inputs.of(config), Path(out) / "records"
+    check_writable(folder, inputs.source.origin.spec)
+    return run_once(prepare(model, inputs), folder, force=force, progress=progress)[0]
 
 
 bench.__doc__ = f"{bench.__doc__}\n    Options:\n\n{described(Config)}\n"
