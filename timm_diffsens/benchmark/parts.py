@@ -96,7 +96,7 @@ def protocol_part(config: Config, used: Mapping[str, Entry], rms: float | None, 
 
 def extension(entry: Entry) -> records.Extension:
     """What a record says of a thing that is no part of this package."""
-    look = None if entry.look is None else records.Look(**asdict(entry.look))
+    look = None if entry.look is None else records.ExtensionLook(**asdict(entry.look))
     return records.Extension(
         kind=entry.kind.removesuffix("s"),
         spec=entry.spec,

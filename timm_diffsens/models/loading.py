@@ -20,7 +20,7 @@ from timm_diffsens.models.inputs import find_input, input_channels, task_input
 from timm_diffsens.models.inputs import timm_input as timm_input
 from timm_diffsens.models.trace import pick_output
 from timm_diffsens.models.variants.init import reinitialise
-from timm_diffsens.schema.records import InputSpec, Origin, Weights
+from timm_diffsens.schema.records import InputSpec, Weights, WeightsOrigin
 
 _ADVICE = "pass --checkpoint FILE for weights on disk, or --no-pretrained for random ones"
 
@@ -119,7 +119,7 @@ def load_model(
     recipe_arguments, recipe_input = (
         (None, None) if checkpoint is None else _read_recipe(spec, Path(checkpoint))
     )
-    origin: tuple[Origin, str | None, int | None]
+    origin: tuple[WeightsOrigin, str | None, int | None]
     with seeding.seeded(seed):
         found = _resized(find_architecture(spec, arguments or recipe_arguments or NO_ARGUMENTS), asked)
         arguments = found.arguments

@@ -21,7 +21,7 @@ from timm_diffsens.schema.values import FreeForm, Name, Number, Part
 
 SCHEMA_VERSION: Final = 1
 
-Origin = Literal["pretrained", "checkpoint", "random", "given"]
+WeightsOrigin = Literal["pretrained", "checkpoint", "random", "given"]
 _Value = TypeVar("_Value")
 
 
@@ -61,7 +61,7 @@ def _sorted(value: dict[str, _Value]) -> dict[str, _Value]:
 class Weights(Part):
     """Where the weights are from."""
 
-    source: Origin = Field(
+    source: WeightsOrigin = Field(
         description="pretrained: fetched by timm or torchvision; checkpoint: a file; random: freshly "
         "initialised from `seed`; given: as the caller's own code made them"
     )
@@ -112,7 +112,7 @@ class Data(Part):
     parameters: FreeForm | None = Field(None, description="of a set made here: the scale-detection task")
 
 
-class Look(Part):
+class ExtensionLook(Part):
     """How a thing is drawn in charts."""
 
     colour: str = Field(pattern=r"^#[0-9A-Fa-f]{6}$")
@@ -127,7 +127,7 @@ class Extension(Part):
     spec: Name = Field(description="its name with its arguments")
     parameters: FreeForm = Field(default_factory=dict)
     sha256: str = Field(description="of the source it is from")
-    look: Look | None = None
+    look: ExtensionLook | None = None
 
 
 class TestError(Part):
