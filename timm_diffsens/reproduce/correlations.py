@@ -64,7 +64,7 @@ def figure_10(workspace: Workspace) -> Report:
 
 
 @dataclass(frozen=True)
-class Noise:
+class NoiseSizes:
     """Networks trained and tested on noisy images: the noise in units of eta*, and what they gave.
 
     `group` is None where fewer than five networks have this noise.
@@ -75,13 +75,13 @@ class Noise:
     group: Group | None
 
 
-def _noisy(workspace: Workspace, report: Report) -> tuple[list[Noise], Leaderboard]:
+def _noisy(workspace: Workspace, report: Report) -> tuple[list[NoiseSizes], Leaderboard]:
     settings, unit = workspace.settings, workspace.noise_unit
     sizes = {round(multiple * unit, 6): multiple for multiple in settings.noises}
     recipes = [replace(recipe, corrupt=sigma) for sigma in sizes for recipe in settings.noisy]
     board = _board(workspace, report, "noise", recipes)
     by_sigma = {_sigma(board, group): group for group in board.groups}
-    return [Noise(multiple, sigma, by_sigma.get(sigma)) for sigma, multiple in sorted(sizes.items())], board
+    return [NoiseSizes(multiple, sigma, by_sigma.get(sigma)) for sigma, multiple in sorted(sizes.items())], board
 
 
 def _sigma(board: Leaderboard, group: Group) -> float:

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from timm_diffsens import registry
 from timm_diffsens.errors import UsageError, unknown
 
-Group = Literal["model", "data", "protocol", "key", "run"]
+OptionGroup = Literal["model", "data", "protocol", "key", "run"]
 
 MODEL, IMAGES, PERTURBATION, LAYERS = "Model", "Images", "Perturbation", "Layers and variants"
 RUNNING = "Running"
@@ -41,7 +41,7 @@ class Option:
 
     help: str
     section: str
-    group: Group
+    group: OptionGroup
     unit: str = ""
     recorded: str | None = None
     metavar: str | None = None
@@ -301,7 +301,7 @@ class Config(Options):
         bool, Option("Forwards in TF32 on CUDA: other numbers.", RUNNING, "protocol", recorded="")
     ] = False
 
-    def values(self, *groups: Group) -> dict[str, Any]:
+    def values(self, *groups: OptionGroup) -> dict[str, Any]:
         """The options of these groups, under the names that records have for them."""
         return {
             option.recorded or name: getattr(self, name)
