@@ -22,7 +22,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from timm_diffsens import registry
-from timm_diffsens.data.source import ImageSource, Item, Request, convert, pixel_digest
+from timm_diffsens.data.source import ImageSource, Item, Origin, Request, pixel_digest
 from timm_diffsens.errors import UsageError
 
 VERSION = 1  # of the set: raise it whenever an image changes
@@ -213,7 +213,7 @@ class DeadLeaves(ImageSource):
     """The set as a source."""
 
     def __init__(self, request: Request) -> None:
-        super().__init__(request.origin(None, NOTE), COUNT)
+        super().__init__(Origin(request.spec, note=NOTE), COUNT)
         self._fingerprint = pixel_digest(dead_leaves_image(0))
 
     def name(self, index: int) -> str:
@@ -228,9 +228,9 @@ class DeadLeaves(ImageSource):
         text = f"{self._fingerprint} {VERSION} {index}"
         return Item(index, None, hashlib.sha256(text.encode()).hexdigest())
 
-    def image(self, index: int, channels: int) -> Image.Image:
+    def read(self, index: int, channels: int) -> tuple[Image.Image, None]:
         """Draw it."""
-        return convert(dead_leaves_image(index), channels)
+        return dead_leaves_image(index), None
 
 
 @registry.register(

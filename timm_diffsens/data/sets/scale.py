@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from timm_diffsens import registry
 from timm_diffsens.data.folders import two_way_split
-from timm_diffsens.data.source import ImageSource, Item, Request
+from timm_diffsens.data.source import ImageSource, Item, Origin, Request
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ class ScaleImages(ImageSource):
         self.task: ScaleDetection = task
         self.part = two_way_split(request.split)
         text = ", ".join(f"{key} {value}" for key, value in task.parameters().items() if key != "task")
-        origin = request.origin(self.part, f"scale detection, made here: {text}")
+        origin = Origin(request.spec, self.part, f"scale detection, made here: {text}")
         super().__init__(origin, task.count(self.part), ("-1", "+1"))
 
     def name(self, index: int) -> str:
