@@ -105,13 +105,6 @@ _WEIGHTS = np.array([SIZE**2 * _mass(3), 4 * SIZE * _REACH * _mass(2), 4 * _REAC
 _LEAVES_A_POINT = float(np.pi * _mass(1) / _WEIGHTS.sum())  # mean number over a point, for each leaf laid
 
 
-def _sizes(rng: np.random.Generator, n: int) -> Floats:
-    """Sizes, pixels, of `n` leaves that may touch the canvas; r^-3 for those centred in it."""
-    counts = rng.multinomial(n, _WEIGHTS / _WEIGHTS.sum())
-    sizes = [power_law(rng, count, exponent) for count, exponent in zip(counts, (3.0, 2.0, 1.0), strict=True)]
-    return rng.permutation(np.concatenate(sizes))
-
-
 def _colours(rng: np.random.Generator, n: int) -> Floats:
     """(n, 3) colours in [0, 1]: luminance and two opponent axes of much smaller spread.
 
@@ -127,8 +120,13 @@ def _colours(rng: np.random.Generator, n: int) -> Floats:
 
 
 def _draw_leaves(rng: np.random.Generator, n: int) -> _Leaves:
-    """The next `n` leaves of the sequence: a third each ellipses, rectangles and other polygons."""
-    radius = _sizes(rng, n)
+    """The next `n` leaves of the sequence: a third each ellipses, rectangles and other polygons.
+
+    Sizes are those of leaves that may touch the canvas; they follow r^-3 for those centred in it.
+    """
+    counts = rng.multinomial(n, _WEIGHTS / _WEIGHTS.sum())
+    sizes = [power_law(rng, count, exponent) for count, exponent in zip(counts, (3.0, 2.0, 1.0), strict=True)]
+    radius = rng.permutation(np.concatenate(sizes))
     reach = _REACH * radius[:, None]
     fine = (radius > _ELLIPSE_DETAIL).astype(np.int64)
     kind = rng.integers(0, 3, n)
