@@ -207,10 +207,18 @@ def dead_leaves_image(index: int) -> Image.Image:
     return Image.fromarray(dead_leaves_array(index))
 
 
+@registry.register(
+    "datasets",
+    "dead-leaves",
+    help="synthetic images with natural statistics, drawn here, without labels (the default)",
+)
 class DeadLeaves(ImageSource):
-    """The set as a source."""
+    """The set as a source; it has neither folder nor splits."""
 
     def __init__(self, request: Request) -> None:
+        request.refuse_folder()
+        if request.split is not None:
+            raise UsageError(f"dead-leaves has no splits, so it takes no --split (got {request.split!r})")
         super().__init__(Origin(request.spec, note=NOTE), COUNT)
         self._fingerprint = pixel_digest(dead_leaves_image(0))
 
@@ -229,16 +237,3 @@ class DeadLeaves(ImageSource):
     def read(self, index: int, channels: int) -> tuple[Image.Image, None]:
         """Draw it."""
         return dead_leaves_image(index), None
-
-
-@registry.register(
-    "datasets",
-    "dead-leaves",
-    help="synthetic images with natural statistics, drawn here, without labels (the default)",
-)
-def dead_leaves(request: Request) -> DeadLeaves:
-    """The built-in synthetic set; it has neither folder nor splits."""
-    request.refuse_folder()
-    if request.split is not None:
-        raise UsageError(f"dead-leaves has no splits, so it takes no --split (got {request.split!r})")
-    return DeadLeaves(request)
