@@ -11,9 +11,8 @@ from sweeps import QUICK, Here, jobs, network
 from timm_diffsens.errors import DiffsensError, DiffsensWarning, UsageError
 from timm_diffsens.results.records.store import load_record
 from timm_diffsens.sweep import run as run_module
-from timm_diffsens.sweep.executor import lost
 from timm_diffsens.sweep.jobs import Job
-from timm_diffsens.sweep.outcomes import log_error, read_outcome
+from timm_diffsens.sweep.outcomes import log_error, lost, read_outcome
 from timm_diffsens.sweep.run import ATTEMPTS, sweep
 from timm_diffsens.sweep.tables import read_outcomes, summarise, write_tables
 from timm_diffsens.sweep.work import work

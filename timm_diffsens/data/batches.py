@@ -1,7 +1,6 @@
 """Batches prepared one ahead in background threads."""
 
 import os
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -30,21 +29,17 @@ def prefetch(
     >>> [(p, t.tolist()) for p, t in prefetch(lambda i: torch.tensor(i * i), range(3), 2)]
     [([0, 1], [0, 1]), ([2], [4])]
     """
-    stopped = threading.Event()
     chunks = [list(positions[start : start + batch_size]) for start in range(0, len(positions), batch_size)]
-
-    def one(position: int) -> torch.Tensor | None:
-        return None if stopped.is_set() else make(position)
-
     with threads.helpers(readers, "batches") as pool:
+        ahead = [pool.submit(make, position) for chunk in chunks[:1] for position in chunk]
         try:
-            ahead = [pool.submit(one, position) for position in chunks[0]] if chunks else []
             for chunk, following in zip(chunks, [*chunks[1:], []], strict=True):
                 made = [future.result() for future in ahead]
-                ahead = [pool.submit(one, position) for position in following]
-                yield chunk, torch.stack([tensor for tensor in made if tensor is not None])
+                ahead = [pool.submit(make, position) for position in following]
+                yield chunk, torch.stack(made)
         finally:
-            stopped.set()
+            for future in ahead:
+                future.cancel()
 
 
 def one_ahead(items: Iterator[Item]) -> Generator[Item, None, None]:

@@ -16,8 +16,6 @@ EVALUATION_SPLITS = ("validation", "val", "valid", "eval", "evaluation")
 TEST_SPLITS = ("test", "testing")
 _ALL_SPLITS = (*TRAIN_SPLITS, *EVALUATION_SPLITS, *TEST_SPLITS)
 
-_SPLIT_PATTERN = r"[\w\[\]{}%:+|,.-]+"
-
 
 def check_name(prefix: str, name: str, pattern: str) -> None:
     """Refuse a name that could be read as a path, a script or a command.
@@ -29,16 +27,6 @@ def check_name(prefix: str, name: str, pattern: str) -> None:
         raise UsageError(
             f"'{prefix}/{name}' is no data set name: expected {prefix}/NAME of letters, digits, - _ and ."
         )
-
-
-def check_split(split: str | None) -> None:
-    """Refuse a split that could be read as a path or a command.
-
-    Raises:
-        UsageError: it could.
-    """
-    if split is not None and (not re.fullmatch(_SPLIT_PATTERN, split) or set(split) <= {"."}):
-        raise UsageError(f"{split!r} is no split name: expected one such as validation, test or train")
 
 
 def two_way_split(split: str | None) -> str:

@@ -12,6 +12,7 @@ from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError, wa
 
 MAX_CORRUPT = 0.01  # share of the sample that may be unreadable
 _WINDOW = 1024  # images inspected before results are collected
+_SHOWN = 5  # damaged images that a message names
 
 
 def inspect_images(
@@ -20,29 +21,25 @@ def inspect_images(
     """Read every image once: what is known of the readable ones, and the names of the others.
 
     Raises:
-        UsageError: none can be read.
+        UsageError: fewer than two can be read.
         MeasurementError: more than 1 % cannot.
     """
-    items: list[Item] = []
-    faults: dict[str, str] = {}
-    for index, result in zip(indices, _inspect_each(source, indices, channels), strict=True):
-        if isinstance(result, Item):
-            items.append(result)
-        else:
-            faults[source.name(index)] = _reason(result)
+    found = list(zip(indices, _inspect_each(source, indices, channels), strict=True))
+    items = [result for _, result in found if isinstance(result, Item)]
+    faults = {source.name(i): _reason(result) for i, result in found if not isinstance(result, Item)}
+    listed = ", ".join(f"{name} ({reason})" for name, reason in itertools.islice(faults.items(), _SHOWN))
+    listed += f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+    spec, share = source.origin.spec, f"{len(faults)} of {len(indices)} images"
     if not items:
-        raise UsageError(f"{source.origin.spec} has no readable image: {_list_faults(faults)}")
+        raise UsageError(f"{spec} has no readable image: {listed}")
     if len(faults) > MAX_CORRUPT * len(indices):
         raise MeasurementError(
-            f"{len(faults)} of {len(indices)} images of {source.origin.spec} cannot be read, more than 1 %: "
-            f"{_list_faults(faults)}; replace or remove them"
+            f"{share} of {spec} cannot be read, more than 1 %: {listed}; replace or remove them"
         )
     if len(items) < 2:
-        raise UsageError(f"{source.origin.spec} has one readable image; sensitivities need at least 2")
+        raise UsageError(f"{spec} has one readable image; sensitivities need at least 2")
     if faults:
-        warn(
-            f"{len(faults)} of {len(indices)} images cannot be read and are left out: {_list_faults(faults)}"
-        )
+        warn(f"{share} cannot be read and are left out: {listed}")
     return items, tuple(faults)
 
 
@@ -59,22 +56,16 @@ def _inspect_each(source: ImageSource, indices: list[int], channels: int) -> Ite
 
     pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1) if source.concurrent else 1)
     try:
-        remaining = iter(indices)
-        while window := list(itertools.islice(remaining, _WINDOW)):
-            yield from pool.map(attempt, window)
+        for start in range(0, len(indices), _WINDOW):
+            yield from pool.map(attempt, indices[start : start + _WINDOW])
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: object) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image"  # PIL's own words name an address in memory, other ones in every run
     return str(error) or type(error).__name__
-
-
-def _list_faults(faults: dict[str, str], count: int = 5) -> str:
-    shown = [f"{name} ({reason})" for name, reason in itertools.islice(faults.items(), count)]
-    return ", ".join(shown) + (f" and {len(faults) - count} more" if len(faults) > count else "")
 
 
 def inspect_first(
@@ -86,16 +77,15 @@ def inspect_first(
         UsageError: fewer than two came.
         MeasurementError: more than 1 % are damaged, or the stream broke.
     """
-    spec = source.origin.spec
-    items = source.first(images, channels)
-    skipped = tuple(f"damaged image {number}" for number in range(source.dropped))
+    spec, items = source.origin.spec, source.first(images, channels)
+    total = len(items) + source.dropped
+    share = f"{source.dropped} of {total} images of {spec} cannot be read"
     if len(items) < 2:
         raise UsageError(f"{spec} gave {len(items)} images; sensitivities need at least 2")
-    total = len(items) + len(skipped)
-    if len(skipped) > MAX_CORRUPT * total:
-        raise MeasurementError(f"{len(skipped)} of {total} images of {spec} cannot be read, more than 1 %")
-    if skipped:
-        warn(f"{len(skipped)} of {total} images of {spec} cannot be read and are left out")
+    if source.dropped > MAX_CORRUPT * total:
+        raise MeasurementError(f"{share}, more than 1 %")
+    if source.dropped:
+        warn(f"{share} and are left out")
     if images is not None and len(items) < images:
         warn(f"{spec} gave {len(items)} images, not {images}: all of them are used (--images)")
-    return items, skipped
+    return items, tuple(f"damaged image {number}" for number in range(source.dropped))

@@ -6,11 +6,10 @@ decoded before anything is measured: what cannot be read is named, left out and 
 """
 
 import hashlib
-import itertools
 import json
 import re
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -18,11 +17,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from timm_diffsens.data.batches import READERS, prefetch
+from timm_diffsens.data.batches import READERS, Batch, prefetch
 from timm_diffsens.data.inspection import inspect_first, inspect_images
 from timm_diffsens.data.opening import open_images
 from timm_diffsens.data.scale_detection import ScaleDetection, choose_pairwise
-from timm_diffsens.data.source import MODES, ImageSource, Item, SequentialSource
+from timm_diffsens.data.source import MODES, ImageSource, Origin, SequentialSource
 from timm_diffsens.device import allocator
 from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError, warn
 from timm_diffsens.schema.records import InputSpec
@@ -32,17 +31,15 @@ _WORDNET_ID = re.compile(r"n\d{8}")
 
 UNKNOWN_CLASSES = "class names unknown: labels are taken as the model's class indices"
 
-Picture = Image.Image | torch.Tensor
 Selection = Literal["random", "first", "all"]
 
 
-@dataclass(frozen=True)
-class ImageSample:
+@dataclass(frozen=True, kw_only=True)
+class ImageSample(Origin):
     """Images chosen from a split, in a fixed order; `len()` of them were readable.
 
-    Attributes:
-        spec: the data set as asked for.
-        split: the split that was read; None if the set has none.
+    Attributes, besides those of `Origin`:
+        source: what the images are read from. channels: 3 or 1.
         names: one an image, independent of where the set lies.
         indices: index of each image in the split. Random streams belong to it.
         labels: class index of each image in the set's own sorted class order; None if unlabelled.
@@ -51,14 +48,10 @@ class ImageSample:
         seed: what chose the sample.
         selection: "random"; "first" for a stream; "all" if every image of the split was taken.
         skipped: names of the images that could not be read.
-        note: what the reader must know about the set, or None.
-        title: a name to show where `spec` would mislead, or None.
-        size: images in the whole split, -1 for a stream.
-        channels: of the images: 3 or 1.
     """
 
-    spec: str
-    split: str | None
+    source: ImageSource = field(repr=False, compare=False)
+    channels: int
     names: tuple[str, ...]
     indices: tuple[int, ...]
     labels: tuple[int, ...] | None
@@ -67,14 +60,14 @@ class ImageSample:
     seed: int
     selection: Selection
     skipped: tuple[str, ...]
-    note: str | None
-    title: str | None
-    size: int
-    channels: int
-    source: ImageSource = field(repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def size(self) -> int:
+        """Images in the whole split, -1 for a stream."""
+        return self.source.size
 
     @property
     def task(self) -> ScaleDetection | None:
@@ -96,7 +89,7 @@ class ImageSample:
             )
         return lambda image: image
 
-    def load(self, i: int) -> Picture:
+    def load(self, i: int) -> Image.Image | torch.Tensor:
         """Image at position `i` of the sample: a PIL image in RGB or L, or a tensor.
 
         Raises:
@@ -113,10 +106,8 @@ class ImageSample:
 
     def batches(
         self, transform: Callable[[Any], torch.Tensor], batch_size: int
-    ) -> Generator[tuple[list[int], torch.Tensor], None, None]:
-        """Yield (positions, tensor (b, c, h, w)) over the sample in order, one batch prepared ahead.
-
-        About two batches exist at a time. The threads that prepare them end with the generator.
+    ) -> Generator[Batch, None, None]:
+        """Yield (positions, tensor (b, c, h, w)) over the sample in order; see `data.batches.prefetch`.
 
         Raises:
             UsageError: `batch_size` is below 1.
@@ -167,19 +158,44 @@ def load_images(
         images = None if source.all_by_default else 500
     if channels not in MODES and source.shape(channels) is None:
         raise UsageError(f"images have 1 or 3 channels, the model wants {channels}")
+    spec = source.origin.spec
+    selection: Selection = "all"
     if isinstance(source, SequentialSource):
         items, skipped = inspect_first(source, images, channels)
-        whole = len(items) == source.size
-        return _sample(source, items, skipped, seed, "all" if whole else "first", channels)
-    spec = source.origin.spec
-    chosen = _choose(source, images, seed)
-    if source.size < 2:
-        raise UsageError(f"{spec} has {source.size} image; sensitivities need at least 2")
-    if images is not None and source.size < images:
-        warn(f"{spec} has {source.size} images, not {images}: all of them are used (--images)")
-    items, skipped = inspect_images(source, chosen, channels)
-    selection: Selection = "all" if len(chosen) == source.size else "random"
-    return _sample(source, items, skipped, seed, selection, channels)
+        if len(items) != source.size:
+            selection = "first"
+    else:
+        chosen = _choose(source, images, seed)
+        if source.size < 2:
+            raise UsageError(f"{spec} has {source.size} image; sensitivities need at least 2")
+        if images is not None and source.size < images:
+            warn(f"{spec} has {source.size} images, not {images}: all of them are used (--images)")
+        items, skipped = inspect_images(source, chosen, channels)
+        if len(chosen) != source.size:
+            selection = "random"
+    labels = tuple(item.label for item in items if item.label is not None)
+    known = labels if len(labels) == len(items) else None
+    origin, names = source.origin, tuple(source.name(item.index) for item in items)
+    if known is not None and source.class_names is None:
+        notes = [UNKNOWN_CLASSES] if origin.note is None else [origin.note, UNKNOWN_CLASSES]
+        origin = replace(origin, note="; ".join(notes))
+    total = hashlib.sha256()
+    for name, item in zip(names, items, strict=True):
+        label = None if known is None else item.label
+        total.update(json.dumps([name, label, item.index, item.digest]).encode() + b"\n")
+    return ImageSample(
+        **vars(origin),
+        source=source,
+        channels=channels,
+        names=names,
+        indices=tuple(item.index for item in items),
+        labels=known,
+        class_names=None if known is None else source.class_names,
+        sha256=total.hexdigest(),
+        seed=seed,
+        selection=selection,
+        skipped=skipped,
+    )
 
 
 def _choose(source: ImageSource, images: int | None, seed: int) -> list[int]:
@@ -195,46 +211,6 @@ def _choose(source: ImageSource, images: int | None, seed: int) -> list[int]:
         return choose_pairwise(size, min(images, size), seed, source.origin.spec)
     keys = np.random.Philox(np.random.SeedSequence([_STREAM, seed])).random_raw(size)
     return [int(index) for index in np.argsort(keys, kind="stable")[:images]]
-
-
-def _sample(
-    source: ImageSource,
-    items: list[Item],
-    skipped: tuple[str, ...],
-    seed: int,
-    selection: Selection,
-    channels: int,
-) -> ImageSample:
-    labels = tuple(item.label for item in items)
-    known = None if any(label is None for label in labels) else cast(tuple[int, ...], labels)
-    names = tuple(source.name(item.index) for item in items)
-    note = source.origin.note
-    if known is not None and source.class_names is None:
-        note = UNKNOWN_CLASSES if note is None else f"{note}; {UNKNOWN_CLASSES}"
-    return ImageSample(
-        spec=source.origin.spec,
-        split=source.origin.split,
-        names=names,
-        indices=tuple(item.index for item in items),
-        labels=known,
-        class_names=source.class_names if known is not None else None,
-        sha256=_hash(names, known, items),
-        seed=seed,
-        selection=selection,
-        skipped=skipped,
-        note=note,
-        title=source.origin.title,
-        size=source.size,
-        channels=channels,
-        source=source,
-    )
-
-
-def _hash(names: Sequence[str], labels: Sequence[int] | None, items: Sequence[Item]) -> str:
-    total = hashlib.sha256()
-    for name, label, item in zip(names, labels or itertools.repeat(None), items, strict=False):
-        total.update(json.dumps([name, label, item.index, item.digest]).encode() + b"\n")
-    return total.hexdigest()
 
 
 def image_transform(spec: InputSpec) -> Callable[[Image.Image], torch.Tensor]:
@@ -291,8 +267,6 @@ def match_labels(
     if len(names) != classes:
         return None, f"the {where} has {len(names)} classes, the model {classes}"
     if imagenet_names is not None and not all(name.isdigit() for name in names):
-        return (
-            None,
-            f"the {where}'s class names are not the model's, which are WordNet ids ({names[0]!r}, say)",
-        )
+        others = f"not the model's, which are WordNet ids ({names[0]!r}, say)"
+        return None, f"the {where}'s class names are {others}"
     return sample.labels, None

@@ -1,15 +1,17 @@
 """What the user names or gives -> an open `ImageSource`."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from timm_diffsens import registry
-from timm_diffsens.data.folders import check_split
 from timm_diffsens.data.given import given_source
 from timm_diffsens.data.source import ImageSource, Request
 from timm_diffsens.errors import UsageError
+
+_SPLIT_PATTERN = r"[\w\[\]{}%:+|,.-]+"  # nothing that could be read as a path or a command
 
 
 def open_images(
@@ -45,14 +47,15 @@ def open_images(
             raise UsageError("data_dir, split, download and parameters are for data sets that are named")
         return data if isinstance(data, ImageSource) else given_source(data)
     entry, name = _find(data)
-    check_split(split)
+    if split is not None and (not re.fullmatch(_SPLIT_PATTERN, split) or set(split) <= {"."}):
+        raise UsageError(f"{split!r} is no split name: expected one such as validation, test or train")
     given = {key: value for key, value in (parameters or {}).items() if value is not None}
     for key in given:
-        _check_parameter(entry, key)
+        if not entry.takes(key):
+            owners = " and ".join(other.name for other in registry.entries("datasets") if other.takes(key))
+            raise UsageError(f"{key} belongs to {owners or 'no data set'}, not to {entry.name}")
     folder = None if data_dir is None else Path(data_dir).expanduser().absolute()
-    shown = data if name else entry.name
-    if entry.sha256 is not None:
-        shown = entry.recorded
+    shown = entry.recorded if entry.sha256 is not None else data if name else entry.name
     found = entry.build(request=Request(shown, name, folder, split, download), **given)
     opened = found if isinstance(found, ImageSource) else given_source(found, shown)
     opened.origin = replace(opened.origin, spec=shown)
@@ -67,9 +70,3 @@ def _find(spec: str) -> tuple[registry.Entry, str]:
     if slash and ".py:" not in spec and family in registry.names("datasets"):
         return registry.find("datasets", family), name
     return registry.find("datasets", spec), ""
-
-
-def _check_parameter(entry: registry.Entry, name: str) -> None:
-    if not entry.takes(name):
-        owners = " and ".join(other.name for other in registry.entries("datasets") if other.takes(name))
-        raise UsageError(f"{name} belongs to {owners or 'no data set'}, not to {entry.name}")

@@ -110,16 +110,12 @@ class ScaleDetection:
             raise UsageError(f"gap must be a number of pixels of at least 0, got {gap:g}")
         if not (math.isfinite(xi) and xi > 0):
             raise UsageError(f"xi must be a positive number of pixels, got {xi:g}")
-        largest = self._largest_distance()
+        largest = math.sqrt(self.dims) * (size // 2 if self.periodic else size - 1)
         if xi - gap / 2 <= 1 or xi + gap / 2 >= largest:
             raise UsageError(
                 f"no images of one class: distances are from 1 to {largest:.3g} pixels, and "
                 f"[{xi - gap / 2:g}, {xi + gap / 2:g}] is left out; choose another xi or gap"
             )
-
-    def _largest_distance(self) -> float:
-        reach = self.side // 2 if self.periodic else self.side - 1
-        return math.sqrt(self.dims) * reach
 
     @property
     def side(self) -> int:
@@ -143,9 +139,7 @@ class ScaleDetection:
 
     def parameters(self) -> dict[str, Any]:
         """All that defines the task, as plain values."""
-        names = ("task", "dims", "size", "xi", "gap", "periodic")
-        values = {name: getattr(self, name) for name in names}
-        return {n: float(v) if n in ("xi", "gap") else v for n, v in values.items()}
+        return {**vars(self), "xi": self.scale, "gap": float(self.gap or 0)}
 
     def count(self, part: str) -> int:
         """How many images a part (train or test) has, half of each class."""
@@ -180,7 +174,8 @@ class ScaleDetection:
 
     def render(self, positions: torch.Tensor) -> torch.Tensor:
         """Images (n, 1, *shape) of active pixels (n, 2, dims); two on one pixel add up."""
-        flat = _flat(self, positions.numpy())
+        coordinates = tuple(np.moveaxis(positions.numpy(), -1, 0))
+        flat = np.asarray(np.ravel_multi_index(coordinates, self.shape), dtype=np.int64)
         images = torch.zeros(len(flat), self.side**self.dims)
         images.scatter_add_(1, torch.from_numpy(flat), torch.full(flat.shape, self.amplitude))
         return images.view(-1, 1, *self.shape)
@@ -202,7 +197,13 @@ class ScaleDetection:
         """
         start = positions.numpy()
         targets, allowed = _moves(self, start)
-        draws = _uniform(generator, len(start))
+        if isinstance(generator, np.random.Generator):
+            draws = generator.random((len(start), 2))
+        elif len(generator) != len(start):
+            count = f"{len(start)} images, got {len(generator)}"
+            raise UsageError(f"expected one generator for each of the {count}")
+        else:
+            draws = np.array([g.random(2) for g in generator]).reshape(-1, 2)
         choice = np.floor(draws * allowed.sum(axis=2)).astype(np.int64)
         rank = np.cumsum(allowed, axis=2) - 1
         which = np.argmax(allowed & (rank == choice[..., None]), axis=2)
@@ -213,7 +214,7 @@ class ScaleDetection:
         every = np.arange(self.side**self.dims)
         start = _positions(self, np.stack([every, every], axis=1))
         _, allowed = _moves(self, start)
-        still = len(_offsets(self.dims)) % 2  # whether the first choice is to stay
+        still = self.dims == 2  # whether the first choice is to stay
         return float(np.sqrt((1 - still * allowed[..., 0] / allowed.sum(axis=2)).mean()))
 
 
@@ -240,8 +241,8 @@ def _known(part: str) -> int:
 
 
 @functools.lru_cache(maxsize=8)
-def _pools(task: ScaleDetection) -> tuple[tuple[Integers, Integers], tuple[Integers, Integers]]:
-    """(train, test), each (pairs of class +1, pairs of class -1), as flat pixel indices (count, 2).
+def _pools(task: ScaleDetection) -> list[list[Integers]]:
+    """[train, test], each [pairs of class +1, pairs of class -1], as flat pixel indices (count, 2).
 
     A fixed random half of every class is the training part; all are in a fixed random order.
     """
@@ -256,17 +257,12 @@ def _pools(task: ScaleDetection) -> tuple[tuple[Integers, Integers], tuple[Integ
         half = (len(mine) + 1) // 2
         parts[0].append(mine[:half])
         parts[1].append(mine[half:])
-    return (parts[0][0], parts[0][1]), (parts[1][0], parts[1][1])
+    return parts
 
 
 def _positions(task: ScaleDetection, flat: Integers) -> Integers:
     """Flat pixel indices (n, 2) -> coordinates (n, 2, dims)."""
     return np.stack(np.unravel_index(flat, task.shape), axis=-1).astype(np.int64)
-
-
-def _flat(task: ScaleDetection, positions: Integers) -> Integers:
-    """Coordinates (n, 2, dims) -> flat pixel indices (n, 2)."""
-    return np.asarray(np.ravel_multi_index(tuple(np.moveaxis(positions, -1, 0)), task.shape), dtype=np.int64)
 
 
 def _labels(task: ScaleDetection, positions: Integers) -> Integers:
@@ -283,14 +279,10 @@ def _labels(task: ScaleDetection, positions: Integers) -> Integers:
     return (np.where(square < low**2, 1, 0) - np.where(square > high**2, 1, 0)).astype(np.int64)
 
 
-def _offsets(dims: int) -> Integers:
-    steps = [[-1], [1]] if dims == 1 else [[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]]
-    return np.array(steps, dtype=np.int64)
-
-
 def _moves(task: ScaleDetection, start: Integers) -> tuple[Integers, npt.NDArray[np.bool_]]:
     """Where each pixel could go, (n, 2, choices, dims), and whether it may, (n, 2, choices)."""
-    targets = start[:, :, None] + _offsets(task.dims)
+    steps = [[-1], [1]] if task.dims == 1 else [[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]]
+    targets = start[:, :, None] + np.array(steps, dtype=np.int64)
     if task.periodic:
         targets %= task.side
     allowed = np.asarray(((targets >= 0) & (targets < task.side)).all(axis=-1))
@@ -298,12 +290,3 @@ def _moves(task: ScaleDetection, start: Integers) -> tuple[Integers, npt.NDArray
         patch = int(task.scale)
         allowed = allowed & (targets // patch == start[:, :, None] // patch).all(axis=-1)
     return targets, allowed
-
-
-def _uniform(generator: Generator, n: int) -> npt.NDArray[np.float64]:
-    """(n, 2) draws from [0, 1)."""
-    if isinstance(generator, np.random.Generator):
-        return generator.random((n, 2))
-    if len(generator) != n:
-        raise UsageError(f"expected one generator for each of the {n} images, got {len(generator)}")
-    return np.stack([g.random(2) for g in generator]) if n else np.empty((0, 2))

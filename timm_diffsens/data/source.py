@@ -61,10 +61,6 @@ class Request:
     split: str | None = None
     download: bool = False
 
-    def origin(self, split: str | None, note: str | None = None) -> Origin:
-        """How the record will name what was opened."""
-        return Origin(self.spec, split, note)
-
     def folder(self) -> Path:
         """The data folder, which must exist."""
         return existing_folder(self.spec, self.data_dir)
@@ -94,7 +90,7 @@ class Request:
             raise UsageError(f"{needed}: pip install '{package}>={major}'")
 
 
-class ImageSource(ABC):
+class ImageSource:
     """Numbered images. An image is a PIL image, or a tensor that the network is shown as it is.
 
     Attributes:
@@ -122,20 +118,25 @@ class ImageSource(ABC):
         """A name for image `index` that does not depend on where the set lies: `test/00000042`."""
         return f"{self.origin.split or self.origin.spec}/{index:08d}"
 
-    @abstractmethod
+    def read(self, index: int, channels: int) -> tuple[Image.Image, Any]:
+        """Image `index` as it lies there, and its label; `inspect` and `image` are made of it."""
+        raise NotImplementedError
+
     def inspect(self, index: int, channels: int) -> Item:
         """Read and decode image `index` once; any exception means that it cannot be used."""
+        image, label = self.read(index, channels)
+        return Item(index, as_label(label), pixel_digest(convert(image, channels)))
 
-    @abstractmethod
     def image(self, index: int, channels: int) -> "Image.Image | torch.Tensor":
         """Image `index`: PIL in RGB (3 channels) or L (1), or a tensor."""
+        return convert(self.read(index, channels)[0], channels)
 
     def shape(self, channels: int) -> tuple[int, ...] | None:
         """Shape of the images if they are tensors; None if they are PIL images."""
         return None
 
 
-class SequentialSource(ImageSource):
+class SequentialSource(ImageSource, ABC):
     """Images that come one after the other, from the first.
 
     Attributes:

@@ -1,16 +1,16 @@
-"""Data sets that timm's `create_dataset` opens: files in folders, tables of encoded files, torchvision's."""
+"""Data sets that timm's `create_dataset` opens, and those of them that hold encoded files."""
 
 import contextlib
 import hashlib
 import io
 import sys
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from PIL import Image
 
 from timm_diffsens.data.folders import split_folder
-from timm_diffsens.data.source import ImageSource, Item, Origin, Request, as_label, convert, pixel_digest
+from timm_diffsens.data.source import ImageSource, Item, Origin, Request, as_label, convert
 from timm_diffsens.errors import UsageError, first_line, warn
 
 _EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -39,14 +39,13 @@ class Encoded(ImageSource):
 
     def __init__(self, origin: Origin, dataset: Any) -> None:
         self.reader = dataset.reader
-        classes = sorted(self.reader.class_to_idx.items(), key=lambda pair: pair[1])
-        names = tuple(str(name) for name, _ in classes)
+        classes = self.reader.class_to_idx
+        names = tuple(str(name) for name in sorted(classes, key=lambda name: classes[name]))
         self.labelled = "" not in names  # timm's class for images in the root folder itself
         super().__init__(origin, len(self.reader), names if names and self.labelled else None)
 
-    def _read(self, index: int) -> tuple[bytes, Any]:
+    def _bytes(self, index: int) -> tuple[bytes, Any]:
         try:
-            handle: BinaryIO
             handle, label = self.reader[index]
         except KeyError as error:
             raise UsageError(f"{self.origin.spec} has no {error}: expected 'image' and 'label'") from None
@@ -55,13 +54,13 @@ class Encoded(ImageSource):
 
     def inspect(self, index: int, channels: int) -> Item:
         """Hash the encoded bytes, and decode them to know that it can be done."""
-        data, label = self._read(index)
+        data, label = self._bytes(index)
         convert(Image.open(io.BytesIO(data)), channels)
         return Item(index, as_label(label) if self.labelled else None, hashlib.sha256(data).hexdigest())
 
     def image(self, index: int, channels: int) -> Image.Image:
         """Read and decode."""
-        return convert(Image.open(io.BytesIO(self._read(index)[0])), channels)
+        return convert(Image.open(io.BytesIO(self._bytes(index)[0])), channels)
 
 
 class ImageFolder(Encoded):
@@ -79,7 +78,7 @@ class ImageFolder(Encoded):
             search_split=False,
             input_key=";".join(_EXTENSIONS),
         )
-        super().__init__(request.origin(split, note), dataset)
+        super().__init__(Origin(request.spec, split, note), dataset)
         if self.labelled:
             return
         stray = sum(label == self.reader.class_to_idx[""] for _, label in self.reader.samples)
@@ -92,29 +91,3 @@ class ImageFolder(Encoded):
     def name(self, index: int) -> str:
         """Path inside the folder, with forward slashes."""
         return Path(self.reader.filename(index)).as_posix()
-
-
-class Decoded(ImageSource):
-    """A torchvision set: `dataset[index]` is (PIL image, label)."""
-
-    def __init__(self, origin: Origin, dataset: Any) -> None:
-        self._dataset = dataset
-        names = getattr(dataset, "wnids", None) or getattr(dataset, "classes", None)
-        names = names or getattr(dataset, "all_categories", None)
-        super().__init__(origin, len(dataset), tuple(str(name) for name in names) if names else None)
-
-    def name(self, index: int) -> str:
-        """`test/00000042`; the path inside the folder where there is one."""
-        files = getattr(self._dataset, "samples", None)
-        if files:
-            return Path(files[index][0]).relative_to(self._dataset.root).as_posix()
-        return super().name(index)
-
-    def inspect(self, index: int, channels: int) -> Item:
-        """Hash the decoded pixels."""
-        image, label = self._dataset[index]
-        return Item(index, as_label(label), pixel_digest(convert(image, channels)))
-
-    def image(self, index: int, channels: int) -> Image.Image:
-        """Read and decode."""
-        return convert(self._dataset[index][0], channels)

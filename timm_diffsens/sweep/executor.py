@@ -1,10 +1,12 @@
 """What the sweep asks of an executor, one of its own or yours."""
 
+import importlib
 from collections.abc import Callable, Generator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
+from timm_diffsens.errors import UsageError
 from timm_diffsens.sweep.jobs import Job
-from timm_diffsens.sweep.outcomes import Outcome, ended
+from timm_diffsens.sweep.outcomes import Outcome
 
 Started = Callable[[Job], None]
 
@@ -28,6 +30,15 @@ class Executor(Protocol):
         """
 
 
-def lost(job: Job, seconds: float, message: str) -> Outcome:
-    """The outcome of a job whose worker died without one."""
-    return ended(job, "lost", seconds, error="LostWorker", message=message)
+def optional(module: str, engine: str, name: str) -> Any:
+    """The library of an engine.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(
+            f"--engine {engine} needs {name}, which is not installed: pip install 'timm-diffsens[{engine}]'"
+        ) from error

@@ -143,7 +143,7 @@ def take_shard(models: Sequence[str], shard: str | None) -> list[str]:
     """
     if shard is None:
         return list(models)
-    first, slash, last = shard.partition("/")
-    if not (slash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+    first, _, last = shard.partition("/")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
         raise UsageError(f"--shard must be i/N with i from 1 to N, such as 1/4; got {shard!r}")
     return list(models[int(first) - 1 :: int(last)])

@@ -3,10 +3,9 @@
 import errno
 import json
 import os
-import stat
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -52,10 +51,6 @@ class Outcome:
         """Class and text of the error."""
         return None if self.error is None else f"{self.error}: {self.message}"
 
-    def found_before(self) -> "Outcome":
-        """The same, of an earlier run."""
-        return replace(self, before=True)
-
 
 def ended(job: Job, status: Status, seconds: float, **more: Any) -> Outcome:
     """The outcome of a job's present attempt."""
@@ -69,6 +64,11 @@ def failed(job: Job, status: Status, seconds: float, error: BaseException) -> Ou
     behind = error.__cause__ if isinstance(error, DiffsensError) and error.__cause__ else error
     message = first_line(error, _LONGEST_MESSAGE)
     return ended(job, status, seconds, error=type(behind).__name__, message=message)
+
+
+def lost(job: Job, seconds: float, message: str) -> Outcome:
+    """The outcome of an attempt whose worker died without one."""
+    return ended(job, "lost", seconds, error="LostWorker", message=message)
 
 
 def write_outcome(job: Job, outcome: Outcome) -> None:
@@ -107,21 +107,15 @@ def log_error(out: Path, outcome: Outcome) -> None:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            text = ("\n" * _ends_within_a_line(descriptor) + json.dumps(line) + "\n").encode()
+            size = os.fstat(descriptor).st_size  # 0 of what is no regular file
+            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+            text = ("\n" * torn + json.dumps(line) + "\n").encode()
             if os.write(descriptor, text) < len(text):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(descriptor)
     except OSError as error:
         raise DiffsensError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _ends_within_a_line(descriptor: int) -> bool:
-    found = os.fstat(descriptor)
-    if not (stat.S_ISREG(found.st_mode) and found.st_size):
-        return False
-    os.lseek(descriptor, -1, os.SEEK_END)
-    return os.read(descriptor, 1) != b"\n"
 
 
 def tally(reasons: Iterable[str]) -> str:

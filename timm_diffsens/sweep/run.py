@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -58,39 +59,35 @@ def sweep(
         watch.begin(len(jobs), sum(outcome is not None for outcome in found.values()))
     yield from (outcome for outcome in found.values() if outcome is not None)
     pending = [job for job in jobs if found[job.id] is None]
-    files = _Files()
+    reported = False
+
+    def written(write: Callable[[], None]) -> None:
+        """A failure is reported once; models are still measured."""
+        nonlocal reported
+        try:
+            write()
+        except DiffsensError as error:
+            if not reported:
+                warn(f"{error}; the sweep goes on, but what it cannot write will be done again")
+            reported = True
+
     while pending:
         again: list[Job] = []
         with closing(executor.run(pending, watch.started if watch else lambda job: None)) as ended:
             for job, outcome in ended:
                 if outcome.error is not None:
-                    files.write(partial(log_error, Path(job.out), outcome))
+                    written(partial(log_error, Path(job.out), outcome))
                 if outcome.status in RETRIED and job.attempt < ATTEMPTS:
                     again.append(job.again(f"attempt {job.attempt}: {outcome.cause}"))
                     if watch:
                         watch.retried(outcome)
                     continue
                 if outcome.status == "lost":  # its worker could not write it
-                    files.write(partial(write_outcome, job, outcome))
+                    written(partial(write_outcome, job, outcome))
                 if watch:
                     watch.finished(outcome)
                 yield outcome
         pending = again
-
-
-class _Files:
-    """What a sweep itself writes. A failure is reported once; models are still measured."""
-
-    def __init__(self) -> None:
-        self.reported = False
-
-    def write(self, write: Callable[[], None]) -> None:
-        try:
-            write()
-        except DiffsensError as error:
-            if not self.reported:
-                warn(f"{error}; the sweep goes on, but what it cannot write will be done again")
-            self.reported = True
 
 
 def done_before(job: Job) -> Outcome | None:
@@ -106,12 +103,10 @@ def done_before(job: Job) -> Outcome | None:
         return None
     if outcome.status == "left out":
         limit = job.max_parameters
-        return None if limit is None or outcome.row["parameters"] <= limit else outcome.found_before()
-    if job.options is not None and not _record_is_there(job, outcome):
-        return None
-    return outcome.found_before()
-
-
-def _record_is_there(job: Job, outcome: Outcome) -> bool:
-    path = Path(job.out) / "records" / outcome.row["record"]
-    return bool(find_record(path.parent, outcome.row["key"]) == path)
+        same = limit is not None and outcome.row["parameters"] > limit
+    elif job.options is not None:
+        path = Path(job.out) / "records" / outcome.row["record"]
+        same = find_record(path.parent, outcome.row["key"]) == path
+    else:
+        same = True
+    return replace(outcome, before=True) if same else None

@@ -8,6 +8,7 @@ over is `dropped`, and has to be zero.
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,6 @@ from timm_diffsens.models.architectures import Architecture, find_architecture
 from timm_diffsens.models.inputs import timm_input
 from timm_diffsens.models.layers import Layer, select_layers, trace_images
 from timm_diffsens.models.trace import Call, Trace, call_name, tensors
-from timm_diffsens.schema.records import InputSpec
 from timm_diffsens.sweep.outcomes import tally
 
 # What becomes of an output of a call that calls no other module; `dropped`: nobody would know of it.
@@ -43,30 +43,6 @@ def structure(spec: str) -> dict[str, Any]:
     images = torch.empty(_IMAGES, shown.channels, shown.height, shown.width, device="meta")
     with _leaf_calls(module) as leaves:
         seen = trace_images(module, images)
-    return _row(spec, source, module, shown, seen, leaves)
-
-
-def count_parameters(spec: str) -> int:
-    """Number of parameters of an architecture."""
-    return sum(p.numel() for p in on_meta(find_architecture(spec)).parameters())
-
-
-def on_meta(source: Architecture) -> nn.Module:
-    """An architecture without memory for its weights.
-
-    A few compute their widths from tensors, which have no values there: those are built as usual, and what
-    they hold is let go.
-    """
-    try:
-        with torch.device("meta"):
-            return source.build()
-    except (NotImplementedError, RuntimeError):
-        return source.build().to("meta")
-
-
-def _row(
-    spec: str, source: Architecture, module: nn.Module, shown: InputSpec, seen: Trace, leaves: dict[str, int]
-) -> dict[str, Any]:
     layers = select_layers(seen, "all")
     fates = Counter(_fates(seen, layers, leaves))
     unmeasured = {layer.name: layer.reason for layer in layers if layer.reason is not None}
@@ -88,6 +64,24 @@ def _row(
     }
 
 
+def count_parameters(spec: str) -> int:
+    """Number of parameters of an architecture."""
+    return sum(p.numel() for p in on_meta(find_architecture(spec)).parameters())
+
+
+def on_meta(source: Architecture) -> nn.Module:
+    """An architecture without memory for its weights.
+
+    A few compute their widths from tensors, which have no values there: those are built as usual, and what
+    they hold is let go.
+    """
+    try:
+        with torch.device("meta"):
+            return source.build()
+    except (NotImplementedError, RuntimeError):
+        return source.build().to("meta")
+
+
 def _fates(seen: Trace, layers: list[Layer], leaves: dict[str, int]) -> Iterator[str]:
     """What became of every output of every leaf call, one of `FATES` each."""
     outputs: dict[str, list[Call]] = {}
@@ -98,8 +92,9 @@ def _fates(seen: Trace, layers: list[Layer], leaves: dict[str, int]) -> Iterator
     fused = {call.name for call in seen.calls if call.leaf}
     for leaf, count in leaves.items():
         found = outputs.get(leaf, [])
+        computes_weight = "parametrizations" in leaf.split(".")  # torch.nn.utils.parametrize: not a layer
         if not count:
-            yield "no tensor" if leaf in seen.begun or _computes_weight(leaf) else "dropped"
+            yield "no tensor" if leaf in seen.begun or computes_weight else "dropped"
         for call in found[:count]:
             if call.name in read:
                 yield "layer"
@@ -107,13 +102,7 @@ def _fates(seen: Trace, layers: list[Layer], leaves: dict[str, int]) -> Iterator
                 yield "same tensor"
             else:
                 yield "part of a fused norm" if fused.intersection(call.enclosing) else "dropped"
-        missing = "computes a weight" if _computes_weight(leaf) else "dropped"
-        yield from [missing] * (count - len(found))
-
-
-def _computes_weight(call: str) -> bool:
-    """Whether a call is of `torch.nn.utils.parametrize`: what it returns is a weight, not a layer."""
-    return "parametrizations" in call.split(".")
+        yield from ["computes a weight" if computes_weight else "dropped"] * (count - len(found))
 
 
 @contextmanager
@@ -123,29 +112,20 @@ def _leaf_calls(model: nn.Module) -> Iterator[dict[str, int]]:
     counts: Counter[str] = Counter()
     within: list[bool] = []  # of the open calls: whether they have called a module
 
-    def before(name: str) -> Any:
-        def hook(module: nn.Module, args: Any) -> None:
-            if not within:
-                counts.clear()  # another forward
-            within[-1:] = [True] * len(within[-1:])
-            within.append(False)
+    def before(module: nn.Module, args: Any) -> None:
+        if not within:
+            counts.clear()  # another forward
+        within[-1:] = [True] * len(within[-1:])
+        within.append(False)
 
-        return hook
-
-    def after(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            call = call_name(name, counts[name])
-            counts[name] += 1
-            if not within.pop():
-                leaves[call] = len(tensors(output))
-
-        return hook
+    def after(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        call = call_name(name, counts[name])
+        counts[name] += 1
+        if not within.pop():
+            leaves[call] = len(tensors(output))
 
     with ExitStack() as stack:
         for name, module in model.named_modules():
-            for handle in (
-                module.register_forward_pre_hook(before(name)),
-                module.register_forward_hook(after(name)),
-            ):
-                stack.callback(handle.remove)
+            stack.callback(module.register_forward_pre_hook(before).remove)
+            stack.callback(module.register_forward_hook(partial(after, name)).remove)
         yield leaves

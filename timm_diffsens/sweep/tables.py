@@ -48,16 +48,11 @@ def table_text(outcomes: Sequence[Outcome]) -> str:
     names = dict.fromkeys(["model", "status", "cause", *(name for row in rows for name in row)])
     columns = [name for name in names if name not in _LEFT_TO_THE_FILES]
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_cell(row.get(name)) for name in columns] for row in rows)
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({n: f"{v:.4g}" if isinstance(v, float) else v for n, v in row.items()})
     return text.getvalue()
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def summarise(outcomes: Sequence[Outcome]) -> dict[str, Any]:

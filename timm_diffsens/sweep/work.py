@@ -12,7 +12,6 @@ from timm_diffsens.benchmark.run import run_once
 from timm_diffsens.device import allocator
 from timm_diffsens.errors import DiffsensError
 from timm_diffsens.schema.config import Config
-from timm_diffsens.schema.records import Record
 from timm_diffsens.sensitivities.run import is_out_of_memory
 from timm_diffsens.sweep.jobs import Job
 from timm_diffsens.sweep.outcomes import Outcome, Status, ended, failed, tally, write_outcome
@@ -52,18 +51,14 @@ def _done(job: Job, clock: float) -> Outcome:
 
 
 def _measured(job: Job) -> dict[str, Any]:
+    """The model's record in one row: counts of layers, the output's D, G and R, and what it took."""
     plan = prepare(job.model, Config(**(job.options or {})))
     plan.retries += job.tried
     folder = Path(job.out) / "records"
     record, path, _ = run_once(plan, folder, force=job.force)
-    return measured_row(record, path.relative_to(folder).as_posix())
-
-
-def measured_row(record: Record, file: str) -> dict[str, Any]:
-    """What a record says, in one row: counts of layers, the output's D, G and R, and what it took."""
     layers = record.variants["original"]
     reasons = [layer.reason for layer in layers if layer.reason is not None]
-    row: dict[str, Any] = {
+    return {
         "model": record.model.spec,
         "library": record.model.library,
         "parameters": record.model.parameters,
@@ -73,24 +68,17 @@ def measured_row(record: Record, file: str) -> dict[str, Any]:
         "with values": len(layers) - len(reasons),
         "without values": tally(reasons),
         "not called": len(record.not_called),
-    }
-    for name, variant in record.variants.items():
-        row[f"R {name}"] = variant[-1].r
-    return row | {
+        **{f"R {name}": variant[-1].r for name, variant in record.variants.items()},
         "D": layers[-1].d,
         "G": layers[-1].g,
         "batch size": record.environment.batch_size,
         "retries": len(record.environment.retries),
         "seconds": record.timings.seconds,
-        "record": file,
+        "record": path.relative_to(folder).as_posix(),
         "key": record.key,
     }
 
 
 def _memory_ran_out(error: BaseException | None) -> bool:
     """Whether memory exhaustion is what lies behind an error."""
-    while error is not None:
-        if is_out_of_memory(error):
-            return True
-        error = error.__cause__
-    return False
+    return error is not None and (is_out_of_memory(error) or _memory_ran_out(error.__cause__))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from timm_diffsens.benchmark.plan import prepare
@@ -58,7 +59,7 @@ def run_demo(
         progress: called with each epoch's row.
     """
     for recipe in recipes:
-        tell = None if progress is None else _named(progress, recipe.model)
+        tell = None if progress is None else partial(progress, recipe.model)
         training = train(recipe, out=out / "runs", device=device, progress=tell)
         options = Config(
             dataset=TASK,
@@ -70,7 +71,3 @@ def run_demo(
         )
         record, _, _ = run_once(prepare(recipe.model, options), out / "records")
         yield Trained(training, record)
-
-
-def _named(progress: Progress, model: str) -> Callable[[Row], None]:
-    return lambda row: progress(model, row)

@@ -138,10 +138,9 @@ def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     invariant to the scale of gradients.
     """
     lr, decay = recipe.lr or 0.0, recipe.weight_decay or 0.0
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(module.parameters(), lr=lr, weight_decay=decay)
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=decay)
+    if recipe.optimizer != "sgd":
+        adam = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+        return adam(module.parameters(), lr=lr, weight_decay=decay)
     scale = float(getattr(module, "lr_scale", 1.0))
     return torch.optim.SGD(
         module.parameters(), lr=lr * scale, momentum=recipe.momentum, weight_decay=decay / scale
@@ -157,15 +156,10 @@ def learning_rate(recipe: Recipe, epoch: int) -> float:
 
 def _last_epoch(recipe: Recipe, state: State) -> int:
     most = recipe.epochs or 0
-    if recipe.until_fitted and _is_fitted(state):
+    error = state.curve[-1].get("fitted_error") if state.curve else None
+    if recipe.until_fitted and error is not None and error <= FITTED:
         return state.epoch
     return most if recipe.patience is None else min(most, max(state.improved, 1) + recipe.patience)
-
-
-def _is_fitted(state: State) -> bool:
-    """Whether the last epoch's weights were measured to fit the training set."""
-    error = state.curve[-1]["fitted_error"] if state.curve else None
-    return error is not None and error <= FITTED
 
 
 def fitted_error(module: nn.Module, images: Images, recipe: Recipe) -> float:
@@ -177,11 +171,7 @@ def fitted_error(module: nn.Module, images: Images, recipe: Recipe) -> float:
 
 
 def _epoch(
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    data: TaskData,
-    recipe: Recipe,
-    epoch: int,
+    module: nn.Module, optimizer: torch.optim.Optimizer, data: TaskData, recipe: Recipe, epoch: int
 ) -> Row:
     clock, factor = time.perf_counter(), learning_rate(recipe, epoch)
     first = make_optimizer(module, recipe).param_groups[0]["lr"]
@@ -196,13 +186,12 @@ def _epoch(
             f"{recipe.model} diverged in epoch {epoch + 1}: the loss is {loss}; try a lower --lr than "
             f"{recipe.lr:g}"
         )
-    held = error_of(module, data.validation, recipe) if len(data.validation) else None
     row: Row = {
         "epoch": epoch + 1,
         "lr": (recipe.lr or 0.0) * factor,
         "loss": loss,
         "train_error": wrong,
-        "validation_error": held,
+        "validation_error": error_of(module, data.validation, recipe) if len(data.validation) else None,
     }
     if recipe.until_fitted:
         near = wrong <= _NEARLY_FITTED
@@ -271,7 +260,7 @@ def error_of(module: nn.Module, images: Images, recipe: Recipe) -> float:
 def _advance(state: State, module: nn.Module, optimizer: torch.optim.Optimizer, row: Row) -> None:
     state.epoch += 1
     state.curve.append(row)
-    state.model, state.optimizer = _weights(module), _on_cpu(optimizer.state_dict())
+    state.model, state.optimizer = _weights(module), copy.deepcopy(optimizer.state_dict())
     error = None if "fitted_error" in row else row["validation_error"]  # the last is kept, not the best
     if error is None or state.best_error is None or error < state.best_error:
         state.improved = state.epoch
@@ -284,13 +273,3 @@ def _weights(module: nn.Module) -> dict[str, torch.Tensor]:
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in module.state_dict().items()
     }
-
-
-def _on_cpu(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.detach().cpu().clone()
-    if isinstance(value, dict):
-        return {k: _on_cpu(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_on_cpu(v) for v in value]
-    return copy.copy(value)

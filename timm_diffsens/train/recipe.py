@@ -85,30 +85,17 @@ class Recipe:
         self._check()
 
     def _defaults(self) -> dict[str, Any]:
-        if self.task == "cifar10":
-            connected = self.model.startswith("net/fc")
-            return {
-                "epochs": 250,
-                "batch_size": 128,
-                "optimizer": "adam" if connected else "sgd",
-                "lr": 0.001 if (self.optimizer or ("adam" if connected else "sgd")) != "sgd" else 0.1,
-                "weight_decay": 0.0,
-                "loss": "cross-entropy",
-                "validation_images": 0 if self.until_fitted else 5000,
-                "augment": True,
-            }
-        return {
-            "epochs": 40,
-            "batch_size": 64,
-            "optimizer": "sgd",
-            "lr": 0.05 if (self.optimizer or "sgd") == "sgd" else 0.001,
-            "weight_decay": 0.0,
-            "loss": "hinge",
-            "train_images": 1024,
-            "validation_images": 0,
-            "augment": False,
-            "scale": self.detection.parameters() if self.detection else None,
-        }
+        natural = self.task == "cifar10"
+        optimizer = self.optimizer or ("adam" if natural and self.model.startswith("net/fc") else "sgd")
+        rate = 0.001 if optimizer != "sgd" else 0.1 if natural else 0.05
+        common = {"optimizer": optimizer, "lr": rate, "weight_decay": 0.0, "augment": natural}
+        if natural:
+            held = 0 if self.until_fitted else 5000
+            own = {"epochs": 250, "batch_size": 128, "loss": "cross-entropy", "validation_images": held}
+        else:
+            own = {"epochs": 40, "batch_size": 64, "loss": "hinge", "train_images": 1024}
+            own |= {"validation_images": 0, "scale": self.detection.parameters() if self.detection else None}
+        return common | own
 
     def _check(self) -> None:
         for name in ("epochs", "batch_size", "train_images", "patience"):

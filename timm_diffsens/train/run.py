@@ -3,10 +3,10 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from timm_diffsens.device import devices, environment
@@ -20,7 +20,7 @@ from timm_diffsens.perturb.pixels import ActivePixels
 from timm_diffsens.sensitivities.run import run_pass
 from timm_diffsens.sensitivities.triplets import Perturbation, PerturbedImages, batches_of
 from timm_diffsens.train.data import Images, TaskData, load_task
-from timm_diffsens.train.loop import Progress, Row, State, error_of, fit
+from timm_diffsens.train.loop import Progress, State, error_of, fit
 from timm_diffsens.train.recipe import FITTED, Recipe
 
 CHECKPOINT, CURVE, STATE, TRACK = "checkpoint.safetensors", "curve.json", "state.pt", "track.json"
@@ -120,23 +120,23 @@ def train(
     data = data or load_task(recipe, data_dir=data_dir, test_dir=test_dir, download=download)
     loaded = build(recipe, data)
     module = loaded.module.to(target)
-    here = _on(data, target)
-    watch = _Tracker(folder / TRACK, here, recipe, set(track), track_images) if track else None
+    parts = {name: getattr(data, name).to(target) for name in ("train", "validation", "test")}
+    here = replace(data, **parts)
+    watch = partial(_track, folder / TRACK, here, recipe, set(track), track_images) if track else None
     state = fit(module, here, recipe, state_file=folder / STATE, watch=watch, progress=progress)
     return _finish(folder, recipe, loaded, here, state)
 
 
 def build(recipe: Recipe, data: TaskData) -> LoadedModel:
     """The recipe's architecture with fresh weights, for the task's input and outputs."""
-    spec, arguments = data.input, recipe.arguments.to_json()
-    detection = recipe.detection
-    fixed: dict[str, Any] = {"in_chans": spec.channels, "num_classes": data.outputs, "size": spec.width}
-    if detection is not None and detection.dims == 1:
-        fixed["dims"] = 1
-    given = ModelArguments.from_json({**arguments, **fixed})
+    spec, given = data.input, recipe.arguments.to_json()
+    given |= {"in_chans": spec.channels, "num_classes": data.outputs, "size": spec.width}
+    if recipe.detection is not None and recipe.detection.dims == 1:
+        given["dims"] = 1
     options = InputOptions(size=(spec.height, spec.width), mean=spec.mean, std=spec.std)
+    arguments = ModelArguments.from_json(given)
     return load_model(
-        recipe.model, pretrained=False, seed=recipe.seed, input_options=options, arguments=given
+        recipe.model, pretrained=False, seed=recipe.seed, input_options=options, arguments=arguments
     )
 
 
@@ -155,14 +155,15 @@ def _finish(folder: Path, recipe: Recipe, loaded: LoadedModel, data: TaskData, s
     module = loaded.module
     if recipe.half:
         round_to_half(module)
-    errors: dict[str, Any] = {
+    result: dict[str, Any] = {
+        "epoch": state.best_epoch,
+        "epochs": state.epoch,
         "train_error": error_of(module, data.train, recipe),
         "validation_error": error_of(module, data.validation, recipe) if len(data.validation) else None,
         "test_error": error_of(module, data.test, recipe),
         "test_images": len(data.test),
+        "seconds": round(sum(float(row["seconds"] or 0) for row in state.curve), 3),
     }
-    seconds = round(sum(float(row["seconds"] or 0) for row in state.curve), 3)
-    result: dict[str, Any] = {"epoch": state.best_epoch, "epochs": state.epoch, **errors, "seconds": seconds}
     module.cpu()
     stated = {
         "model": recipe.model,
@@ -189,47 +190,33 @@ def _finish(folder: Path, recipe: Recipe, loaded: LoadedModel, data: TaskData, s
     return TrainResult(recipe, folder, folder / CHECKPOINT, **result)
 
 
-def _on(data: TaskData, device: torch.device) -> TaskData:
-    parts = {name: getattr(data, name).to(device) for name in ("train", "validation", "test")}
-    return replace(data, **parts)
-
-
-@dataclass
-class _Tracker:
-    """Measures D, G and R of every block at chosen epochs, on the first test images."""
-
-    path: Path
-    data: TaskData
-    recipe: Recipe
-    epochs: set[int]
-    images: int
-
-    def __call__(self, epoch: int, module: nn.Module) -> None:
-        if epoch not in self.epochs:
-            return
-        rows = [row for row in self._read() if row["epoch"] < epoch]  # an epoch may be run twice after a kill
-        task = self.recipe.detection
-        perturbation = Perturbation(ActivePixels(task) if task else Diffeo())
-        test = Images(self.data.test.x[: self.images], self.data.test.y[: self.images])
-        try:
-            images = PerturbedImages(batches_of(test.x.cpu()), perturbation)
-            layers = run_pass(module, images).layers
-            error = error_of(module, test, self.recipe)
-        except DiffsensError as fault:
-            raise UsageError(f"{self.recipe.model} cannot be tracked: {fault}") from fault
-        plain = [layer.rounded().model_dump(mode="json") for layer in layers]
-        _write_json(self.path, [*rows, {"epoch": epoch, "test_error": error, "layers": plain}])
-
-    def _read(self) -> list[dict[str, Any]]:
-        try:
-            rows = json.loads(self.path.read_text())
-        except (OSError, ValueError):
-            return []
-        return rows if isinstance(rows, list) else []
+def _track(
+    path: Path,
+    data: TaskData,
+    recipe: Recipe,
+    epochs: set[int],
+    images: int,
+    epoch: int,
+    module: nn.Module,
+) -> None:
+    """Measure D, G and R of every block at chosen epochs, on the first test images."""
+    if epoch not in epochs:
+        return
+    try:
+        rows = [row for row in json.loads(path.read_text()) if row["epoch"] < epoch]  # run twice after a kill
+    except (OSError, ValueError, TypeError):
+        rows = []
+    task = recipe.detection
+    perturbation = Perturbation(ActivePixels(task) if task else Diffeo())
+    test = Images(data.test.x[:images], data.test.y[:images])
+    try:
+        layers = run_pass(module, PerturbedImages(batches_of(test.x.cpu()), perturbation)).layers
+        error = error_of(module, test, recipe)
+    except DiffsensError as fault:
+        raise UsageError(f"{recipe.model} cannot be tracked: {fault}") from fault
+    plain = [layer.rounded().model_dump(mode="json") for layer in layers]
+    _write_json(path, [*rows, {"epoch": epoch, "test_error": error, "layers": plain}])
 
 
 def _write_json(path: Path, value: Any) -> None:
     write_atomic(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
-
-
-__all__ = ["Recipe", "Row", "TrainResult", "build", "read_result", "run_folder", "train"]

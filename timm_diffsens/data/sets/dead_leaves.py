@@ -22,7 +22,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from timm_diffsens import registry
-from timm_diffsens.data.source import ImageSource, Item, Request, convert, pixel_digest
+from timm_diffsens.data.source import ImageSource, Item, Origin, Request, pixel_digest
 from timm_diffsens.errors import UsageError
 
 VERSION = 1  # of the set: raise it whenever an image changes
@@ -105,13 +105,6 @@ _WEIGHTS = np.array([SIZE**2 * _mass(3), 4 * SIZE * _REACH * _mass(2), 4 * _REAC
 _LEAVES_A_POINT = float(np.pi * _mass(1) / _WEIGHTS.sum())  # mean number over a point, for each leaf laid
 
 
-def _sizes(rng: np.random.Generator, n: int) -> Floats:
-    """Sizes, pixels, of `n` leaves that may touch the canvas; r^-3 for those centred in it."""
-    counts = rng.multinomial(n, _WEIGHTS / _WEIGHTS.sum())
-    sizes = [power_law(rng, count, exponent) for count, exponent in zip(counts, (3.0, 2.0, 1.0), strict=True)]
-    return rng.permutation(np.concatenate(sizes))
-
-
 def _colours(rng: np.random.Generator, n: int) -> Floats:
     """(n, 3) colours in [0, 1]: luminance and two opponent axes of much smaller spread.
 
@@ -127,8 +120,13 @@ def _colours(rng: np.random.Generator, n: int) -> Floats:
 
 
 def _draw_leaves(rng: np.random.Generator, n: int) -> _Leaves:
-    """The next `n` leaves of the sequence: a third each ellipses, rectangles and other polygons."""
-    radius = _sizes(rng, n)
+    """The next `n` leaves of the sequence: a third each ellipses, rectangles and other polygons.
+
+    Sizes are those of leaves that may touch the canvas; they follow r^-3 for those centred in it.
+    """
+    counts = rng.multinomial(n, _WEIGHTS / _WEIGHTS.sum())
+    sizes = [power_law(rng, count, exponent) for count, exponent in zip(counts, (3.0, 2.0, 1.0), strict=True)]
+    radius = rng.permutation(np.concatenate(sizes))
     reach = _REACH * radius[:, None]
     fine = (radius > _ELLIPSE_DETAIL).astype(np.int64)
     kind = rng.integers(0, 3, n)
@@ -209,11 +207,19 @@ def dead_leaves_image(index: int) -> Image.Image:
     return Image.fromarray(dead_leaves_array(index))
 
 
+@registry.register(
+    "datasets",
+    "dead-leaves",
+    help="synthetic images with natural statistics, drawn here, without labels (the default)",
+)
 class DeadLeaves(ImageSource):
-    """The set as a source."""
+    """The set as a source; it has neither folder nor splits."""
 
     def __init__(self, request: Request) -> None:
-        super().__init__(request.origin(None, NOTE), COUNT)
+        request.refuse_folder()
+        if request.split is not None:
+            raise UsageError(f"dead-leaves has no splits, so it takes no --split (got {request.split!r})")
+        super().__init__(Origin(request.spec, note=NOTE), COUNT)
         self._fingerprint = pixel_digest(dead_leaves_image(0))
 
     def name(self, index: int) -> str:
@@ -228,19 +234,6 @@ class DeadLeaves(ImageSource):
         text = f"{self._fingerprint} {VERSION} {index}"
         return Item(index, None, hashlib.sha256(text.encode()).hexdigest())
 
-    def image(self, index: int, channels: int) -> Image.Image:
+    def read(self, index: int, channels: int) -> tuple[Image.Image, None]:
         """Draw it."""
-        return convert(dead_leaves_image(index), channels)
-
-
-@registry.register(
-    "datasets",
-    "dead-leaves",
-    help="synthetic images with natural statistics, drawn here, without labels (the default)",
-)
-def dead_leaves(request: Request) -> DeadLeaves:
-    """The built-in synthetic set; it has neither folder nor splits."""
-    request.refuse_folder()
-    if request.split is not None:
-        raise UsageError(f"dead-leaves has no splits, so it takes no --split (got {request.split!r})")
-    return DeadLeaves(request)
+        return dead_leaves_image(index), None

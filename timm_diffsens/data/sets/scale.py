@@ -5,26 +5,42 @@ from typing import TYPE_CHECKING
 
 from timm_diffsens import registry
 from timm_diffsens.data.folders import two_way_split
-from timm_diffsens.data.source import ImageSource, Item, Request
+from timm_diffsens.data.source import ImageSource, Item, Origin, Request
 
 if TYPE_CHECKING:
     import torch
 
-    from timm_diffsens.data.scale_detection import ScaleDetection
 
-
+@registry.register(
+    "datasets", "scale2", help="scale detection, made here: are two pixels in one patch of side xi", order=4
+)
+@registry.register(
+    "datasets",
+    "scale1",
+    help="scale detection, made here: are two pixels closer than xi (--dims, --size, --xi, --gap)",
+    order=3,
+)
 class ScaleImages(ImageSource):
-    """One part of a scale-detection task; every channel is the same."""
+    """One part of the task that the name ends with, see `ScaleDetection`; every channel is the same."""
 
     paired = True
 
-    def __init__(self, request: Request, task: "ScaleDetection") -> None:
+    def __init__(
+        self,
+        request: Request,
+        dims: int = 2,
+        size: int | None = None,
+        xi: float | None = None,
+        gap: float | None = None,
+    ) -> None:
+        from timm_diffsens.data.scale_detection import ScaleDetection
+
+        self.task: ScaleDetection = ScaleDetection(int(request.spec[-1]), dims, size, xi, gap)
         request.refuse_folder()
-        self.task: ScaleDetection = task
         self.part = two_way_split(request.split)
-        text = ", ".join(f"{key} {value}" for key, value in task.parameters().items() if key != "task")
-        origin = request.origin(self.part, f"scale detection, made here: {text}")
-        super().__init__(origin, task.count(self.part), ("-1", "+1"))
+        text = ", ".join(f"{key} {value}" for key, value in self.task.parameters().items() if key != "task")
+        origin = Origin(request.spec, self.part, f"scale detection, made here: {text}")
+        super().__init__(origin, self.task.count(self.part), ("-1", "+1"))
 
     def name(self, index: int) -> str:
         """`scale1/test/00000042`."""
@@ -44,25 +60,3 @@ class ScaleImages(ImageSource):
     def shape(self, channels: int) -> tuple[int, ...]:
         """As of the task, with so many channels."""
         return (channels, *self.task.shape)
-
-
-@registry.register(
-    "datasets", "scale2", help="scale detection, made here: are two pixels in one patch of side xi", order=4
-)
-@registry.register(
-    "datasets",
-    "scale1",
-    help="scale detection, made here: are two pixels closer than xi (--dims, --size, --xi, --gap)",
-    order=3,
-)
-def scale(
-    request: Request,
-    dims: int = 2,
-    size: int | None = None,
-    xi: float | None = None,
-    gap: float | None = None,
-) -> ScaleImages:
-    """The task that the name ends with; see `data.scale_detection.ScaleDetection`."""
-    from timm_diffsens.data.scale_detection import ScaleDetection
-
-    return ScaleImages(request, ScaleDetection(int(request.spec[-1]), dims, size, xi, gap))

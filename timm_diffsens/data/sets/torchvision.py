@@ -1,12 +1,14 @@
-"""torchvision's sets, and CIFAR-10 as torchvision or as an image folder keeps it."""
+"""Folders of images, torchvision's sets, and CIFAR-10, which may be kept as either."""
 
 import os
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from timm_diffsens import registry
 from timm_diffsens.data.folders import exists, split_folder, two_way_split
-from timm_diffsens.data.source import ImageSource, Request
-from timm_diffsens.data.through_timm import Decoded, ImageFolder, create
+from timm_diffsens.data.source import ImageSource, Origin, Request
+from timm_diffsens.data.through_timm import ImageFolder, create
 from timm_diffsens.errors import UsageError, unknown
 
 _TWO_SPLITS = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
@@ -17,7 +19,41 @@ _NAMES = (*_TWO_SPLITS, *_OTHERS, *_FOLDERS)
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _CIFAR10_FILES = "cifar-10-batches-py"  # where torchvision keeps them
 _CIFAR10_NOTE = "CIFAR-10 read from an image folder, possibly re-encoded: not the original files"
-_JPEG, _JPEG_TITLE = (".jpg", ".jpeg"), "CIFAR-10 (JPEG)"
+
+
+@registry.register(
+    "datasets", "folder", help="any folder of images; labels from its sub-folders, if there are any", order=5
+)
+@registry.register(
+    "datasets",
+    "imagenet",
+    help="a folder in ImageNet's layout, one sub-folder per WordNet id, with or without val/ above",
+    order=2,
+)
+def folder(request: Request) -> ImageFolder:
+    """The images in --data-dir."""
+    return ImageFolder(request, request.folder())
+
+
+class Decoded(ImageSource):
+    """A torchvision set: `dataset[index]` is (PIL image, label)."""
+
+    def __init__(self, origin: Origin, dataset: Any) -> None:
+        self._dataset = dataset
+        found = (getattr(dataset, name, None) for name in ("wnids", "classes", "all_categories"))
+        names = next(filter(None, found), None)
+        super().__init__(origin, len(dataset), tuple(map(str, names)) if names else None)
+
+    def name(self, index: int) -> str:
+        """`test/00000042`; the path inside the folder where there is one."""
+        files = getattr(self._dataset, "samples", None)
+        if files:
+            return Path(files[index][0]).relative_to(self._dataset.root).as_posix()
+        return super().name(index)
+
+    def read(self, index: int, channels: int) -> tuple[Any, Any]:
+        """Read and decode."""
+        return self._dataset[index]  # type: ignore[no-any-return]
 
 
 @registry.register(
@@ -63,7 +99,7 @@ def torchvision(request: Request) -> Decoded:
         search_split=False,
         download=request.download,
     )
-    return Decoded(request.origin(shown), dataset)
+    return Decoded(Origin(request.spec, shown), dataset)
 
 
 @registry.register(
@@ -77,19 +113,19 @@ def cifar10(request: Request) -> ImageSource:
     home = request.data_dir
     if request.download or home is None or not exists(home) or exists(home / _CIFAR10_FILES):
         return torchvision(replace(request, name="cifar10"))
-    folder = request.folder()
-    if not any(entry.is_dir() for entry in os.scandir(folder)):
+    home = request.folder()
+    if not any(entry.is_dir() for entry in os.scandir(home)):
         raise UsageError(
-            f"no CIFAR-10 in {str(folder)!r}: expected {_CIFAR10_FILES}/ or one folder of images per class; "
+            f"no CIFAR-10 in {str(home)!r}: expected {_CIFAR10_FILES}/ or one folder of images per class; "
             "pass --download to fetch it, or another --data-dir"
         )
-    source = ImageFolder(request, folder, _CIFAR10_NOTE)
-    if source.size > 0 and source.name(0).lower().endswith(_JPEG):
-        source.origin = replace(source.origin, title=_JPEG_TITLE)  # lossy: errors are not the originals'
+    source = ImageFolder(request, home, _CIFAR10_NOTE)
+    if source.size > 0 and source.name(0).lower().endswith((".jpg", ".jpeg")):
+        source.origin = replace(source.origin, title="CIFAR-10 (JPEG)")  # lossy: not the originals' errors
     if source.class_names not in (_CIFAR10, tuple("0123456789")):
         found = "no classes" if source.class_names is None else f"{len(source.class_names)} classes"
         raise UsageError(
-            f"{str(folder)!r} is not CIFAR-10: it has {found}, expected the folders {', '.join(_CIFAR10)}; "
+            f"{str(home)!r} is not CIFAR-10: it has {found}, expected the folders {', '.join(_CIFAR10)}; "
             "use --dataset folder for other images"
         )
     return source

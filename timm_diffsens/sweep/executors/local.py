@@ -15,11 +15,10 @@ from typing import Any
 
 from timm_diffsens import registry
 from timm_diffsens.errors import UsageError, first_line
-from timm_diffsens.sweep.executor import Started, lost
+from timm_diffsens.sweep.executor import Started
 from timm_diffsens.sweep.jobs import Job
-from timm_diffsens.sweep.outcomes import Outcome
+from timm_diffsens.sweep.outcomes import Outcome, lost
 
-_PRELOADED = "timm_diffsens.sweep.preloaded"
 _FAREWELL = 10  # seconds for a process to end after its last word
 
 
@@ -41,7 +40,10 @@ class Local:
 
     def run(self, jobs: Sequence[Job], started: Started) -> Generator[tuple[Job, Outcome], None, None]:
         """See `sweep.executor.Executor`."""
-        context = _context()
+        context: Any = multiprocessing.get_context("spawn")
+        if "forkserver" in multiprocessing.get_all_start_methods():
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(["timm_diffsens.sweep.preloaded"])
         waiting, running = deque(jobs), dict[Connection, _Worker]()
         try:
             while waiting or running:
@@ -80,27 +82,19 @@ class _Worker:
     def outcome(self) -> Outcome:
         """What it sent, or that it died; the process has ended then."""
         try:
-            found: Outcome = self.receiver.recv()
-            self.process.join(_FAREWELL)
+            found: Outcome | None = self.receiver.recv()
         except (EOFError, OSError):
-            self.process.join(_FAREWELL)
-            found = lost(self.job, time.monotonic() - self.clock, _how_it_ended(self.process.exitcode))
+            found = None
+        self.process.join(_FAREWELL)
+        ending = _how_it_ended(self.process.exitcode)
         self.end()
-        return found
+        return found or lost(self.job, time.monotonic() - self.clock, ending)
 
     def end(self) -> None:
         """Make it end, if it has not: what it was writing is whole or not there."""
         self.process.kill()
         self.process.join()
         self.receiver.close()
-
-
-def _context() -> Any:
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([_PRELOADED])
-    return context
 
 
 def _serve(job: Job, sender: Connection) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from timm_diffsens import registry
-from timm_diffsens.errors import MeasurementError, UsageError, first_line
-from timm_diffsens.sweep.executor import Started, lost
+from timm_diffsens.errors import MeasurementError, first_line
+from timm_diffsens.sweep.executor import Started, optional
 from timm_diffsens.sweep.jobs import Job
-from timm_diffsens.sweep.outcomes import Outcome, failed
+from timm_diffsens.sweep.outcomes import Outcome, failed, lost
 
 
 @registry.register("executors", "ray", help="tasks of a Ray cluster", order=1)
@@ -28,7 +28,7 @@ class Ray:
     """
 
     def __init__(self, address: str | None = None, *, threads: int = 1, gpus: float = 0) -> None:
-        self.ray = _import_ray()
+        self.ray = optional("ray", "ray", "Ray")
         self.address, self.threads, self.gpus = address, threads, gpus
 
     def run(self, jobs: Sequence[Job], started: Started) -> Generator[tuple[Job, Outcome], None, None]:
@@ -37,7 +37,12 @@ class Ray:
 
         ours = not self.ray.is_initialized()
         if ours:
-            self._connect()
+            more: dict[str, Any] = {} if self.address else {"include_dashboard": False}
+            try:
+                self.ray.init(address=self.address, log_to_driver=False, logging_level="ERROR", **more)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                where = f" at {self.address}" if self.address else ""
+                raise MeasurementError(f"no Ray cluster{where}: {first_line(error)}") from error
         # Ray's own retries would do a model again that broke its worker, and say nothing of it
         task = self.ray.remote(num_cpus=self.threads, num_gpus=self.gpus, max_calls=1, max_retries=0)(work)
         clock = time.monotonic()
@@ -54,14 +59,6 @@ class Ray:
             if ours:
                 self.ray.shutdown()
 
-    def _connect(self) -> None:
-        more: dict[str, Any] = {} if self.address else {"include_dashboard": False}
-        try:
-            self.ray.init(address=self.address, log_to_driver=False, logging_level="ERROR", **more)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            where = f" at {self.address}" if self.address else ""
-            raise MeasurementError(f"no Ray cluster{where}: {first_line(error)}") from error
-
     def _outcome(self, reference: Any, job: Job, seconds: float) -> Outcome:
         errors = self.ray.exceptions
         died = (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError)
@@ -72,13 +69,3 @@ class Ray:
         except errors.RayError as error:  # raised around the job: a package that is missing there, say
             return failed(job, "failed", seconds, error)
         return found
-
-
-def _import_ray() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise UsageError(
-            "--engine ray needs Ray, which is not installed: pip install 'timm-diffsens[ray]'"
-        ) from error
-    return ray

@@ -12,13 +12,12 @@ from typing import Any
 
 from timm_diffsens import registry
 from timm_diffsens.errors import MeasurementError, UsageError, first_line
-from timm_diffsens.sweep.executor import Started, lost
+from timm_diffsens.sweep.executor import Started, optional
 from timm_diffsens.sweep.jobs import Job
-from timm_diffsens.sweep.outcomes import Outcome, failed
+from timm_diffsens.sweep.outcomes import Outcome, failed, lost
 
 _MOST = 1000  # tasks of one array: Slurm's own default limit is 1001
 _PAUSE = 0.5  # seconds between two checks of the jobs' files
-_MINUTES = 60
 _QUEUE_PAUSE = 10  # seconds between two checks of the queue; a task missing from two has ended
 
 
@@ -47,12 +46,13 @@ class Slurm:
         options: dict[str, str] | None = None,
         cluster: str = "slurm",
     ) -> None:
-        submitit = _import_submitit()
+        submitit = optional("submitit", "slurm", "submitit")
+        logging.getLogger("submitit").setLevel(logging.ERROR)  # without accounting it warns at every check
         self.cluster = cluster
         self.errors = submitit.core.utils
-        options = dict(options or {})
+        options = {"time": "60", **(options or {})}
         try:
-            minutes = int(options.pop("time", _MINUTES))
+            minutes = int(options.pop("time"))
         except ValueError:
             raise UsageError("--slurm time= needs whole minutes, such as time=60") from None
         try:
@@ -83,17 +83,16 @@ class Slurm:
             try:
                 for job in part:
                     started(job)
-                missing, looked = set[str](), time.monotonic()
+                missing, checked = set[str](), time.monotonic()
                 while running:
-                    for task in [task for task in running if task.done()]:
+                    gone = set[str]()
+                    if time.monotonic() - checked > _QUEUE_PAUSE:
+                        before, checked = missing, time.monotonic()
+                        missing = self._not_queued(task.job_id for task in running)
+                        gone = before & missing
+                    for task in [task for task in running if task.done() or task.job_id in gone]:
                         job = running.pop(task)
                         yield job, self._outcome(task, job, time.monotonic() - clock)
-                    if time.monotonic() - looked > _QUEUE_PAUSE:
-                        before, looked = missing, time.monotonic()
-                        missing = self._not_queued(task.job_id for task in running)
-                        for task in [task for task in running if task.job_id in before & missing]:
-                            job = running.pop(task)
-                            yield job, self._vanished(task, job, time.monotonic() - clock)
                     time.sleep(_PAUSE)
             finally:
                 for task in running:
@@ -107,14 +106,11 @@ class Slurm:
         found = subprocess.run(command, capture_output=True, text=True, check=False)
         return set(tasks) - set(found.stdout.split()) if found.returncode == 0 else set()
 
-    def _vanished(self, task: Any, job: Job, seconds: float) -> Outcome:
-        """Of a task that is not in the queue; it may have written its result since."""
-        if task.paths.result_pickle.exists():
-            return self._outcome(task, job, seconds)
-        task.cancel()
-        return lost(job, seconds, f"task {task.job_id} has left the queue without a result")
-
     def _outcome(self, task: Any, job: Job, seconds: float) -> Outcome:
+        """Of a task that has ended, or has left the queue, where it may have written its result since."""
+        if not (task.done() or task.paths.result_pickle.exists()):
+            task.cancel()
+            return lost(job, seconds, f"task {task.job_id} has left the queue without a result")
         try:
             found: Outcome = task.result()
         except self.errors.UncompletedJobError as error:
@@ -122,14 +118,3 @@ class Slurm:
         except Exception as error:  # raised around the job: a package that is missing there, say
             return failed(job, "failed", seconds, error)
         return found
-
-
-def _import_submitit() -> Any:
-    try:
-        import submitit
-    except ImportError as error:
-        raise UsageError(
-            "--engine slurm needs submitit, which is not installed: pip install 'timm-diffsens[slurm]'"
-        ) from error
-    logging.getLogger("submitit").setLevel(logging.ERROR)  # without accounting it warns at every check
-    return submitit
