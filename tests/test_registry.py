@@ -1,6 +1,8 @@
-"""Objects of the caller's own are told apart by all that makes them different."""
+"""Things by name, and objects of the caller's own told apart by all that makes them different."""
 
+import dataclasses
 import functools
+import sys
 
 import pytest
 import torch
@@ -15,6 +17,22 @@ class Blur:
     def __call__(self, images, generator=None):
         return images
 
+    def go(self, images, generator=None):
+        return images
+
+
+@dataclasses.dataclass
+class Slots:
+    __slots__ = ("size",)
+    size: int
+
+    def __call__(self, images, generator=None):
+        return images
+
+
+def shifted(by, images, generator=None):
+    return images
+
 
 def turned(images, generator=None, angle=0.0):
     return images
@@ -27,6 +45,13 @@ def scaled_by(factor):
     return scaled
 
 
+def keyword_only(size):
+    def shrunk(images, generator=None, *, size=size):
+        return images
+
+    return shrunk
+
+
 def of(thing):
     return registry.of_object("deformations", thing)
 
@@ -35,7 +60,11 @@ def test_equal_objects_are_recorded_alike_and_others_are_not():
     kernel = torch.eye(3)
     same = [Blur(2, kernel), Blur(2, kernel.clone())]
     others = [Blur(3, kernel), Blur(2, kernel + 1), Blur(2), scaled_by(2), scaled_by(3), turned]
-    others += [lambda images, generator=None: images, lambda images, generator=None: -images]
+    others += [lambda i, g=None: i.roll(1, -1), lambda i, g=None: i.flip(1, -1)]
+    others += [functools.partial(shifted, 1), functools.partial(shifted, 2), Slots(1), Slots(5)]
+    others += [Blur(1).go, Blur(5).go, Blur(2, functools.partial(turned, angle=2.0)), Blur(2, Blur(1).go)]
+    others += [functools.partial(turned, angle=torch.arange(2000) + k) for k in (0, 1)]
+    others += [functools.partial(turned, angle=1.0), keyword_only(1), keyword_only(2)]
     assert len({of(thing).recorded for thing in same}) == 1
     assert len({of(thing).recorded for thing in [*same, *others]}) == 1 + len(others)
 
@@ -46,25 +75,64 @@ def test_the_parameters_are_the_public_attributes():
     assert of(functools.partial(turned, angle=0.5)).recorded.startswith("turned:angle=0.5@")
 
 
-def test_a_file_is_found_with_what_lies_beside_it(tmp_path):
-    (tmp_path / "parts.py").write_text("width = 4\n")
-    (tmp_path / "mine.py").write_text(
-        "from parts import width\n\n\ndef wide(images, generator=None):\n    return images\n"
-    )
-    entry = registry.find("deformations", f"{tmp_path / 'mine.py'}:wide")
-    assert entry.name == "mine.py:wide"
+def test_what_has_no_known_state_is_refused():
+    with pytest.raises(UsageError, match="Blur cannot be recorded: it holds a Generator"):
+        of(Blur(1, torch.Generator()))
+    with pytest.raises(UsageError, match="the deformation Blur is a class: give an instance"):
+        of(Blur)
+
+
+def test_circles_end_and_sets_have_no_order():
+    one, two = Blur(1, {"a", "b", "c"}), Blur(1, {"c", "a", "b"})
+    assert of(one).recorded == of(two).recorded
+    one._kernel = one
+    assert of(one).recorded != of(two).recorded
+
+
+def write(path, text):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return f"{path}:same"
+
+
+def test_files_beside_a_file_are_its_own_and_part_of_its_hash(tmp_path):
+    code = "from helper import K\n\ndef same(images, generator=None):\n    return images * K\n"
+    found = []
+    for folder, size in (("a", 1), ("b", 5), ("a", 1), ("a", 9)):
+        spec = write(tmp_path / folder / "mine.py", code)
+        write(tmp_path / folder / "helper.py", f"K = {size}\n")
+        entry = registry.find("deformations", spec)
+        assert (entry.name, entry.build()(1)) == ("mine.py:same", size)
+        found.append(entry.sha256)
+    assert found[0] == found[2]
+    assert len(set(found)) == 3
+
+
+def test_a_file_is_run_once_as_long_as_it_is_the_same(tmp_path):
+    spec = write(tmp_path / "mine.py", "runs = []\n\ndef same(images, generator=None):\n    return images\n")
+    assert registry.find("deformations", spec).thing is registry.find("deformations", spec).thing
+
+
+def test_a_thing_defined_elsewhere_has_the_hash_of_where_it_is_defined(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    write(tmp_path / "toy_package" / "__init__.py", "from toy_package.shift import same\n")
+    hashes = []
+    for factor in (1, 12):
+        code = f"def same(images, generator=None):\n    return images * {factor}\n"
+        write(tmp_path / "toy_package" / "shift.py", code)
+        for name in ("toy_package", "toy_package.shift"):
+            sys.modules.pop(name, None)
+        hashes.append(registry.find("deformations", "toy_package:same").sha256)
+    assert hashes[0] != hashes[1]
 
 
 def test_what_is_not_there_is_named_with_the_nearest(tmp_path):
-    path = tmp_path / "mine.py"
-    path.write_text("def turned(images, generator=None): return images\n")
+    write(tmp_path / "mine.py", "def turned(images, generator=None): return images\n")
     with pytest.raises(UsageError, match=r"unknown deformation in .*mine\.py 'turnd'; did you mean turned\?"):
-        registry.find("deformations", f"{path}:turnd")
+        registry.find("deformations", f"{tmp_path / 'mine.py'}:turnd")
     with pytest.raises(UsageError, match=r"unknown deformation 'difeo'; did you mean diffeo\?"):
         registry.find("deformations", "difeo")
-    with pytest.raises(
-        UsageError, match="unknown argument of the deformation diffeo 'dleta'; did you mean delta"
-    ):
+    with pytest.raises(UsageError, match="argument of the deformation diffeo 'dleta'; did you mean delta"):
         registry.find("deformations", "diffeo:dleta=2").build()
     with pytest.raises(UsageError, match="expected arguments as diffeo:key=value"):
         registry.find("deformations", "diffeo:delta=2,3")
@@ -74,3 +142,30 @@ def test_arguments_are_numbers_words_or_text():
     name, found = registry.split_arguments("a.py:b:i=1,x=0.5,flag=true,none=none,word=same")
     assert name == "a.py:b"
     assert found == {"i": 1, "x": 0.5, "flag": True, "none": None, "word": "same"}
+
+
+def test_an_object_of_a_file_takes_no_arguments(tmp_path):
+    code = "class A:\n    def __call__(self, images, generator=None, delta=1): ...\n\nsame = A()\n"
+    entry = registry.find("deformations", write(tmp_path / "mine.py", code) + ":delta=2")
+    assert not entry.takes("delta")
+    with pytest.raises(UsageError, match=r"unknown argument of the deformation mine\.py:same 'delta'"):
+        entry.build()
+
+
+def test_what_this_package_passes_itself_is_no_argument():
+    with pytest.raises(UsageError, match="unknown argument of the noise gaussian 'clean'"):
+        registry.find("noises", "gaussian:clean=3").build()
+    with pytest.raises(UsageError, match="finite"):
+        registry.find("deformations", "diffeo:delta=nan")
+
+
+def test_nobody_takes_the_name_of_a_built_in(tmp_path):
+    register = "from timm_diffsens.registry import register\n\n@register('deformations', 'diffeo')\n"
+    spec = write(tmp_path / "over.py", register + "def same(images): ...\n")
+    assert registry.find("deformations", spec).sha256 is not None
+    assert registry.find("deformations", "diffeo").build().delta == 1.0
+
+
+def test_how_a_thing_is_drawn_is_checked():
+    with pytest.raises(UsageError, match="#RRGGBB, got 'green'"):
+        registry.Look("green")

@@ -13,16 +13,17 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import math
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from timm_diffsens.errors import DiffsensError, UsageError, unknown
+from timm_diffsens.fingerprint import LIBRARIES, object_sha256, source_sha256
 
 _Thing = TypeVar("_Thing")
 _ARGUMENTS = re.compile(r"[A-Za-z_]\w*=[^=]*")
@@ -38,20 +39,22 @@ class Kind:
         word: what one of them is called.
         package: whose files are the built-ins.
         called: whether a function is the thing itself; else it is called to make the thing.
+        passed: parameters that this package passes itself, and nobody else.
     """
 
     word: str
     package: str
     called: bool
+    passed: tuple[str, ...] = ()
 
 
 KINDS = {
-    "deformations": Kind("deformation", "timm_diffsens.perturb", called=True),
-    "noises": Kind("noise", "timm_diffsens.perturb", called=True),
-    "variants": Kind("variant", "timm_diffsens.models.variants", called=True),
-    "datasets": Kind("data set", "timm_diffsens.data.sets", called=False),
-    "models": Kind("model", "timm_diffsens.models.libraries", called=False),
-    "executors": Kind("executor", "timm_diffsens.sweep.executors", called=False),
+    "deformations": Kind("deformation", "timm_diffsens.perturb", True, ("images", "generator")),
+    "noises": Kind("noise", "timm_diffsens.perturb", True, ("clean", "deformed", "generator")),
+    "variants": Kind("variant", "timm_diffsens.models.variants", True, ("model", "generator", "factory")),
+    "datasets": Kind("data set", "timm_diffsens.data.sets", False, ("request",)),
+    "models": Kind("model", "timm_diffsens.models.libraries", False),
+    "executors": Kind("executor", "timm_diffsens.sweep.executors", False),
 }
 
 
@@ -62,6 +65,12 @@ class Look:
     colour: str
     dash: tuple[int, ...] = (1, 0)
     point: str = "circle"
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch("#[0-9A-Fa-f]{6}", str(self.colour)):
+            raise UsageError(f"a colour is written as #RRGGBB, got {self.colour!r}")
+        if not all(isinstance(length, int) and length >= 0 for length in self.dash):
+            raise UsageError(f"a dash pattern is of whole numbers, got {self.dash!r}")
 
 
 @dataclass(frozen=True)
@@ -105,9 +114,14 @@ class Entry:
         """With parameters that have these values unless they were given with the name."""
         return replace(self, values={**values, **self.parameters})
 
+    @property
+    def _made(self) -> bool:
+        """Whether arguments go into making the thing; an object that is there already takes none."""
+        return inspect.isclass(self.thing) or inspect.isroutine(self.thing)
+
     def takes(self, name: str) -> bool:
-        """Whether it has a parameter of that name."""
-        return _takes(self.thing, name)
+        """Whether it has a parameter of that name that is for the user to give."""
+        return self._made and name not in KINDS[self.kind].passed and _takes(self.thing, name)
 
     def build(self, **offered: Any) -> Any:
         """The thing, ready for use.
@@ -118,26 +132,27 @@ class Entry:
         Raises:
             UsageError: it does not take a parameter, or fails; other errors of this package as they are.
         """
-        word = KINDS[self.kind].word
+        kind = KINDS[self.kind]
         for name in self.parameters:
             if not self.takes(name):
-                raise unknown(f"argument of the {word} {self.name}", name, parameters(self.thing))
-        given = {name: value for name, value in offered.items() if self.takes(name)} | dict(self.parameters)
-        if inspect.isclass(self.thing) or (inspect.isroutine(self.thing) and not KINDS[self.kind].called):
+                known = [known for known in parameters(self.thing) if self.takes(known)]
+                raise unknown(f"argument of the {kind.word} {self.name}", name, known)
+        passed = {name: value for name, value in offered.items() if name in kind.passed}
+        given = accepted(self.thing, **offered) | dict(self.parameters)
+        given = {name: value for name, value in given.items() if self.takes(name) or name in passed}
+        if inspect.isclass(self.thing) or (inspect.isroutine(self.thing) and not kind.called):
             try:
                 return self.thing(**given)
             except DiffsensError:
                 raise
             except Exception as error:
                 raise UsageError(
-                    f"the {word} {self.spec} cannot be made: {type(error).__name__}: {error}"
+                    f"the {kind.word} {self.spec} cannot be made: {type(error).__name__}: {error}"
                 ) from error
-        if not inspect.isroutine(self.thing):
-            return self.thing
-        return functools.partial(self.thing, **given) if given else self.thing
+        return functools.partial(self.thing, **given) if given and self._made else self.thing
 
 
-_registered: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
+_registered: dict[str, dict[tuple[str, str], Entry]] = {kind: {} for kind in KINDS}  # by module and name
 
 
 def register(
@@ -160,7 +175,9 @@ def register(
         raise unknown("kind", kind, KINDS)
 
     def add(thing: _Thing) -> _Thing:
-        _registered[kind][name] = Entry(kind, name, thing, help, look, order, known_as)
+        _registered[kind][getattr(thing, "__module__", ""), name] = Entry(
+            kind, name, thing, help, look, order, known_as
+        )
         return thing
 
     return add
@@ -173,7 +190,13 @@ def built_ins(kind: str) -> list[Entry]:
 
 def entries(kind: str) -> list[Entry]:
     """The built-ins of a kind in their order, then those of installed packages by name."""
-    return built_ins(kind) + [_from_entry_point(kind, point) for point in _entry_points(kind).values()]
+    found = built_ins(kind)
+    for point in _entry_points(kind).values():
+        try:
+            found.append(_from_entry_point(kind, point))
+        except UsageError as error:  # of one package; the others are as good as before
+            found.append(Entry(kind, point.name, None, help=str(error)))
+    return found
 
 
 def names(kind: str) -> list[str]:
@@ -204,7 +227,7 @@ def find(kind: str, spec: str) -> Entry:
     where, _, attribute = name.rpartition(":")
     file = Path(where) if where.endswith(".py") else None
     module = import_file(file, KINDS[kind].word) if file else _import_module(where)
-    if not hasattr(module, attribute):
+    if not hasattr(module, attribute) or attribute.startswith("_diffsens"):
         word = KINDS[kind].word
         raise unknown(f"{word} in {where}", attribute, [n for n in vars(module) if not n.startswith("_")])
     shown = f"{file.name}:{attribute}" if file else name
@@ -215,18 +238,24 @@ def of_object(kind: str, thing: Any) -> Entry:
     """The entry of an object of the caller's own, named by its class or function.
 
     Its parameters are its public attributes that are plain values (of a `functools.partial`, its keywords);
-    the hash is over all of its state, too.
+    the hash is over the source and over all of its state.
+
+    Raises:
+        UsageError: a class, or something that holds what is not known by its state.
     """
-    if isinstance(thing, functools.partial) and not thing.args:
-        found = of_object(kind, thing.func)
-        return replace(found, thing=thing, parameters=thing.keywords, values=thing.keywords)
-    named = thing if hasattr(thing, "__name__") else type(thing)
-    values = {} if inspect.isroutine(thing) or inspect.isclass(thing) else _attributes(thing)
+    if inspect.isclass(thing):
+        raise UsageError(f"the {KINDS[kind].word} {thing.__name__} is a class: give an instance of it")
+    inner = thing
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    named = inner if hasattr(inner, "__name__") else type(inner)
+    values = thing.keywords if isinstance(thing, functools.partial) else getattr(thing, "__dict__", {})
+    values = {name: value for name, value in sorted(values.items()) if name[0] != "_" and _is_plain(value)}
     for entry in _built_in(kind).values():
-        if entry.thing is named or entry.thing is thing:
+        if entry.thing is type(thing) or entry.thing is thing:
             return replace(entry, parameters=values, values=values)
     entry = _described(kind, str(named.__name__), named, sys.modules.get(named.__module__))
-    sha256 = hashlib.sha256(f"{entry.sha256} {_state(thing)}".encode()).hexdigest()
+    sha256 = hashlib.sha256(f"{entry.sha256} {object_sha256(thing)}".encode()).hexdigest()
     return replace(entry, thing=thing, parameters=values, values=values, sha256=sha256)
 
 
@@ -268,7 +297,7 @@ def accepted(thing: Callable[..., Any], **offered: Any) -> dict[str, Any]:
 def _built_in(kind: str) -> dict[str, Entry]:
     _load(KINDS[kind].package)
     own = f"{KINDS[kind].package}."
-    return {n: e for n, e in _registered[kind].items() if getattr(e.thing, "__module__", own).startswith(own)}
+    return {name: entry for (home, name), entry in _registered[kind].items() if home.startswith(own)}
 
 
 @functools.cache
@@ -300,70 +329,75 @@ def _described(kind: str, name: str, thing: Any, module: Any) -> Entry:
     """The entry of somebody else's thing, with what it said of itself by `register`."""
     said = next((e for e in _registered[kind].values() if e.thing is thing), Entry(kind, name, thing))
     help = said.help or next(iter((inspect.getdoc(thing) or "").splitlines()), "")
-    return replace(said, name=name, help=help, order=0, known_as="", sha256=_source_sha256(thing, module))
+    home = getattr(thing, "__module__", None) or ""
+    defined = module if home == getattr(module, "__name__", "") else sys.modules.get(home, module)
+    files = {file for where in (module, defined) for file in _files(where)}
+    sha256 = source_sha256(files) if files else object_sha256(thing)
+    return replace(said, name=name, help=help, order=0, known_as="", sha256=sha256)
 
 
-def _source_sha256(thing: Any, module: Any) -> str:
-    """Of the file that a thing is from; of its own source where that is all there is, else of its name."""
-    file = getattr(module, "__file__", None)
-    if file and Path(file).is_file():
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    try:
-        text = inspect.getsource(thing)
-    except (OSError, TypeError):  # typed at a prompt
-        text = f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', '')}"
-    return hashlib.sha256(text.encode()).hexdigest()
+def _files(module: Any) -> list[Path]:
+    """What a module's code depends on: its file and its helpers, or all of its package."""
+    if hasattr(module, "_diffsens_files"):
+        return list(module._diffsens_files)
+    name = str(getattr(module, "__name__", "")).partition(".")[0]
+    top = None if name in LIBRARIES else sys.modules.get(name)
+    folders = [Path(folder) for folder in getattr(top, "__path__", ())]
+    files = [file for folder in folders for file in folder.rglob("*.py")]
+    own = getattr(module, "__file__", None)
+    return files or ([Path(own)] if own and Path(own).is_file() else [])
 
 
-def _state(value: Any) -> str:
-    """What tells an object from others of its class, or a function from others in its file, as text."""
-    if isinstance(value, bool | int | float | str | bytes | None):
-        return repr(value)
-    if isinstance(value, list | tuple | set | frozenset):
-        return f"[{', '.join(map(_state, value))}]"
-    if inspect.isroutine(value):
-        held = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
-        code = getattr(value, "__code__", None)
-        place = [code.co_firstlineno, code.co_code, code.co_consts] if code else []
-        return f"{value.__qualname__} {_state([*place, *held, getattr(value, '__defaults__', None)])}"
-    if hasattr(value, "tolist"):  # an array or a tensor
-        return f"{getattr(value, 'dtype', '')} {value.tolist()}"
-    inside = value if isinstance(value, dict) else getattr(value, "__dict__", {})
-    return f"{type(value).__qualname__} {sorted(f'{name}: {_state(part)}' for name, part in inside.items())}"
+_imported: dict[Path, tuple[str, Any]] = {}  # by file, with the hash of what it depended on
 
 
 def import_file(path: Path, word: str = "Python") -> Any:
     """Run a Python file as a module; files beside it can be imported by it, as by `python file.py`.
 
+    It is run again only where it, or a file beside it that it imported, has changed.
+
     Raises:
         UsageError: there is no such file, or its code fails.
     """
-    path = path.expanduser()
+    path = path.expanduser().absolute()
     if not path.is_file():
         near = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise unknown(f"{word} file", str(path), near)
+    if path in _imported:
+        before, module = _imported[path]
+        files = module._diffsens_files
+        if all(file.is_file() for file in files) and source_sha256(files) == before:
+            return module
+    module = _run_file(path)
+    _imported[path] = source_sha256(module._diffsens_files), module
+    return module
+
+
+def _run_file(path: Path) -> Any:
     name = f"_diffsens_{path.stem}"  # never that of an installed module
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module: Any = importlib.util.module_from_spec(spec)
+    known = set(sys.modules)
     sys.modules[name] = module  # dataclasses look their module up there
+    sys.path.insert(0, str(path.parent))
+    helpers: dict[str, Path] = {}
     try:
-        with _on_the_path(path.absolute().parent):
-            spec.loader.exec_module(module)
+        spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
         raise UsageError(f"cannot import {str(path)!r}: {type(error).__name__}: {error}") from error
-    return module
-
-
-@contextmanager
-def _on_the_path(folder: Path) -> Iterator[None]:
-    sys.path.insert(0, str(folder))
-    try:
-        yield
     finally:
-        sys.path.remove(str(folder))
+        sys.path.remove(str(path.parent))
+        for new in set(sys.modules) - known:
+            file = getattr(sys.modules[new], "__file__", None)
+            if file and new != name and Path(file).parent == path.parent:
+                helpers[new] = Path(file)
+        for new in helpers:  # another folder's file may have a helper of the same name
+            del sys.modules[new]
+    module._diffsens_files = (path, *helpers.values())
+    return module
 
 
 def _import_module(name: str) -> Any:
@@ -393,10 +427,9 @@ def _takes(thing: Any, name: str) -> bool:
     return name in parameters(thing) or inspect.Parameter.VAR_KEYWORD in kinds
 
 
-def _attributes(thing: Any) -> dict[str, Any]:
-    values = getattr(thing, "__dict__", {})
-    plain = (bool, int, float, str, type(None))
-    return {name: v for name, v in sorted(values.items()) if name[0] != "_" and isinstance(v, plain)}
+def _is_plain(value: Any) -> bool:
+    """Whether a record can hold it."""
+    return isinstance(value, bool | int | str | None) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _value(text: str) -> Any:
@@ -404,9 +437,12 @@ def _value(text: str) -> Any:
         return _WORDS[text.lower()]
     for read in (int, float):
         try:
-            return read(text)
+            value = read(text)
         except ValueError:
             continue
+        if not math.isfinite(value):
+            raise UsageError(f"arguments are finite numbers, got {text}")
+        return value
     return text
 
 

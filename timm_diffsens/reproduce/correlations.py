@@ -81,7 +81,9 @@ def _noisy(workspace: Workspace, report: Report) -> tuple[list[NoiseSizes], Lead
     recipes = [replace(recipe, corrupt=sigma) for sigma in sizes for recipe in settings.noisy]
     board = _board(workspace, report, "noise", recipes)
     by_sigma = {_sigma(board, group): group for group in board.groups}
-    return [NoiseSizes(multiple, sigma, by_sigma.get(sigma)) for sigma, multiple in sorted(sizes.items())], board
+    return [
+        NoiseSizes(multiple, sigma, by_sigma.get(sigma)) for sigma, multiple in sorted(sizes.items())
+    ], board
 
 
 def _sigma(board: Leaderboard, group: Group) -> float:
