@@ -12,10 +12,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from timm_diffsens import Diffeo, UsageError, bench, read_records
+from timm_diffsens import Diffeo, bench, read_records
 from timm_diffsens.cli import app
 from timm_diffsens.models.nets import make_net
 from timm_diffsens.perturb.noise import of_matched_norm
+from timm_diffsens.perturb.streams import streams
 from timm_diffsens.registry import find
 from timm_diffsens.results.records.store import load_record
 
@@ -88,8 +89,26 @@ def test_a_changed_source_is_another_protocol(folder, tmp_path, monkeypatch):
     assert record.protocol.sha256 != before.protocol.sha256
 
 
+@pytest.mark.parametrize("factor", [1, 10])
+def test_of_a_noise_only_the_direction_matters(factor):
+    """Noise of any size gets the norm of the deformation: G of a linear layer in closed form."""
+
+    def noise(clean, deformed, generator=None):
+        return factor * torch.ones_like(clean)
+
+    images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 4, bias=False))
+    torch.nn.init.constant_(linear[1].weight, 0.5)
+    found = bench(linear, dataset=images, noise=noise, layers="all", variants="original")
+    deformed = Diffeo()(images, streams(0, "diffeo", range(8)))
+    radii = (deformed - images).flatten(1).norm(dim=1)
+    # Every weight 1/2: a constant image of norm r moves each of the four outputs by r sqrt(768) / 2.
+    expected = (radii.square() * 768 / 4 * 4).mean() / (images.flatten(1).sum(1) / 2).var() / 8
+    assert found.output.g == pytest.approx(float(expected), rel=1e-4)
+
+
 def test_a_noise_of_ones_own_has_the_norm_of_the_deformation(folder):
-    """For the identity layer E ||eta||^2 = E ||tau x - x||^2, so R = 1."""
+    """Image by image."""
     noise = of_matched_norm(find("noises", str(folder / "checks.py") + ":checks").build())
     clean = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     deformed = Diffeo()(clean, torch.Generator().manual_seed(1))
@@ -99,7 +118,7 @@ def test_a_noise_of_ones_own_has_the_norm_of_the_deformation(folder):
 
 def test_a_variant_of_ones_own_is_on_the_board_and_in_the_figure(folder, monkeypatch):
     record = one(folder, "variant")
-    name = "rounded.py:Rounded:bits=3"
+    name = f"rounded.py:Rounded:bits=3@{record.extensions[0].sha256[:12]}"
     assert list(record.variants) == ["original", name]
     assert record.variants[name] != record.variants["original"]
     assert record.extensions[0].look.colour == "#117733"
@@ -187,5 +206,6 @@ def test_a_variant_from_another_folder_stands_in_the_record_without_it(folder, t
     before = one(folder, "variant")
     assert (record.key, record.variants) == (before.key, before.variants)
     (tmp_path / "rounded.py").write_text(FILES["rounded.py"] + "\n# another\n")
-    with pytest.raises(UsageError, match=r"2 variants would stand .* as rounded\.py:Rounded:bits=3"):
-        bench("net/resnet20", variants=[spec, "rounded.py:Rounded:bits=3"], **asked)
+    other = bench("net/resnet20", variants=[spec, "rounded.py:Rounded:bits=3"], **asked)
+    assert len(other.variants) == 3  # of two sources, and so two variants
+    assert other.variants[list(record.variants)[1]] == record.variants[list(record.variants)[1]]

@@ -95,9 +95,16 @@ def test_text_and_values_mean_the_same():
     assert Config(input_size=32).input_size == (32, 32)
 
 
-def test_an_option_is_given_where_it_is_not_at_its_default():
+def test_an_option_is_given_also_with_the_value_of_its_default():
     config = Config(delta=2.0, cut=3)
-    assert (config.given("delta"), config.given("cut")) == (True, False)
+    assert [config.given(name) for name in ("delta", "cut", "seed")] == [True, True, False]
+    assert config.changed(seed=1).all_given() == {"delta": 2.0, "cut": 3, "seed": 1}
+
+
+@pytest.mark.parametrize("values", [{"images": 2.9}, {"batch_size": True}, {"input_size": 32.7}])
+def test_numbers_are_not_cut_off(values):
+    with pytest.raises(UsageError, match="needs"):
+        Config(**values)
 
 
 def test_original_comes_first_and_all_are_the_built_in_ones():

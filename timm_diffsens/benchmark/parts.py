@@ -1,6 +1,6 @@
 """The record's parts that are known before anything runs: model, data, protocol."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -89,7 +89,8 @@ def protocol_part(config: Config, used: Mapping[str, Entry], rms: float | None, 
     deformation = used["deformation"]
     values |= {name: deformation.values.get(name) for name in ("delta", "cut")}
     values |= {name: entry.recorded for name, entry in used.items()}
-    further = {name: v for name, v in asked.items() if name not in values and config.given(name)}
+    defaults = {name: field.default for name, field in type(config).model_fields.items()}
+    further = {name: v for name, v in asked.items() if name not in values and v != defaults[name]}
     part = Protocol(**values, rms_displacement=rms, dtype=dtype, options=further)
     return part.model_copy(update={"sha256": protocol_hash(part)})
 
@@ -106,10 +107,7 @@ def extension(entry: Entry) -> records.Extension:
     )
 
 
-def key_extra(config: Config, code_sha256: str | None, variants: Sequence[Entry]) -> dict[str, Any]:
+def key_extra(config: Config, code_sha256: str | None) -> dict[str, Any]:
     """What else changes what is in the record, but shows nowhere else."""
     extra = {**config.values("key"), "code": code_sha256}
-    foreign = {entry.spec: entry.sha256 for entry in variants if entry.sha256 is not None}
-    return {name: v for name, v in extra.items() if v is not None and v is not False} | (
-        {"variants": foreign} if foreign else {}
-    )
+    return {name: value for name, value in extra.items() if value is not None and value is not False}

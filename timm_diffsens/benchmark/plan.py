@@ -1,7 +1,6 @@
 """What is asked for -> a `Plan`: all that can go wrong before anything runs has been tried."""
 
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,14 @@ from timm_diffsens.device import devices
 from timm_diffsens.device.precision import Precision
 from timm_diffsens.errors import UsageError, kept_warnings, warn
 from timm_diffsens.models.checkpoints import read_recipe
+from timm_diffsens.models.inputs import plain_input
 from timm_diffsens.models.loading import InputOptions, LoadedModel, given_model, load_model
 from timm_diffsens.perturb.deformation import problem_of, rms_of
 from timm_diffsens.perturb.noise import of_matched_norm
 from timm_diffsens.perturb.pixels import ActivePixels
 from timm_diffsens.registry import Entry
 from timm_diffsens.schema import records
-from timm_diffsens.schema.config import Config
+from timm_diffsens.schema.config import Config, options
 from timm_diffsens.sensitivities.triplets import Perturbation
 
 _SCALE = ("dims", "size", "xi", "gap")
@@ -44,7 +44,7 @@ class Plan:
     sample: ImageSample
     device: torch.device
     perturbation: Perturbation
-    variants: list[Entry]
+    variants: dict[str, Any]
     labels: dict[int, int] | None
     no_labels: str | None
     whole: tuple[ImageSample, dict[int, int]] | None
@@ -62,14 +62,16 @@ class Inputs:
         config: scale detection has the parameters that a checkpoint was trained on, unless others are given.
         source: the open data set.
         perturbation: of the images. used: the registry's entries of its `deformation` and its `noise`.
-        variants: entries, in order.
+        variants: name in the record -> the variant, ready for use, in order.
+        foreign: entries of all that is no part of this package.
     """
 
     config: Config
     source: ImageSource
     perturbation: Perturbation
     used: dict[str, Entry]
-    variants: list[Entry]
+    variants: dict[str, Any]
+    foreign: list[Entry]
 
     @classmethod
     def of(cls, config: Config) -> "Inputs":
@@ -89,13 +91,11 @@ class Inputs:
         )
         perturbation, used = _perturbation(config, source.task)
         _input_options(config, source)
-        variants = [registry.find("variants", name) for name in config.variants]
-        for name, count in Counter(variant.spec for variant in variants).items():
-            if count > 1:
-                raise UsageError(
-                    f"{count} variants would stand in the record as {name}: rename one of the files"
-                )
-        return cls(config, source, perturbation, used, variants)
+        entries = [registry.find("variants", name) for name in config.variants]
+        variants = {entry.recorded: _variant(entry, config) for entry in entries}
+        things = (*used.values(), *entries, *([source.entry] if source.entry else []))
+        foreign = [entry for entry in things if entry.sha256 is not None]
+        return cls(config, source, perturbation, used, variants, foreign)
 
 
 def refuse_weights(model: str | nn.Module | LoadedModel, config: Config) -> None:
@@ -130,15 +130,13 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
             warn(f"no test error: {reason}; pass --test-error if it is known")
         if "init" in config.variants and loaded.build is None:
             loaded.fresh(config.seed)  # cannot be done for every module: better known now than at the end
-    names = [variant.spec for variant in inputs.variants]
     dtype = precision_of(config).describe(loaded.dtype)
-    things = (*inputs.used.values(), *inputs.variants, source.entry)
     found = parts.Parts(
         model=parts.model_part(loaded),
         data=parts.data_part(sample),
         protocol=parts.protocol_part(config, inputs.used, rms_of(deformation, size), dtype),
-        extensions=[parts.extension(entry) for entry in things if entry and entry.sha256],
-        extra=parts.key_extra(config, loaded.code_sha256, inputs.variants),
+        extensions=[parts.extension(entry) for entry in inputs.foreign],
+        extra=parts.key_extra(config, loaded.code_sha256),
     )
     return Plan(
         config=config,
@@ -151,7 +149,7 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
         no_labels=reason,
         whole=whole,
         parts=found,
-        key=records.record_key(found.model, found.data, found.protocol, names, found.extra),
+        key=records.record_key(found.model, found.data, found.protocol, list(inputs.variants), found.extra),
         warnings=warnings,
     )
 
@@ -163,30 +161,48 @@ def precision_of(config: Config) -> Precision:
 
 def _perturbation(config: Config, task: ScaleDetection | None) -> tuple[Perturbation, dict[str, Entry]]:
     """Deformation and noise, and the registry's entries of both."""
-    if task is not None and not config.given("deformation"):
-        deformation: Any = ActivePixels(task)
-        entry = registry.of_object("deformations", deformation)
-    elif isinstance(config.deformation, str):
-        entry = registry.find("deformations", config.deformation)
-        offered = {name: getattr(config, name) for name in _OF_DIFFEO if entry.takes(name)}
-        foreign = [name for name in _OF_DIFFEO if config.given(name) and name not in offered]
-        if foreign:
-            raise UsageError(f"the deformation {entry.name} takes no {' and no '.join(foreign)}")
-        deformation = entry.build(**offered)
-        entry = entry.with_values(**offered)
-    else:
-        deformation, entry = config.deformation, registry.of_object("deformations", config.deformation)
-    if not callable(deformation):
-        raise UsageError(f"the deformation {entry.name} cannot be called with images; see `Deformation`")
-    if isinstance(config.noise, str):
-        noise_entry = registry.find("noises", config.noise)
-        noise = noise_entry.build()
-    else:
-        noise, noise_entry = config.noise, registry.of_object("noises", config.noise)
+    own = ActivePixels(task) if task is not None and not config.given("deformation") else config.deformation
+    deformation, entry = _made("deformations", own, config)
+    for name in _OF_DIFFEO:
+        if config.given(name) and entry.values.get(name) != getattr(config, name):
+            holds = f"has {name}={entry.values[name]}" if name in entry.values else f"takes no {name}"
+            raise UsageError(
+                f"the deformation {entry.name} {holds}: leave out --{name} {getattr(config, name)}"
+            )
+    noise, noise_entry = _made("noises", config.noise, config)
     if noise_entry.sha256 is not None:
         noise = of_matched_norm(noise)
     used = {"deformation": entry, "noise": noise_entry}
     return Perturbation(deformation, noise, config.corruption, config.seed), used
+
+
+def _made(kind: str, asked: Any, config: Config) -> tuple[Any, Entry]:
+    """A thing by its spec, with the options of the protocol that it takes; or the object that was given."""
+    if isinstance(asked, str):
+        entry = registry.find(kind, asked)
+        offered = {name: value for name, value in _offered(config).items() if entry.takes(name)}
+        thing, entry = entry.build(**offered), entry.with_values(**offered)
+    else:
+        thing, entry = asked, registry.of_object(kind, asked)
+    if not callable(thing):
+        raise UsageError(
+            f"the {registry.KINDS[kind].word} {entry.name} is a {type(thing).__name__}: not callable"
+        )
+    return thing, entry
+
+
+def _offered(config: Config) -> dict[str, Any]:
+    return {name: getattr(config, name) for name, each in options(Config).items() if each.group == "protocol"}
+
+
+def _variant(entry: Entry, config: Config) -> Any:
+    thing = entry.build(**_offered(config))
+    copies = getattr(thing, "copies", 1)
+    if not isinstance(copies, int) or copies < 0 or (copies and not callable(thing)):
+        raise UsageError(
+            f"the variant {entry.name} has copies = {copies!r}, or cannot be called with a model"
+        )
+    return thing
 
 
 def _as_trained(config: Config) -> Config:
@@ -234,5 +250,8 @@ def _load(model: str | nn.Module | LoadedModel, config: Config, source: ImageSou
     if isinstance(model, LoadedModel):
         if any(map(config.given, ("input_size", "mean", "std"))):
             raise UsageError("input_size, mean and std belong to load_model(..., input_options=...)")
-        return model
+        if source.shape(_RGB) is None or source.task is not None:
+            return model
+        plain = plain_input(model.input.channels, (model.input.height, model.input.width))
+        return replace(model, input=plain)  # tensors are shown as they are
     return given_model(model, _input_options(config, source))

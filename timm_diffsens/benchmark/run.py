@@ -1,7 +1,7 @@
 """Model x images x perturbation -> `Record`. The one file that knows all parts above."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,9 +16,9 @@ from timm_diffsens.benchmark.plan import Inputs, Plan, precision_of, prepare, re
 from timm_diffsens.data.loading import ImageSample
 from timm_diffsens.device import environment
 from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError, first_line, kept_warnings
+from timm_diffsens.models.checkpoints import state_sha256
 from timm_diffsens.models.loading import LoadedModel
 from timm_diffsens.perturb.streams import stream
-from timm_diffsens.registry import Entry
 from timm_diffsens.results.records.store import check_writable, find_record, load_record, write_record
 from timm_diffsens.schema import records
 from timm_diffsens.schema.config import Config, described
@@ -37,7 +37,7 @@ def bench(
     out: str | Path | None = None,
     force: bool = False,
     progress: Progress | None = None,
-    config: Config | None = None,
+    config: Config | Mapping[str, Any] | None = None,
     **options: Any,
 ) -> records.Record:
     """Measure one model and give its record: what `diffsens bench` does.
@@ -48,7 +48,7 @@ def bench(
             that is there already is given back without measuring, unless `force`.
         force: measure again.
         progress: called with (variant, images done, images in all).
-        config: the options, if they are in a `Config` already.
+        config: the options, if they are in a `Config` or a dictionary already.
         options: fields of `Config`. `dataset` may be a tensor (n, c, h, w), a (tensor, labels) pair, a
             `Dataset` or a `DataLoader`; `deformation` and `noise` may be objects.
 
@@ -62,7 +62,9 @@ def bench(
         >>> record.output.layer, record.data.spec, record.trained
         ('output', 'dead-leaves', False)
     """
-    config = config.changed(**options) if config is not None else Config(**options)
+    config = (
+        config.changed(**options) if isinstance(config, Config) else Config(**{**(config or {}), **options})
+    )
     if out is None:
         return run(prepare(model, config), progress)
     refuse_weights(model, config)
@@ -131,12 +133,13 @@ class _Run:
             test_error = self._test_error(original)
             layers = {"original": original.layers}
             spectra = {"original": filter_spectra(original.weights)}
-            for variant in plan.variants:
-                thing = variant.build(**self.config.values("protocol"))
-                if original.mean_channel is not None and getattr(thing, "channel_averages", False):
-                    layers[variant.spec] = original.mean_channel
-                elif getattr(thing, "copies", 1):
-                    layers[variant.spec] = average_layers(list(self._copies(variant, thing, spectra)))
+            for name, variant in plan.variants.items():
+                if original.mean_channel is not None and getattr(variant, "channel_averages", False):
+                    layers[name] = original.mean_channel
+                elif getattr(variant, "copies", 1):
+                    layers[name] = average_layers(list(self._copies(name, variant, spectra)))
+                else:
+                    layers[name] = original.layers
         seconds = time.perf_counter() - clock
         return records.Record(
             key=plan.key,
@@ -163,24 +166,26 @@ class _Run:
         )
 
     def _original(self) -> Pass:
-        averages = any(getattr(v.thing, "channel_averages", False) for v in self.plan.variants)
+        averages = any(getattr(v, "channel_averages", False) for v in self.plan.variants.values())
         return self._pass("original", self.model.module, replace(self.settings, mean_channel=averages))
 
     def _copies(
-        self, variant: Entry, thing: Any, spectra: dict[str, list[Spectrum]]
+        self, name: str, variant: Any, spectra: dict[str, list[Spectrum]]
     ) -> Iterator[list[LayerSensitivity]]:
         """The layers of each changed copy; the filter spectra of the first, of variants that have some."""
-        for k in range(getattr(thing, "copies", 1)):
-            generator = stream(self.config.seed, getattr(thing, "stream", variant.spec), k)
-            offered = registry.accepted(thing, factory=self.model.build)
-            changed = thing(self.model.module, generator, **offered)
-            if not isinstance(changed, nn.Module) or changed is self.model.module:
-                raise UsageError(
-                    f"the variant {variant.spec} gave {type(changed).__name__}, expected a changed copy"
-                )
-            done = self._pass(variant.spec, changed.eval(), self.settings)
-            if getattr(thing, "spectra", False):
-                spectra.setdefault(variant.spec, filter_spectra(done.weights))
+        module, copies = self.model.module, getattr(variant, "copies", 1)
+        foreign = name not in records.built_in_variants()
+        before = state_sha256(module.state_dict()) if foreign else None
+        for k in range(copies):
+            generator = stream(self.config.seed, getattr(variant, "stream", name), k)
+            changed = variant(module, generator, **registry.accepted(variant, factory=self.model.build))
+            if not isinstance(changed, nn.Module) or changed is module:
+                raise UsageError(f"the variant {name} gave {type(changed).__name__}, expected a changed copy")
+            if foreign and state_sha256(module.state_dict()) != before:
+                raise UsageError(f"the variant {name} changed the model that it was given, not a copy of it")
+            done = self._pass(name, changed.eval(), self.settings)
+            if getattr(variant, "spectra", False):
+                spectra.setdefault(name, filter_spectra(done.weights))
             yield done.layers
 
     def _pass(self, name: str, module: nn.Module, settings: PassSettings) -> Pass:

@@ -46,17 +46,18 @@ def configured(verb: Callable[..., None], *, sweep: bool = False, config: type[O
 
 
 def _parameter(name: str, field: FieldInfo, known: Option) -> inspect.Parameter:
-    """The command line's form of a field: a flag, a number, a text, or a list of texts."""
+    """The command line's form of a field; None where it is not given, so that defaults stand in one place."""
     kind: Any = field.annotation
-    default = field.default
     if known.repeatable:
-        kind, default = list[str] | None, None
+        kind = list[str]
     elif known.text or kind is Any:
-        kind, default = (str | None if default is None else str), default if default is None else str(default)
+        kind = str
     flags = [f"--{each.replace('_', '-')}" for each in (name, *known.aliases)]
-    if kind is bool and default:
+    if kind is bool and field.default:
         flags = [f"{flag}/--no-{flag[2:]}" for flag in flags]
     text = f"{known.help[:-1]}, in {known.unit}." if known.unit else known.help
-    typed = Annotated[kind, option(*flags, help=text, panel=known.section, metavar=known.metavar)]
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return inspect.Parameter(name, kind, default=default, annotation=typed)
+    if not (known.repeatable or field.default is None or field.default is False):
+        text += f" Default: {name if field.default is True else field.default}."
+    asked = option(*flags, help=text, panel=known.section, metavar=known.metavar)
+    place = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Parameter(name, place, default=None, annotation=Annotated[kind | None, asked])

@@ -128,7 +128,7 @@ def _header(record: "Record") -> list[tuple[str, str]]:
         ("data", f"{data.spec}{split}, {data.n} images of {model.input.height} x {model.input.width}{note}"),
         (
             "protocol",
-            f"{protocol.deformation_text} (rms {protocol.rms_displacement:.3g} px), "
+            f"{protocol.deformation_text} ({protocol.rms_text}), "
             f"layers = {','.join(protocol.layers)}, seed = {protocol.seed}{corruption}{precision}",
         ),
         ("test error", _error(record)),

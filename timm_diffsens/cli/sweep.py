@@ -156,6 +156,8 @@ def _executor(
         folder=(out / "sweep" / entry.name.rpartition(":")[2]).resolve(),
         options=_pairs(slurm or []),
     )
+    if not callable(getattr(executor, "run", None)):
+        raise UsageError(f"--engine {engine} is a {type(executor).__name__} without run(jobs, started)")
     return executor
 
 

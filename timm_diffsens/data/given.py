@@ -200,7 +200,7 @@ class Batches(Tensors, SequentialSource):
             if self._images and images.shape[1:] != self._images[0].shape:
                 shapes = f"{tuple(self._images[0].shape)} and {tuple(images.shape[1:])}"
                 raise UsageError(f"{spec} has images of shapes {shapes}")
-            self._images += images
+            self._images += images.clone()  # a loader may fill one buffer again and again
             self._labels += labels
         return [self.inspect(index, channels) for index in range(len(self._images))[:count]]
 

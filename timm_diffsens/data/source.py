@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from timm_diffsens.data.folders import existing_folder
+from timm_diffsens.data.splits import existing_folder
 from timm_diffsens.errors import UsageError
 
 if TYPE_CHECKING:

@@ -4,16 +4,12 @@ import contextlib
 import hashlib
 import io
 import sys
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from timm_diffsens.data.folders import split_folder
-from timm_diffsens.data.source import ImageSource, Item, Origin, Request, as_label, convert
-from timm_diffsens.errors import UsageError, first_line, warn
-
-_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+from timm_diffsens.data.source import ImageSource, Item, Origin, as_label, convert
+from timm_diffsens.errors import UsageError, first_line
 
 
 def create(spec: str, advice: str, **arguments: Any) -> Any:
@@ -61,33 +57,3 @@ class Encoded(ImageSource):
     def image(self, index: int, channels: int) -> Image.Image:
         """Read and decode."""
         return convert(Image.open(io.BytesIO(self._bytes(index)[0])), channels)
-
-
-class ImageFolder(Encoded):
-    """A folder of images, with a sub-folder for each class or without."""
-
-    word = "folder"
-
-    def __init__(self, request: Request, folder: Path, note: str | None = None) -> None:
-        root, split = split_folder(folder, request.split)
-        dataset = create(
-            request.spec,
-            f"expected images ({' '.join(_EXTENSIONS)}) in {str(root)!r} or its sub-folders",
-            name="",
-            root=str(root),
-            search_split=False,
-            input_key=";".join(_EXTENSIONS),
-        )
-        super().__init__(Origin(request.spec, split, note), dataset)
-        if self.labelled:
-            return
-        stray = sum(label == self.reader.class_to_idx[""] for _, label in self.reader.samples)
-        if 0 < stray < self.size:
-            warn(
-                f"{stray} images lie in {root.name!r} itself, beside the class folders, so they have no "
-                "class and the set is read as unlabelled; move them away to have the labels used"
-            )
-
-    def name(self, index: int) -> str:
-        """Path inside the folder, with forward slashes."""
-        return Path(self.reader.filename(index)).as_posix()

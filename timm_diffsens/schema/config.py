@@ -65,8 +65,10 @@ def split_commas(value: Any) -> list[str]:
 
 def _whole(value: Any, word: str) -> int:
     try:
+        if isinstance(value, bool) or int(value) != (value if isinstance(value, float) else int(value)):
+            raise ValueError
         return int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UsageError(f"needs a whole number or {word}, got {value!r}") from None
 
 
@@ -87,8 +89,8 @@ def _size(value: Any) -> tuple[int, int] | None:
     given = value.lower().replace("x", ",").split(",") if isinstance(value, str) else value
     given = given if isinstance(given, Sequence) else [given]
     try:
-        sides = [int(side) for side in given]
-    except (TypeError, ValueError):
+        sides = [_whole(side, "") for side in given]
+    except UsageError:
         sides = []
     if len(sides) not in (1, 2) or min(sides) < 2:
         raise UsageError(f"needs H or H,W of at least 2 pixels, got {value!r}")
@@ -145,9 +147,12 @@ class Options(BaseModel):
             raise _usage_error(error, type(self)) from None
 
     def given(self, name: str) -> bool:
-        """Whether an option is not at its default."""
-        different = getattr(self, name) != type(self).model_fields[name].default
-        return different if isinstance(different, bool) else True  # arrays compare element by element
+        """Whether an option was given, be it with the value of its default."""
+        return name in self.model_fields_set
+
+    def all_given(self) -> dict[str, Any]:
+        """The options that were given."""
+        return {name: value for name, value in self if self.given(name)}
 
 
 class Config(Options):
@@ -311,16 +316,16 @@ class Config(Options):
 
     def changed(self, **values: Any) -> "Config":
         """The same with other values."""
-        return type(self)(**{**dict(self), **values})
+        return type(self)(**{**self.all_given(), **values})
 
     def plain(self) -> dict[str, Any]:
-        """As JSON values that another process, in another folder, reads the same: paths are absolute.
+        """What was given, as JSON values that another process reads the same in another folder.
 
         Raises:
             UsageError: an option is an object, which no other process has.
         """
         found: dict[str, Any] = {}
-        for name, value in self:
+        for name, value in self.all_given().items():
             if isinstance(value, Path):
                 value = str(value.expanduser().absolute())
             elif name in _SPECS:

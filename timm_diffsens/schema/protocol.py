@@ -42,6 +42,12 @@ class Protocol(Part):
     sha256: str = Field("", description="hash of the fields above; equal hashes are comparable")
 
     @property
+    def rms_text(self) -> str:
+        """The rms displacement to three digits, or that it is not known."""
+        known = self.rms_displacement
+        return "rms not known" if known is None else f"rms {known:.3g} px"
+
+    @property
     def deformation_text(self) -> str:
         """The deformation in words."""
         if self.deformation == "active pixels":

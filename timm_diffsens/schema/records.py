@@ -129,6 +129,11 @@ class Extension(Part):
     sha256: str = Field(description="of the source it is from")
     look: ExtensionLook | None = None
 
+    @property
+    def name(self) -> str:
+        """What the record calls it elsewhere: its spec, and the start of the hash."""
+        return f"{self.spec}@{self.sha256[: registry.HASH_DIGITS]}"
+
 
 class TestError(Part):
     """Top-1 error as a fraction."""

@@ -61,10 +61,14 @@ class Perturbation:
         )
         into = whole.chunk(3) if n else (whole,) * 3
 
+        version = clean._version
         deformed = self.deformation(clean, self._streams("diffeo", indices))
         if deformed.shape != clean.shape:
             raise UsageError(f"expected deformed images {tuple(clean.shape)}, got {tuple(deformed.shape)}")
+        changed = deformed._version
         noise = self.noise(clean, deformed, self._streams("noise", indices))
+        if clean._version != version or deformed._version != changed:
+            raise UsageError("the deformation or the noise writes into the images that it is given")
         for part, made in zip(into, (clean, deformed, noise.add_(clean)), strict=True):
             part.copy_(made)
         return whole

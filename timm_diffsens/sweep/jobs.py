@@ -13,12 +13,15 @@ from timm_diffsens import registry
 from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.files import slug
 from timm_diffsens.patterns import is_pattern, matching
+from timm_diffsens.schema.config import Config
 
 Kind = Literal["structure", "measured"]
 
 _ID_DIGITS = 12
 _ELSEWHERE = ("device", "batch_size")  # options that do not change the numbers beyond rounding
-_MADE_HERE = ("dead-leaves", "scale1", "scale2")  # images that follow from the options alone
+_MADE_HERE = {
+    ("datasets", name) for name in ("dead-leaves", "scale1", "scale2")
+}  # images that follow from the options alone
 
 
 @dataclass(frozen=True)
@@ -63,15 +66,17 @@ class Job:
     @property
     def self_contained(self) -> bool:
         """Whether nothing outside this package and the libraries it names can change the outcome."""
-        if ":" in self.model:  # code or a configuration from elsewhere
+        if ":" in self.model or self.model in registry.names("models"):  # from elsewhere
             return False
         if self.options is None:
             return True
-        values = (v if isinstance(v, list) else [v] for v in self.options.values())
-        names = [registry.split_arguments(text)[0] for value in values for text in value if type(text) is str]
-        dataset, _ = registry.split_arguments(self.options["dataset"])
-        elsewhere = self.options["pretrained"] or any(":" in name for name in names)
-        return not elsewhere and dataset in _MADE_HERE
+        config = Config(**self.options)
+        asked = {"datasets": [config.dataset], "deformations": [config.deformation], "noises": [config.noise]}
+        asked["variants"] = list(config.variants)
+        known = {kind: {entry.name for entry in registry.built_ins(kind)} for kind in asked}
+        names = [(kind, registry.split_arguments(spec)[0]) for kind, specs in asked.items() for spec in specs]
+        built_in = all(name in known[kind] for kind, name in names)
+        return built_in and not config.pretrained and names[0] in _MADE_HERE
 
     def of(self, model: str) -> "Job":
         """The same for another model."""

@@ -4,8 +4,8 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from timm_diffsens import registry
-from timm_diffsens.data.folders import two_way_split
 from timm_diffsens.data.source import ImageSource, Item, Origin, Request
+from timm_diffsens.data.splits import two_way_split
 
 if TYPE_CHECKING:
     import torch

@@ -1,38 +1,18 @@
-"""Folders of images, torchvision's sets, and CIFAR-10, which may be kept as either."""
+"""torchvision's sets."""
 
-import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from timm_diffsens import registry
-from timm_diffsens.data.folders import exists, split_folder, two_way_split
 from timm_diffsens.data.source import ImageSource, Origin, Request
-from timm_diffsens.data.through_timm import ImageFolder, create
+from timm_diffsens.data.splits import exists, split_folder, two_way_split
+from timm_diffsens.data.through_timm import create
 from timm_diffsens.errors import UsageError, unknown
 
 _TWO_SPLITS = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
 _OTHERS = ("imagenet", "inaturalist", "inat", "places365")
 _FOLDERS = ("image_folder", "folder")
 _NAMES = (*_TWO_SPLITS, *_OTHERS, *_FOLDERS)
-
-_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_CIFAR10_FILES = "cifar-10-batches-py"  # where torchvision keeps them
-_CIFAR10_NOTE = "CIFAR-10 read from an image folder, possibly re-encoded: not the original files"
-
-
-@registry.register(
-    "datasets", "folder", help="any folder of images; labels from its sub-folders, if there are any", order=5
-)
-@registry.register(
-    "datasets",
-    "imagenet",
-    help="a folder in ImageNet's layout, one sub-folder per WordNet id, with or without val/ above",
-    order=2,
-)
-def folder(request: Request) -> ImageFolder:
-    """The images in --data-dir."""
-    return ImageFolder(request, request.folder())
 
 
 class Decoded(ImageSource):
@@ -100,32 +80,3 @@ def torchvision(request: Request) -> Decoded:
         download=request.download,
     )
     return Decoded(Origin(request.spec, shown), dataset)
-
-
-@registry.register(
-    "datasets",
-    "cifar10",
-    help="CIFAR-10: torchvision's files (--download fetches them) or one image folder per class",
-    order=1,
-)
-def cifar10(request: Request) -> ImageSource:
-    """torchvision's files where they are there or can be fetched, else an image folder of the ten classes."""
-    home = request.data_dir
-    if request.download or home is None or not exists(home) or exists(home / _CIFAR10_FILES):
-        return torchvision(replace(request, name="cifar10"))
-    home = request.folder()
-    if not any(entry.is_dir() for entry in os.scandir(home)):
-        raise UsageError(
-            f"no CIFAR-10 in {str(home)!r}: expected {_CIFAR10_FILES}/ or one folder of images per class; "
-            "pass --download to fetch it, or another --data-dir"
-        )
-    source = ImageFolder(request, home, _CIFAR10_NOTE)
-    if source.size > 0 and source.name(0).lower().endswith((".jpg", ".jpeg")):
-        source.origin = replace(source.origin, title="CIFAR-10 (JPEG)")  # lossy: not the originals' errors
-    if source.class_names not in (_CIFAR10, tuple("0123456789")):
-        found = "no classes" if source.class_names is None else f"{len(source.class_names)} classes"
-        raise UsageError(
-            f"{str(home)!r} is not CIFAR-10: it has {found}, expected the folders {', '.join(_CIFAR10)}; "
-            "use --dataset folder for other images"
-        )
-    return source

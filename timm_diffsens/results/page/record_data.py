@@ -77,6 +77,10 @@ def column(values: Sequence[float | None], digits: int = DIGITS) -> str:
     return " ".join(["-" if value is None else form % value for value in values])
 
 
+def _rms(value: float | None) -> str:
+    return "rms not known" if value is None else f"rms {value:g} px"
+
+
 def facts(record: Record) -> list[tuple[str, str]]:
     """What one should know about a measurement beside its numbers: pairs of a name and a text."""
     model, data, protocol = record.model, record.data, record.protocol
@@ -89,7 +93,7 @@ def facts(record: Record) -> list[tuple[str, str]]:
         ("images", f"{data.n} of {data.spec}{f', {data.split}' if data.split else ''}; {data.selection}"),
         (
             "deformation",
-            f"{protocol.deformation_text}, rms {protocol.rms_displacement:g} px",
+            f"{protocol.deformation_text}, {_rms(protocol.rms_displacement)}",
         ),
         ("layers", ", ".join(protocol.layers)),
         ("test error", _error(record)),

@@ -89,7 +89,7 @@ def _stated(record: Record) -> Iterator[tuple[str, Look]]:
         if extension.kind != "variant" or look is None or look.point not in OUTLINES:
             continue
         if 0 < len(look.dash) <= _MOST_DASHES and all(0 <= part <= _LONGEST_DASH for part in look.dash):
-            yield extension.spec, Look(look.colour, look.dash, look.point)
+            yield extension.name, Look(look.colour, look.dash, look.point)
 
 
 def _free_looks(name: str) -> list[Look]:
