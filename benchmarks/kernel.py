@@ -3,9 +3,9 @@
     python benchmarks/kernel.py --json benchmarks/kernel.json
 
 For each size of the networks' layers, and each type, the same batch is added to running sums by both, in
-turns; then the networks are measured with all their layers by both, and run bare, in turns. The ratios are
-those of neighbouring runs, of which the median is given with its range: what else the machine does falls on
-both.
+turns; then the networks are measured with all their layers by both, in turns, and run bare. Ratios are those
+of neighbouring runs, of which the median is given with its range. All times are processor time of one thread,
+so that what else the machine does matters little.
 """
 
 import argparse
@@ -27,15 +27,14 @@ _LEAST = 0.02  # seconds of a timed run, at least
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("models", nargs="*", default=list(NETWORKS))
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     allocator.prepare()
     import torch
 
-    torch.set_num_threads(options.threads)
-    about = {**machine(), "threads": options.threads, "load": os.getloadavg()[0]}
+    torch.set_num_threads(1)
+    about = {**machine(), "load": os.getloadavg()[0]}
     rows = []
     for model in options.models:
         rows += one_network(model, options.repeats)
@@ -111,10 +110,10 @@ def compare(runs, repeats):
 
 
 def once(run, count=1):
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(count):
         run()
-    return (time.perf_counter() - start) / count
+    return (time.process_time() - start) / count
 
 
 def table(rows):
