@@ -19,6 +19,7 @@ ORDER = [
     "errors",
     "files",
     "patterns",
+    "fingerprint",
     "registry",
     "schema",
     "results",

@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from timm_diffsens import Diffeo, bench, read_records
+from timm_diffsens import Diffeo, UsageError, bench, read_records
 from timm_diffsens.cli import app
 from timm_diffsens.models.nets import make_net
 from timm_diffsens.perturb.noise import of_matched_norm
@@ -209,3 +209,52 @@ def test_a_variant_from_another_folder_stands_in_the_record_without_it(folder, t
     other = bench("net/resnet20", variants=[spec, "rounded.py:Rounded:bits=3"], **asked)
     assert len(other.variants) == 3  # of two sources, and so two variants
     assert other.variants[list(record.variants)[1]] == record.variants[list(record.variants)[1]]
+
+
+def test_json_is_alone_on_standard_output_whatever_the_users_code_prints(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "print('imported')\n\ndef turned(images, generator=None):\n    print('called')\n"
+    text += "    return images.flip(-1)\n"
+    (tmp_path / "loud.py").write_text(text)
+    asked = ["bench", "net/lenet", "--no-pretrained", "--images", "4", "--layers", "output"]
+    done = CliRunner().invoke(app, [*asked, "--deformation", "loud.py:turned", "--json"])
+    assert done.exit_code == 0, done.output
+    (record,) = json.loads(done.stdout)
+    assert record["protocol"]["rms_displacement"] is None
+    assert "rms not known" in CliRunner().invoke(app, ["show", record["key"][:12]]).stdout
+
+
+def test_a_deformation_that_writes_into_the_images_is_refused():
+    asked = {"images": 4, "pretrained": False, "layers": "output", "variants": "original"}
+    with pytest.raises(UsageError, match="writes into the images"):
+        bench("net/lenet", deformation=lambda images, generator=None: images.mul_(1.5), **asked)
+    assert (
+        bench("net/lenet", deformation=lambda images, generator=None: images.flip(-1), **asked).output.d > 0
+    )
+
+
+def test_a_variant_that_changes_the_original_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "half.py").write_text(
+        "import copy\nimport torch\n\n\ndef halved(model, generator=None):\n    changed = copy.copy(model)\n"
+        "    with torch.no_grad():\n        next(model.parameters()).mul_(0.5)\n    return changed\n"
+    )
+    with pytest.raises(UsageError, match="changed the model that it was given"):
+        bench("net/lenet", pretrained=False, images=4, layers="output", variants="half.py:halved")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"deformation": "diffeo:delta=2", "delta": 3}, "diffeo has delta=2: leave out --delta 3"),
+        ({"deformation": Diffeo(2.0), "cut": 5}, "Diffeo has cut=3: leave out --cut 5|diffeo has cut=3"),
+        ({"deformation": "shift.py:Shift", "delta": 2}, "shift.py:Shift takes no delta"),
+        ({"dataset": "scale1:xi=11", "xi": 12}, "xi=11, but xi 12.0 is asked for too"),
+        ({"dataset": "stripes.py:stripes", "split": "train"}, "split belongs to"),
+        ({"variants": "channel-shuffled:shuffles=0"}, "shuffles must be at least 1"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_before_anything_runs(options, message, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    with pytest.raises(UsageError, match=message):
+        bench("net/lenet", pretrained=False, images=4, **options)

@@ -15,8 +15,9 @@ _PLAIN = bool | int | float | complex | str | bytes | None | Path | range
 
 
 def source_sha256(files: Iterable[Path]) -> str:
-    """Over the contents of files, whatever their folders."""
-    return hashlib.sha256("".join(sorted(map(_file_sha256, files))).encode()).hexdigest()
+    """Over the contents of files, whatever their folders; of a single one its own."""
+    each = sorted(map(_file_sha256, files))
+    return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
 
 
 def _file_sha256(file: Path) -> str:

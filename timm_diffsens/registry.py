@@ -341,7 +341,9 @@ def _files(module: Any) -> list[Path]:
     if hasattr(module, "_diffsens_files"):
         return list(module._diffsens_files)
     name = str(getattr(module, "__name__", "")).partition(".")[0]
-    top = None if name in LIBRARIES else sys.modules.get(name)
+    if name in LIBRARIES:
+        return []
+    top = sys.modules.get(name)
     folders = [Path(folder) for folder in getattr(top, "__path__", ())]
     files = [file for folder in folders for file in folder.rglob("*.py")]
     own = getattr(module, "__file__", None)

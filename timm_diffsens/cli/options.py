@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from pydantic.fields import FieldInfo
 
+from timm_diffsens.cli.output import nothing_but_json
 from timm_diffsens.schema.config import MODEL as MODEL
 from timm_diffsens.schema.config import RUNNING as RUNNING
 from timm_diffsens.schema.config import Config, Option, Options, options
@@ -38,7 +39,8 @@ def configured(verb: Callable[..., None], *, sweep: bool = False, config: type[O
     @wraps(verb)
     def run(**given: Any) -> None:
         values = {name: given.pop(name) for name in fields}
-        verb(**given, config=config(**{n: v for n, v in values.items() if v is not None}))
+        with nothing_but_json(given["as_json"]):  # whatever the user's own code prints
+            verb(**given, config=config(**{n: v for n, v in values.items() if v is not None}))
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -6,9 +6,9 @@ import os
 import sys
 import warnings
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -82,6 +82,23 @@ def progress_bars(quiet: bool, *fields: str) -> "Iterator[Progress | None]":
         yield bars
 
 
+@contextmanager
+def nothing_but_json(asked: bool) -> Iterator[None]:
+    """Where JSON is asked for, what is printed inside goes to standard error, but for `print_json`."""
+    if not asked:
+        yield
+        return
+    _for_json.append(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _for_json.pop()
+
+
+_for_json: list[TextIO] = []
+
+
 def print_json(value: Any) -> None:
     """One JSON document on standard output; records and other pydantic models may be in it.
 
@@ -89,8 +106,9 @@ def print_json(value: Any) -> None:
         ValueError: there is a NaN or an infinity in it.
     """
     text = json.dumps(value, indent=2, allow_nan=False, default=_plain)
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    stream = _for_json[-1] if _for_json else sys.stdout
+    stream.write(text + "\n")
+    stream.flush()
 
 
 def _plain(value: Any) -> Any:

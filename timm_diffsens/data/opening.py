@@ -50,7 +50,14 @@ def open_images(
     if split is not None and (not re.fullmatch(_SPLIT_PATTERN, split) or set(split) <= {"."}):
         raise UsageError(f"{split!r} is no split name: expected one such as validation, test or train")
     given = {key: value for key, value in (parameters or {}).items() if value is not None}
+    if entry.sha256 is not None:  # a built-in set has these from its request
+        asked = {"split": split, "data_dir": data_dir, "download": download}
+        given |= {key: value for key, value in asked.items() if value}
     for key in given:
+        if key in entry.parameters and entry.parameters[key] != given[key]:
+            raise UsageError(
+                f"{data} has {key}={entry.parameters[key]}, but {key} {given[key]} is asked for too"
+            )
         if not entry.takes(key):
             owners = " and ".join(other.name for other in registry.entries("datasets") if other.takes(key))
             raise UsageError(f"{key} belongs to {owners or 'no data set'}, not to {entry.name}")

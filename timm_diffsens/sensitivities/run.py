@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,18 +13,13 @@ from torch import nn
 from timm_diffsens.device import devices
 from timm_diffsens.device.evaluation import evaluating
 from timm_diffsens.device.precision import FULL, Precision
-from timm_diffsens.errors import MeasurementError, UsageError, first_line
+from timm_diffsens.errors import MeasurementError, first_line
 from timm_diffsens.perturb.deformation import Deformation
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.schema.layers import LayerSensitivity
+from timm_diffsens.sensitivities.batch_size import BatchSize, chosen_batch_size, is_out_of_memory
 from timm_diffsens.sensitivities.probe import Forward, Probe, model_output, unwrap
 from timm_diffsens.sensitivities.triplets import Perturbation, PerturbedImages, batches_of
-
-BatchSize = int | Literal["auto"]
-
-# Of an automatic batch: it stays in the caches of a CPU, and needs few launches on a GPU.
-_AUTO_PIXELS = 16 * 224 * 224
-_AUTO_MOST = {"cpu": 64, "cuda": 256}
 
 
 @dataclass(frozen=True)
@@ -235,16 +230,9 @@ def _like(model: nn.Module) -> torch.Tensor:
 
 
 def _batch_size(model: nn.Module, images: PerturbedImages, settings: PassSettings) -> int:
-    """The batch size asked for, or one that suits the images and the device."""
-    device, size = _like(model).device, settings.batch_size
-    settings.precision.check(device)
-    if isinstance(size, int) and size > 0:
-        return size
-    if size != "auto":
-        raise UsageError(f"batch size must be a positive number or 'auto', got {size!r}")
-    first = images.first()
-    pixels = 1 if first is None else max(1, math.prod(first.shape[2:]))
-    return max(1, min(_AUTO_MOST.get(device.type, 64), _AUTO_PIXELS // pixels))
+    settings.precision.check(_like(model).device)
+    first = images.first() if settings.batch_size == "auto" else None
+    return chosen_batch_size(settings.batch_size, first, _like(model).device)
 
 
 def _wrong(output: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -260,17 +248,6 @@ def _wrong(output: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     else:
         errors = (scores.argmax(1) != truth).sum().to(torch.float32)
     return torch.where(scores.isfinite().all(), errors, torch.nan)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is true memory exhaustion, on the GPU or the CPU; nothing else is retried."""
-    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "DefaultCPUAllocator: can't allocate memory" in text
-        or "DefaultCPUAllocator: not enough memory" in text
-    )
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from timm_diffsens.benchmark.run import run_once
 from timm_diffsens.device import allocator
 from timm_diffsens.errors import DiffsensError
 from timm_diffsens.schema.config import Config
-from timm_diffsens.sensitivities.run import is_out_of_memory
+from timm_diffsens.sensitivities.batch_size import is_out_of_memory
 from timm_diffsens.sweep.jobs import Job
 from timm_diffsens.sweep.outcomes import Outcome, Status, ended, failed, tally, write_outcome
 from timm_diffsens.sweep.structure import count_parameters, structure

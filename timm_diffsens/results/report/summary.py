@@ -47,9 +47,15 @@ def _over_depth(record: Record, first: LayerSensitivity, last: LayerSensitivity)
     else:
         verb, sense, change = "rises", "more", change.inverse
     return (
-        f"In {name} R {verb} {span}, by a factor of {change}: the last layer is {sense} sensitive to smooth "
-        "deformations, relative to noise of the same norm, than the first."
+        f"In {name} R {verb} {span}, by a factor of {change}: the last layer is {sense} sensitive to "
+        f"{_deformations(record)}, relative to noise of the same norm, than the first."
     )
+
+
+def _deformations(record: Record) -> str:
+    """Those of the paper are smooth; of others nothing is known."""
+    own = record.protocol.deformation in ("max-entropy", "active pixels")
+    return "smooth deformations" if own else "these deformations"
 
 
 def _on_the_way(valued: list[LayerSensitivity]) -> Iterator[str]:
