@@ -130,6 +130,8 @@ def test_what_is_not_there_is_named_with_the_nearest(tmp_path):
     write(tmp_path / "mine.py", "def turned(images, generator=None): return images\n")
     with pytest.raises(UsageError, match=r"unknown deformation in .*mine\.py 'turnd'; did you mean turned\?"):
         registry.find("deformations", f"{tmp_path / 'mine.py'}:turnd")
+    with pytest.raises(UsageError, match=r"mine.py is a file: name what is meant in it, mine.py:ATTR"):
+        registry.find("deformations", "mine.py")
     with pytest.raises(UsageError, match=r"unknown deformation 'difeo'; did you mean diffeo\?"):
         registry.find("deformations", "difeo")
     with pytest.raises(UsageError, match="argument of the deformation diffeo 'dleta'; did you mean delta"):

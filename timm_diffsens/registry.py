@@ -221,6 +221,8 @@ def find(kind: str, spec: str) -> Entry:
     points = _entry_points(kind)
     if name in points:
         return replace(_from_entry_point(kind, points[name]), parameters=parameters)
+    if name.endswith(".py"):
+        raise UsageError(f"{name} is a file: name what is meant in it, {name}:ATTR")
     if ":" not in name:
         hint = f"`diffsens ls {kind}` lists them; your own: file.py:attr or package.module:attr"
         raise unknown(KINDS[kind].word, name, names(kind), hint)

@@ -175,7 +175,7 @@ def _library_of(name: str) -> Library:
         return "net"
     if name.startswith(_REMOTE):
         return "timm"
-    if ":" in name:
+    if ":" in name or name.endswith(".py"):
         return "python"
     allocator.prepare()
     import timm

@@ -21,7 +21,8 @@ def advice(record: Record) -> list[str]:
 
 def _weights(record: Record) -> Iterator[str]:
     if record.trained is False:
-        yield "the weights are random: give --checkpoint FILE, or drop --no-pretrained, for a trained network"
+        published = "" if record.model.library in ("python", "net") else ", or drop --no-pretrained,"
+        yield f"the weights are random: give --checkpoint FILE{published} for a trained network"
 
 
 def _images(record: Record) -> Iterator[str]:
