@@ -358,7 +358,8 @@ _imported: dict[Path, tuple[str, Any]] = {}  # by file, with the hash of what it
 def import_file(path: Path, word: str = "Python") -> Any:
     """Run a Python file as a module; files beside it can be imported by it, as by `python file.py`.
 
-    It is run again only where it, or a file beside it that it imported, has changed.
+    Except for models, whose weights may be drawn while their file runs, it is run again only where it, or a
+    file beside it that it imported, has changed.
 
     Raises:
         UsageError: there is no such file, or its code fails.
@@ -367,7 +368,7 @@ def import_file(path: Path, word: str = "Python") -> Any:
     if not path.is_file():
         near = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise unknown(f"{word} file", str(path), near)
-    if path in _imported:
+    if path in _imported and word != KINDS["models"].word:
         before, module = _imported[path]
         files = module._diffsens_files
         if all(file.is_file() for file in files) and source_sha256(files) == before:
