@@ -99,6 +99,8 @@ class Model(Part):
 class Data(Part):
     """Which images."""
 
+    later: ClassVar[tuple[str, ...]] = ("title",)
+
     spec: Name
     split: str | None = None
     n: int = Field(description="images measured")

@@ -58,12 +58,19 @@ FreeForm = Annotated[dict[str, Any], AfterValidator(_jsonable)]
 
 
 class Part(BaseModel):
-    """A part of a record. Fields named in `sparse` are left out of the JSON where they are empty."""
+    """A part of a record.
+
+    In JSON the fields named in `sparse` are left out where they are empty, and those in `later`, which the
+    first records did not have, where they were not given: what was read is written again to the byte.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="strings")
     sparse: ClassVar[tuple[str, ...]] = ()
+    later: ClassVar[tuple[str, ...]] = ()
 
     @model_serializer(mode="wrap")
     def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         plain: dict[str, Any] = handler(self)
-        return {name: value for name, value in plain.items() if value or name not in self.sparse}
+        absent = {name for name in self.later if name not in self.model_fields_set}
+        absent |= {name for name in self.sparse if not plain.get(name)}
+        return {name: value for name, value in plain.items() if name not in absent}

@@ -322,3 +322,11 @@ def test_one_row_a_layer():
     assert frame.loc[3, "reason"] == "constant"
     assert frame["r"].dtype == "float64"
     assert frame.loc[4, "r"] == record.variants["original"][4].r
+
+
+BOARD = Path(__file__).resolve().parents[3] / "leaderboard" / "records"
+
+
+@pytest.mark.parametrize("path", sorted(BOARD.rglob("*.json")), ids=lambda path: path.name)
+def test_a_committed_record_is_written_again_to_the_byte(path):
+    assert record_text(load_record(path)).encode() == path.read_bytes()
