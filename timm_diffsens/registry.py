@@ -137,9 +137,7 @@ class Entry:
             if not self.takes(name):
                 known = [known for known in parameters(self.thing) if self.takes(known)]
                 raise unknown(f"argument of the {kind.word} {self.name}", name, known)
-        passed = {name: value for name, value in offered.items() if name in kind.passed}
         given = accepted(self.thing, **offered) | dict(self.parameters)
-        given = {name: value for name, value in given.items() if self.takes(name) or name in passed}
         if inspect.isclass(self.thing) or (inspect.isroutine(self.thing) and not kind.called):
             try:
                 return self.thing(**given)
