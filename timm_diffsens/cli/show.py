@@ -51,7 +51,8 @@ def show(
         notes = [] if quiet else dict.fromkeys([*found.warnings, *advice(found)])
         print_record(result_console(), found, variant, all_layers, notes)
     if figure is not None:
-        from timm_diffsens.results.report.record_chart import record_figure, save_chart
+        from timm_diffsens.results.report.export import save_chart
+        from timm_diffsens.results.report.record_chart import record_figure
 
         save_chart(record_figure(found), figure)
         progress_console().print(f"figure: {figure}", soft_wrap=True)
