@@ -91,6 +91,16 @@ def is_missing(value: float | None) -> bool:
     return value is None or value != value
 
 
+def some_of(names: Sequence[str], most: int) -> str:
+    """At most so many names, and how many more there are.
+
+    Example:
+        >>> some_of(["a", "b", "c"], 2)
+        'a, b and 1 more'
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def significant(value: float | None, digits: int = 3) -> str:
     """Significant digits, as few as there are; `-` for no value.
 
