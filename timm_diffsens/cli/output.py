@@ -174,9 +174,7 @@ def plain_table(titles: Sequence[str], left: Collection[str] = (), gap: int = 2)
     return table
 
 
-def layer_table(
-    layers: Sequence["LayerSensitivity"], *, all_layers: bool = False, width: int | None = None
-) -> Table:
+def layer_table(layers: Sequence["LayerSensitivity"], *, width: int, all_layers: bool = False) -> Table:
     """A row for each layer: D, G and R with standard errors, and R as a bar on a logarithmic scale.
 
     Args:
@@ -184,7 +182,6 @@ def layer_table(
         all_layers: show every row; otherwise the middle is left out beyond forty.
         width: columns of the terminal. In narrow ones the kind goes, and long names lose their middle.
     """
-    width = width or result_console().width
     wide = width >= _WIDE_ENOUGH_FOR_KIND
     rows = _layer_rows(layers, wide)
     titles = ["layer", *(["kind"] if wide else []), "depth", "D", "G", "R"]

@@ -8,12 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from timm_diffsens.schema.layers import LayerSensitivity
+from timm_diffsens.schema.layers import MEASURES, LayerSensitivity
 from timm_diffsens.schema.protocol import digest
 from timm_diffsens.schema.records import Record, in_order, variants_in
 
 Row = dict[str, Any]  # of a table, or of a chart's data
-MEASURES = ("d", "g", "r", "d_stderr", "g_stderr", "r_stderr")
 _TEXT = "string"
 _LAYER_COLUMNS = {
     "variant": _TEXT,
