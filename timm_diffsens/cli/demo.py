@@ -70,13 +70,10 @@ def _print(trained: "Trained") -> None:
 
 
 @contextmanager
-def _progress(recipes: "list[Recipe]", quiet: bool) -> Iterator["Progress | None"]:
+def _progress(recipes: "list[Recipe]", quiet: bool) -> Iterator["Progress"]:
     """One bar over all epochs of all networks, on standard error; nothing without a terminal."""
     position = {recipe.model: k for k, recipe in enumerate(recipes)}
     with progress_bars(quiet) as bars:
-        if bars is None:
-            yield None
-            return
         bar = bars.add_task("training", total=sum(recipe.epochs or 0 for recipe in recipes))
 
         def show(model: str, row: dict[str, float | int | None]) -> None:

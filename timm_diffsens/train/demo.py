@@ -10,7 +10,8 @@ from timm_diffsens.benchmark.run import run_once
 from timm_diffsens.models.arguments import ModelArguments
 from timm_diffsens.schema.config import Config
 from timm_diffsens.schema.records import Record
-from timm_diffsens.train.loop import Row
+from timm_diffsens.schema.training import TrainOptions
+from timm_diffsens.train.loop import Row, ignored
 from timm_diffsens.train.recipe import Recipe
 from timm_diffsens.train.run import TrainResult, train
 
@@ -48,7 +49,7 @@ def demo_recipes(epochs: int = 40, seed: int = 0) -> list[Recipe]:
 
 
 def run_demo(
-    out: Path, recipes: list[Recipe], *, device: str = "auto", progress: Progress | None = None
+    out: Path, recipes: list[Recipe], *, device: str = "auto", progress: Progress = ignored
 ) -> Iterator[Trained]:
     """Train and measure, one network after the other; what is done already is read.
 
@@ -59,8 +60,8 @@ def run_demo(
         progress: called with each epoch's row.
     """
     for recipe in recipes:
-        tell = None if progress is None else partial(progress, recipe.model)
-        training = train(recipe, out=out / "runs", device=device, progress=tell)
+        running = TrainOptions(out=out / "runs", device=device)
+        training = train(recipe, running, progress=partial(progress, recipe.model))
         options = Config(
             dataset=TASK,
             checkpoint=training.checkpoint,

@@ -36,6 +36,10 @@ Watch = Callable[[int, nn.Module], None]  # epochs done, the network in evaluati
 Progress = Callable[[Row], None]
 
 
+def ignored(*_: object) -> None:
+    """The watch, and the progress, of nobody."""
+
+
 class DivergedError(MeasurementError):
     """The loss is no longer a number."""
 
@@ -90,8 +94,8 @@ def fit(
     recipe: Recipe,
     *,
     state_file: Path | None = None,
-    watch: Watch | None = None,
-    progress: Progress | None = None,
+    watch: Watch = ignored,
+    progress: Progress = ignored,
 ) -> State:
     """Train a module in place, on its device; it ends with the selected weights.
 
@@ -112,7 +116,7 @@ def fit(
         state = State(weights, optimizer.state_dict(), weights)
     module.load_state_dict(state.model)
     optimizer.load_state_dict(state.optimizer)
-    if watch and state.epoch == 0:
+    if state.epoch == 0:
         watch(0, module.eval())
     # not channels-last: oneDNN's backward of narrow convolutions (4 channels) then writes past its memory
     with FULL.applied(next(module.parameters()).device):
@@ -121,10 +125,8 @@ def fit(
             _advance(state, module, optimizer, row)
             if state_file:
                 state.save(state_file, recipe)
-            if progress:
-                progress(row)
-            if watch:
-                watch(state.epoch, module.eval())
+            progress(row)
+            watch(state.epoch, module.eval())
     module.load_state_dict(state.best)
     module.eval()
     return state
