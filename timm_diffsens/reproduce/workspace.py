@@ -233,7 +233,7 @@ class Workspace:
         key = digest({name: getattr(recipe, name) for name in names})
         if self._data is None or self._data[0] != key:
             places = self.places
-            data = load_task(recipe, data_dir=self._cifar10, test_dir=places.cifar10_test)
+            data = load_task(recipe, TrainOptions(data_dir=self._cifar10, test_dir=places.cifar10_test))
             self._data = key, data
         return self._data[1]
 

@@ -77,3 +77,6 @@ class TrainOptions(Options):
         known, wanted = options(TrainOptions), {field.name for field in fields(kind)}
         values = {known[name].recorded or name: value for name, value in self if value is not None}
         return {name: value for name, value in values.items() if name in wanted}
+
+
+DEFAULTS = TrainOptions()

@@ -1,7 +1,6 @@
 """The whole chain on built-in data: small networks of several families, trained on task 1 and measured."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -33,14 +32,6 @@ NETWORKS: tuple[tuple[str, ModelArguments, float], ...] = (
 Progress = Callable[[str, Row], None]  # model, row of its error curve
 
 
-@dataclass(frozen=True)
-class Trained:
-    """One network of the demo."""
-
-    training: TrainResult
-    record: Record
-
-
 def demo_recipes(epochs: int = 40, seed: int = 0) -> list[Recipe]:
     """Task 1 as in Fig. 8 of arXiv 2210.01506 (2-D, xi = 14, gap 2, side 32, 1,024 images)."""
     return [
@@ -50,7 +41,7 @@ def demo_recipes(epochs: int = 40, seed: int = 0) -> list[Recipe]:
 
 def run_demo(
     out: Path, recipes: list[Recipe], *, device: str = "auto", progress: Progress = ignored
-) -> Iterator[Trained]:
+) -> Iterator[tuple[TrainResult, Record]]:
     """Train and measure, one network after the other; what is done already is read.
 
     Args:
@@ -71,4 +62,4 @@ def run_demo(
             device=device,
         )
         record, _, _ = run_once(prepare(recipe.model, options), out / "records")
-        yield Trained(training, record)
+        yield training, record

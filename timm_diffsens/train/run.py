@@ -16,7 +16,7 @@ from timm_diffsens.models.checkpoints import round_to_half, save_checkpoint
 from timm_diffsens.models.loading import InputOptions, LoadedModel, load_model
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.pixels import ActivePixels
-from timm_diffsens.schema.training import TrainOptions
+from timm_diffsens.schema.training import DEFAULTS, TrainOptions
 from timm_diffsens.sensitivities.run import run_pass
 from timm_diffsens.sensitivities.triplets import Perturbation, PerturbedImages, batches_of
 from timm_diffsens.train.data import Images, TaskData, load_task
@@ -26,7 +26,6 @@ from timm_diffsens.train.recipe import FITTED, Recipe
 CHECKPOINT, CURVE, STATE, TRACK = "checkpoint.safetensors", "curve.json", "state.pt", "track.json"
 _HASH_DIGITS = 8
 _TRACK_IMAGES = 200
-DEFAULTS = TrainOptions()
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,7 @@ def train(
     if done is not None:
         return done
     target = devices.resolve_device(config.device)
-    if data is None:
-        data = load_task(recipe, data_dir=config.data_dir, test_dir=config.test_dir, download=config.download)
+    data = data or load_task(recipe, config)
     loaded = build(recipe, data)
     module = loaded.module.to(target)
     parts = {name: getattr(data, name).to(target) for name in ("train", "validation", "test")}

@@ -8,32 +8,8 @@ from torch import nn
 
 from timm_diffsens.errors import UsageError
 from timm_diffsens.models.nets.plain import VGG, AlexNet, FullyConnected, LeNet
-from timm_diffsens.models.nets.residual import CifarResNet, ResidualBlock
-from timm_diffsens.models.nets.simple import (
-    GlobalAverage,
-    MeanFieldConv1d,
-    MeanFieldConv2d,
-    MeanFieldLinear,
-    SimpleCNN,
-)
-
-__all__ = [
-    "NETS",
-    "VGG",
-    "AlexNet",
-    "CifarResNet",
-    "FullyConnected",
-    "GlobalAverage",
-    "LeNet",
-    "MeanFieldConv1d",
-    "MeanFieldConv2d",
-    "MeanFieldLinear",
-    "ResidualBlock",
-    "SimpleCNN",
-    "check_arguments",
-    "make_net",
-    "net_arguments",
-]
+from timm_diffsens.models.nets.residual import CifarResNet
+from timm_diffsens.models.nets.simple import SimpleCNN
 
 NETS: dict[str, Callable[..., nn.Module]] = {
     "simple": SimpleCNN,
@@ -67,21 +43,6 @@ def net_arguments(name: str) -> tuple[str, ...]:
     return tuple(word for word in _VOCABULARY if word in own or word in _COMMON)
 
 
-def check_arguments(name: str, arguments: dict[str, int]) -> None:
-    """Refuse what a network of `NETS` does not know.
-
-    Raises:
-        UsageError: an argument that the network does not know, or that is no positive integer.
-    """
-    known = net_arguments(name)
-    for word, value in arguments.items():
-        if word not in known and (word, value) != ("dims", 2):
-            what = "1-D inputs (dims=1)" if word == "dims" else f"argument {word!r}"
-            raise UsageError(f"net/{name} takes no {what}; it takes {', '.join(known)}")
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UsageError(f"net/{name}: {word} must be a positive integer, got {value!r}")
-
-
 def make_net(name: str, **arguments: int) -> nn.Module:
     """A network of `NETS` with fresh weights.
 
@@ -92,6 +53,12 @@ def make_net(name: str, **arguments: int) -> nn.Module:
     Raises:
         UsageError: an argument that the network does not know, or a value it cannot have.
     """
-    check_arguments(name, arguments)
+    known = net_arguments(name)
+    for word, value in arguments.items():
+        if word not in known and (word, value) != ("dims", 2):
+            what = "1-D inputs (dims=1)" if word == "dims" else f"argument {word!r}"
+            raise UsageError(f"net/{name} takes no {what}; it takes {', '.join(known)}")
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UsageError(f"net/{name}: {word} must be a positive integer, got {value!r}")
     own = inspect.signature(NETS[name]).parameters  # those for any side do not ask for it
     return NETS[name](**{word: value for word, value in arguments.items() if word in own})
