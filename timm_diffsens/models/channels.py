@@ -2,7 +2,7 @@
 
 Layers fix the axis (a convolution writes its channels to dim 1, a linear layer to the last dim); what stands
 between layers (permute, reshape, residual sums, pooling) hands it on. So an NHWC map inside a ConvNeXt
-block and the NCHW map at its end are told apart although neither is declared.
+block and the NCHW map at its end are distinguished although neither is declared.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -37,7 +37,7 @@ def first_convolution(module: nn.Module, shape: tuple[int, ...]) -> tuple[str, _
     except _Reached as reached:
         name = next(name for name, part in module.named_modules() if part is reached.conv)
         return name, reached.conv, reached.channels
-    except Exception:  # it cannot be told where the network would have read the image
+    except Exception:  # where the network would have read the image is not known
         return None
     finally:
         for handle in handles:

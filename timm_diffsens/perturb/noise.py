@@ -46,7 +46,7 @@ def matched_noise(clean: torch.Tensor, deformed: torch.Tensor, generator: Genera
 def of_matched_norm(noise: Noise) -> Noise:
     """The noise, scaled to `||deformed - clean||` image by image.
 
-    Where it is used, a `UsageError` tells of noise that has another shape than the images, that is not
+    Where it is used, a `UsageError` is raised for noise that has another shape than the images, that is not
     finite, or that is zero where the deformation is not.
     """
 

@@ -1,4 +1,4 @@
-"""What the sweep asks of an executor, one of its own or yours, and what it tells whoever watches."""
+"""Interfaces of a sweep: the executor that does its jobs, and the watch that is called as it goes on."""
 
 import importlib
 from collections.abc import Callable, Generator, Sequence

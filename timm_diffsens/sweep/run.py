@@ -1,4 +1,4 @@
-"""A sweep: skip what is done, do the rest, retry what may come right, keep account of all."""
+"""A sweep: finished jobs are skipped, the others are run, and retried where a retry may help."""
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing

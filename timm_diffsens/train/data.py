@@ -156,5 +156,5 @@ def augmented(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     columns = torch.arange(width, device=x.device) + shifts[:, 1:]
     columns = torch.where(flips[:, None], columns.flip(1), columns)
     image = torch.arange(n, device=x.device)[:, None, None]
-    moved = padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2).contiguous()
+    shifted = padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]]
+    return shifted.permute(0, 3, 1, 2).contiguous()

@@ -1,4 +1,4 @@
-"""The training loop: epochs that can be taken up again after a kill, at any moment, to the same result.
+"""The training loop: it can be resumed after a kill at any moment, with the same result.
 
 Everything random in an epoch (order, augmentation, dropout) is a function of the seed and the epoch, so the
 state is that of the network and the optimiser and nothing else. It is saved atomically after each epoch.
@@ -37,7 +37,7 @@ Progress = Callable[[Row], None]
 
 
 def ignored(*_: object) -> None:
-    """The watch, and the progress, of nobody."""
+    """Does nothing: the default watch and progress."""
 
 
 class DivergedError(MeasurementError):
@@ -103,7 +103,7 @@ def fit(
         module: with fresh weights.
         data: on the same device.
         recipe: how.
-        state_file: where the state is kept after each epoch; taken up again from there.
+        state_file: where the state is saved after each epoch, and resumed from.
         watch: called before the first epoch and after each one. progress: called with each new row.
 
     Raises:

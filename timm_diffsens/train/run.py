@@ -80,9 +80,9 @@ def train(
     """Train one network; what `diffsens train` does.
 
     Args:
-        recipe: what and how; what `config` says of that is not looked at, see `train.recipe.recipes_of`.
-        config: where. The files go to `run_folder(config.out, recipe)`: a training that was interrupted there
-            goes on, one that is done is not repeated. D, G and R are tracked on 200 test images.
+        recipe: what is trained and how; what `config` says of that (`train.recipe.recipes_of`) is ignored.
+        config: where. The files go to `run_folder(config.out, recipe)`: an interrupted training is resumed
+            there, a finished one is not repeated. D, G and R are tracked on 200 test images.
         data: the images, if they are loaded already.
         progress: called with each epoch's row of the error curve.
 

@@ -48,7 +48,7 @@ def make_net(name: str, **arguments: int) -> nn.Module:
 
     Args:
         name: in `NETS`.
-        arguments: those of `net_arguments(name)`; `dims=2` may be said to every network.
+        arguments: those of `net_arguments(name)`; every network takes `dims=2`.
 
     Raises:
         UsageError: an argument that the network does not know, or a value it cannot have.
