@@ -17,6 +17,7 @@ from timm_diffsens.models.checkpoints import read_recipe
 from timm_diffsens.models.loading import LoadedModel, load_model
 from timm_diffsens.results.records.store import iter_records
 from timm_diffsens.schema.records import Record
+from timm_diffsens.schema.training import TrainOptions
 from timm_diffsens.train.recipe import Recipe
 from timm_diffsens.train.run import train
 
@@ -234,7 +235,7 @@ def fresh(tmp_path_factory) -> Kept:
     """A network trained for three epochs now, measured as the board's are, and kept as theirs are."""
     folder = tmp_path_factory.mktemp("fresh")
     recipe = Recipe("scale1", "net/lenet", epochs=3, half=True)
-    result = train(recipe, out=folder / "runs")
+    result = train(recipe, TrainOptions(out=folder / "runs"))
     told = {"recipe": recipe.to_json(), "checkpoint": str(result.checkpoint)}
     build.keep([told], "scale1", folder / "checkpoints")
     build.measure("scale1", told, None, folder)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from timm_diffsens.cli import _Verbs
 from timm_diffsens.cli.theory import theory
 from timm_diffsens.models.arguments import ModelArguments
+from timm_diffsens.schema.training import TrainOptions
 from timm_diffsens.train.recipe import Recipe
 from timm_diffsens.train.run import train
 
@@ -115,7 +116,7 @@ def test_trained_checkpoints_stand_beside_the_theory(tmp_path):
             train_images=32,
             seed=seed,
         )
-        train(recipe, out=tmp_path)
+        train(recipe, TrainOptions(out=tmp_path))
     files = sorted(tmp_path.glob("scale2/*/checkpoint.safetensors"))
     result = run(*files, "--images", "16", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.stderr

@@ -10,9 +10,9 @@ from timm_diffsens.data.sets.dead_leaves import (
     R_MIN,
     SIZE,
     dead_leaves_array,
-    dead_leaves_image,
     power_law,
 )
+from timm_diffsens.data.source import Request
 
 # Scaling range of the spectrum, in cycles an image: from 2 / r_max to 1 / (5 r_min). Below it the largest
 # leaves set the spectrum, above it the sharp edges of the smallest ones (1/f^3).
@@ -147,9 +147,7 @@ def test_an_image_is_a_function_of_its_index(images):
     assert np.mean(images[0] == images[1]) < 0.05
 
 
-def test_image_and_its_limits():
-    image = dead_leaves_image(dead_leaves.COUNT - 1)
-    assert (image.size, image.mode) == ((256, 256), "RGB")
-    for outside in (-1, dead_leaves.COUNT):
-        with pytest.raises(IndexError, match="0 to 49999"):
-            dead_leaves_image(outside)
+def test_the_source_gives_the_image_of_an_index(images):
+    image, label = dead_leaves.DeadLeaves(Request("dead-leaves")).read(7, 3)
+    assert (image.size, image.mode, label) == ((256, 256), "RGB", None)
+    assert (np.asarray(image) == images[7]).all()

@@ -199,8 +199,8 @@ def test_the_user_has_the_last_word_on_the_input():
 @pytest.mark.parametrize(
     ("spec", "arguments", "message"),
     [
-        ("net/lenet", {"width": 8}, "net/lenet takes no argument 'width'; it takes channels, classes, side"),
-        ("net/vgg11", {"dims": 1}, r"net/vgg11 takes no 1-D inputs \(dims=1\); it takes channels"),
+        ("net/lenet", {"width": 8}, "net/lenet takes no width; it takes in_chans, num_classes, size"),
+        ("net/vgg11", {"dims": 1}, "net/vgg11 takes no dims; it takes in_chans"),
         ("net/lenet", {"size": (32, 48)}, "net/lenet takes square images, got size 32 x 48"),
         (
             "resnet18",
@@ -302,7 +302,7 @@ def test_a_size_that_an_architecture_cannot_be_built_for():
 
 def test_the_first_convolution_is_the_one_called_first(model_file):
     module = find_architecture(f"{model_file}:Backwards").build()
-    assert first_convolution(module, (1, 8, 8)) == ("b", 1)
+    assert first_convolution(module, (1, 8, 8)) == ("b", module.b, 1)
     assert first_convolution(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), (1, 8, 8)) is None
     assert first_convolution(nn.Sequential(nn.Linear(3, 2), nn.Conv2d(1, 1, 1)), (1, 8, 8)) is None
 
@@ -310,7 +310,7 @@ def test_the_first_convolution_is_the_one_called_first(model_file):
 def test_looking_for_it_leaves_no_trace():
     net = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 2, 3), nn.Flatten()).train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    assert first_convolution(net, (3, 8, 8)) == ("1", 3)
+    assert first_convolution(net, (3, 8, 8)) == ("1", net[1], 3)
     assert all(module.training and not module._forward_pre_hooks for module in net.modules())
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 

@@ -5,17 +5,9 @@ import torch
 from torch import nn
 
 from timm_diffsens.errors import UsageError
-from timm_diffsens.models.nets import (
-    NETS,
-    VGG,
-    AlexNet,
-    CifarResNet,
-    FullyConnected,
-    LeNet,
-    ResidualBlock,
-    make_net,
-    net_arguments,
-)
+from timm_diffsens.models.nets import NETS, make_net, net_arguments
+from timm_diffsens.models.nets.plain import VGG, AlexNet, FullyConnected, LeNet
+from timm_diffsens.models.nets.residual import CifarResNet, ResidualBlock
 from timm_diffsens.models.variants.init import reinitialise
 
 

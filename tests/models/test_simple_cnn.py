@@ -13,7 +13,7 @@ from timm_diffsens import Probe, filter_spectrum, sensitivity
 from timm_diffsens.benchmark.averages import filter_spectra
 from timm_diffsens.errors import UsageError
 from timm_diffsens.models.layers import select_layers, trace_images
-from timm_diffsens.models.nets import MeanFieldConv1d, MeanFieldConv2d, MeanFieldLinear, SimpleCNN
+from timm_diffsens.models.nets.simple import MeanFieldConv1d, MeanFieldConv2d, MeanFieldLinear, SimpleCNN
 from timm_diffsens.models.variants.channel_shuffled import shuffle_channels
 from timm_diffsens.models.variants.init import reinitialise
 from timm_diffsens.models.variants.mean_filter import mean_filters

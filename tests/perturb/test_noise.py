@@ -8,7 +8,7 @@ import torch
 
 from timm_diffsens import Diffeo, matched_noise
 from timm_diffsens.errors import UsageError
-from timm_diffsens.perturb.noise import corrupt, gaussian_like, of_matched_norm
+from timm_diffsens.perturb.noise import corrupt, of_matched_norm
 from timm_diffsens.perturb.streams import streams
 
 EPS = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
@@ -194,7 +194,7 @@ def test_corruption_is_fixed_for_each_image():
 def test_types_stay(dtype):
     images, _ = pair(dtype=dtype)
     assert corrupt(images, 0.1, seeded()).dtype == dtype
-    assert gaussian_like(images, seeded()).dtype == dtype
+    assert corrupt(images, 1.0, seeded()).dtype == dtype
 
 
 # ---- errors
@@ -232,7 +232,9 @@ def test_noise_of_any_kind_gets_the_norm_of_the_deformation_and_keeps_its_direct
 
 def test_gaussian_noise_scaled_is_the_matched_noise():
     clean, deformed = pair()
-    draws = of_matched_norm(lambda clean, deformed, generator: gaussian_like(clean, generator))
+    draws = of_matched_norm(
+        lambda clean, deformed, generator: corrupt(torch.zeros_like(clean), 1.0, generator)
+    )
     assert torch.equal(draws(clean, deformed, seeded(3)), matched_noise(clean, deformed, seeded(3)))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from reference import layer_matrix
 
-from timm_diffsens.data.scale_detection import ScaleDetection
+from timm_diffsens.data.scale_detection import ScaleDetection, labels_of
 from timm_diffsens.errors import UsageError
 from timm_diffsens.theory.exponents import asymptotic_exponents, fit_exponent, fitted_layers
 from timm_diffsens.theory.pixel_pairs import PixelPairs
@@ -143,7 +143,7 @@ def test_pairs_and_moves_are_those_of_the_data(task, xi, gap):
     data = ScaleDetection(task=task, dims=1, size=32, xi=xi, gap=gap)
     pairs = PixelPairs.task1(32, xi, gap) if task == 1 else PixelPairs.task2(32, xi)
     every = np.stack(np.meshgrid(np.arange(32), np.arange(32), indexing="ij"), axis=-1).reshape(-1, 2)
-    labels = data.labels_of(torch.from_numpy(every[..., None])).numpy().reshape(32, 32)
+    labels = labels_of(data, every[..., None]).reshape(32, 32)
     np.fill_diagonal(labels, 0)  # one pixel twice is no pair
     for label in (1, -1):
         chances = pairs.weights[labels == label]

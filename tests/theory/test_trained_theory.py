@@ -10,6 +10,7 @@ from timm_diffsens.models.arguments import ModelArguments
 from timm_diffsens.models.checkpoints import read_recipe, save_checkpoint
 from timm_diffsens.models.loading import load_model
 from timm_diffsens.results.report.theory_chart import theory_chart
+from timm_diffsens.schema.training import TrainOptions
 from timm_diffsens.theory.report import run_theory
 from timm_diffsens.theory.trained import (
     first_layers,
@@ -36,7 +37,7 @@ def trained(folder, seed=0, task="scale2", dims=1, model="net/simple", **argumen
         train_images=64,
         seed=seed,
     )
-    return train(recipe, out=folder).checkpoint
+    return train(recipe, TrainOptions(out=folder)).checkpoint
 
 
 def homogeneous(path, noise=0.0):

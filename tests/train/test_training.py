@@ -18,6 +18,7 @@ from timm_diffsens.data.scale_detection import ScaleDetection
 from timm_diffsens.models import checkpoints
 from timm_diffsens.models.arguments import ModelArguments
 from timm_diffsens.models.loading import load_model
+from timm_diffsens.schema.training import TrainOptions
 from timm_diffsens.train import loop
 from timm_diffsens.train.data import SHIFT, augmented, load_task
 from timm_diffsens.train.recipe import Recipe
@@ -118,7 +119,7 @@ def test_corruption_is_fixed_for_each_image_and_the_one_bench_uses():
 
 def test_a_lenet_learns_and_its_checkpoint_says_everything(tmp_path):
     recipe = Recipe("scale1", "net/lenet", epochs=12, validation_images=512)
-    result = train(recipe, out=tmp_path)
+    result = train(recipe, TrainOptions(out=tmp_path))
     assert result.test_error < 0.3  # chance is 0.5; 60 standard errors of 10,000 answers below
     with safe_open(result.checkpoint, "pt") as file:
         stated = json.loads(file.metadata()["recipe"])
@@ -143,8 +144,8 @@ def test_a_lenet_learns_and_its_checkpoint_says_everything(tmp_path):
 
 def test_half_the_bytes_hold_the_very_network_that_was_tested(tmp_path):
     recipe = Recipe("scale1", "net/resnet20", ModelArguments(width=4), **{**SMALL, "epochs": 1}, amp=True)
-    whole = train(recipe, out=tmp_path)
-    half = train(dataclasses.replace(recipe, half=True), out=tmp_path)
+    whole = train(recipe, TrainOptions(out=tmp_path))
+    half = train(dataclasses.replace(recipe, half=True), TrainOptions(out=tmp_path))
     assert half.checkpoint.stat().st_size < 0.75 * whole.checkpoint.stat().st_size
     kept = load_model("net/resnet20", checkpoint=half.checkpoint).module
     assert loop.error_of(kept, load_task(recipe).test, recipe) == half.test_error
@@ -172,26 +173,26 @@ def test_amp_trains_in_bfloat16_and_tests_in_float32():
 
 def test_a_finished_training_is_not_repeated(tmp_path):
     recipe = Recipe("scale1", "net/fc2", **SMALL)
-    one = train(recipe, out=tmp_path)
+    one = train(recipe, TrainOptions(out=tmp_path))
     before = one.checkpoint.stat().st_mtime_ns
-    two = train(recipe, out=tmp_path)
+    two = train(recipe, TrainOptions(out=tmp_path))
     assert not two.now
     assert two.test_error == one.test_error
     assert one.checkpoint.stat().st_mtime_ns == before
-    assert train(recipe, out=tmp_path, force=True).now
+    assert train(recipe, TrainOptions(out=tmp_path, force=True)).now
 
 
 def test_any_library_can_be_trained(tmp_path):
     for model in ("test_resnet", "torchvision/shufflenet_v2_x0_5"):
         recipe = Recipe("scale1", model, train_images=64, validation_images=32, epochs=1)
-        result = train(recipe, out=tmp_path)
+        result = train(recipe, TrainOptions(out=tmp_path))
         loaded = load_model(model, checkpoint=result.checkpoint)
         assert loaded.module(torch.zeros(2, 1, 32, 32)).shape == (2, 1)
 
 
 def test_patience_stops_early(tmp_path):
     recipe = Recipe("scale1", "net/fc2", **{**SMALL, "epochs": 30}, lr=1e-6, patience=2)
-    result = train(recipe, out=tmp_path)
+    result = train(recipe, TrainOptions(out=tmp_path))
     curve = json.loads((result.folder / CURVE).read_text())["curve"]
     held = [row["validation_error"] for row in curve]
     assert result.epochs == len(held) < 30
@@ -200,7 +201,7 @@ def test_patience_stops_early(tmp_path):
 
 def test_tracking_follows_the_sensitivities(tmp_path):
     recipe = Recipe("scale1", "net/lenet", **SMALL)
-    result = train(recipe, out=tmp_path, track=[0, 2, 3], track_images=40)
+    result = train(recipe, TrainOptions(out=tmp_path, track="3,0,2"))
     rows = json.loads((result.folder / TRACK).read_text())
     assert [row["epoch"] for row in rows] == [0, 2, 3]
     record = bench("net/lenet", checkpoint=result.checkpoint, dataset="scale1", images=40)
@@ -211,7 +212,7 @@ def test_tracking_follows_the_sensitivities(tmp_path):
 def test_divergence_is_told_and_the_last_good_epoch_stays(tmp_path):
     recipe = Recipe("scale1", "net/fc4", **SMALL, lr=1e30)
     with pytest.raises(loop.DivergedError, match=r"diverged in epoch \d+: .*lower --lr than 1e\+30"):
-        train(recipe, out=tmp_path)
+        train(recipe, TrainOptions(out=tmp_path))
 
 
 def test_a_damaged_state_is_told_and_training_starts_anew(tmp_path):
@@ -220,7 +221,7 @@ def test_a_damaged_state_is_told_and_training_starts_anew(tmp_path):
     folder.mkdir(parents=True)
     (folder / STATE).write_bytes(b"PK half a file")
     with pytest.warns(UserWarning, match="training starts anew"):
-        assert train(recipe, out=tmp_path).epochs == 3
+        assert train(recipe, TrainOptions(out=tmp_path)).epochs == 3
 
 
 def test_a_state_of_another_recipe_is_not_used(tmp_path):
@@ -233,10 +234,11 @@ def test_a_state_of_another_recipe_is_not_used(tmp_path):
 
 CHILD = """
 import sys
+from timm_diffsens.schema.training import TrainOptions
 from timm_diffsens.train.recipe import Recipe
 from timm_diffsens.train.run import train
 sizes = dict(train_images=256, validation_images=64, batch_size=32)
-train(Recipe("scale1", "net/{net}", epochs={epochs}, **sizes), out=sys.argv[1])
+train(Recipe("scale1", "net/{net}", epochs={epochs}, **sizes), TrainOptions(out=sys.argv[1]))
 """
 
 
@@ -290,11 +292,11 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path):
 
         return tell
 
-    whole = train(recipe, out=tmp_path / "whole")
+    whole = train(recipe, TrainOptions(out=tmp_path / "whole"))
     for count in (1, 3):
         with pytest.raises(Stop):
-            train(recipe, out=tmp_path / "broken", progress=stop_after(count))
-    resumed = train(recipe, out=tmp_path / "broken")
+            train(recipe, TrainOptions(out=tmp_path / "broken"), progress=stop_after(count))
+    resumed = train(recipe, TrainOptions(out=tmp_path / "broken"))
     with safe_open(whole.checkpoint, "pt") as one, safe_open(resumed.checkpoint, "pt") as other:
         for name in one.keys():  # noqa: SIM118
             assert torch.equal(one.get_tensor(name), other.get_tensor(name)), name
@@ -309,7 +311,7 @@ def test_seeds_of_one_network_are_one_point_on_the_page(tmp_path):
 
     for model, seed in (("net/lenet", 0), ("net/lenet", 1), ("net/fc2", 0)):
         recipe = Recipe("scale1", model, seed=seed, train_images=64, epochs=1)
-        result = train(recipe, out=tmp_path / "runs")
+        result = train(recipe, TrainOptions(out=tmp_path / "runs"))
         options = {"dataset": "scale1", "images": 20, "layers": "stages", "variants": ["original"]}
         record = bench(model, checkpoint=result.checkpoint, out=tmp_path, **options)
         assert "active pixels move by at most one pixel" in dict(facts(record))["deformation"]

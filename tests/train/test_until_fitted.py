@@ -15,6 +15,7 @@ from timm_diffsens.cli import app
 from timm_diffsens.errors import UsageError
 from timm_diffsens.models.arguments import ModelArguments
 from timm_diffsens.models.loading import load_model
+from timm_diffsens.schema.training import TrainOptions
 from timm_diffsens.train import loop
 from timm_diffsens.train.data import Images, load_task
 from timm_diffsens.train.recipe import FITTED, Recipe
@@ -32,7 +33,7 @@ def trained(recipe, out, **options):
     """With few test images: they decide nothing here, and 10,000 take longer than the training."""
     data = load_task(recipe)
     few = Images(data.test.x[:50], data.test.y[:50])
-    return train(recipe, out=out, data=dataclasses.replace(data, test=few), **options)
+    return train(recipe, TrainOptions(out=out), data=dataclasses.replace(data, test=few), **options)
 
 
 def rows_of(result):

@@ -115,12 +115,9 @@ def _print(record: "Record", all_layers: bool, quiet: bool) -> None:
 
 
 @contextmanager
-def _progress(spec: str, quiet: bool) -> Iterator["Progress | None"]:
+def _progress(spec: str, quiet: bool) -> Iterator["Progress"]:
     """A bar a variant on standard error: images, images per second, time left; nothing without a terminal."""
     with progress_bars(quiet, "speed") as bars:
-        if bars is None:
-            yield None
-            return
         tasks: dict[str, TaskID] = {}
 
         def tell(variant: str, done: int, total: int) -> None:

@@ -10,8 +10,10 @@ import typer
 from timm_diffsens.cli.output import Json, Quiet, print_json, progress_bars, result_console
 
 if TYPE_CHECKING:
-    from timm_diffsens.train.demo import Progress, Trained
+    from timm_diffsens.schema.records import Record
+    from timm_diffsens.train.demo import Progress
     from timm_diffsens.train.recipe import Recipe
+    from timm_diffsens.train.run import TrainResult
 
 
 def demo(
@@ -40,15 +42,14 @@ def demo(
     recipes = demo_recipes(epochs, seed)
     done = []
     with _progress(recipes, quiet) as progress:
-        for trained in run_demo(out, recipes, device=device, progress=progress):
-            done.append(trained)
+        for training, record in run_demo(out, recipes, device=device, progress=progress):
+            done.append(training.to_json())
             if not as_json:
-                _print(trained)
+                _print(training, record)
     board = build_leaderboard(out, Choices(resamples=500))
     written = write_board(board, out)
     if as_json:
-        results = [one.training.to_json() for one in done]
-        print_json({"trainings": results, "written": [str(path) for path in written]})
+        print_json({"trainings": done, "written": [str(path) for path in written]})
         return
     from timm_diffsens.cli.board import print_board
 
@@ -56,8 +57,8 @@ def demo(
     result_console().print(f"Open {out / 'index.html'} for the page.", soft_wrap=True)
 
 
-def _print(trained: "Trained") -> None:
-    training, output = trained.training, trained.record.output
+def _print(training: "TrainResult", record: "Record") -> None:
+    output = record.output
     values = "  ".join(
         f"{name} = {value:.3g}" if value is not None else f"{name} = none"
         for name, value in (("D", output.d), ("G", output.g), ("R", output.r))
@@ -70,13 +71,10 @@ def _print(trained: "Trained") -> None:
 
 
 @contextmanager
-def _progress(recipes: "list[Recipe]", quiet: bool) -> Iterator["Progress | None"]:
+def _progress(recipes: "list[Recipe]", quiet: bool) -> Iterator["Progress"]:
     """One bar over all epochs of all networks, on standard error; nothing without a terminal."""
     position = {recipe.model: k for k, recipe in enumerate(recipes)}
     with progress_bars(quiet) as bars:
-        if bars is None:
-            yield None
-            return
         bar = bars.add_task("training", total=sum(recipe.epochs or 0 for recipe in recipes))
 
         def show(model: str, row: dict[str, float | int | None]) -> None:

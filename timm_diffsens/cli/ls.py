@@ -1,18 +1,25 @@
 """`diffsens ls`: what there is."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
 from timm_diffsens import registry
-from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_json, progress_console, result_console
+from timm_diffsens.cli.output import (
+    OUT,
+    Json,
+    Out,
+    Quiet,
+    plain_table,
+    print_json,
+    progress_console,
+    result_console,
+)
 from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.patterns import matching
 from timm_diffsens.results.numbers import MISSING, significant
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 _KINDS = tuple(kind for kind in registry.KINDS if kind != "models")
 TOPICS = ("models", "layers", *_KINDS, "records")
@@ -109,33 +116,17 @@ def _records(pattern: str | None, folder: Path) -> list[dict[str, Any]]:
     from timm_diffsens.results.records.frames import rows_of
     from timm_diffsens.results.records.store import read_records
 
-    columns = [
-        "key",
-        "model",
-        "dataset",
-        "n",
-        "trained",
-        "error",
-        "d",
-        "g",
-        "r",
-        "r_stderr",
-        "protocol",
-        "path",
-    ]
+    columns = ["key", "model", "dataset", "n", "trained", "error"]
+    columns += ["d", "g", "r", "r_stderr", "protocol", "path"]
     return [row for row in rows_of(read_records(folder)[columns]) if matching([row["model"]], pattern)]
 
 
-def _table(rows: list[dict[str, Any]]) -> "Table":
+def _table(rows: list[dict[str, Any]]) -> Table:
     """Columns that have a value in some row, in short form."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
     shown = [name for name in rows[0] if any(row[name] not in (None, []) for row in rows)]
     shown = [name for name in shown if name not in _ONLY_IN_JSON]
-    for name in shown:
-        number = all(isinstance(row[name], int | float | None) for row in rows)
-        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    numbers = {name for name in shown if all(isinstance(row[name], int | float | None) for row in rows)}
+    table = plain_table(shown, left={*shown} - numbers)
     for row in rows:
         table.add_row(*(_cell(name, row[name]) for name in shown))
     return table

@@ -64,11 +64,8 @@ def _console(stderr: bool) -> Console:
 
 
 @contextmanager
-def progress_bars(quiet: bool, *fields: str) -> "Iterator[Progress | None]":
-    """Bars on standard error, with these fields beside them; None where they would not be seen."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
+def progress_bars(quiet: bool, *fields: str) -> "Iterator[Progress]":
+    """Bars on standard error, with these fields beside them; nothing where they would not be seen."""
     from rich import progress
 
     columns = (
@@ -78,7 +75,8 @@ def progress_bars(quiet: bool, *fields: str) -> "Iterator[Progress | None]":
         *(progress.TextColumn(f"{{task.fields[{field}]}}") for field in fields),
         progress.TimeRemainingColumn(),
     )
-    with progress.Progress(*columns, console=progress_console()) as bars:
+    hidden = quiet or not sys.stderr.isatty()
+    with progress.Progress(*columns, console=progress_console(), disable=hidden) as bars:
         yield bars
 
 

@@ -13,7 +13,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from timm_diffsens.cli.output import progress_console, though_unheard
+from timm_diffsens.cli.output import plain_table, progress_console, though_unheard
+from timm_diffsens.sweep.executor import Watch
 
 if TYPE_CHECKING:
     from timm_diffsens.sweep.jobs import Job
@@ -23,7 +24,7 @@ _LAST, _MOST_RUNNING, _MOST_FAILURES = 5, 12, 20
 _STYLES = {"done": "green", "left out": "dim", "failed": "red", "out of memory": "red", "lost": "red"}
 
 
-class Lines:
+class Lines(Watch):
     """A watch that prints a line a job."""
 
     def __init__(self, console: Console) -> None:
@@ -32,9 +33,6 @@ class Lines:
     def begin(self, total: int, before: int) -> None:
         """How many there are."""
         self._print(Text(f"{_count(total, 'model')}, {before} done before"))
-
-    def started(self, job: "Job") -> None:
-        """Nothing: the line comes with the outcome."""
 
     def finished(self, outcome: "Outcome") -> None:
         """Its line."""
@@ -83,13 +81,10 @@ class LiveTable(Lines):
     def __rich__(self) -> Group:
         """The table as it stands."""
         now = time.monotonic()
-        head = Table(box=None, pad_edge=False, header_style="bold")
         settled = sum(n for status, n in self.counts.items() if status != "retries")
         left = self.total - self.before - settled
         cells = {"models": self.total, "done before": self.before, **self.counts, "left": left}
-        for name in cells:
-            head.add_column(name, justify="right")
-        head.add_column("time left", justify="right")
+        head = plain_table([*cells, "time left"])
         seconds = (now - self.clock) / settled * left if settled else None
         head.add_row(*map(str, cells.values()), "" if seconds is None else _duration(seconds))
         running = Table(box=None, pad_edge=False, show_header=False)
@@ -99,10 +94,10 @@ class LiveTable(Lines):
 
 
 @contextmanager
-def watching(quiet: bool) -> Iterator[Lines | None]:
-    """A watch on standard error: a live table on a terminal, else a line a job; None if `quiet`."""
+def watching(quiet: bool) -> Iterator[Watch]:
+    """A watch on standard error: a live table on a terminal, else a line a job; nothing if `quiet`."""
     if quiet:
-        yield None
+        yield Watch()
     elif not sys.stderr.isatty():
         yield Lines(progress_console())
     else:

@@ -16,31 +16,13 @@ from timm_diffsens.cli.output import (
     progress_console,
     result_console,
 )
-from timm_diffsens.errors import DiffsensError, UsageError
+from timm_diffsens.errors import DiffsensError
 from timm_diffsens.schema.training import TrainOptions
 
 if TYPE_CHECKING:
     from timm_diffsens.train.loop import Progress
     from timm_diffsens.train.recipe import Recipe
     from timm_diffsens.train.run import TrainResult
-
-_TRACKED = "auto"
-_SCALE, _SHAPE = ("dims", "size", "xi", "gap"), ("width", "depth", "filter", "stride")
-_RECIPE = (
-    *(
-        "epochs",
-        "batch_size",
-        "optimizer",
-        "lr",
-        "momentum",
-        "weight_decay",
-        "schedule",
-        "loss",
-        "amp",
-        "half",
-    ),
-    *("train_images", "validation_images", "corruption", "patience", "until_fitted"),
-)
 
 
 def _train(
@@ -56,30 +38,22 @@ def _train(
     """Train small networks: checkpoint and error curve of each; goes on where it was interrupted."""
     from timm_diffsens.device import allocator, devices
     from timm_diffsens.models.architectures import find_architecture
-    from timm_diffsens.models.arguments import ModelArguments
-    from timm_diffsens.train.recipe import Recipe
+    from timm_diffsens.train.recipe import recipes_of
+    from timm_diffsens.train.run import tracked_epochs
     from timm_diffsens.train.run import train as run
 
     allocator.prepare()
     devices.resolve_device(config.device)
-    asked = config.chosen(*_RECIPE) | {"scale": config.chosen(*_SCALE) or None}
-    asked |= {} if config.augment else {"augment": False}
-    arguments = ModelArguments.from_json(config.chosen(*_SHAPE))
-    seeds = range(config.seed, config.seed + config.seeds)
-    recipes = [Recipe(task, model, arguments, **asked, seed=seed) for model in models for seed in seeds]
+    recipes = [recipe for model in models for recipe in recipes_of(task, model, config)]
+    for recipe in recipes:
+        tracked_epochs(config.track, recipe.epochs or 0)  # what is wrong with it, before anything is trained
     for model in models:
         find_architecture(model)
     results, failed = [], 0
     for recipe in recipes:
-        tracked = _tracked(config.track, recipe.epochs or 0)
         try:
             with _progress(recipe, quiet) as progress:
-                result = run(
-                    recipe,
-                    **config.chosen("out", "data_dir", "test_dir", "download", "device", "force"),
-                    track=tracked,
-                    progress=progress,
-                )
+                result = run(recipe, config, progress=progress)
         except DiffsensError as error:
             if len(recipes) == 1:
                 raise
@@ -98,22 +72,6 @@ def _train(
 
 _train.__name__ = "train"
 train = configured(_train, config=TrainOptions)
-
-
-def _tracked(asked: str | None, epochs: int) -> list[int]:
-    """Epochs to measure at: `auto` means 0, 1, 2, 4, 8, ... and the last."""
-    if asked is None:
-        return []
-    if asked == _TRACKED:
-        powers = [2**k for k in range(epochs.bit_length()) if 2**k <= epochs]
-        return sorted({0, *powers, epochs})
-    try:
-        chosen = sorted({int(part) for part in asked.split(",") if part.strip()})
-    except ValueError:
-        raise UsageError(f"--track must be {_TRACKED} or epochs such as 0,1,10; got {asked!r}") from None
-    if not chosen or chosen[0] < 0 or chosen[-1] > epochs:
-        raise UsageError(f"--track: epochs are from 0 to {epochs}, got {asked!r}")
-    return chosen
 
 
 def _print(result: "TrainResult", quiet: bool) -> None:
@@ -135,12 +93,9 @@ def _print(result: "TrainResult", quiet: bool) -> None:
 
 
 @contextmanager
-def _progress(recipe: "Recipe", quiet: bool) -> Iterator["Progress | None"]:
+def _progress(recipe: "Recipe", quiet: bool) -> Iterator["Progress"]:
     """A bar on standard error: epochs, loss, errors; nothing without a terminal."""
     with progress_bars(quiet, "state") as bars:
-        if bars is None:
-            yield None
-            return
         name = f"{recipe.model} seed {recipe.seed}"
         bar = bars.add_task(name, total=recipe.epochs, state="")
 

@@ -180,10 +180,6 @@ class ScaleDetection:
         images.scatter_add_(1, torch.from_numpy(flat), torch.full(flat.shape, self.amplitude))
         return images.view(-1, 1, *self.shape)
 
-    def labels_of(self, positions: torch.Tensor) -> torch.Tensor:
-        """(n, 2, dims) -> (n,): +1 or -1, and 0 for pairs that the task leaves out."""
-        return torch.from_numpy(_labels(self, positions.numpy()))
-
     def displace(self, positions: torch.Tensor, generator: Generator) -> torch.Tensor:
         """Move every active pixel by at most one pixel: (n, 2, dims) -> (n, 2, dims), int64.
 
@@ -248,7 +244,7 @@ def _pools(task: ScaleDetection) -> list[list[Integers]]:
     """
     pixels = task.side**task.dims
     pairs = np.stack(np.triu_indices(pixels, 1), axis=1).astype(np.int64)
-    labels = _labels(task, _positions(task, pairs))
+    labels = labels_of(task, _positions(task, pairs))
     parts: list[list[Integers]] = [[], []]
     for label in (1, -1):
         mine = pairs[labels == label]
@@ -265,7 +261,8 @@ def _positions(task: ScaleDetection, flat: Integers) -> Integers:
     return np.stack(np.unravel_index(flat, task.shape), axis=-1).astype(np.int64)
 
 
-def _labels(task: ScaleDetection, positions: Integers) -> Integers:
+def labels_of(task: ScaleDetection, positions: Integers) -> Integers:
+    """(n, 2, dims) -> (n,): +1 or -1, and 0 for pairs that the task leaves out."""
     first, second = positions[:, 0], positions[:, 1]
     if task.task == 2:
         patch = int(task.scale)

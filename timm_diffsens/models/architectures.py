@@ -30,7 +30,7 @@ class Architecture:
     Attributes:
         arch: name, without arguments. library: where it is from.
         build: makes it with fresh random weights. pretrained: makes it with its published weights.
-        input: its preprocessing, None where only the module can tell. detail: which weights are published.
+        input: its preprocessing, None where only the module knows it. detail: which weights are published.
         published_error, code_sha256: see `models.loading.LoadedModel`.
         arguments: of `find_architecture`, and those of the same names in the spec.
         fixed_size: whether it takes images of one size only (timm's `img_size`).
@@ -99,7 +99,7 @@ def known_names(pretrained: bool = False) -> list[str]:
 
 
 def shown_spec(spec: str) -> str:
-    """A spec without what does not tell architectures apart: the folders of a file, and `timm/`."""
+    """A spec without what does not distinguish architectures: the folders of a file, and `timm/`."""
     name, _ = _split(spec)
     where = name.rpartition(":")[0]
     if where.endswith(".py") and _library_of(name) == "python":

@@ -2,7 +2,7 @@
 
 Layers fix the axis (a convolution writes its channels to dim 1, a linear layer to the last dim); what stands
 between layers (permute, reshape, residual sums, pooling) hands it on. So an NHWC map inside a ConvNeXt
-block and the NCHW map at its end are told apart although neither is declared.
+block and the NCHW map at its end are distinguished although neither is declared.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -24,16 +24,8 @@ _UNKNOWN = {
     *("tensordot", "gather", "embedding", "__get__", "multi_head_attention_forward"),
 }
 _SAME_AXIS = {
-    "cat",
-    "concat",
-    "concatenate",
-    "chunk",
-    "split",
-    "tensor_split",
-    "narrow",
-    "pad",
-    "roll",
-    "flip",
+    *("cat", "concat", "concatenate"),
+    *("chunk", "split", "tensor_split", "narrow", "pad", "roll", "flip"),
 }
 _REORDERS = {"permute", "transpose", "transpose_", "swapaxes", "swapdims", "movedim", "moveaxis", "t"}
 _RESHAPES = {
@@ -104,9 +96,8 @@ def _axis(
         return out.ndim - 1 if name in _KEEPS_OR_LAST and out.ndim > 1 else None
     shape, axis = before
     assert axis is not None
-    moved = _permuted(func, len(shape), args, kwargs)
-    if moved is not None:
-        return moved.index(axis)
+    if name in _REORDERS:  # whatever the sizes
+        return _after_view(func, (2,) * len(shape), axis, args, kwargs)
     if name in _SAME_AXIS:
         return axis if out.ndim == len(shape) else None
     if name in _REDUCES and out.ndim < len(shape):
@@ -114,27 +105,20 @@ def _axis(
     if name in _RESHAPES:
         return _after_reshape(shape, axis, tuple(out.shape))
     if name in _INDEXES and not _picks(args):
-        return _after_indexing(func, shape, axis, args, kwargs)
+        return _after_view(func, shape, axis, args, kwargs)
     if name == "stack":
         new = int(kwargs.get("dim", args[1] if len(args) > 1 else 0)) % out.ndim
         return axis + 1 if new <= axis else axis
     return axis if out.ndim == len(shape) and out.shape[axis] == shape[axis] else None
 
 
-def _permuted(func: Any, ndim: int, args: Sequence[Any], kwargs: dict[str, Any]) -> list[int] | None:
-    """Where each output axis comes from, if the function only reorders axes."""
-    if getattr(func, "__name__", "") not in _REORDERS:
-        return None
-    distinct = torch.empty(*range(1, ndim + 1), device="meta")
-    return [size - 1 for size in _called_on(distinct, func, args, kwargs).shape]
-
-
-def _after_indexing(
+def _after_view(
     func: Any, shape: tuple[int, ...], axis: int, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> int | None:
     """The axis with steps in memory, of a view of a tensor that has steps along its channels alone."""
     steps = torch.empty_strided(shape, [int(i == axis) for i in range(len(shape))], device="meta")
-    view = _tensors([_called_on(steps, func, args, kwargs)])[0]
+    kwargs = {name: value for name, value in kwargs.items() if name != "input"}
+    view = _tensors([func(steps, *args[1:], **kwargs)])[0]
     found = [i for i in range(view.ndim) if view.shape[i] > 1 and view.stride(i)]
     return found[0] if found else None
 
@@ -143,11 +127,6 @@ def _picks(args: Sequence[Any]) -> bool:
     """Whether an index holds lists or tensors, which copy elements in any order."""
     parts = args[1] if len(args) > 1 and isinstance(args[1], tuple) else args[1:]
     return any(isinstance(part, list | torch.Tensor) for part in parts)
-
-
-def _called_on(tensor: torch.Tensor, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """The function's result for another first tensor."""
-    return func(tensor, *args[1:], **{name: value for name, value in kwargs.items() if name != "input"})
 
 
 def _after_reduction(

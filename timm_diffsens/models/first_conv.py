@@ -1,7 +1,5 @@
 """The convolution that reads the image: found by calling the network, replaced for other channels."""
 
-from typing import Any
-
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -20,8 +18,8 @@ class _Reached(Exception):
         self.conv, self.channels = conv, channels
 
 
-def first_convolution(module: nn.Module, shape: tuple[int, ...]) -> tuple[str, int] | None:
-    """Name of the convolution that is called first, and how many channels it is given.
+def first_convolution(module: nn.Module, shape: tuple[int, ...]) -> tuple[str, _ConvNd, int] | None:
+    """The convolution that is called first: its name, itself, and how many channels it is given.
 
     The forward ends there, so this costs next to nothing, and the rest of the network need not run.
 
@@ -38,8 +36,8 @@ def first_convolution(module: nn.Module, shape: tuple[int, ...]) -> tuple[str, i
             module(torch.zeros(2, *shape, dtype=like.dtype, device=like.device))
     except _Reached as reached:
         name = next(name for name, part in module.named_modules() if part is reached.conv)
-        return name, reached.channels
-    except Exception:  # it cannot be told where the network would have read the image
+        return name, reached.conv, reached.channels
+    except Exception:  # where the network would have read the image is not known
         return None
     finally:
         for handle in handles:
@@ -63,21 +61,12 @@ def replace_input_channels(module: nn.Module, channels: int, sides: tuple[int, i
         UsageError: what is called first is no convolution of the three colours.
     """
     found = first_convolution(module, (_COLOURS, *sides))
-    conv = module.get_submodule(found[0]) if found else None
-    if found is None or not isinstance(conv, _ConvNd) or found[1] != _COLOURS or conv.groups != 1:
+    if found is None or found[2] != _COLOURS or found[1].groups != 1:
         raise UsageError(f"{name} cannot be built for {channels} channels: no convolution reads its image")
-    kind: type[Any] = type(conv)
-    fresh = kind(
-        channels,
-        conv.out_channels,
-        conv.kernel_size,
-        stride=conv.stride,
-        padding=conv.padding,
-        dilation=conv.dilation,
-        bias=conv.bias is not None,
-        padding_mode=conv.padding_mode,
-    )
-    module.set_submodule(found[0], fresh.to(conv.weight))
+    conv = found[1]
+    conv.in_channels = channels
+    conv.weight = nn.Parameter(conv.weight.new_empty(conv.out_channels, channels, *conv.kernel_size))
+    conv.reset_parameters()
     return module
 
 
@@ -88,9 +77,8 @@ def check_input_channels(module: nn.Module, shape: tuple[int, ...], name: str) -
         UsageError: it does.
     """
     found = first_convolution(module, shape)
-    conv = module.get_submodule(found[0]) if found else None
-    if found and isinstance(conv, _ConvNd) and conv.in_channels != found[1]:
+    if found and found[1].in_channels != found[2]:
         raise UsageError(
-            f"{name} reads {conv.in_channels} channels where in_chans={shape[0]} was asked for; "
+            f"{name} reads {found[1].in_channels} channels where in_chans={shape[0]} was asked for; "
             "let its function take in_chans"
         )

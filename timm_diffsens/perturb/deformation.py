@@ -1,4 +1,4 @@
-"""What a deformation is, and what is asked of it where it can tell."""
+"""What a deformation is, and what it may say of itself: its rms displacement, a size it cannot handle."""
 
 from typing import Any
 from typing import Protocol as Interface
@@ -28,7 +28,7 @@ class Deformation(Interface):
 
 
 def rms_of(deformation: Any, size: Size) -> float | None:
-    """Expected rms displacement in pixels; None where the deformation does not tell."""
+    """Expected rms displacement in pixels; None where the deformation does not state it."""
     rms = getattr(deformation, "rms", None)
     return None if rms is None else float(rms(size))
 

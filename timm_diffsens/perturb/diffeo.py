@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from timm_diffsens.errors import DiffsensWarning, UsageError
 from timm_diffsens.perturb.deformation import Size
-from timm_diffsens.perturb.streams import Generator, standard_normal
+from timm_diffsens.perturb.streams import Generator, standard_normal, wide_type
 from timm_diffsens.registry import Look, register
 from timm_diffsens.schema.protocol import delta_problem
 
@@ -118,7 +118,7 @@ class Diffeo:
                 f"expected floating-point images (n, c, h, w), got {images.dtype} {tuple(images.shape)}"
             )
         n, _, height, width = images.shape
-        tau = self.displacement(n, (height, width), generator, _field_dtype(images))
+        tau = self.displacement(n, (height, width), generator, wide_type(images))
         return deform(images, tau.to(images.device))
 
     def _weights(self) -> npt.NDArray[np.float64]:
@@ -159,10 +159,6 @@ def deform(images: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
         images.to(dtype), grid, mode="bilinear", padding_mode="border", align_corners=True
     )
     return deformed.to(images.dtype)
-
-
-def _field_dtype(images: torch.Tensor) -> torch.dtype:
-    return torch.float64 if images.dtype == torch.float64 else torch.float32
 
 
 def _sides(size: Size) -> tuple[int, int]:

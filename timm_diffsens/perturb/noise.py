@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from timm_diffsens.errors import UsageError
-from timm_diffsens.perturb.streams import Generator, standard_normal
+from timm_diffsens.perturb.streams import Generator, standard_normal, wide_type
 from timm_diffsens.registry import Look, register
 
 Noise = Callable[[torch.Tensor, torch.Tensor, Generator], torch.Tensor]
@@ -46,7 +46,7 @@ def matched_noise(clean: torch.Tensor, deformed: torch.Tensor, generator: Genera
 def of_matched_norm(noise: Noise) -> Noise:
     """The noise, scaled to `||deformed - clean||` image by image.
 
-    Where it is used, a `UsageError` tells of noise that has another shape than the images, that is not
+    Where it is used, a `UsageError` is raised for noise that has another shape than the images, that is not
     finite, or that is zero where the deformation is not.
     """
 
@@ -55,7 +55,7 @@ def of_matched_norm(noise: Noise) -> Noise:
         if not isinstance(drawn, torch.Tensor) or drawn.shape != clean.shape:
             got = tuple(drawn.shape) if isinstance(drawn, torch.Tensor) else type(drawn).__name__
             raise UsageError(f"expected noise of the shape of the images, {tuple(clean.shape)}, got {got}")
-        wide = drawn.to(clean.device, _wide(clean), copy=True)
+        wide = drawn.to(clean.device, wide_type(clean), copy=True)
         if not wide.isfinite().all():
             raise UsageError("the noise holds numbers that are not finite")
         radius, length = _norms(_difference(deformed, clean, wide)), _norms(wide)
@@ -68,24 +68,14 @@ def of_matched_norm(noise: Noise) -> Noise:
 
 def corrupt(images: torch.Tensor, sigma: float, generator: Generator = None) -> torch.Tensor:
     """`x + sigma g'`, with g' standard normal (Fig. 1 right): give each image its own generator to fix it."""
-    return images if sigma == 0 else images + sigma * gaussian_like(images, generator)
-
-
-def gaussian_like(images: torch.Tensor, generator: Generator = None) -> torch.Tensor:
-    """Standard normal draws of the shape, type and device of `images` (n, ...)."""
-    return _draws(images, generator).to(images.dtype)
+    return images if sigma == 0 else images + sigma * _draws(images, generator).to(images.dtype)
 
 
 def _draws(images: torch.Tensor, generator: Generator) -> torch.Tensor:
-    """The same, in float32 or wider."""
+    """Standard normal draws of the shape and device of `images` (n, ...), in float32 or wider."""
     if images.ndim < 2 or not images.is_floating_point():
         raise UsageError(f"expected floating-point images (n, ...), got {images.dtype} {tuple(images.shape)}")
-    return standard_normal(len(images), images.shape[1:], generator, _wide(images)).to(images.device)
-
-
-def _wide(images: torch.Tensor) -> torch.dtype:
-    """Half precision is widened: a rounded scale would miss the norm by up to 0.4 %."""
-    return torch.float64 if images.dtype == torch.float64 else torch.float32
+    return standard_normal(len(images), images.shape[1:], generator, wide_type(images)).to(images.device)
 
 
 def _difference(deformed: torch.Tensor, clean: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -35,6 +35,11 @@ def streams(seed: int, purpose: str, indices: Sequence[int]) -> list[np.random.G
     return [stream(seed, purpose, index) for index in indices]
 
 
+def wide_type(images: torch.Tensor) -> torch.dtype:
+    """Of draws: half precision is widened, as a rounded scale would miss a norm by up to 0.4 %."""
+    return torch.float64 if images.dtype == torch.float64 else torch.float32
+
+
 def standard_normal(n: int, shape: Sequence[int], generator: Generator, dtype: torch.dtype) -> torch.Tensor:
     """Standard normal draws: (n, *shape), on the CPU unless a torch generator lives elsewhere.
 

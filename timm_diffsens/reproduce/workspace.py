@@ -23,6 +23,7 @@ from timm_diffsens.results.records.store import find_record, load_record, write_
 from timm_diffsens.schema.config import Config
 from timm_diffsens.schema.protocol import digest
 from timm_diffsens.schema.records import Record
+from timm_diffsens.schema.training import TrainOptions
 from timm_diffsens.train.data import TaskData, load_task
 from timm_diffsens.train.recipe import CIFAR10_MEAN, CIFAR10_STD, Recipe
 from timm_diffsens.train.run import read_result, run_folder, train
@@ -129,7 +130,8 @@ class Workspace:
             noise = f", noise {recipe.corrupt:g}" if recipe.corrupt else ""
             self.progress(f"training {name_of(recipe)} on {recipe.task}{noise}, seed {recipe.seed}")
             data = self._task_data(recipe)
-            done = train(recipe, out=self.out / "runs", data=data, device=self.device, force=force)
+            running = TrainOptions(out=self.out / "runs", device=self.device, force=force)
+            done = train(recipe, running, data=data)
             errors = f"test error {done.test_error:.1%}, train {done.train_error:.1%}"
             self.progress(f"  {errors}; {done.seconds:.0f} s")
         return done.checkpoint
@@ -231,7 +233,7 @@ class Workspace:
         key = digest({name: getattr(recipe, name) for name in names})
         if self._data is None or self._data[0] != key:
             places = self.places
-            data = load_task(recipe, data_dir=self._cifar10, test_dir=places.cifar10_test)
+            data = load_task(recipe, TrainOptions(data_dir=self._cifar10, test_dir=places.cifar10_test))
             self._data = key, data
         return self._data[1]
 

@@ -1,5 +1,6 @@
 """Everything that `diffsens train` can be asked for."""
 
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,8 +62,11 @@ class TrainOptions(Options):
     out: Path = _running(Path("runs"), "Files go below DIR/TASK.", metavar="DIR")
     force: bool = _running(False, "Train again what is done.")
 
-    def chosen(self, *names: str) -> dict[str, Any]:
-        """Those of these options that have a value, under the names that recipes have for them."""
-        known = options(type(self))
-        values = {known[name].recorded or name: getattr(self, name) for name in names}
-        return {name: value for name, value in values.items() if value is not None}
+    def chosen(self, kind: type) -> dict[str, Any]:
+        """The options with a value that are fields of a dataclass, under the names that it has for them."""
+        known, wanted = options(TrainOptions), {field.name for field in fields(kind)}
+        values = {known[name].recorded or name: value for name, value in self if value is not None}
+        return {name: value for name, value in values.items() if name in wanted}
+
+
+DEFAULTS = TrainOptions()

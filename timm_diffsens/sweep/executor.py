@@ -1,4 +1,4 @@
-"""What the sweep asks of an executor, one of its own or yours."""
+"""Interfaces of a sweep: the executor that does its jobs, and the watch that is called as it goes on."""
 
 import importlib
 from collections.abc import Callable, Generator, Sequence
@@ -28,6 +28,22 @@ class Executor(Protocol):
             jobs: each is given to `sweep.work.work`, in a process of its own.
             started: called with each job when it begins, by executors that know.
         """
+
+
+class Watch:
+    """What is called as a sweep goes on; this one does nothing."""
+
+    def begin(self, total: int, before: int) -> None:
+        """How many jobs there are in all, and how many of them are done already."""
+
+    def started(self, job: Job) -> None:
+        """A job has begun."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """A job is settled: done, left out, or given up."""
+
+    def retried(self, outcome: Outcome) -> None:
+        """A job will be tried again."""
 
 
 def optional(module: str, engine: str, name: str) -> Any:

@@ -19,9 +19,7 @@ Kind = Literal["structure", "measured"]
 
 _ID_DIGITS = 12
 _ELSEWHERE = ("device", "batch_size")  # options that do not change the numbers beyond rounding
-_MADE_HERE = {
-    ("datasets", name) for name in ("dead-leaves", "scale1", "scale2")
-}  # images that follow from the options alone
+_MADE_HERE = ("dead-leaves", "scale1", "scale2")  # images that follow from the options alone
 
 
 @dataclass(frozen=True)
@@ -71,12 +69,15 @@ class Job:
         if self.options is None:
             return True
         config = Config(**self.options)
-        asked = {"datasets": [config.dataset], "deformations": [config.deformation], "noises": [config.noise]}
-        asked["variants"] = list(config.variants)
+        if config.pretrained or registry.split_arguments(config.dataset)[0] not in _MADE_HERE:
+            return False
+        asked = {"deformations": [config.deformation], "noises": [config.noise], "variants": config.variants}
         known = {kind: {entry.name for entry in registry.built_ins(kind)} for kind in asked}
-        names = [(kind, registry.split_arguments(spec)[0]) for kind, specs in asked.items() for spec in specs]
-        built_in = all(name in known[kind] for kind, name in names)
-        return built_in and not config.pretrained and names[0] in _MADE_HERE
+        return all(
+            registry.split_arguments(spec)[0] in known[kind]
+            for kind, specs in asked.items()
+            for spec in specs
+        )
 
     def of(self, model: str) -> "Job":
         """The same for another model."""

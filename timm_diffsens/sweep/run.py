@@ -1,41 +1,25 @@
-"""A sweep: skip what is done, do the rest, retry what may come right, keep account of all."""
+"""A sweep: finished jobs are skipped, the others are run, and retried where a retry may help."""
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from timm_diffsens.errors import DiffsensError, warn
 from timm_diffsens.files import check_writable_folder
 from timm_diffsens.results.records.store import find_record
-from timm_diffsens.sweep.executor import Executor
-from timm_diffsens.sweep.jobs import Job, outcome_folder
+from timm_diffsens.sweep.executor import Executor, Watch
+from timm_diffsens.sweep.jobs import Job
 from timm_diffsens.sweep.outcomes import RETRIED, SETTLED, Outcome, log_error, read_outcome, write_outcome
 
 ATTEMPTS = 3  # at a job whose worker died, or whose memory ran out
 
 
-class Watch(Protocol):
-    """What is called as a sweep goes on."""
-
-    def begin(self, total: int, before: int) -> None:
-        """How many jobs there are in all, and how many of them are done already."""
-
-    def started(self, job: Job) -> None:
-        """A job has begun."""
-
-    def finished(self, outcome: Outcome) -> None:
-        """A job is settled: done, left out, or given up."""
-
-    def retried(self, outcome: Outcome) -> None:
-        """A job will be tried again."""
+_NOBODY = Watch()
 
 
-def sweep(
-    jobs: Iterable[Job], executor: Executor, watch: Watch | None = None
-) -> Generator[Outcome, None, None]:
+def sweep(jobs: Iterable[Job], executor: Executor, watch: Watch = _NOBODY) -> Generator[Outcome, None, None]:
     """Do all jobs; gives the outcome of each as it is settled, those done before first.
 
     A job whose worker died, or whose memory ran out, is tried again after all others, twice at most; one
@@ -51,13 +35,12 @@ def sweep(
         UsageError: the folder cannot be written in.
     """
     jobs = list(jobs)
-    for out in {Path(job.out) for job in jobs}:
-        for kind in {job.kind for job in jobs}:
-            check_writable_folder(outcome_folder(out, kind))
+    for folder in {job.file.parent for job in jobs}:
+        check_writable_folder(folder)
     found = {job.id: done_before(job) for job in jobs}
-    if watch:
-        watch.begin(len(jobs), sum(outcome is not None for outcome in found.values()))
-    yield from (outcome for outcome in found.values() if outcome is not None)
+    before = [outcome for outcome in found.values() if outcome is not None]
+    watch.begin(len(jobs), len(before))
+    yield from before
     pending = [job for job in jobs if found[job.id] is None]
     reported = False
 
@@ -73,19 +56,17 @@ def sweep(
 
     while pending:
         again: list[Job] = []
-        with closing(executor.run(pending, watch.started if watch else lambda job: None)) as ended:
+        with closing(executor.run(pending, watch.started)) as ended:
             for job, outcome in ended:
                 if outcome.error is not None:
                     written(partial(log_error, Path(job.out), outcome))
                 if outcome.status in RETRIED and job.attempt < ATTEMPTS:
                     again.append(job.again(f"attempt {job.attempt}: {outcome.cause}"))
-                    if watch:
-                        watch.retried(outcome)
+                    watch.retried(outcome)
                     continue
                 if outcome.status == "lost":  # its worker could not write it
                     written(partial(write_outcome, job, outcome))
-                if watch:
-                    watch.finished(outcome)
+                watch.finished(outcome)
                 yield outcome
         pending = again
 

@@ -22,7 +22,7 @@ from timm_diffsens.models.layers import Layer, select_layers, trace_images
 from timm_diffsens.models.trace import Call, Trace, call_name, tensors
 from timm_diffsens.sweep.outcomes import tally
 
-# What becomes of an output of a call that calls no other module; `dropped`: nobody would know of it.
+# What becomes of an output of a call that calls no other module; `dropped`: it is not accounted for.
 FATES = ("layer", "same tensor", "part of a fused norm", "computes a weight", "no tensor", "dropped")
 _IMAGES = 3
 _SELECTIONS = ("blocks", "stages", "convs")
@@ -72,8 +72,8 @@ def count_parameters(spec: str) -> int:
 def on_meta(source: Architecture) -> nn.Module:
     """An architecture without memory for its weights.
 
-    A few compute their widths from tensors, which have no values there: those are built as usual, and what
-    they hold is let go.
+    A few compute their widths from tensors, which have no values there: those are built as usual, and
+    their weights are freed.
     """
     try:
         with torch.device("meta"):

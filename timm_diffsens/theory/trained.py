@@ -13,7 +13,7 @@ from timm_diffsens.data.scale_detection import ScaleDetection
 from timm_diffsens.errors import UsageError
 from timm_diffsens.models.checkpoints import read_recipe
 from timm_diffsens.models.loading import load_model
-from timm_diffsens.models.nets import SimpleCNN
+from timm_diffsens.models.nets.simple import SimpleCNN
 from timm_diffsens.models.variants.init import reinitialise
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.theory.exponents import Exponent, asymptotic_exponents

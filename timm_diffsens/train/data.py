@@ -1,7 +1,6 @@
 """Training, validation and test images of a task, in memory, and how a batch of them is made."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from timm_diffsens.models.inputs import plain_input
 from timm_diffsens.perturb.noise import corrupt
 from timm_diffsens.perturb.streams import stream, streams
 from timm_diffsens.schema.records import InputSpec
+from timm_diffsens.schema.training import DEFAULTS, TrainOptions
 from timm_diffsens.train.recipe import CIFAR10_MEAN, CIFAR10_STD, Recipe
 
 SHIFT = 4  # pixels, largest translation
@@ -60,28 +60,21 @@ class TaskData:
     note: str | None = None
 
 
-def load_task(
-    recipe: Recipe,
-    *,
-    data_dir: str | Path | None = None,
-    test_dir: str | Path | None = None,
-    download: bool = False,
-) -> TaskData:
+def load_task(recipe: Recipe, config: TrainOptions = DEFAULTS) -> TaskData:
     """The images of a recipe.
 
     Args:
         recipe: names the task, the numbers of images and the seed.
-        data_dir: CIFAR-10, see `data.loading.load_images`. test_dir: its test images, if they lie elsewhere.
-        download: fetch CIFAR-10.
+        config: where the images of CIFAR-10 are, see `data.loading.load_images`.
 
     Raises:
         UsageError: data that are missing, too few images.
     """
     if recipe.detection is not None:
-        if data_dir is not None or test_dir is not None:
+        if config.data_dir is not None or config.test_dir is not None:
             raise UsageError(f"{recipe.task} is made here, not read, so it takes no --data-dir")
         return _scale_detection(recipe, recipe.detection)
-    return _cifar10(recipe, data_dir, test_dir, download)
+    return _cifar10(recipe, config)
 
 
 def _scale_detection(recipe: Recipe, task: ScaleDetection) -> TaskData:
@@ -102,18 +95,14 @@ def _scale_detection(recipe: Recipe, task: ScaleDetection) -> TaskData:
     )
 
 
-def _cifar10(
-    recipe: Recipe, data_dir: str | Path | None, test_dir: str | Path | None, download: bool
-) -> TaskData:
-    if data_dir is None:
+def _cifar10(recipe: Recipe, config: TrainOptions) -> TaskData:
+    home, apart = config.data_dir, config.test_dir
+    if home is None:
         raise UsageError("cifar10 needs --data-dir, the folder it is read from (--download fetches it there)")
-    apart = test_dir is not None
-    training = load_images(
-        "cifar10", data_dir=data_dir, split=None if apart else "train", images=None, download=download
-    )
-    testing = load_images(
-        "cifar10", data_dir=test_dir if apart else data_dir, split=None if apart else "test", images=None
-    )
+    split = None if apart else "train"
+    training = load_images("cifar10", data_dir=home, split=split, images=None, download=config.download)
+    split = None if apart else "test"
+    testing = load_images("cifar10", data_dir=apart or home, split=split, images=None)
     held = recipe.validation_images or 0
     order = np.argsort(stream(recipe.seed, "validation split").random(len(training)), kind="stable")
     wanted = recipe.train_images or len(training) - held
@@ -167,5 +156,5 @@ def augmented(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     columns = torch.arange(width, device=x.device) + shifts[:, 1:]
     columns = torch.where(flips[:, None], columns.flip(1), columns)
     image = torch.arange(n, device=x.device)[:, None, None]
-    moved = padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2).contiguous()
+    shifted = padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]]
+    return shifted.permute(0, 3, 1, 2).contiguous()

@@ -1,7 +1,6 @@
 """The whole chain on built-in data: small networks of several families, trained on task 1 and measured."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +9,8 @@ from timm_diffsens.benchmark.run import run_once
 from timm_diffsens.models.arguments import ModelArguments
 from timm_diffsens.schema.config import Config
 from timm_diffsens.schema.records import Record
-from timm_diffsens.train.loop import Row
+from timm_diffsens.schema.training import TrainOptions
+from timm_diffsens.train.loop import Row, ignored
 from timm_diffsens.train.recipe import Recipe
 from timm_diffsens.train.run import TrainResult, train
 
@@ -32,14 +32,6 @@ NETWORKS: tuple[tuple[str, ModelArguments, float], ...] = (
 Progress = Callable[[str, Row], None]  # model, row of its error curve
 
 
-@dataclass(frozen=True)
-class Trained:
-    """One network of the demo."""
-
-    training: TrainResult
-    record: Record
-
-
 def demo_recipes(epochs: int = 40, seed: int = 0) -> list[Recipe]:
     """Task 1 as in Fig. 8 of arXiv 2210.01506 (2-D, xi = 14, gap 2, side 32, 1,024 images)."""
     return [
@@ -48,8 +40,8 @@ def demo_recipes(epochs: int = 40, seed: int = 0) -> list[Recipe]:
 
 
 def run_demo(
-    out: Path, recipes: list[Recipe], *, device: str = "auto", progress: Progress | None = None
-) -> Iterator[Trained]:
+    out: Path, recipes: list[Recipe], *, device: str = "auto", progress: Progress = ignored
+) -> Iterator[tuple[TrainResult, Record]]:
     """Train and measure, one network after the other; what is done already is read.
 
     Args:
@@ -59,8 +51,8 @@ def run_demo(
         progress: called with each epoch's row.
     """
     for recipe in recipes:
-        tell = None if progress is None else partial(progress, recipe.model)
-        training = train(recipe, out=out / "runs", device=device, progress=tell)
+        running = TrainOptions(out=out / "runs", device=device)
+        training = train(recipe, running, progress=partial(progress, recipe.model))
         options = Config(
             dataset=TASK,
             checkpoint=training.checkpoint,
@@ -70,4 +62,4 @@ def run_demo(
             device=device,
         )
         record, _, _ = run_once(prepare(recipe.model, options), out / "records")
-        yield Trained(training, record)
+        yield training, record

@@ -1,4 +1,4 @@
-"""The training loop: epochs that can be taken up again after a kill, at any moment, to the same result.
+"""The training loop: it can be resumed after a kill at any moment, with the same result.
 
 Everything random in an epoch (order, augmentation, dropout) is a function of the seed and the epoch, so the
 state is that of the network and the optimiser and nothing else. It is saved atomically after each epoch.
@@ -34,6 +34,10 @@ _NEARLY_FITTED = 0.05  # running training error from which on it is worth a pass
 Row = dict[str, float | int | None]
 Watch = Callable[[int, nn.Module], None]  # epochs done, the network in evaluation mode
 Progress = Callable[[Row], None]
+
+
+def ignored(*_: object) -> None:
+    """Does nothing: the default watch and progress."""
 
 
 class DivergedError(MeasurementError):
@@ -90,8 +94,8 @@ def fit(
     recipe: Recipe,
     *,
     state_file: Path | None = None,
-    watch: Watch | None = None,
-    progress: Progress | None = None,
+    watch: Watch = ignored,
+    progress: Progress = ignored,
 ) -> State:
     """Train a module in place, on its device; it ends with the selected weights.
 
@@ -99,7 +103,7 @@ def fit(
         module: with fresh weights.
         data: on the same device.
         recipe: how.
-        state_file: where the state is kept after each epoch; taken up again from there.
+        state_file: where the state is saved after each epoch, and resumed from.
         watch: called before the first epoch and after each one. progress: called with each new row.
 
     Raises:
@@ -112,7 +116,7 @@ def fit(
         state = State(weights, optimizer.state_dict(), weights)
     module.load_state_dict(state.model)
     optimizer.load_state_dict(state.optimizer)
-    if watch and state.epoch == 0:
+    if state.epoch == 0:
         watch(0, module.eval())
     # not channels-last: oneDNN's backward of narrow convolutions (4 channels) then writes past its memory
     with FULL.applied(next(module.parameters()).device):
@@ -121,10 +125,8 @@ def fit(
             _advance(state, module, optimizer, row)
             if state_file:
                 state.save(state_file, recipe)
-            if progress:
-                progress(row)
-            if watch:
-                watch(state.epoch, module.eval())
+            progress(row)
+            watch(state.epoch, module.eval())
     module.load_state_dict(state.best)
     module.eval()
     return state

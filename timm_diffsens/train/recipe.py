@@ -9,6 +9,7 @@ from timm_diffsens.data.scale_detection import ScaleDetection
 from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.models.arguments import ModelArguments
 from timm_diffsens.schema.protocol import digest
+from timm_diffsens.schema.training import TrainOptions
 
 TASKS = ("scale1", "scale2", "cifar10")
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -139,3 +140,12 @@ class Recipe:
     def sha256(self) -> str:
         """Hash of everything in it."""
         return digest(self.to_json())
+
+
+def recipes_of(task: str, model: str, config: TrainOptions) -> list[Recipe]:
+    """What `diffsens train` is asked for: a recipe for each seed."""
+    asked, scale = config.chosen(Recipe), config.chosen(ScaleDetection)
+    asked |= {"scale": scale or None, "augment": None if config.augment else False}
+    shape = {name: value for name, value in config.chosen(ModelArguments).items() if name not in scale}
+    seeds = range(config.seed, config.seed + config.seeds)
+    return [Recipe(task, model, ModelArguments(**shape), **asked | {"seed": seed}) for seed in seeds]

@@ -1,7 +1,6 @@
 """Recipe -> trained network, its files, and what it reached."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,14 +16,16 @@ from timm_diffsens.models.checkpoints import round_to_half, save_checkpoint
 from timm_diffsens.models.loading import InputOptions, LoadedModel, load_model
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.pixels import ActivePixels
+from timm_diffsens.schema.training import DEFAULTS, TrainOptions
 from timm_diffsens.sensitivities.run import run_pass
 from timm_diffsens.sensitivities.triplets import Perturbation, PerturbedImages, batches_of
 from timm_diffsens.train.data import Images, TaskData, load_task
-from timm_diffsens.train.loop import Progress, State, error_of, fit
+from timm_diffsens.train.loop import Progress, State, error_of, fit, ignored
 from timm_diffsens.train.recipe import FITTED, Recipe
 
 CHECKPOINT, CURVE, STATE, TRACK = "checkpoint.safetensors", "curve.json", "state.pt", "track.json"
 _HASH_DIGITS = 8
+_TRACK_IMAGES = 200
 
 
 @dataclass(frozen=True)
@@ -71,28 +72,18 @@ def run_folder(out: str | Path, recipe: Recipe) -> Path:
 
 def train(
     recipe: Recipe,
+    config: TrainOptions = DEFAULTS,
     *,
-    out: str | Path = "runs",
     data: TaskData | None = None,
-    data_dir: str | Path | None = None,
-    test_dir: str | Path | None = None,
-    download: bool = False,
-    device: str = "auto",
-    track: Sequence[int] = (),
-    track_images: int = 200,
-    force: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = ignored,
 ) -> TrainResult:
     """Train one network; what `diffsens train` does.
 
     Args:
-        recipe: what and how.
-        out: folder; the files go to `run_folder(out, recipe)`. A training that was interrupted there goes on,
-            one that is done is not repeated.
-        data: the images, if they are loaded already; else see `train.data.load_task` for the next three.
-        device: auto, cpu, cuda or cuda:i.
-        track: epochs after which D, G and R of every block are measured on `track_images` test images.
-        force: start anew.
+        recipe: what is trained and how; what `config` says of that (`train.recipe.recipes_of`) is ignored.
+        config: where. The files go to `run_folder(config.out, recipe)`: an interrupted training is resumed
+            there, a finished one is not repeated. D, G and R are tracked on 200 test images.
+        data: the images, if they are loaded already.
         progress: called with each epoch's row of the error curve.
 
     Raises:
@@ -100,31 +91,52 @@ def train(
 
     Example:
         >>> import tempfile
+        >>> from timm_diffsens.schema.training import TrainOptions
         >>> from timm_diffsens.train.recipe import Recipe
         >>> from timm_diffsens.train.run import train
         >>> recipe = Recipe("scale1", "net/lenet", epochs=1, train_images=128)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     result = train(recipe, out=folder)
+        ...     result = train(recipe, TrainOptions(out=folder))
         >>> result.epochs, 0 <= result.test_error <= 1
         (1, True)
     """
-    folder = run_folder(out, recipe)
+    tracked = tracked_epochs(config.track, recipe.epochs or 0)
+    folder = run_folder(config.out, recipe)
     check_writable_folder(folder)
-    if force:
+    if config.force:
         for name in (STATE, CURVE, CHECKPOINT, TRACK):
             (folder / name).unlink(missing_ok=True)
     done = read_result(folder, recipe)
     if done is not None:
         return done
-    target = devices.resolve_device(device)
-    data = data or load_task(recipe, data_dir=data_dir, test_dir=test_dir, download=download)
+    target = devices.resolve_device(config.device)
+    data = data or load_task(recipe, config)
     loaded = build(recipe, data)
     module = loaded.module.to(target)
     parts = {name: getattr(data, name).to(target) for name in ("train", "validation", "test")}
     here = replace(data, **parts)
-    watch = partial(_track, folder / TRACK, here, recipe, set(track), track_images) if track else None
+    watch = partial(_track, folder / TRACK, here, recipe, tracked)
     state = fit(module, here, recipe, state_file=folder / STATE, watch=watch, progress=progress)
     return _finish(folder, recipe, loaded, here, state)
+
+
+def tracked_epochs(asked: str | None, epochs: int) -> list[int]:
+    """Epochs to measure at: `auto` means 0, 1, 2, 4, 8, ... and the last.
+
+    Raises:
+        UsageError: neither `auto` nor epochs of the training, with commas.
+    """
+    if asked is None:
+        return []
+    if asked == "auto":
+        return sorted({0, *(2**k for k in range(epochs.bit_length())), epochs})
+    try:
+        chosen = sorted({int(part) for part in asked.split(",") if part.strip()})
+    except ValueError:
+        raise UsageError(f"--track must be auto or epochs such as 0,1,10; got {asked!r}") from None
+    if not chosen or chosen[0] < 0 or chosen[-1] > epochs:
+        raise UsageError(f"--track: epochs are from 0 to {epochs}, got {asked!r}")
+    return chosen
 
 
 def build(recipe: Recipe, data: TaskData) -> LoadedModel:
@@ -191,13 +203,7 @@ def _finish(folder: Path, recipe: Recipe, loaded: LoadedModel, data: TaskData, s
 
 
 def _track(
-    path: Path,
-    data: TaskData,
-    recipe: Recipe,
-    epochs: set[int],
-    images: int,
-    epoch: int,
-    module: nn.Module,
+    path: Path, data: TaskData, recipe: Recipe, epochs: list[int], epoch: int, module: nn.Module
 ) -> None:
     """Measure D, G and R of every block at chosen epochs, on the first test images."""
     if epoch not in epochs:
@@ -208,7 +214,7 @@ def _track(
         rows = []
     task = recipe.detection
     perturbation = Perturbation(ActivePixels(task) if task else Diffeo())
-    test = Images(data.test.x[:images], data.test.y[:images])
+    test = Images(data.test.x[:_TRACK_IMAGES], data.test.y[:_TRACK_IMAGES])
     try:
         layers = run_pass(module, PerturbedImages(batches_of(test.x.cpu()), perturbation)).layers
         error = error_of(module, test, recipe)

@@ -73,10 +73,8 @@ class _Leaves:
         return len(self.radius)
 
 
-def power_law(
-    rng: np.random.Generator, n: int, exponent: float = 3.0, low: float = R_MIN, high: float = R_MAX
-) -> Floats:
-    """`n` draws from the density proportional to r^-exponent on [low, high], by inversion.
+def power_law(rng: np.random.Generator, n: int, exponent: float = 3.0) -> Floats:
+    """`n` draws from the density proportional to r^-exponent on [R_MIN, R_MAX], by inversion.
 
     >>> import numpy as np
     >>> r = power_law(np.random.default_rng(0), 5)
@@ -85,9 +83,9 @@ def power_law(
     """
     share = rng.random(n)
     if exponent == 1:
-        return np.asarray(low * (high / low) ** share)
+        return np.asarray(R_MIN * (R_MAX / R_MIN) ** share)
     power = 1 - exponent
-    return np.asarray((low**power + share * (high**power - low**power)) ** (1 / power))
+    return np.asarray((R_MIN**power + share * (R_MAX**power - R_MIN**power)) ** (1 / power))
 
 
 def _mass(exponent: float) -> float:
@@ -164,9 +162,8 @@ def _corners(leaves: _Leaves, which: Integers) -> list[list[float]]:
         of_kind = np.flatnonzero(shape == kind)
         corners = base[:, :1] * along[of_kind, None] + base[:, 1:] * across[of_kind, None]
         corners += centre[of_kind]
-        for position, polygon in zip(
-            of_kind, corners.reshape(len(of_kind), 2 * len(base)).tolist(), strict=True
-        ):
+        flat = corners.reshape(len(of_kind), 2 * len(base)).tolist()
+        for position, polygon in zip(of_kind, flat, strict=True):
             polygons[position] = polygon
     return polygons
 
@@ -196,17 +193,6 @@ def dead_leaves_array(index: int) -> npt.NDArray[np.uint8]:
     return np.take(colours, owner, axis=0)
 
 
-def dead_leaves_image(index: int) -> Image.Image:
-    """Image `index` of the set as a PIL image, 256 x 256, RGB.
-
-    Raises:
-        IndexError: `index` is outside the set of 50,000.
-    """
-    if not 0 <= index < COUNT:
-        raise IndexError(f"dead-leaves has images 0 to {COUNT - 1}, not {index}")
-    return Image.fromarray(dead_leaves_array(index))
-
-
 @registry.register(
     "datasets",
     "dead-leaves",
@@ -220,7 +206,7 @@ class DeadLeaves(ImageSource):
         if request.split is not None:
             raise UsageError(f"dead-leaves has no splits, so it takes no --split (got {request.split!r})")
         super().__init__(Origin(request.spec, note=NOTE), COUNT)
-        self._fingerprint = pixel_digest(dead_leaves_image(0))
+        self._fingerprint = pixel_digest(self.read(0, 3)[0])
 
     def name(self, index: int) -> str:
         """`dead-leaves/00042`."""
@@ -236,4 +222,4 @@ class DeadLeaves(ImageSource):
 
     def read(self, index: int, channels: int) -> tuple[Image.Image, None]:
         """Draw it."""
-        return dead_leaves_image(index), None
+        return Image.fromarray(dead_leaves_array(index)), None

@@ -9,7 +9,7 @@ from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.models.architectures import Architecture, no_weights
 from timm_diffsens.models.arguments import ModelArguments
 from timm_diffsens.models.inputs import plain_input
-from timm_diffsens.models.nets import NETS, check_arguments, make_net, net_arguments
+from timm_diffsens.models.nets import NETS, make_net, net_arguments
 from timm_diffsens.registry import register
 
 _OWN_WORDS = {"in_chans": "channels", "num_classes": "classes", "size": "side"}
@@ -35,22 +35,21 @@ class OwnNetworks:
             if word not in taken:
                 raise unknown(f"argument of {name}", word, taken)
         arguments = dataclasses.replace(arguments, **given)
+        arguments.require(name, *taken)
         return Architecture(
             arch=arch,
             library="net",
-            build=functools.partial(make_net, arch, **_in_own_words(arch, arguments)),
+            build=functools.partial(make_net, arch, **_in_own_words(name, arguments)),
             pretrained=no_weights(name),
             input=plain_input(3, (1 if arguments.dims == 1 else 32, 32), _HALF, _HALF),
             arguments=arguments,
         )
 
 
-def _in_own_words(arch: str, arguments: ModelArguments) -> dict[str, int]:
+def _in_own_words(name: str, arguments: ModelArguments) -> dict[str, int]:
     """In the words of our own networks, which take square images."""
     sides = arguments.sides
     if sides and arguments.dims == 2 and sides[0] != sides[1]:
-        raise UsageError(f"net/{arch} takes square images, got size {sides[0]} x {sides[1]}")
+        raise UsageError(f"{name} takes square images, got size {sides[0]} x {sides[1]}")
     given = {_OWN_WORDS.get(word, word): getattr(arguments, word) for word in arguments.given}
-    given = given | ({"side": sides[1]} if sides else {})
-    check_arguments(arch, given)
-    return given
+    return given | ({"side": sides[1]} if sides else {})

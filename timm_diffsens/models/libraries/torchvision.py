@@ -15,6 +15,8 @@ from timm_diffsens.models.arguments import ModelArguments
 from timm_diffsens.models.first_conv import replace_input_channels
 from timm_diffsens.schema.records import InputSpec
 
+_TASK = ("in_chans", "num_classes")
+
 
 @registry.register("models", "torchvision", help="torchvision/NAME", order=1)
 class TorchvisionModels:
@@ -29,25 +31,22 @@ class TorchvisionModels:
         import torchvision
 
         arguments.require(name, "in_chans", "num_classes", "size")
-        arguments = replace(
-            arguments, **{word: given[word] for word in ("in_chans", "num_classes") if word in given}
-        )
+        arguments = replace(arguments, **{word: given[word] for word in _TASK if word in given})
         arch, _, tag = name.removeprefix("torchvision/").partition(".")
         if arch not in _known():
             raise unknown("torchvision model", arch, _known(), "`diffsens ls models` lists them")
         enum = torchvision.models.get_model_weights(arch)
         members = {w.name: w for w in enum}
         if tag and tag not in members:
-            raise unknown(
-                f"weights of torchvision/{arch}", tag, members, f"it has: {', '.join(members) or 'none'}"
-            )
+            has = f"it has: {', '.join(members) or 'none'}"
+            raise unknown(f"weights of torchvision/{arch}", tag, members, has)
         weights = members[tag] if tag else (enum.DEFAULT if members else None)
         preset, accuracy = _input(weights), _accuracy(weights)
-        own = {word: value for word, value in given.items() if word not in ("in_chans", "num_classes")}
+        own = {word: value for word, value in given.items() if word not in _TASK}
         make = functools.partial(torchvision.models.get_model, arch)
         if weights is None:
             pretrained = no_weights(f"torchvision/{arch}")
-        elif {"in_chans", "num_classes"} & {*arguments.given}:
+        elif {*_TASK} & {*arguments.given}:
             pretrained = no_weights(f"torchvision/{arch} with other channels or classes")
         else:
             pretrained = functools.partial(explained(make, f"torchvision/{arch}", own), weights=weights)

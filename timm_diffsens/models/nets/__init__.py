@@ -8,32 +8,8 @@ from torch import nn
 
 from timm_diffsens.errors import UsageError
 from timm_diffsens.models.nets.plain import VGG, AlexNet, FullyConnected, LeNet
-from timm_diffsens.models.nets.residual import CifarResNet, ResidualBlock
-from timm_diffsens.models.nets.simple import (
-    GlobalAverage,
-    MeanFieldConv1d,
-    MeanFieldConv2d,
-    MeanFieldLinear,
-    SimpleCNN,
-)
-
-__all__ = [
-    "NETS",
-    "VGG",
-    "AlexNet",
-    "CifarResNet",
-    "FullyConnected",
-    "GlobalAverage",
-    "LeNet",
-    "MeanFieldConv1d",
-    "MeanFieldConv2d",
-    "MeanFieldLinear",
-    "ResidualBlock",
-    "SimpleCNN",
-    "check_arguments",
-    "make_net",
-    "net_arguments",
-]
+from timm_diffsens.models.nets.residual import CifarResNet
+from timm_diffsens.models.nets.simple import SimpleCNN
 
 NETS: dict[str, Callable[..., nn.Module]] = {
     "simple": SimpleCNN,
@@ -67,11 +43,15 @@ def net_arguments(name: str) -> tuple[str, ...]:
     return tuple(word for word in _VOCABULARY if word in own or word in _COMMON)
 
 
-def check_arguments(name: str, arguments: dict[str, int]) -> None:
-    """Refuse what a network of `NETS` does not know.
+def make_net(name: str, **arguments: int) -> nn.Module:
+    """A network of `NETS` with fresh weights.
+
+    Args:
+        name: in `NETS`.
+        arguments: those of `net_arguments(name)`; every network takes `dims=2`.
 
     Raises:
-        UsageError: an argument that the network does not know, or that is no positive integer.
+        UsageError: an argument that the network does not know, or a value it cannot have.
     """
     known = net_arguments(name)
     for word, value in arguments.items():
@@ -80,18 +60,5 @@ def check_arguments(name: str, arguments: dict[str, int]) -> None:
             raise UsageError(f"net/{name} takes no {what}; it takes {', '.join(known)}")
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UsageError(f"net/{name}: {word} must be a positive integer, got {value!r}")
-
-
-def make_net(name: str, **arguments: int) -> nn.Module:
-    """A network of `NETS` with fresh weights.
-
-    Args:
-        name: in `NETS`.
-        arguments: those of `net_arguments(name)`; `dims=2` may be said to every network.
-
-    Raises:
-        UsageError: an argument that the network does not know, or a value it cannot have.
-    """
-    check_arguments(name, arguments)
     own = inspect.signature(NETS[name]).parameters  # those for any side do not ask for it
     return NETS[name](**{word: value for word, value in arguments.items() if word in own})

@@ -15,6 +15,25 @@ _VGG: dict[int, tuple[tuple[int, int], ...]] = {
 }
 
 
+class _HeNormal(nn.Sequential):
+    """Layers initialised as in He et al. 2015, which keeps the signal's scale through the depth.
+
+    With torch's own initial weights, thirteen layers without batch-norm lose the signal.
+    """
+
+    def __init__(self, layers: OrderedDict[str, nn.Module]) -> None:
+        super().__init__(layers)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Weights N(0, 2 / fan_in) and biases 0, but in the last layer, which keeps torch's own."""
+        for layer in list(self)[:-1]:
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+
 class FullyConnected(nn.Sequential):
     """`depth` linear layers with ReLU between them on the flattened image (Petrini et al. 2021).
 
@@ -58,7 +77,7 @@ class LeNet(nn.Sequential):
         )
 
 
-class AlexNet(nn.Sequential):
+class AlexNet(_HeNormal):
     """Five convolutions and three linear layers, after Krizhevsky et al. 2012, for small images.
 
     The widths keep AlexNet's proportions (64, 192, 384, 256, 256). The filters are 3 x 3 and the first stride
@@ -88,14 +107,9 @@ class AlexNet(nn.Sequential):
             layers[f"relu{k}"] = nn.ReLU()
         layers["fc8"] = nn.Linear(8 * width, classes)
         super().__init__(layers)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """He et al. 2015, which keeps the signal's scale through the depth."""
-        _he_normal(self)
 
 
-class VGG(nn.Sequential):
+class VGG(_HeNormal):
     """VGG for small images: 3 x 3 convolutions and five poolings (Simonyan and Zisserman 2015).
 
     The three linear layers of the original are one, after a global average, as is usual at 32 x 32.
@@ -135,20 +149,6 @@ class VGG(nn.Sequential):
         layers["flatten"] = nn.Flatten()
         layers["fc"] = nn.Linear(inputs, classes)
         super().__init__(layers)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """He et al. 2015: with torch's own, thirteen layers without batch-norm lose the signal."""
-        _he_normal(self)
-
-
-def _he_normal(net: nn.Sequential) -> None:
-    """Weights N(0, 2 / fan_in) and biases 0, but in the last layer, which keeps torch's own."""
-    for layer in list(net)[:-1]:
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
 
 
 def _at_least(smallest: int, side: int, name: str) -> None:

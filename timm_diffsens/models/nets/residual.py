@@ -41,17 +41,12 @@ class CifarResNet(nn.Sequential):
         stem = nn.Sequential(
             nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
         )
-        widths = [width, *(width * 2**k for k in range(stages))]
-        parts = [
-            nn.Sequential(
-                *(
-                    ResidualBlock(
-                        widths[k] if i == 0 else widths[k + 1], widths[k + 1], 2 if k and i == 0 else 1
-                    )
-                    for i in range(blocks)
-                )
-            )
-            for k in range(stages)
-        ]
-        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))
+        parts, inputs = [], width
+        for k in range(stages):
+            outputs = width * 2**k
+            first = ResidualBlock(inputs, outputs, stride=2 if k else 1)
+            more = (ResidualBlock(outputs, outputs, stride=1) for _ in range(blocks - 1))
+            parts.append(nn.Sequential(first, *more))
+            inputs = outputs
+        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
         super().__init__(stem, *parts, head)

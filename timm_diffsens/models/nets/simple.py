@@ -101,7 +101,7 @@ class SimpleCNN(nn.Sequential):
 
     Example:
         >>> import torch
-        >>> from timm_diffsens.models.nets import SimpleCNN
+        >>> from timm_diffsens.models.nets.simple import SimpleCNN
         >>> net = SimpleCNN(channels=1, classes=1, side=128, dims=1, depth=7, filter=2, stride=2)
         >>> net(torch.ones(4, 1, 128)).shape
         torch.Size([4, 1])
