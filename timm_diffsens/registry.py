@@ -17,7 +17,8 @@ import math
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -139,15 +140,20 @@ class Entry:
                 raise unknown(f"argument of the {kind.word} {self.name}", name, known)
         given = accepted(self.thing, **offered) | dict(self.parameters)
         if inspect.isclass(self.thing) or (inspect.isroutine(self.thing) and not kind.called):
-            try:
+            with _failing(f"the {kind.word} {self.spec} cannot be made", DiffsensError):
                 return self.thing(**given)
-            except DiffsensError:
-                raise
-            except Exception as error:
-                raise UsageError(
-                    f"the {kind.word} {self.spec} cannot be made: {type(error).__name__}: {error}"
-                ) from error
         return functools.partial(self.thing, **given) if given and self._made else self.thing
+
+
+@contextmanager
+def _failing(what: str, *as_they_are: type[Exception], hint: str = "") -> Iterator[None]:
+    """Errors of other people's code inside say what failed; those of some types are raised as they are."""
+    try:
+        yield
+    except as_they_are:
+        raise
+    except Exception as error:
+        raise UsageError(f"{what}: {type(error).__name__}: {error}{hint}") from error
 
 
 _registered: dict[str, dict[tuple[str, str], Entry]] = {kind: {} for kind in KINDS}  # by module and name
@@ -226,7 +232,11 @@ def find(kind: str, spec: str) -> Entry:
         raise unknown(KINDS[kind].word, name, names(kind), hint)
     where, _, attribute = name.rpartition(":")
     file = Path(where) if where.endswith(".py") else None
-    module = import_file(file, KINDS[kind].word) if file else _import_module(where)
+    if file:
+        module = import_file(file, KINDS[kind].word)
+    else:
+        with _failing(f"cannot import {where!r}", hint="; expected file.py:attr or package.module:attr"):
+            module = importlib.import_module(where)
     if not hasattr(module, attribute) or attribute.startswith("_diffsens"):
         word = KINDS[kind].word
         raise unknown(f"{word} in {where}", attribute, [n for n in vars(module) if not n.startswith("_")])
@@ -315,13 +325,8 @@ def _entry_points(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
 
 
 def _from_entry_point(kind: str, point: importlib.metadata.EntryPoint) -> Entry:
-    try:
+    with _failing(f"the {KINDS[kind].word} {point.name} cannot be imported from {point.value}"):
         thing = point.load()
-    except Exception as error:
-        raise UsageError(
-            f"the {KINDS[kind].word} {point.name} cannot be imported from {point.value}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
     return _described(kind, point.name, thing, sys.modules.get(point.module))
 
 
@@ -387,10 +392,11 @@ def _run_file(path: Path) -> Any:
     sys.path.insert(0, str(path.parent))
     helpers: dict[str, Path] = {}
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        with _failing(f"cannot import {str(path)!r}"):
+            spec.loader.exec_module(module)
+    except UsageError:
         del sys.modules[name]
-        raise UsageError(f"cannot import {str(path)!r}: {type(error).__name__}: {error}") from error
+        raise
     finally:
         sys.path.remove(str(path.parent))
         for new in set(sys.modules) - known:
@@ -403,31 +409,20 @@ def _run_file(path: Path) -> Any:
     return module
 
 
-def _import_module(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        raise UsageError(
-            f"cannot import {name!r}: {type(error).__name__}: {error}; "
-            "expected file.py:attr or package.module:attr"
-        ) from error
-
-
 def parameters(thing: Any) -> list[str]:
     """Names of what a callable takes by keyword; none where it does not say."""
-    try:
-        found = inspect.signature(thing).parameters.values()
-    except (TypeError, ValueError):
-        return []
-    return [p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return [p.name for p in _signature(thing) if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
 def _takes(thing: Any, name: str) -> bool:
+    return name in parameters(thing) or any(p.kind is p.VAR_KEYWORD for p in _signature(thing))
+
+
+def _signature(thing: Any) -> list[inspect.Parameter]:
     try:
-        kinds = {p.kind for p in inspect.signature(thing).parameters.values()}
+        return [*inspect.signature(thing).parameters.values()]
     except (TypeError, ValueError):
-        return False
-    return name in parameters(thing) or inspect.Parameter.VAR_KEYWORD in kinds
+        return []
 
 
 def _is_plain(value: Any) -> bool:
@@ -450,6 +445,4 @@ def _value(text: str) -> Any:
 
 
 def _text(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    return str(value)
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

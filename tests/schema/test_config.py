@@ -10,11 +10,10 @@ from timm_diffsens.schema.config import Config, options, split_commas
 
 # What a developer would write into the class to add an option, and nothing else.
 ONE_MORE = """
-from typing import Annotated
 from timm_diffsens.schema import config
 
 class Config(config.Config):
-    twist: Annotated[float, config.Option("A twist.", config.PERTURBATION, "protocol", "turns")] = 0.0
+    twist: float = config._perturbation(0.0, "A twist.", "turns")
 
 config.Config = Config
 """

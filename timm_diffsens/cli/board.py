@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from timm_diffsens.cli.output import plain_table, result_console
-from timm_diffsens.results.numbers import PLAIN
+from timm_diffsens.results.numbers import PLAIN, some_of
 from timm_diffsens.results.records.frames import rows_of
 from timm_diffsens.results.report.markdown import one_line
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from timm_diffsens.results.stats.leaderboard import Group, Leaderboard, Series
 
-_MOST_ROWS = 40
+_MOST_ROWS, _MOST_NAMED = 40, 10
 
 
 def print_board(board: "Leaderboard") -> None:
@@ -45,9 +45,8 @@ def _print_group(console: "Console", group: "Group") -> None:
 def _print_reasons(console: "Console", what: str, table: "pd.DataFrame") -> None:
     """The records left out, put together by reason."""
     for reason, rows in table.groupby("reason", sort=True):
-        named = ", ".join(map(one_line, rows["model"].head(_MOST_ROWS // 4)))
-        more = f" and {len(rows) - _MOST_ROWS // 4} more" if len(rows) > _MOST_ROWS // 4 else ""
-        console.print(f"{what}: {named}{more}: {one_line(str(reason))}", soft_wrap=True)
+        named = some_of([one_line(name) for name in rows["model"]], _MOST_NAMED)
+        console.print(f"{what}: {named}: {one_line(str(reason))}", soft_wrap=True)
 
 
 def _models_table(group: "Group") -> "Table":
@@ -56,7 +55,7 @@ def _models_table(group: "Group") -> "Table":
     )
     rows = rows_of(group.models)
     for row in rows[:_MOST_ROWS]:
-        values = (PLAIN.measured(row, name) for name in ("d", "g", "r", "channel-shuffled_r"))
+        values = [PLAIN.measured(row, name) for name in ("d", "g", "r", "channel-shuffled_r")]
         seed, error = "" if row["seed"] is None else str(row["seed"]), PLAIN.percentage(row["error"])
         table.add_row(one_line(row["model"]), seed, error, *values, "yes" if row["in_fit"] else "no")
     if len(rows) > _MOST_ROWS:

@@ -57,7 +57,7 @@ def _parameter(name: str, field: FieldInfo, known: Option) -> inspect.Parameter:
     flags = [f"--{each.replace('_', '-')}" for each in (name, *known.aliases)]
     if kind is bool and field.default:
         flags = [f"{flag}/--no-{flag[2:]}" for flag in flags]
-    text = f"{known.help[:-1]}, in {known.unit}." if known.unit else known.help
+    text = known.sentence
     if not (known.repeatable or field.default is None or field.default is False):
         text += f" Default: {name if field.default is True else field.default}."
     asked = option(*flags, help=text, panel=known.section, metavar=known.metavar)

@@ -174,9 +174,7 @@ def plain_table(titles: Sequence[str], left: Collection[str] = (), gap: int = 2)
     return table
 
 
-def layer_table(
-    layers: Sequence["LayerSensitivity"], *, all_layers: bool = False, width: int | None = None
-) -> Table:
+def layer_table(layers: Sequence["LayerSensitivity"], *, width: int, all_layers: bool = False) -> Table:
     """A row for each layer: D, G and R with standard errors, and R as a bar on a logarithmic scale.
 
     Args:
@@ -184,14 +182,13 @@ def layer_table(
         all_layers: show every row; otherwise the middle is left out beyond forty.
         width: columns of the terminal. In narrow ones the kind goes, and long names lose their middle.
     """
-    width = width or result_console().width
     wide = width >= _WIDE_ENOUGH_FOR_KIND
     rows = _layer_rows(layers, wide)
     titles = ["layer", *(["kind"] if wide else []), "depth", "D", "G", "R"]
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
     bar_width = _BAR_WIDTH if wide else _BAR_WIDTH // 2
-    room = width - sum(widths[1:]) - _GAP * len(titles) - bar_width
-    rows = [[_cut(row[0], room), *row[1:]] for row in rows]
+    left = width - sum(widths[1:]) - _GAP * len(titles) - bar_width
+    rows = [[_cut(row[0], left), *row[1:]] for row in rows]
     lasts = _last_column(layers, bar_width)
     left_out = 0 if all_layers else max(len(rows) - _MOST_ROWS, 0)
 
@@ -199,9 +196,8 @@ def layer_table(
     for title in titles:
         table.add_column(title, no_wrap=True, justify="left" if title in ("layer", "kind") else "right")
     table.add_column("log R", min_width=bar_width)
-    table.caption = (
-        f"{left_out} layers in the middle are left out; --all-layers lists them" if left_out else None
-    )
+    if left_out:
+        table.caption = f"{left_out} layers in the middle are left out; --all-layers lists them"
     for index, (row, last) in enumerate(zip(rows, lasts, strict=True)):
         if left_out and index == _MOST_ROWS // 2:
             table.add_row("...")
@@ -211,22 +207,13 @@ def layer_table(
 
 
 def _layer_rows(layers: Sequence["LayerSensitivity"], wide: bool) -> list[list[str]]:
-    return [
-        [
-            layer.layer,
-            *([_cut(layer.kind, _LONGEST_KIND)] if wide else []),
-            f"{layer.depth:.2f}",
-            *(
-                with_error(value, stderr).replace(" ", " " if wide else "")
-                for value, stderr in (
-                    (layer.d, layer.d_stderr),
-                    (layer.g, layer.g_stderr),
-                    (layer.r, layer.r_stderr),
-                )
-            ),
-        ]
-        for layer in layers
-    ]
+    rows = []
+    for layer in layers:
+        values = [with_error(getattr(layer, name), getattr(layer, f"{name}_stderr")) for name in "dgr"]
+        kind = [_cut(layer.kind, _LONGEST_KIND)] if wide else []
+        shown = values if wide else [value.replace(" ", "") for value in values]
+        rows.append([layer.layer, *kind, f"{layer.depth:.2f}", *shown])
+    return rows
 
 
 def _last_column(layers: Sequence["LayerSensitivity"], width: int) -> list[Text]:
@@ -245,14 +232,12 @@ def _bars(values: Sequence[float | None], width: int) -> list[str]:
     if not present:
         return [""] * len(logs)
     low, span = min(present), max(present) - min(present)
-    eighths = [
-        0 if log is None else round(8 * width * (log - low) / span) if span else 8 * width for log in logs
-    ]
-    sizes = [0 if log is None else max(size, 1) for log, size in zip(logs, eighths, strict=True)]
+    full = 8 * width
+    sizes = [0 if log is None else max(round(full * (log - low) / span), 1) if span else full for log in logs]
     return ["█" * (size // 8) + _EIGHTHS[size % 8] for size in sizes]
 
 
-def _cut(name: str, room: int) -> str:
+def _cut(name: str, width: int) -> str:
     """Long names lose their middle."""
-    room = max(room, _SHORTEST_NAME)
-    return name if len(name) <= room else f"{name[: room - room // 2 - 1]}…{name[len(name) - room // 2 :]}"
+    width = max(width, _SHORTEST_NAME)
+    return name if len(name) <= width else f"{name[: width - width // 2 - 1]}…{name[-(width // 2) :]}"

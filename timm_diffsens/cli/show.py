@@ -9,7 +9,7 @@ import typer
 
 from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_json, progress_console, result_console
 from timm_diffsens.errors import UsageError, unknown
-from timm_diffsens.results.numbers import sparkline, with_error
+from timm_diffsens.results.numbers import some_of, sparkline, with_error
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,7 +51,8 @@ def show(
         notes = [] if quiet else dict.fromkeys([*found.warnings, *advice(found)])
         print_record(result_console(), found, variant, all_layers, notes)
     if figure is not None:
-        from timm_diffsens.results.report.record_chart import record_figure, save_chart
+        from timm_diffsens.results.report.export import save_chart
+        from timm_diffsens.results.report.record_chart import record_figure
 
         save_chart(record_figure(found), figure)
         progress_console().print(f"figure: {figure}", soft_wrap=True)
@@ -63,34 +64,23 @@ def find(text: str, folder: Path) -> "Record":
     Raises:
         UsageError: there is none, or more than one.
     """
-    from timm_diffsens.results.records.store import iter_records, load_record
+    from timm_diffsens.results.records.store import load_record, split_records
 
     if Path(text).is_file() or text.endswith(".json"):
         return load_record(text)
-    records = [(p, r) for p, r in iter_records(folder) if not isinstance(r, UsageError)]
-    tests = (_has_key, _has_spec, _has_arch)
-    matches = next((m for test in tests if (m := [pr for pr in records if test(pr[1], text)])), [])
+    records = [record for _, record in split_records(folder)[0]]
+    is_key = re.fullmatch(f"[0-9a-f]{{{_SHORTEST_KEY},64}}", text)
+    matches = [r for r in records if is_key and r.key.startswith(text)]
+    matches = matches or [r for r in records if r.model.spec == text]
+    matches = matches or [r for r in records if r.model.arch == text]
     if not matches:
         hint = f"records are looked up below {folder}; `diffsens ls records` lists them"
-        raise unknown("record", text, sorted({r.model.spec for _, r in records}), hint)
+        raise unknown("record", text, sorted({r.model.spec for r in records}), hint)
     if len(matches) > 1:
-        names = [f"{r.key[:12]} ({r.model.spec} on {r.data.spec}, n = {r.data.n})" for _, r in matches]
-        more = f" and {len(matches) - _MOST_LISTED} more" if len(matches) > _MOST_LISTED else ""
-        listed = ", ".join(names[:_MOST_LISTED]) + more
+        names = [f"{r.key[:12]} ({r.model.spec} on {r.data.spec}, n = {r.data.n})" for r in matches]
+        listed = some_of(names, _MOST_LISTED)
         raise UsageError(f"{len(matches)} records match {text!r}; give the start of a key: {listed}")
-    return matches[0][1]
-
-
-def _has_key(record: "Record", text: str) -> bool:
-    return re.fullmatch(f"[0-9a-f]{{{_SHORTEST_KEY},64}}", text) is not None and record.key.startswith(text)
-
-
-def _has_spec(record: "Record", text: str) -> bool:
-    return record.model.spec == text
-
-
-def _has_arch(record: "Record", text: str) -> bool:
-    return record.model.arch == text
+    return matches[0]
 
 
 def print_record(
@@ -102,7 +92,7 @@ def print_record(
 
     for name, value in _header(record):
         console.print(f"{name:<11} {value}", soft_wrap=True)
-    layers = next(layers for name, layers in record.variants.items() if name == variant)
+    layers = record.variants[variant]
     console.print(f"\n{variant}, {len(layers)} layers")
     console.print(layer_table(layers, all_layers=all_layers, width=console.width))
     console.print()

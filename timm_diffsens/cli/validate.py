@@ -18,7 +18,9 @@ def validate(
     quiet: Quiet = False,
 ) -> None:
     """Check records: schema, key, protocol hash, file name, ranges. Exit 1 if any is bad."""
-    print_checked({path: check(path) for path in files_named(paths or [out / "records"])}, as_json)
+    from timm_diffsens.results.records.checks import checked
+
+    print_checked({path: checked(path)[1] for path in files_named(paths or [out / "records"])}, as_json)
 
 
 def print_checked(found: dict[Path, list[str]], as_json: bool) -> None:
@@ -35,17 +37,6 @@ def print_checked(found: dict[Path, list[str]], as_json: bool) -> None:
         console.print(f"{len(found)} records, {bad} bad", soft_wrap=True)
     if bad:
         raise typer.Exit(1)
-
-
-def check(path: Path) -> list[str]:
-    """What is wrong with a record file; empty for a good one."""
-    from timm_diffsens.results.records.checks import faults
-    from timm_diffsens.results.records.store import load_record
-
-    try:
-        return faults(load_record(path), path)
-    except UsageError as error:
-        return [str(error).removeprefix(f"{path} ")]
 
 
 def files_named(paths: list[Path]) -> list[Path]:

@@ -45,13 +45,13 @@ def _content(board: Leaderboard, folder: Path, figures: Path | None) -> dict[Pat
     """What to write, by path. Charts are drawn outside of Python, so the page is made meanwhile."""
     charts = board_charts(board)
     guide = _GUIDE if (folder / _GUIDE).exists() else None
-    wanted = {folder / "figures" / f"{name}.svg": (chart, "svg") for name, chart in charts.items()}
-    if figures is not None:
-        wanted |= {
-            figures / f"{name}.{form}": (chart, form)
-            for name, chart in charts.items()
-            for form in FIGURE_FORMATS
-        }
+    places = [(folder / "figures", ("svg",)), *([(figures, FIGURE_FORMATS)] if figures else [])]
+    wanted = {
+        place / f"{name}.{form}": (chart, form)
+        for place, forms in places
+        for name, chart in charts.items()
+        for form in forms
+    }
     with ThreadPoolExecutor(1) as beside:
         drawn = beside.map(lambda chart: render(*chart), wanted.values())
         listed = {folder / "leaderboard.csv": csv_text(board).encode()}

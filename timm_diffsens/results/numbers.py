@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
 MISSING = "-"
@@ -91,14 +92,24 @@ def is_missing(value: float | None) -> bool:
     return value is None or value != value
 
 
-def significant(value: float | None, digits: int = 3) -> str:
-    """Significant digits, as few as there are; `-` for no value.
+def some_of(names: Sequence[str], most: int) -> str:
+    """At most so many names, and how many more there are.
+
+    Example:
+        >>> some_of(["a", "b", "c"], 2)
+        'a, b and 1 more'
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def significant(value: float | None) -> str:
+    """At most three significant digits; `-` for no value.
 
     Example:
         >>> significant(0.012345), significant(0.5), significant(None)
         ('0.0123', '0.5', '-')
     """
-    return MISSING if is_missing(value) else f"{value:.{digits}g}"
+    return MISSING if is_missing(value) else f"{value:.3g}"
 
 
 def fixed_error(value: float, stderr: float | None, decimals: int) -> str:
@@ -123,7 +134,7 @@ def with_error(value: float | None, stderr: float | None) -> str:
     if is_missing(stderr):
         stderr = None
     if value == 0:
-        return "0" if not stderr else f"0 ± {stderr:.1g}"
+        return f"0 ± {stderr:.1g}" if stderr else "0"
     decimals = 2 - math.floor(math.log10(abs(float(f"{value:.2e}"))))
     if stderr is None:
         return _fixed(value, decimals)
@@ -155,7 +166,8 @@ def sparkline(
     logs = [math.log(v) if v is not None and v > 0 else None for v in values]
     if width is not None and len(logs) > width:
         edges = [round(i * len(logs) / width) for i in range(width + 1)]
-        logs = [_mean(logs[a:b]) for a, b in pairwise(edges)]
+        known = [[log for log in logs[a:b] if log is not None] for a, b in pairwise(edges)]
+        logs = [fmean(part) if part else None for part in known]
     present = [log for log in logs if log is not None]
     if not present:
         return " " * len(logs)
@@ -164,11 +176,6 @@ def sparkline(
     top = len(_BLOCKS) - 1
     steps = [None if log is None else round((log - low) / span * top) if span else top // 2 for log in logs]
     return "".join(" " if step is None else _BLOCKS[step] for step in steps)
-
-
-def _mean(logs: list[float | None]) -> float | None:
-    present = [log for log in logs if log is not None]
-    return sum(present) / len(present) if present else None
 
 
 @dataclass(frozen=True)

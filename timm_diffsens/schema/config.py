@@ -7,6 +7,7 @@ the record's protocol are made from the fields of `Config`.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,8 +19,7 @@ from timm_diffsens.errors import UsageError, unknown
 
 OptionGroup = Literal["model", "data", "protocol", "key", "run"]
 
-MODEL, IMAGES, PERTURBATION, LAYERS = "Model", "Images", "Perturbation", "Layers and variants"
-RUNNING = "Running"
+MODEL, RUNNING = "Model", "Running"  # headings that other verbs have too
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Option:
 
     help: str
     section: str
-    group: OptionGroup
+    group: OptionGroup = "run"
     unit: str = ""
     recorded: str | None = None
     metavar: str | None = None
@@ -49,6 +49,24 @@ class Option:
     repeatable: bool = False
     one_model: bool = False
     aliases: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """The help with the unit."""
+        return f"{self.help[:-1]}, in {self.unit}." if self.unit else self.help
+
+
+def option(default: Any, help: str, unit: str = "", **more: Any) -> Any:
+    """A field of this default; the others are the arguments of its `Option`."""
+    extra: dict[str, Any] = {"option": Option(help, unit=unit, **more)}
+    return Field(default, json_schema_extra=extra)
+
+
+_model = partial(option, section=MODEL, group="model")
+_images = partial(option, section="Images", group="data")
+_perturbation = partial(option, section="Perturbation", group="protocol")
+_reading = partial(option, section="Layers and variants", group="protocol")
+_running = partial(option, section=RUNNING)
 
 
 def split_commas(value: Any) -> list[str]:
@@ -125,6 +143,12 @@ def _variants(value: Any) -> tuple[str, ...]:
 DEFAULT_VARIANTS = ("original", "channel-shuffled", "mean-channel")
 
 
+Count = Annotated[int | None, BeforeValidator(_count)]
+Sides = Annotated[tuple[int, int] | None, BeforeValidator(_size)]
+Floats = Annotated[tuple[float, ...] | None, BeforeValidator(_numbers)]
+Copies = Annotated[int, Field(ge=1)]
+
+
 class Options(BaseModel):
     """Options of a verb, checked on construction.
 
@@ -136,7 +160,7 @@ class Options(BaseModel):
 
     def __init__(self, **values: Any) -> None:
         known = options(type(self))
-        names = {alias: name for name, option in known.items() for alias in option.aliases}
+        names = {alias: name for name, each in known.items() for alias in each.aliases}
         values = {names.get(name, name): value for name, value in values.items()}
         for name in values:
             if name not in known:
@@ -168,150 +192,78 @@ class Config(Options):
         ('stages',)
     """
 
-    checkpoint: Annotated[
-        Path | None,
-        Option("Weights: a safetensors or torch file.", MODEL, "model", metavar="FILE", one_model=True),
-    ] = None
-    pretrained: Annotated[bool, Option("Published or random weights.", MODEL, "model")] = True
-    input_size: Annotated[
-        tuple[int, int] | None,
-        BeforeValidator(_size),
-        Option(
-            "Size of the input, in place of the model's own.",
-            MODEL,
-            "model",
-            "pixels",
-            metavar="H[,W]",
-            text=True,
-        ),
-    ] = None
-    mean: Annotated[
-        tuple[float, ...] | None,
-        BeforeValidator(_numbers),
-        Option(
-            "Mean that is subtracted, one or one a channel.", MODEL, "model", metavar="M,...", repeatable=True
-        ),
-    ] = None
-    std: Annotated[
-        tuple[float, ...] | None,
-        BeforeValidator(_numbers),
-        Option(
-            "Deviation that is divided by, one or one a channel.",
-            MODEL,
-            "model",
-            metavar="S,...",
-            repeatable=True,
-        ),
-    ] = None
-    dataset: Annotated[
-        Any, Option("Which images; `diffsens ls datasets` lists the names.", IMAGES, "data", metavar="SPEC")
-    ] = "dead-leaves"
-    data_dir: Annotated[Path | None, Option("Folder of the images.", IMAGES, "data", metavar="DIR")] = None
-    split: Annotated[str | None, Option("Split of the data set.", IMAGES, "data")] = None
-    images: Annotated[
-        int | None,
-        BeforeValidator(_count),
-        Option("How many images, chosen by the seed.", IMAGES, "data", metavar="N|all", text=True),
-    ] = 500
-    download: Annotated[bool, Option("Fetch the data set, where that can be done.", IMAGES, "data")] = False
-    full_error: Annotated[bool, Option("Test error over the whole split.", IMAGES, "key")] = False
-    test_error: Annotated[
-        float | None,
-        Field(ge=0, le=1),
-        Option("A known test error, as a fraction.", IMAGES, "key", one_model=True),
-    ] = None
-    dims: Annotated[int | None, Option("scale1, scale2: 1 or 2 dimensions.", IMAGES, "data")] = None
-    size: Annotated[int | None, Option("scale1, scale2: side of the images.", IMAGES, "data", "pixels")] = (
-        None
+    checkpoint: Path | None = _model(
+        None, "Weights: a safetensors or torch file.", metavar="FILE", one_model=True
     )
-    xi: Annotated[
-        float | None, Option("scale1: the distance; scale2: side of a patch.", IMAGES, "data", "pixels")
-    ] = None
-    gap: Annotated[
-        float | None, Option("scale1: distances around xi that are left out.", IMAGES, "data", "pixels")
-    ] = None
-    deformation: Annotated[
-        Any,
-        Option(
-            "Deformation; `diffsens ls deformations` lists the names.",
-            PERTURBATION,
-            "protocol",
-            metavar="SPEC",
-        ),
-    ] = "diffeo"
-    delta: Annotated[float, Option("Size of the deformation.", PERTURBATION, "protocol", "pixels")] = 1.0
-    cut: Annotated[int, Option("Cutoff of the deformation's Fourier modes.", PERTURBATION, "protocol")] = 3
-    noise: Annotated[
-        Any,
-        Option("Noise; its norm is that of the deformation.", PERTURBATION, "protocol", metavar="SPEC"),
-    ] = "gaussian"
-    corruption: Annotated[
-        float,
-        Field(ge=0, allow_inf_nan=False),
-        Option(
-            "Standard deviation of noise that is fixed for each image, in units of the network's input.",
-            PERTURBATION,
-            "protocol",
-            recorded="corruption_sigma",
-            metavar="SIGMA",
-            aliases=("corrupt",),
-        ),
-    ] = 0.0
-    seed: Annotated[
-        int,
-        Field(ge=0, lt=2**63),
-        Option(
-            "Of the sample, the perturbations, the shuffles and random weights.", PERTURBATION, "protocol"
-        ),
-    ] = 0
-    layers: Annotated[
-        tuple[str, ...],
-        BeforeValidator(_layers),
-        Option(
-            "stages, blocks (default), convs, all, or shell patterns.", LAYERS, "protocol", repeatable=True
-        ),
-    ] = ("blocks",)
-    variants: Annotated[
-        tuple[str, ...],
-        BeforeValidator(_variants),
-        Option(
-            "original, channel-shuffled, mean-channel (default); `diffsens ls variants` lists more; or all.",
-            LAYERS,
-            "key",
-            recorded="",
-            repeatable=True,
-        ),
-    ] = DEFAULT_VARIANTS
-    shuffles: Annotated[
-        int, Field(ge=1), Option("Channel-shuffled copies that are averaged.", LAYERS, "protocol")
-    ] = 1
-    shuffle_linear: Annotated[
-        bool, Option("Shuffle the inputs of linear layers too.", LAYERS, "protocol")
-    ] = False
-    init_samples: Annotated[
-        int, Field(ge=1), Option("Fresh initialisations that are averaged.", LAYERS, "protocol")
-    ] = 1
-    device: Annotated[str, Option("auto, cpu, cuda or cuda:i.", RUNNING, "run")] = "auto"
-    batch_size: Annotated[
-        int | Literal["auto"],
-        BeforeValidator(_batch_size),
-        Option(
-            "Images a batch; a forward sees three times as many.", RUNNING, "run", metavar="N|auto", text=True
-        ),
-    ] = "auto"
-    amp: Annotated[
-        bool, Option("Forwards in bfloat16 (autocast): other numbers.", RUNNING, "protocol", recorded="")
-    ] = False
-    tf32: Annotated[
-        bool, Option("Forwards in TF32 on CUDA: other numbers.", RUNNING, "protocol", recorded="")
-    ] = False
+    pretrained: bool = _model(True, "Published or random weights.")
+    input_size: Sides = _model(
+        None, "Size of the input, in place of the model's own.", "pixels", metavar="H[,W]", text=True
+    )
+    mean: Floats = _model(
+        None, "Mean that is subtracted, one or one a channel.", metavar="M,...", repeatable=True
+    )
+    std: Floats = _model(
+        None, "Deviation that is divided by, one or one a channel.", metavar="S,...", repeatable=True
+    )
+    dataset: Any = _images(
+        "dead-leaves", "Which images; `diffsens ls datasets` lists the names.", metavar="SPEC"
+    )
+    data_dir: Path | None = _images(None, "Folder of the images.", metavar="DIR")
+    split: str | None = _images(None, "Split of the data set.")
+    images: Count = _images(500, "How many images, chosen by the seed.", metavar="N|all", text=True)
+    download: bool = _images(False, "Fetch the data set, where that can be done.")
+    full_error: bool = _images(False, "Test error over the whole split.", group="key")
+    test_error: Annotated[float | None, Field(ge=0, le=1)] = _images(
+        None, "A known test error, as a fraction.", one_model=True, group="key"
+    )
+    dims: int | None = _images(None, "scale1, scale2: 1 or 2 dimensions.")
+    size: int | None = _images(None, "scale1, scale2: side of the images.", "pixels")
+    xi: float | None = _images(None, "scale1: the distance; scale2: side of a patch.", "pixels")
+    gap: float | None = _images(None, "scale1: distances around xi that are left out.", "pixels")
+    deformation: Any = _perturbation(
+        "diffeo", "Deformation; `diffsens ls deformations` lists the names.", metavar="SPEC"
+    )
+    delta: float = _perturbation(1.0, "Size of the deformation.", "pixels")
+    cut: int = _perturbation(3, "Cutoff of the deformation's Fourier modes.")
+    noise: Any = _perturbation("gaussian", "Noise; its norm is that of the deformation.", metavar="SPEC")
+    corruption: Annotated[float, Field(ge=0, allow_inf_nan=False)] = _perturbation(
+        0.0,
+        "Standard deviation of noise that is fixed for each image, in units of the network's input.",
+        recorded="corruption_sigma",
+        metavar="SIGMA",
+        aliases=("corrupt",),
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = _perturbation(
+        0, "Of the sample, the perturbations, the shuffles and random weights."
+    )
+    layers: Annotated[tuple[str, ...], BeforeValidator(_layers)] = _reading(
+        ("blocks",), "stages, blocks (default), convs, all, or shell patterns.", repeatable=True
+    )
+    variants: Annotated[tuple[str, ...], BeforeValidator(_variants)] = _reading(
+        DEFAULT_VARIANTS,
+        "original, channel-shuffled, mean-channel (default); `diffsens ls variants` lists more; or all.",
+        recorded="",
+        repeatable=True,
+        group="key",
+    )
+    shuffles: Copies = _reading(1, "Channel-shuffled copies that are averaged.")
+    shuffle_linear: bool = _reading(False, "Shuffle the inputs of linear layers too.")
+    init_samples: Copies = _reading(1, "Fresh initialisations that are averaged.")
+    device: str = _running("auto", "auto, cpu, cuda or cuda:i.")
+    batch_size: Annotated[int | Literal["auto"], BeforeValidator(_batch_size)] = _running(
+        "auto", "Images a batch; a forward sees three times as many.", metavar="N|auto", text=True
+    )
+    amp: bool = _running(
+        False, "Forwards in bfloat16 (autocast): other numbers.", recorded="", group="protocol"
+    )
+    tf32: bool = _running(False, "Forwards in TF32 on CUDA: other numbers.", recorded="", group="protocol")
 
     def values(self, *groups: OptionGroup) -> dict[str, Any]:
         """The options of these groups, under the names that records have for them."""
         return {
-            option.recorded or name: getattr(self, name)
-            for name, option in options(type(self)).items()
-            if option.group in groups and option.recorded != ""
+            each.recorded or name: getattr(self, name)
+            for name, each in options(type(self)).items()
+            if each.group in groups and each.recorded != ""
         }
 
     def changed(self, **values: Any) -> "Config":
@@ -343,19 +295,15 @@ _SPECS = ("dataset", "deformation", "noise")
 
 def options(config: type[Options]) -> dict[str, Option]:
     """Name of each field of a configuration -> what there is to know of it, in order."""
-    return {name: _option(field) for name, field in config.model_fields.items()}
-
-
-def _option(field: FieldInfo) -> Option:
-    return next(data for data in field.metadata if isinstance(data, Option))
+    fields: dict[str, Any] = config.model_fields
+    return {name: field.json_schema_extra["option"] for name, field in fields.items()}
 
 
 def described(config: type[Config]) -> str:
     """A line for each option: its name, its default, and what it is."""
-    fields = {name: (config.model_fields[name].default, each) for name, each in options(config).items()}
     return "\n".join(
-        f"    {name} = {default!r}: {each.help[:-1]}{f', in {each.unit}' if each.unit else ''}."
-        for name, (default, each) in fields.items()
+        f"    {name} = {config.model_fields[name].default!r}: {each.sentence}"
+        for name, each in options(config).items()
     )
 
 

@@ -49,15 +49,14 @@ class LayerSensitivity(Part):
 
     def rounded(self) -> "LayerSensitivity":
         """With numbers as records have them."""
-        values = {name: getattr(self, name) for name in _ROUNDED}
+        values = {name: getattr(self, name) for name in ("depth", *MEASURES)}
         # zero, because a negative one equals it
         changed = {n: rounded(v) for n, v in values.items() if v is not None and (v == 0 or rounded(v) != v)}
         return self.model_copy(update=changed) if changed else self
 
 
-_UNKNOWN: dict[str, Any] = dict.fromkeys(("d", "g", "r", "d_stderr", "g_stderr", "r_stderr"))
-_UNKNOWN |= {"layer": "", "index": 0, "depth": 1.0}
-_ROUNDED = ("depth", "d", "g", "r", "d_stderr", "g_stderr", "r_stderr")
+MEASURES = ("d", "g", "r", "d_stderr", "g_stderr", "r_stderr")
+_UNKNOWN: dict[str, Any] = {**dict.fromkeys(MEASURES), "layer": "", "index": 0, "depth": 1.0}
 
 
 class Spectrum(Part):

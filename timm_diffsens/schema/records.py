@@ -54,10 +54,6 @@ def _rounded(value: dict[str, list[LayerSensitivity]]) -> dict[str, list[LayerSe
     return {name: [layer.rounded() for layer in layers] for name, layers in value.items()}
 
 
-def _sorted(value: dict[str, _Value]) -> dict[str, _Value]:
-    return {name: value[name] for name in sorted(value)}
-
-
 class Weights(Part):
     """Where the weights are from."""
 
@@ -172,7 +168,9 @@ class Timings(Part):
 
     started: str = Field(description="UTC, ISO 8601")
     seconds: float
-    seconds_by_variant: Annotated[dict[str, float], AfterValidator(_sorted)] = Field(default_factory=dict)
+    seconds_by_variant: Annotated[
+        dict[str, float], AfterValidator(lambda value: dict(sorted(value.items())))
+    ] = Field(default_factory=dict)
     images_per_second: float
     peak_memory_bytes: int | None = None
 
@@ -239,10 +237,8 @@ def record_key(
 
 def verify_key(record: Record) -> bool:
     """Whether the stored key is the one that follows from the record's content."""
-    expected = record_key(
-        record.model, record.data, record.protocol, list(record.variants), dict(record.key_extra)
-    )
-    return record.key == expected
+    made_of = (record.model, record.data, record.protocol, list(record.variants), record.key_extra)
+    return record.key == record_key(*made_of)
 
 
 def json_schema() -> dict[str, Any]:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import re
+import zlib
 from functools import cache
 from html.parser import HTMLParser
 from importlib import resources
@@ -20,7 +21,7 @@ from record_factory import VARIANTS, make_record, null_layer, replace_layer
 from timm_diffsens.results.numbers import PAGE
 from timm_diffsens.results.page import svg as page_svg
 from timm_diffsens.results.page.build import SCRIPTS, render_page
-from timm_diffsens.results.page.record_data import packed, unpacked
+from timm_diffsens.results.page.record_data import packed
 from timm_diffsens.results.page.scatter import log_ticks
 from timm_diffsens.results.records.store import write_record
 from timm_diffsens.results.report.export import render
@@ -90,6 +91,11 @@ class Page(HTMLParser):
         ((_, text),) = self.all("script", id="diffsens-data")
         plain: dict[str, Any] = json.loads(text)
         return plain
+
+
+def unpacked(text: str) -> dict[str, Any]:
+    """What the browser gets from `packed`."""
+    return json.loads(zlib.decompress(base64.b64decode(text)))
 
 
 def records(count: int = 12) -> list[Record]:

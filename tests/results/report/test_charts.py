@@ -10,8 +10,8 @@ from chart_parts import parts
 from record_factory import VARIANTS, make_layer, make_record, null_layer, replace_layer
 
 from timm_diffsens.errors import DiffsensError, UsageError
-from timm_diffsens.results.report.export import figure_format, render
-from timm_diffsens.results.report.record_chart import depth_chart, record_figure, save_chart, spectrum_chart
+from timm_diffsens.results.report.export import figure_format, render, save_chart
+from timm_diffsens.results.report.record_chart import record_figure
 from timm_diffsens.results.report.theme import theme_of
 from timm_diffsens.schema.records import Record
 
@@ -39,7 +39,7 @@ def record() -> Record:
 
 @pytest.fixture(scope="module")
 def depth(record) -> Any:
-    return depth_chart(record)
+    return record_figure(record)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_a_null_is_a_gap_in_the_line(svg):
 
 
 def test_the_axes_are_logarithmic_and_hold_the_values_not_the_bars(depth):
-    scales = [s for s in parts(depth.to_dict(), "scale") if s.get("type") == "log"]
+    scales = [s for s in parts(depth.to_dict()["vconcat"][1], "scale") if s.get("type") == "log"]
     assert len(scales) >= 3
     for scale in scales:
         low, high = scale["domain"]
@@ -80,7 +80,9 @@ def test_the_axes_are_logarithmic_and_hold_the_values_not_the_bars(depth):
 def test_zero_is_a_gap_on_a_logarithmic_axis(record):
     zero = replace_layer(record, 2, make_layer(2, 10, "layer1.1", d=0.0, r=0.0))
     row = next(
-        r for r in rows(depth_chart(zero), "depth") if (r["variant"], r["layer"]) == ("original", "layer1.1")
+        r
+        for r in rows(record_figure(zero), "depth")
+        if (r["variant"], r["layer"]) == ("original", "layer1.1")
     )
     assert row["d"] is None
     assert row["r_low"] is None
@@ -90,7 +92,7 @@ def test_zero_is_a_gap_on_a_logarithmic_axis(record):
 def test_each_variant_has_its_own_colour_dash_and_point(record):
     assert ORIGINAL.dash == (1, 0), "full, as in Fig. 3"
     for names in (VARIANTS, ("original", "init")):
-        spec = depth_chart(make_record(variants=names)).to_dict()
+        spec = record_figure(make_record(variants=names, spectra={})).to_dict()
         theme = theme_of(names)
         for channel, part in (("color", "colour"), ("strokeDash", "dash"), ("shape", "point")):
             expected = [getattr(look, part) for look in theme.values()]
@@ -112,7 +114,7 @@ def test_the_title_says_what_was_measured(svg, record):
 
 def test_bars_turn_into_bands_where_there_are_many_layers():
     few, many = (
-        depth_chart(make_record(names=many_layers(n), variants=("original", "init"))).to_dict()
+        record_figure(make_record(names=many_layers(n), variants=("original", "init"))).to_dict()
         for n in (40, 120)
     )
     marks = [{m["type"] for m in parts(spec["vconcat"][1], "mark")} for spec in (few, many)]
@@ -126,12 +128,12 @@ def test_a_lone_value_among_nulls_is_marked():
     record = make_record(names=names, variants=("original",))
     for index in (60, 62):
         record = replace_layer(record, index, null_layer(index, 120, names[index]))
-    marked = [row["layer"] for row in rows(depth_chart(record), "depth") if row["marked"]]
+    marked = [row["layer"] for row in rows(record_figure(record), "depth") if row["marked"]]
     assert names[61] in marked
 
 
 def test_spectra_are_drawn_mode_by_mode(record):
-    chart = spectrum_chart(record)
+    chart = record_figure(record)
     data = rows(chart, "modes")
     for variant, spectra in record.spectra.items():
         for spectrum in spectra:
@@ -148,7 +150,7 @@ def test_flat_spectra_look_flat(record):
     base = record.spectra["original"][0]
     powers = {"flat": [1.0, 1.01, 0.99] * 3, "steep": [10.0**-i for i in range(9)], "one": [0.0] * 8 + [0.5]}
     spectra = [base.model_copy(update={"layer": name, "power": power}) for name, power in powers.items()]
-    data = rows(spectrum_chart(record.model_copy(update={"spectra": {"original": spectra}})), "modes")
+    data = rows(record_figure(record.model_copy(update={"spectra": {"original": spectra}})), "modes")
     room = {row["layer"]: (row["low"], row["high"]) for row in data if "low" in row}
     assert room["flat"] == pytest.approx((0.1**0.5, 10**0.5), rel=0.01)
     assert room["steep"] == (1e-8, 1.0)
@@ -157,7 +159,7 @@ def test_flat_spectra_look_flat(record):
 
 
 def test_at_most_twelve_convolutions_get_a_panel():
-    chart = spectrum_chart(make_record(names=many_layers()))
+    chart = record_figure(make_record(names=many_layers()))
     panels = {row["panel"]: row["position"] for row in rows(chart, "modes")}
     assert len(panels) == len(set(panels.values())) == 12
     assert {1, 118} <= set(panels.values()), "the first and the last among them"
@@ -166,17 +168,15 @@ def test_at_most_twelve_convolutions_get_a_panel():
     assert {row["position"] for row in rows(chart, "frequencies")} == set(range(1, 119))
 
 
-def test_a_network_without_convolutions_has_no_spectrum_chart():
+def test_a_network_without_convolutions_has_no_spectra_drawn():
     record = make_record(spectra={"original": [], "init": []})
-    with pytest.raises(UsageError, match="no filter spectra"):
-        spectrum_chart(record)
     assert len(record_figure(record).to_dict()["vconcat"]) == 2  # legend and depth
 
 
 def test_a_record_without_a_single_value_can_be_drawn():
     nulls = [null_layer(i, 3, f"l{i}") for i in range(3)]
     record = make_record(variants=("original",)).model_copy(update={"variants": {"original": nulls}})
-    assert b"<svg" in render(depth_chart(record), "svg")
+    assert b"<svg" in render(record_figure(record), "svg")
 
 
 @pytest.mark.parametrize("form", ["png", "svg"])
@@ -185,7 +185,7 @@ def test_equal_records_give_equal_files(depth, form):
 
 
 def test_equal_records_give_equal_specifications(record, depth):
-    assert depth_chart(record.model_copy()).to_json() == depth.to_json()
+    assert record_figure(record.model_copy()).to_json() == depth.to_json()
 
 
 @pytest.mark.parametrize(

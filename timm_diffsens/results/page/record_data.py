@@ -23,20 +23,9 @@ _LEVEL = 6  # of deflate; given, so that equal records give equal bytes; 9 saves
 
 
 def packed(record: Record) -> str:
-    """`contents(record)` as base64 of zlib-deflated JSON; `unpacked` is its inverse."""
+    """`contents(record)` as base64 of zlib-deflated JSON."""
     text = json.dumps(contents(record), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(zlib.compress(text.encode(), _LEVEL)).decode("ascii")
-
-
-def unpacked(text: str) -> dict[str, Any]:
-    """What the browser gets from `packed`.
-
-    Example:
-        >>> unpacked("eNqrVspOrVSyUkpUqgUAFTwDZQ==")
-        {'key': 'a'}
-    """
-    plain: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(text)))
-    return plain
 
 
 def contents(record: Record) -> dict[str, Any]:
@@ -77,13 +66,11 @@ def column(values: Sequence[float | None], digits: int = DIGITS) -> str:
     return " ".join(["-" if value is None else form % value for value in values])
 
 
-def _rms(value: float | None) -> str:
-    return "rms not known" if value is None else f"rms {value:g} px"
-
-
 def facts(record: Record) -> list[tuple[str, str]]:
     """What one should know about a measurement beside its numbers: pairs of a name and a text."""
     model, data, protocol = record.model, record.data, record.protocol
+    known = protocol.rms_displacement
+    rms = "rms not known" if known is None else f"rms {known:g} px"
     listed = [
         ("measured as", model.spec),
         ("architecture", f"{model.arch} ({model.library}), {model.parameters:,} parameters"),
@@ -91,10 +78,7 @@ def facts(record: Record) -> list[tuple[str, str]]:
         ("trained", {True: "yes", False: "no", None: "not known"}[record.trained]),
         ("input", f"{model.input.channels} x {model.input.height} x {model.input.width}"),
         ("images", f"{data.n} of {data.spec}{f', {data.split}' if data.split else ''}; {data.selection}"),
-        (
-            "deformation",
-            f"{protocol.deformation_text}, {_rms(protocol.rms_displacement)}",
-        ),
+        ("deformation", f"{protocol.deformation_text}, {rms}"),
         ("layers", ", ".join(protocol.layers)),
         ("test error", _error(record)),
         ("training recipe", _recipe(model.recipe or {})),

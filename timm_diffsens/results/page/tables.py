@@ -10,10 +10,9 @@ from timm_diffsens.files import slug
 from timm_diffsens.results.numbers import PAGE, with_error
 from timm_diffsens.results.page.scatter import Dot
 from timm_diffsens.results.records.frames import rows_of
+from timm_diffsens.results.records.store import KEY_DIGITS
 from timm_diffsens.results.stats.leaderboard import Group
 from timm_diffsens.results.stats.tables import shown_variants
-
-_KEY_DIGITS = 12  # as in the names of the records' files
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def model_rows(group: Group) -> list[ModelRow]:
     measured = ["d", "g", "r", *(f"{name}_r" for name in shown_variants(group.models))]
     for number, model in enumerate(rows_of(group.models)):
         key, in_fit = str(model["key"]), bool(model["in_fit"])
-        name = f"{group.slug}-{slug(key[:_KEY_DIGITS])}-{number}"
+        name = f"{group.slug}-{slug(key[:KEY_DIGITS])}-{number}"
         rows.append(
             ModelRow(
                 id=name,

@@ -3,12 +3,22 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from timm_diffsens.results.records.store import KEY_DIGITS
+from timm_diffsens.errors import UsageError
+from timm_diffsens.results.records.store import KEY_DIGITS, load_record
 from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
 from timm_diffsens.schema.protocol import protocol_hash
 from timm_diffsens.schema.records import Record, verify_key
 
 _DEPTH_ROUNDING = 1e-6
+
+
+def checked(path: Path) -> tuple[Record | None, list[str]]:
+    """The record in a file, None where it is none, and what is wrong with it; no faults for a good one."""
+    try:
+        record = load_record(path)
+    except UsageError as error:
+        return None, [str(error).removeprefix(f"{path} ")]
+    return record, faults(record, path)
 
 
 def faults(record: Record, path: Path | None = None) -> list[str]:

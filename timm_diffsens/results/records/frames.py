@@ -1,46 +1,19 @@
 """Records as pandas tables: one row a record, or one row a layer."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from timm_diffsens.schema.layers import LayerSensitivity
+from timm_diffsens.schema.layers import MEASURES, LayerSensitivity
 from timm_diffsens.schema.protocol import digest
 from timm_diffsens.schema.records import Record, in_order, variants_in
 
 Row = dict[str, Any]  # of a table, or of a chart's data
-MEASURES = ("d", "g", "r", "d_stderr", "g_stderr", "r_stderr")
 _TEXT = "string"
-_OF_RECORD = {
-    "key": _TEXT,
-    "file": _TEXT,
-    "model": _TEXT,
-    "arch": _TEXT,
-    "library": _TEXT,
-    "weights": _TEXT,
-    "parameters": "int64",
-    "dataset": _TEXT,
-    "protocol": _TEXT,
-    "sample": _TEXT,
-    "n": "int64",
-    "trained": "boolean",
-    "error": "float64",
-    "error_stderr": "float64",
-    "error_source": _TEXT,
-    "train_error": "float64",
-    "split": _TEXT,
-    "data_parameters": _TEXT,
-    "corruption_sigma": "float64",
-    "height": "int64",
-    "width": "int64",
-    "weights_detail": _TEXT,
-    "weights_sha256": _TEXT,
-    "network": _TEXT,
-    "training_seed": "Int64",
-}
 _LAYER_COLUMNS = {
     "variant": _TEXT,
     "layer": _TEXT,
@@ -57,7 +30,8 @@ def records_frame(records: Sequence[tuple[Path, Record]]) -> pd.DataFrame:
     """One row a record; `store.read_records` documents the columns."""
     names = variants_in(record for _, record in records)
     of_outputs = [column for variant in names for column in columns_of(variant)]
-    columns = {**_OF_RECORD, **dict.fromkeys(of_outputs, "float64"), "path": _TEXT}
+    columns = {"key": _TEXT, "file": _TEXT} | {name: kind for name, (kind, _) in _OF_RECORD.items()}
+    columns |= {**dict.fromkeys(of_outputs, "float64"), "path": _TEXT}
     return _frame([_row(path, record) for path, record in records], columns)
 
 
@@ -131,10 +105,10 @@ def network_of(record: Record) -> str:
     return digest(named)[:12]
 
 
-def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+def rows_of(table: pd.DataFrame) -> list[Row]:
     """The rows of a table as plain values; None for what is missing."""
     plain = table.astype(object)
-    rows: list[dict[str, Any]] = plain.where(plain.notna(), None).to_dict("records")
+    rows: list[Row] = plain.where(plain.notna(), None).to_dict("records")
     return rows
 
 
@@ -148,36 +122,38 @@ def _seed(record: Record) -> int | None:
     return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
 
 
-def _row(path: Path, record: Record) -> dict[str, Any]:
-    model, error = record.model, record.test_error
-    row: dict[str, Any] = {
-        "key": record.key,
-        "file": path.name,
-        "model": model.spec,
-        "arch": model.arch,
-        "library": model.library,
-        "weights": model.weights.source,
-        "parameters": model.parameters,
-        "dataset": record.data.spec,
-        "protocol": record.protocol.sha256,
-        "sample": record.data.sample_sha256,
-        "n": record.data.n,
-        "trained": record.trained,
-        "error": error.value,
-        "error_stderr": error.stderr,
-        "error_source": error.source,
-        "train_error": record.train_error,
-        "split": record.data.split,
-        "data_parameters": data_parameters(record),
-        "corruption_sigma": record.protocol.corruption_sigma,
-        "height": model.input.height,
-        "width": model.input.width,
-        "weights_detail": model.weights.detail,
-        "weights_sha256": model.weights.sha256,
-        "network": network_of(record),
-        "training_seed": _seed(record),
-        "path": str(path),
-    }
+# Column -> its type, and how to get it of a record.
+_OF_RECORD: dict[str, tuple[str, Callable[[Record], Any]]] = {
+    "key": (_TEXT, attrgetter("key")),
+    "model": (_TEXT, attrgetter("model.spec")),
+    "arch": (_TEXT, attrgetter("model.arch")),
+    "library": (_TEXT, attrgetter("model.library")),
+    "weights": (_TEXT, attrgetter("model.weights.source")),
+    "parameters": ("int64", attrgetter("model.parameters")),
+    "dataset": (_TEXT, attrgetter("data.spec")),
+    "protocol": (_TEXT, attrgetter("protocol.sha256")),
+    "sample": (_TEXT, attrgetter("data.sample_sha256")),
+    "n": ("int64", attrgetter("data.n")),
+    "trained": ("boolean", attrgetter("trained")),
+    "error": ("float64", attrgetter("test_error.value")),
+    "error_stderr": ("float64", attrgetter("test_error.stderr")),
+    "error_source": (_TEXT, attrgetter("test_error.source")),
+    "train_error": ("float64", attrgetter("train_error")),
+    "split": (_TEXT, attrgetter("data.split")),
+    "data_parameters": (_TEXT, data_parameters),
+    "corruption_sigma": ("float64", attrgetter("protocol.corruption_sigma")),
+    "height": ("int64", attrgetter("model.input.height")),
+    "width": ("int64", attrgetter("model.input.width")),
+    "weights_detail": (_TEXT, attrgetter("model.weights.detail")),
+    "weights_sha256": (_TEXT, attrgetter("model.weights.sha256")),
+    "network": (_TEXT, network_of),
+    "training_seed": ("Int64", _seed),
+}
+
+
+def _row(path: Path, record: Record) -> Row:
+    row = {name: get(record) for name, (_, get) in _OF_RECORD.items()}
+    row |= {"file": path.name, "path": str(path)}
     for variant in record.variants:
         layer = output_layer(record, variant)
         values = [getattr(layer, measure, None) for measure in MEASURES]
@@ -185,7 +161,7 @@ def _row(path: Path, record: Record) -> dict[str, Any]:
     return row
 
 
-def _frame(rows: list[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
+def _frame(rows: list[Row], columns: dict[str, str]) -> pd.DataFrame:
     data = {name: pd.Series([row.get(name) for row in rows], dtype=dtype) for name, dtype in columns.items()}
     frame: pd.DataFrame = pd.DataFrame(data, columns=list(columns))
     return frame

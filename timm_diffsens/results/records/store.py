@@ -107,6 +107,17 @@ def iter_records(folder: Folder) -> Iterator[tuple[Path, Record | UsageError]]:
             yield path, error
 
 
+def split_records(folder: Folder) -> tuple[list[tuple[Path, Record]], list[tuple[Path, UsageError]]]:
+    """What `iter_records` finds: the records, and apart from them what is wrong with the other files."""
+    good, bad = [], []
+    for path, found in iter_records(folder):
+        if isinstance(found, UsageError):
+            bad.append((path, found))
+        else:
+            good.append((path, found))
+    return good, bad
+
+
 def read_records(folder: Folder) -> "pd.DataFrame":
     """All records below `folder` as a table, one row a record, sorted by path.
 
@@ -134,15 +145,9 @@ def read_records(folder: Folder) -> "pd.DataFrame":
     """
     from timm_diffsens.results.records.frames import records_frame
 
-    good: list[tuple[Path, Record]] = []
-    bad: list[UsageError] = []
-    for path, record in iter_records(folder):
-        if isinstance(record, UsageError):
-            bad.append(record)
-        else:
-            good.append((path, record))
+    good, bad = split_records(folder)
     if bad:
-        named = "; ".join(str(fault) for fault in bad[:_MOST_NAMED])
+        named = "; ".join(str(fault) for _, fault in bad[:_MOST_NAMED])
         more = f"; and {len(bad) - _MOST_NAMED} more (`diffsens validate` lists them)"
         message = f"{len(bad)} left out: {named}{more if len(bad) > _MOST_NAMED else ''}"
         warnings.warn(message, DiffsensWarning, stacklevel=2)

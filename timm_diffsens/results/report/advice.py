@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
+from timm_diffsens.results.numbers import some_of
 from timm_diffsens.results.records.frames import output_layer
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.schema.protocol import delta_problem
@@ -40,7 +41,7 @@ def _images(record: Record) -> Iterator[str]:
             f"use --images {needed} or more"
         )
     if record.data.skipped:
-        named = _some(record.data.skipped)
+        named = some_of(record.data.skipped, _MOST_NAMED)
         yield f"unreadable images were skipped ({len(record.data.skipped)}: {named}): repair --data-dir"
 
 
@@ -59,7 +60,7 @@ def _layers(record: Record) -> Iterator[str]:
             where = "" if variant == "original" else f" of the {variant} network"
             yield f"no R at {len(empty)} of {len(layers)} layers{where} ({_reasons(empty)}){_remedy(empty)}"
     if record.not_called:
-        named = _some(record.not_called)
+        named = some_of(record.not_called, _MOST_NAMED)
         yield (
             f"modules with weights were never called, so no hook saw them "
             f"({len(record.not_called)}: {named}): --layers all shows what was"
@@ -85,8 +86,3 @@ def _run(record: Record) -> Iterator[str]:
     if ran.retries:
         size = ran.batch_size
         yield f"memory ran out, and the batch was reduced to {size}: start with --batch-size {size}"
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more

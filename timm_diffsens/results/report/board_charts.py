@@ -10,14 +10,14 @@ from timm_diffsens.results.records.frames import Row, rows_of
 from timm_diffsens.results.report.theme import (
     ACCENT,
     CONFIG,
+    MEASURE_LOOKS,
+    MEASURES,
     Theme,
     encodings,
     legend,
     named_data,
     theme_of_records,
 )
-from timm_diffsens.results.report.theme import MEASURE_LOOKS as LOOKS
-from timm_diffsens.results.report.theme import MEASURES as TITLES
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard, Series
 
 _SIDE = 250  # of a panel, in points
@@ -46,11 +46,11 @@ def scatter_chart(group: Group) -> alt.TopLevelMixin:
 
     A point is a network, the line the power law e ~ a X^b, the band holds 95 % of the resampled fits.
     """
-    data = {"points": rows_of(group.points[["model", "seeds", "error", *TITLES]])}
-    for measure in TITLES:
+    data = {"points": rows_of(group.points[["model", "seeds", "error", *MEASURES]])}
+    for measure in MEASURES:
         fit = group.fits[group.fits["measure"] == measure]
         data[f"fit_{measure}"] = rows_of(fit[["x", "error", "low", "high"]])
-    panels = alt.hconcat(*(_scatter_panel(group, measure, data) for measure in TITLES), spacing=28)
+    panels = alt.hconcat(*(_scatter_panel(group, measure, data) for measure in MEASURES), spacing=28)
     note = "line: e ~ a X^b, least squares on logarithms; band: 95 % of the fits to resampled networks"
     return _figure(group.title, [_counted(group), note], panels, data)
 
@@ -68,7 +68,7 @@ def _scatter_panel(group: Group, measure: str, data: dict[str, list[Row]]) -> An
     y_scale, x_scale = (_log_scale([row[name] for row in data["points"]]) for name in ("error", measure))
 
     def x(field: str) -> Any:
-        return alt.X(f"{field}:Q", title=TITLES[measure], scale=x_scale, axis=axis)
+        return alt.X(f"{field}:Q", title=MEASURES[measure], scale=x_scale, axis=axis)
 
     def y(field: str) -> Any:
         return alt.Y(f"{field}:Q", title="test error", scale=y_scale, axis=axis)
@@ -99,8 +99,8 @@ def depth_correlation_chart(group: Group, theme: Theme) -> alt.TopLevelMixin:
     """
     theme = {v: look for v, look in theme.items() if (group.by_depth["variant"] == v).any()}
     names = ["variant", "depth", "n", "pearson", "pearson_low", "pearson_high"]
-    by_measure = {measure: group.by_depth[group.by_depth["measure"] == measure] for measure in TITLES}
-    panels = [_depth_panel(measure, encodings(theme)) for measure in TITLES]
+    by_measure = {measure: group.by_depth[group.by_depth["measure"] == measure] for measure in MEASURES}
+    panels = [_depth_panel(measure, encodings(theme)) for measure in MEASURES]
     whole = alt.vconcat(legend(theme), alt.hconcat(*panels, spacing=28), spacing=24)
     note = "bands: 95 % BCa intervals over networks, of the original networks, one depth at a time"
     data: dict[str, list[Row]] = {measure: rows_of(table[names]) for measure, table in by_measure.items()}
@@ -128,12 +128,11 @@ def _depth_panel(measure: str, drawn: dict[str, Any]) -> Any:
 
 def series_chart(series: Series) -> alt.TopLevelMixin:
     """Correlation of the test error with D, G and R against the noise on the images: Fig. 1 (right)."""
-    fields = list(series.rows.columns)
     rows = [{**row, "measure": row["measure"].upper()} for row in rows_of(series.rows)]
 
     def by_measure(part: str) -> dict[str, Any]:
-        values = [getattr(look, part) for look in LOOKS.values()]
-        return {"title": None, "scale": alt.Scale(domain=list(LOOKS), range=values)}
+        values = [getattr(look, part) for look in MEASURE_LOOKS.values()]
+        return {"title": None, "scale": alt.Scale(domain=list(MEASURE_LOOKS), range=values)}
 
     x = alt.X("sigma:Q", title="corruption sigma (input units)", scale=alt.Scale(padding=12, nice=False))
     x = x.axis(grid=False, format="~g")
@@ -145,7 +144,7 @@ def series_chart(series: Series) -> alt.TopLevelMixin:
     base = alt.Chart(named_data("rows")).encode(x=x, color=colour)
     bars = base.transform_filter("isValid(datum.pearson_low)").mark_rule(opacity=0.6)
     points = base.mark_point(filled=True, size=50, opacity=1)
-    tips = ["measure:N", *(f"{field}:Q" for field in fields if field != "measure")]
+    tips = ["measure:N", *(f"{field}:Q" for field in series.rows if field != "measure")]
     points = points.encode(y=y, shape=alt.Shape("measure:N", **by_measure("point")), tooltip=tips)
     lines = base.mark_line(strokeWidth=1.4).encode(y=y)
     panel = alt.layer(bars.encode(y=low, y2="pearson_high:Q"), lines, points)

@@ -56,13 +56,9 @@ def render(chart: alt.TopLevelMixin, form: str) -> bytes:
     with alt.data_transformers.disable_max_rows():
         spec = chart.to_dict(validate=False)
     version = "_".join(alt.SCHEMA_VERSION.split(".")[:2])
-    if form == "svg":
-        return _renumbered(vl_convert.vegalite_to_svg(spec, vl_version=version)).encode()
-    if form == "png":
-        png: bytes = vl_convert.vegalite_to_png(spec, vl_version=version, scale=_PIXELS_PER_POINT)
-        return png
-    pdf: bytes = vl_convert.vegalite_to_pdf(spec, vl_version=version)
-    return pdf
+    finer = {"scale": _PIXELS_PER_POINT} if form == "png" else {}
+    drawn = getattr(vl_convert, f"vegalite_to_{form}")(spec, vl_version=version, **finer)
+    return _renumbered(drawn).encode() if form == "svg" else bytes(drawn)
 
 
 def start_renderer() -> Thread:

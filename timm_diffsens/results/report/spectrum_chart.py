@@ -5,14 +5,7 @@ from typing import Any
 import altair as alt
 
 from timm_diffsens.results.records.frames import Row
-from timm_diffsens.results.report.theme import (
-    MOST_POINTS,
-    WIDTH,
-    axis_ends,
-    encodings,
-    spread_out,
-    theme_of_records,
-)
+from timm_diffsens.results.report.theme import MOST_POINTS, WIDTH, Theme, axis_ends, encodings, spread_out
 from timm_diffsens.schema.layers import Spectrum
 from timm_diffsens.schema.records import Record
 
@@ -21,9 +14,12 @@ _LEAST_SPAN = 10.0  # of an axis of power
 _HEAD, _TAIL = 18, 7  # of a long layer name
 
 
-def spectrum_rows(record: Record) -> list[Any]:
-    """Filter power against mode order, a panel a convolution; and the mean frequency of each."""
-    theme = theme_of_records([record])
+def spectrum_rows(record: Record, theme: Theme) -> list[Any]:
+    """Filter power gamma against mode order, a panel a convolution; and the mean frequency of each.
+
+    As in Figs 4 and 12 of arXiv 2210.01506: full lines trained, dotted lines at initialisation. At most
+    twelve convolutions get a panel, spread evenly over depth.
+    """
     drawn = encodings({v: theme[v] for v in record.spectra if record.spectra[v]})
     return [_mode_panels(record, drawn), _frequency_panel(record, drawn)]
 
@@ -38,27 +34,19 @@ def _mode_panels(record: Record, drawn: dict[str, Any]) -> Any:
     scale = alt.Scale(type="log", nice=False, padding=8)
     axis = alt.Axis(tickCount=3, format="~e", grid=False)
     y, low = (alt.Y(f"{field}:Q", title="gamma", scale=scale, axis=axis) for field in ("power", "low"))
-    room = alt.Chart().transform_filter("isValid(datum.low)").mark_rule(opacity=0)
-    room = room.encode(x=x, y=low, y2="high:Q")
+    span = alt.Chart().transform_filter("isValid(datum.low)").mark_rule(opacity=0)
+    span = span.encode(x=x, y=low, y2="high:Q")
     panel = _lines(x, y, drawn, ["layer:N", "mode:Q", "eigenvalue:Q", "power:Q"], size=14)
-    panels = (
-        alt.layer(room, panel)
-        .properties(width=176, height=96, data=alt.NamedData("modes"))
-        .facet(
-            alt.Facet(
-                "panel:N", title=None, sort=alt.SortField("position"), header=alt.Header(labelFontSize=11)
-            ),
-            columns=4,
-            spacing=14,
-        )
-    )
+    panels = alt.layer(span, panel).properties(width=176, height=96, data=alt.NamedData("modes"))
+    header = alt.Header(labelFontSize=11)
+    facet = alt.Facet("panel:N", title=None, sort=alt.SortField("position"), header=header)
+    panels = panels.facet(facet, columns=4, spacing=14)
     return panels.resolve_scale(x="independent", y="independent").properties(title=title)
 
 
 def _frequency_panel(record: Record, drawn: dict[str, Any]) -> Any:
-    x = alt.X(
-        "position:Q", title="convolution, in order", scale=alt.Scale(nice=False, zero=False, padding=10)
-    )
+    scale = alt.Scale(nice=False, zero=False, padding=10)
+    x = alt.X("position:Q", title="convolution, in order", scale=scale)
     x = x.axis(tickMinStep=1, format="d", grid=False)
     y = alt.Y("frequency:Q", title="mean frequency")
     size = 8 if len(convolutions(record)) > MOST_POINTS else 30
@@ -105,16 +93,10 @@ def _mode_rows(record: Record) -> list[Row]:
     ]
     for position in drawn.values():
         panel = [row for row in rows if row["position"] == position]
-        panel[0] |= _axis_ends([row["power"] for row in panel if row["power"]])
+        powers = [row["power"] for row in panel if row["power"]]
+        if powers:
+            panel[0]["low"], panel[0]["high"] = axis_ends(powers, _LEAST_SPAN)
     return rows
-
-
-def _axis_ends(powers: list[float]) -> Row:
-    """Ends of an axis of at least a decade around the values."""
-    if not powers:
-        return {}
-    low, high = axis_ends(powers, _LEAST_SPAN)
-    return {"low": low, "high": high}
 
 
 def _frequency_rows(record: Record) -> list[Row]:

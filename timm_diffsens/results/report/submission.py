@@ -3,9 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from timm_diffsens.errors import UsageError
-from timm_diffsens.results.records.checks import faults
-from timm_diffsens.results.records.store import load_record
+from timm_diffsens.results.records.checks import checked
 from timm_diffsens.results.report.advice import FEWEST_IMAGES
 from timm_diffsens.results.stats import groups as names
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard
@@ -23,11 +21,10 @@ def submission_faults(path: Path, board: Leaderboard | None) -> list[str]:
         path: of the new record's file.
         board: built without it, or None where there is none yet.
     """
-    try:
-        record = load_record(path)
-    except UsageError as error:
-        return [str(error).removeprefix(f"{path} ")]
-    found = [*faults(record, path), *_implausible(record)]
+    record, found = checked(path)
+    if record is None:
+        return found
+    found += _implausible(record)
     if not found and board is not None and board.groups:
         found = list(_unlike(record, board))
     return found

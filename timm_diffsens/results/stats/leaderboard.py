@@ -11,7 +11,7 @@ from timm_diffsens.errors import UsageError
 from timm_diffsens.results.records.frames import readable_name, records_frame
 from timm_diffsens.results.records.memory import without_garbage_collection
 from timm_diffsens.results.records.published import read_errors, with_published
-from timm_diffsens.results.records.store import iter_records
+from timm_diffsens.results.records.store import split_records
 from timm_diffsens.results.stats import groups as names
 from timm_diffsens.results.stats import tables
 from timm_diffsens.results.stats.by_depth import correlate_by_depth, from_which_depth
@@ -168,16 +168,10 @@ def build_leaderboard(
 def _read(folder: Path, without: Sequence[Path]) -> tuple[list[tuple[Path, Record]], list[tuple[Path, str]]]:
     """Records, in an order that does not depend on the names of their files; and what is none."""
     aside = {path.resolve() for path in without}
-    good: list[tuple[Path, Record]] = []
-    bad: list[tuple[Path, str]] = []
-    for path, record in iter_records(folder / "records"):
-        if aside and path.resolve() in aside:
-            continue
-        if isinstance(record, UsageError):
-            bad.append((path, str(record)))
-        else:
-            good.append((path, record))
-    return sorted(good, key=lambda pair: (pair[1].key, pair[0])), bad
+    good, bad = split_records(folder / "records")
+    kept = [pair for pair in good if not aside or pair[0].resolve() not in aside]
+    faulty = [(path, str(fault)) for path, fault in bad if path.resolve() not in aside]
+    return sorted(kept, key=lambda pair: (pair[1].key, pair[0])), faulty
 
 
 def _group(title: str, rows: pd.DataFrame, records: list[Record], choices: Choices) -> Group:
