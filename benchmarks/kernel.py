@@ -47,9 +47,9 @@ def one_network(model, repeats):
     import torch
 
     from timm_diffsens import Diffeo, Probe, load_model, matched_noise
+    from timm_diffsens.sensitivities.forwards import channels_last
     from timm_diffsens.sensitivities.reductions import compiled, dispatch
     from timm_diffsens.sensitivities.reductions.state import RunningSums, blocks_of
-    from timm_diffsens.sensitivities.run import channels_last
 
     images = NETWORKS.get(model, 16)
     loaded = load_model(model, pretrained=False)

@@ -71,8 +71,9 @@ def one_pass(threads, device):
     import timm  # noqa: F401
     import torch
 
+    from timm_diffsens.sensitivities.forwards import PassSettings
     from timm_diffsens.sensitivities.reductions import dispatch
-    from timm_diffsens.sensitivities.run import PassSettings, run_pass
+    from timm_diffsens.sensitivities.run import run_pass
     from timm_diffsens.sensitivities.triplets import Perturbation, PerturbedImages
 
     torch.set_num_threads(threads)

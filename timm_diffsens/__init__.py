@@ -72,6 +72,8 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     """Load a public name from the module it lives in (PEP 562)."""
+    if name == "runtime":  # the name that the process's preparation had at first
+        return import_module("timm_diffsens.device.allocator")
     if name not in _HOMES:
         raise AttributeError(f"module 'timm_diffsens' has no attribute {name!r}")
     if not _HOMES[name].startswith(("errors", "schema.", "results.")):  # those import no torch

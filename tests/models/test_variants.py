@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections import Counter
+from collections import Counter, OrderedDict
 
 import numpy as np
 import pytest
@@ -18,10 +18,12 @@ from timm.layers import (
     MixedConv2d,
     RmsNorm,
     ScaledStdConv2d,
+    ScaledStdConv2dSame,
     StdConv2d,
+    StdConv2dSame,
 )
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 from torchvision.ops import FrozenBatchNorm2d
 
 from timm_diffsens import Probe
@@ -33,6 +35,7 @@ from timm_diffsens.models.nets import NETS
 from timm_diffsens.models.variants.channel_shuffled import shuffle_channels
 from timm_diffsens.models.variants.init import reinitialise
 from timm_diffsens.models.variants.mean_filter import mean_filters
+from timm_diffsens.models.weights import filters
 
 
 def torch_generator(seed: int = 0) -> torch.Generator:
@@ -282,6 +285,12 @@ def test_tied_weights_are_shuffled_once_and_stay_tied():
     assert torch.equal(changed[0].weight, once[0].weight)
 
 
+def standardised(conv, kind):
+    made = kind(conv.in_channels, conv.out_channels, conv.kernel_size[0])
+    made.load_state_dict(conv.state_dict(), strict=False)
+    return made
+
+
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning", "ignore:.*spectral_norm:FutureWarning")
 @pytest.mark.parametrize(
     "wrap",
@@ -290,8 +299,25 @@ def test_tied_weights_are_shuffled_once_and_stay_tied():
         parametrizations.spectral_norm,
         nn.utils.weight_norm,
         nn.utils.spectral_norm,
+        lambda conv: prune.random_unstructured(prune.l1_unstructured(conv, "weight", 0.3), "bias", 0.5),
+        lambda conv: prune.random_unstructured(parametrizations.orthogonal(conv), "bias", 0.5),
+        lambda conv: standardised(conv, StdConv2d),
+        lambda conv: standardised(conv, ScaledStdConv2d),
+        lambda conv: standardised(conv, StdConv2dSame),
+        lambda conv: standardised(conv, ScaledStdConv2dSame),
     ],
-    ids=["weight norm", "spectral norm", "old weight norm", "old spectral norm"],
+    ids=[
+        "weight norm",
+        "spectral norm",
+        "old weight norm",
+        "old spectral norm",
+        "pruned",
+        "orthogonal and pruned",
+        "standardised",
+        "scaled and standardised",
+        "standardised, same",
+        "scaled and standardised, same",
+    ],
 )
 def test_computed_weights_are_shuffled_as_they_are_applied(wrap):
     conv, images = wrap(nn.Conv2d(6, 4, 3)), torch.rand(2, 6, 8, 8)
@@ -310,6 +336,29 @@ def test_computed_weights_are_shuffled_as_they_are_applied(wrap):
     )
     assert sha(conv) == state
     assert torch.equal(applied_weights(conv, images)[0], before)
+
+
+@pytest.mark.parametrize("kind", [StdConv2dSame, ScaledStdConv2dSame, StdConv2d])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_standardised_convolution_made_permanent_is_the_same_function(kind, stride):
+    conv, images = kind(4, 6, 3, stride=stride), torch.rand(2, 4, 9, 9)
+    expected = conv(images)
+    changed = copy.deepcopy(nn.Sequential(conv))
+    assert len(list(filters(changed))) == 1
+    assert torch.equal(changed(images), expected)
+
+
+@pytest.mark.parametrize("change", [shuffle_channels, mean_filters])
+def test_weights_that_a_forward_computes_are_named(change):
+    """A hook of its own would write over whatever is done to the weight."""
+    conv = nn.Conv2d(4, 4, 3)
+    values = nn.Parameter(conv.weight.detach().clone())
+    del conv.weight
+    conv.register_parameter("raw", values)
+    conv.weight = values.detach() * 2
+    conv.register_forward_pre_hook(lambda module, args: setattr(module, "weight", module.raw * 2))
+    with pytest.raises(UsageError, match="the weight of inner is no parameter but computed"):
+        change(nn.Sequential(OrderedDict(inner=conv)))
 
 
 # --- mean filters

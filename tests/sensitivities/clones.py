@@ -11,9 +11,10 @@ from timm_diffsens import sensitivity
 
 def cloned_outputs(
     model: nn.Module,
-    batch: torch.Tensor,
+    *args: Any,
     take: Callable[[str, torch.Tensor], Any] | None = None,
     copy: Callable[[torch.Tensor], torch.Tensor] = torch.clone,
+    **kwargs: Any,
 ) -> dict[str, Any]:
     """Every floating-point tensor that came out of every module call, copied on the spot, by call name.
 
@@ -50,7 +51,7 @@ def cloned_outputs(
     model.eval()
     try:
         with torch.no_grad():
-            model(batch)
+            model(*args, **kwargs)
     finally:
         model.train(training)
         for handle in handles:

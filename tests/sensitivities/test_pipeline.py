@@ -10,13 +10,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from timm_diffsens import Diffeo, UsageError, measure, sensitivity
 from timm_diffsens.errors import MeasurementError
-from timm_diffsens.sensitivities.run import (
-    PassSettings,
-    channels_last,
-    count_wrong,
-    is_out_of_memory,
-    run_pass,
-)
+from timm_diffsens.sensitivities.batch_size import is_out_of_memory
+from timm_diffsens.sensitivities.forwards import PassSettings, channels_last
+from timm_diffsens.sensitivities.run import count_wrong, run_pass
 from timm_diffsens.sensitivities.triplets import KEPT, Perturbation, PerturbedImages, batches_of
 
 VALUES = ("d", "g", "r", "d_stderr", "g_stderr", "r_stderr")

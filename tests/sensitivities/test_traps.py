@@ -159,6 +159,7 @@ def test_11_a_model_that_returns_a_dict():
 
 
 @pytest.mark.parametrize("name", ["torchvision/googlenet", "deit_tiny_distilled_patch16_224"])
+@pytest.mark.filterwarnings("ignore:no layer of GoogLeNet has a value")  # without its own initialisation
 def test_11_12_models_whose_training_output_is_another(name):
     options = {"init_weights": False} if "googlenet" in name else {}
     model = build(name, **options).train()

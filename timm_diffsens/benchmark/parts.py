@@ -11,6 +11,7 @@ from timm_diffsens.registry import Entry
 from timm_diffsens.schema import records
 from timm_diffsens.schema.config import Config
 from timm_diffsens.schema.protocol import Protocol, protocol_hash
+from timm_diffsens.sensitivities.statistics import STATISTICS_BATCH
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def protocol_part(config: Config, used: Mapping[str, Entry], rms: float | None, 
     values |= {name: entry.recorded for name, entry in used.items()}
     defaults = {name: field.default for name, field in type(config).model_fields.items()}
     further = {name: v for name, v in asked.items() if name not in values and v != defaults[name]}
-    part = Protocol(**values, rms_displacement=rms, dtype=dtype, options=further)
+    statistics = f"of the measured images, in batches of {STATISTICS_BATCH}"
+    part = Protocol(**values, rms_displacement=rms, dtype=dtype, init_statistics=statistics, options=further)
     return part.model_copy(update={"sha256": protocol_hash(part)})
 
 

@@ -15,7 +15,14 @@ from timm_diffsens.benchmark.parts import stated_test_error, train_error
 from timm_diffsens.benchmark.plan import Inputs, Plan, precision_of, prepare, refuse_weights
 from timm_diffsens.data.loading import ImageSample
 from timm_diffsens.device import environment
-from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError, first_line, kept_warnings
+from timm_diffsens.errors import (
+    DiffsensError,
+    MeasurementError,
+    UsageError,
+    first_line,
+    kept_warnings,
+    warn,
+)
 from timm_diffsens.models.checkpoints import state_sha256
 from timm_diffsens.models.loading import LoadedModel
 from timm_diffsens.perturb.streams import stream
@@ -23,7 +30,9 @@ from timm_diffsens.results.records.store import check_writable, find_record, loa
 from timm_diffsens.schema import records
 from timm_diffsens.schema.config import Config, described
 from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
-from timm_diffsens.sensitivities.run import Pass, PassSettings, count_wrong, on_device, run_pass
+from timm_diffsens.sensitivities.forwards import PassSettings, on_device
+from timm_diffsens.sensitivities.run import Pass, count_wrong, run_pass
+from timm_diffsens.sensitivities.statistics import set_running_statistics
 from timm_diffsens.sensitivities.triplets import KEPT, Batch, PerturbedImages
 
 _NO_SCORES = "the network's output is not a finite score for each class"
@@ -132,6 +141,7 @@ class _Run:
             original = self._original()
             test_error = self._test_error(original)
             layers = {"original": original.layers}
+            self._warn_of_functional(original)
             spectra = {"original": filter_spectra(original.weights)}
             for name, variant in plan.variants.items():
                 if original.mean_channel is not None and getattr(variant, "channel_averages", False):
@@ -165,6 +175,14 @@ class _Run:
             ),
         )
 
+    def _warn_of_functional(self, original: Pass) -> None:
+        names = [name for name, v in self.plan.variants.items() if getattr(v, "convolution_modules", False)]
+        if original.functional and names:
+            warn(
+                f"{', '.join(original.functional)} of {self.model.spec} convolve, but are no convolution "
+                f"modules: not shuffled nor averaged in {', '.join(names)}"
+            )
+
     def _original(self) -> Pass:
         averages = any(getattr(v, "channel_averages", False) for v in self.plan.variants.values())
         return self._pass("original", self.model.module, replace(self.settings, mean_channel=averages))
@@ -183,7 +201,11 @@ class _Run:
                 raise UsageError(f"the variant {name} gave {type(changed).__name__}, expected a changed copy")
             if foreign and state_sha256(module.state_dict()) != before:
                 raise UsageError(f"the variant {name} changed the model that it was given, not a copy of it")
-            done = self._pass(name, changed.eval(), self.settings)
+            changed.eval()
+            if getattr(variant, "fresh", False):
+                with on_device(changed, self.plan.device):
+                    self.retries += set_running_statistics(changed, self.images, self.settings)
+            done = self._pass(name, changed, self.settings)
             if getattr(variant, "spectra", False):
                 spectra.setdefault(name, filter_spectra(done.weights))
             yield done.layers

@@ -1,6 +1,28 @@
-"""Evaluation mode, and back."""
+"""Evaluation mode, and back; compiled parts uncompiled, and back."""
 
+import sys
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
 from torch import nn
+
+
+class eager:
+    """Context: what `torch.compile` compiled runs as it was written, so that hooks in it are called."""
+
+    def __init__(self) -> None:
+        self.stance: AbstractContextManager[Any] | None = None
+
+    def __enter__(self) -> None:
+        if "torch._dynamo.eval_frame" in sys.modules:  # else nothing was compiled; its import takes seconds
+            self.stance = torch.compiler.set_stance("force_eager")
+            self.stance.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        if self.stance is not None:
+            self.stance.__exit__(*error)
+            self.stance = None
 
 
 class evaluating:

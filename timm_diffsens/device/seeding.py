@@ -1,8 +1,10 @@
 """The one place where torch's global random stream is seeded."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 
@@ -17,3 +19,10 @@ def seeded(seed: int) -> Iterator[None]:
         if torch.cuda.is_available():
             torch.cuda.manual_seed_all(seed)
         yield
+
+
+def random_state() -> tuple[object, ...]:
+    """What changes whenever code draws from a global stream of torch, numpy or Python."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    states = [state.numpy().tobytes() for state in (torch.get_rng_state(), *cuda)]
+    return *states, str(np.random.get_state()), random.getstate()  # noqa: NPY002

@@ -91,7 +91,7 @@ def list_layers(model: LoadedModel, selection: str | Sequence[str] = "blocks", s
 def trace_images(model: nn.Module, images: torch.Tensor, **kwargs: Any) -> Trace:
     """Trace a model in evaluation mode on three images (3, ...); its training flags are put back."""
     with evaluating(model):
-        return trace(model, (images[:2],), (images[1:],), kwargs)
+        return trace(model, lambda numbers: ((images[numbers],), kwargs))
 
 
 def _leaves(seen: Trace) -> dict[str, str]:

@@ -1,23 +1,38 @@
 """The trace of a forward: which modules are called, in what order, and what their outputs are.
 
 Two forwards of two images each are enough to tell where the batch is in every output, which outputs do not
-depend on the input, and which outputs are one and the same tensor.
+depend on the input, and which outputs are one and the same tensor. Where the two disagree, further forwards
+tell why.
 """
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from timm_diffsens.device.seeding import random_state
 from timm_diffsens.models.channels import FollowChannels, channel_axis, mark_channels
+from timm_diffsens.models.containers import tensors
+from timm_diffsens.models.weights import is_convolution
+
+Arguments = tuple[Sequence[Any], dict[str, Any]]  # of a forward, positional and by keyword
+Rows = tuple[tuple[float, ...], ...]  # numbers that stand for a tensor, see `_signature`
 
 _SAME = 1e-2  # relative: what rounding of one image at another place in the batch can never reach
+_SUSPICIOUS = 1000  # units in the last place: a repeated forward tells whether this much is random
+_REPEATS = 8  # of a forward that draws random numbers: rare events (drop path) may miss one
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_TWO_ROWS = 6  # numbers of a signature that tells the two images apart
+_MAP = 4  # axes of a batch of maps
+_MIXED = "the images of a batch cannot be told apart along dim 0"
+_RANDOM = "random in evaluation mode: two forwards of the same images differ"
+_BATCH_STATISTICS = "depends on the other images of its batch (batch statistics)"
 
 
 @dataclass
@@ -37,10 +52,12 @@ class Call:
     leaf: bool = False  # no module was called inside, or a norm and its activation in one
     weight: bool = False  # the module owns a parameter of two or more dimensions
     enclosing: tuple[str, ...] = ()  # calls this one was made in, outermost first
-    rows: tuple[tuple[float, ...], ...] = ()
+    rows: Rows = ()
     uniform: bool = False  # all numbers equal
     fold: int = 1  # dim 0 is `fold` times the batch
     batch_inner: bool = False  # dim 0 runs over the fold first
+    kept_as: str = ""  # how the numbers are kept, where they are no plain array: sparse_coo, nested
+    eps: float = 0.0  # relative rounding of one number
     reason: str | None = None
 
 
@@ -56,6 +73,7 @@ class Trace:
     containers: frozenset[str]  # modules that only hold others: Sequential, ModuleList, what was not called
     aliases: dict[str, list[str]]  # module -> its other names
     weights: dict[str, torch.Tensor]  # convolution -> its weight as applied
+    functional: list[str]  # modules that convolve with weights of their own but are no convolution modules
     prefix_tokens: int = 0
 
 
@@ -69,21 +87,27 @@ class _Frame:
     parent: bool = False  # called another module
 
 
-def trace(model: nn.Module, first: Sequence[Any], second: Sequence[Any], kwargs: dict[str, Any]) -> Trace:
-    """Trace a model in evaluation mode on two batches of two images.
+def trace(model: nn.Module, batch: Callable[[Sequence[int]], Arguments]) -> Trace:
+    """Trace a model in evaluation mode on batches of two images.
 
     Args:
         model: the network.
-        first: positional arguments of the first forward; its images are (x0, x1).
-        second: the same for (x1, x2).
-        kwargs: keyword arguments of both.
+        batch: numbers of images, of three (0, 1, 2) -> the arguments of a forward of these images.
     """
-    one, two = _Recorder(model), _Recorder(model)
-    one.run(first, kwargs)
-    two.run(second, kwargs)
+    before = random_state()
+    one, two = (_recorded(model, batch([i, i + 1])) for i in (0, 1))
     after = {call.name: call for call in two.calls}
     for call in one.calls:
         _find_batch(call, after.get(call.name))
+    draws = random_state() != before
+    if draws or any(_is_suspicious(call, after.get(call.name)) for call in one.calls):
+        for _ in range(_REPEATS if draws else 1):
+            _find_random(one.calls, _recorded(model, batch([0, 1])).calls)
+            if one.calls and one.calls[-1].reason == _RANDOM:
+                break
+    if any(call.reason == _MIXED for call in one.calls):
+        sums = (_recorded(model, batch(pair), _power_sums).calls for pair in ([0, 1], [0, 0], [1, 1]))
+        _find_batch_statistics(one.calls, *sums)
     called = {frame.module for frame in one.frames}
     return Trace(
         one.calls,
@@ -94,35 +118,46 @@ def trace(model: nn.Module, first: Sequence[Any], second: Sequence[Any], kwargs:
         frozenset(n for n, m in one.modules.items() if isinstance(m, _CONTAINERS) or n not in called),
         one.aliases,
         one.weights,
+        [name for name, module in one.modules.items() if name in called and _convolves(module, one)],
         int(getattr(model, "num_prefix_tokens", 0) or 0),
     )
+
+
+def _recorded(
+    model: nn.Module, arguments: Arguments, summary: Callable[[torch.Tensor], Rows] | None = None
+) -> "_Recorder":
+    recorder = _Recorder(model, summary or _signature)
+    recorder.run(*arguments)
+    return recorder
 
 
 class _Recorder:
     """The hooks of one traced forward."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, summary: Callable[[torch.Tensor], Rows]) -> None:
+        self.model, self.summary = model, summary
         self.calls: list[Call] = []
         self.frames: list[_Frame] = []
         self.output: str | None = None
         self.weights: dict[str, torch.Tensor] = {}
+        self.functional: set[nn.Module] = set()
         self._stack: list[_Frame] = []
         self._counts: dict[str, int] = {}
         self._seen: dict[int, tuple[weakref.ref[torch.Tensor], int, str]] = {}
-        self.modules = dict(_measured_modules(model))
+        self.modules = measured_modules(model)
         self._names = {module: name for name, module in self.modules.items()}
         self._fused = {m for m in self.modules.values() if m is not model and _fuses(m)}
         self.aliases: dict[str, list[str]] = {}
         for name, module in model.named_modules(remove_duplicate=False):
-            if name != self._names.get(module, name):
-                self.aliases.setdefault(self._names[module], []).append(name)
+            known = self._names.get(module, plain_name(name))
+            if known != plain_name(name):
+                self.aliases.setdefault(known, []).append(plain_name(name))
 
     def run(self, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         with self._hooked(), torch.no_grad(), FollowChannels(self._on_convolution):
-            for value in tensors(args):
-                if value[1].ndim == 4:
-                    mark_channels(value[1], 1)
+            for _, tensor in tensors([*args, *kwargs.values()]):
+                if tensor.ndim == 4:
+                    mark_channels(tensor, 1)
             self.model(*args, **kwargs)
 
     @contextmanager
@@ -157,14 +192,16 @@ class _Recorder:
             seen = self._name_of(tensor)
             if seen is None:
                 self._seen[id(tensor)] = (weakref.ref(tensor), tensor._version, name)
-            rows = _signature(tensor)
+            kept_as = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+            rows = self.summary(tensor) if kept_as == "strided" else ()
+            shape = () if tensor.is_nested else tuple(tensor.shape)
             self.calls.append(
                 Call(
                     name=name,
                     module=frame.module,
                     kind=type(module).__name__,
                     order=len(self.calls),
-                    shape=tuple(tensor.shape),
+                    shape=shape,
                     item=bool(path),
                     source=frame.source,
                     same_as=seen or name,
@@ -174,7 +211,9 @@ class _Recorder:
                     weight=_has_weight(module),
                     enclosing=tuple(f.call for f in self._stack),
                     rows=rows,
-                    uniform=_is_uniform(tuple(tensor.shape), rows),
+                    uniform=_is_uniform(shape, rows),
+                    kept_as="" if kept_as == "strided" else kept_as,
+                    eps=torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 0.0,
                 )
             )
         if not self._stack:
@@ -188,8 +227,13 @@ class _Recorder:
 
     def _on_convolution(self, weight: torch.Tensor) -> None:
         """Keep the weight as applied; fixed filters (blur pooling) are no layer of the network."""
-        if self._stack and _has_weight(self.modules[self._stack[-1].module]):
+        if not self._stack:
+            return
+        module = self.modules[self._stack[-1].module]
+        if _has_weight(module):
             self.weights.setdefault(self._stack[-1].call, weight.detach())
+            if not is_convolution(module):
+                self.functional.add(module)
 
 
 def call_name(module: str, count: int) -> str:
@@ -197,35 +241,38 @@ def call_name(module: str, count: int) -> str:
     return module if count == 0 else f"{module}#{count}"
 
 
-def tensors(value: Any, path: str = "") -> list[tuple[str, torch.Tensor]]:
-    """The tensors in a module's output, with their place: "", "[0]", "[1][0]", "[out]"."""
-    if isinstance(value, torch.Tensor):
-        return [(path, value)]
-    items: list[tuple[Any, Any]] = []
-    if isinstance(value, dict):
-        items = list(value.items())
-    elif isinstance(value, list | tuple):
-        items = list(enumerate(value))
-    elif hasattr(value, "__dataclass_fields__"):
-        items = [(key, getattr(value, key)) for key in value.__dataclass_fields__]
-    return [found for key, item in items for found in tensors(item, f"{path}[{key}]")]
-
-
 def pick_output(value: Any) -> tuple[str, torch.Tensor] | None:
-    """The tensor that counts as the network's output: itself, the one called out or logits, or the first."""
+    """The tensor that counts as the network's output.
+
+    Itself; the one called out or logits; of several maps the deepest, which is the coarsest; else the first.
+    """
     found = [(path, t) for path, t in tensors(value) if t.is_floating_point()]
     for wanted in ("[out]", "[logits]"):
         for path, tensor in found:
             if path == wanted:
                 return path, tensor
+    if found and all(tensor.ndim == _MAP for _, tensor in found):
+        return min(reversed(found), key=lambda item: _side(item[1]))
     return found[0] if found else None
+
+
+def _side(image: torch.Tensor) -> int:
+    """Of a map, wherever its channels are: the middle one of three sizes of which two are sides."""
+    return sorted(image.shape[1:])[1]
 
 
 def _fuses(module: nn.Module) -> bool:
     """A norm and its activation in one module: it owns vectors, and its parts own nothing."""
-    own, children = list(module.parameters(recurse=False)), list(module.children())
+    own, children = [p for p in module.parameters(recurse=False) if not is_lazy(p)], list(module.children())
     vectors = bool(own) and all(p.numel() == max(p.shape, default=1) for p in own)
     return vectors and bool(children) and not any(True for child in children for _ in child.parameters())
+
+
+def _convolves(module: nn.Module, seen: _Recorder) -> bool:
+    """Whether it convolves, as was seen or as its class name says, but is no convolution module."""
+    named = "conv" in type(module).__name__.lower()
+    filters = named and any(p.ndim > _MAP - 2 for p in _own_parameters(module))
+    return module in seen.functional or (filters and not is_convolution(module))
 
 
 def _owns_parameters(module: nn.Module) -> bool:
@@ -237,28 +284,41 @@ def _has_weight(module: nn.Module) -> bool:
 
 
 def _own_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
-    yield from module.parameters(recurse=False)
+    yield from (p for p in module.parameters(recurse=False) if not is_lazy(p))  # lazy: was never called
     if parametrize.is_parametrized(module):
         yield from module.parametrizations.parameters()  # type: ignore[union-attr]
 
 
-def _measured_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """All modules but those that compute another module's weight (`torch.nn.utils.parametrize`)."""
+def measured_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """All modules by name, but those that compute another's weight (`torch.nn.utils.parametrize`).
+
+    The wrapper that `torch.compile` puts around a part is left out, and so is its word in names.
+    """
     inner = {
         part
         for m in model.modules()
         if parametrize.is_parametrized(m)
         for part in m.parametrizations.modules()  # type: ignore[union-attr]
     }
-    return ((name, module) for name, module in model.named_modules() if module not in inner)
+    return {
+        plain_name(name): module
+        for name, module in model.named_modules()
+        if module not in inner and not isinstance(getattr(module, "_orig_mod", None), nn.Module)
+    }
 
 
-def _signature(tensor: torch.Tensor) -> tuple[tuple[float, ...], ...]:
+def plain_name(name: str) -> str:
+    """A module's name without what `torch.compile` adds to it."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
+def _signature(tensor: torch.Tensor) -> Rows:
     """Sums and norms of the two images for each way a batch of two can lie along dim 0 (outer, inner).
 
     Of the whole tensor where dim 0 is odd; nothing where there are no values to look at.
     """
-    if not tensor.is_floating_point() or tensor.is_meta or tensor.ndim == 0 or tensor.numel() == 0:
+    empty = tensor.is_meta or tensor.ndim == 0 or tensor.numel() == 0
+    if empty or not tensor.is_floating_point():
         return ()
     if len(tensor) % 2:
         return (_row_numbers(tensor[None]),)
@@ -295,6 +355,8 @@ def _find_batch(call: Call, again: Call | None) -> None:
     """Set `fold`, `batch_inner` and `reason` from a call on (x0, x1) and the same call on (x1, x2)."""
     if not call.floating:
         call.reason = "not floating-point"
+    elif call.kept_as:
+        call.reason = f"no plain array ({call.kept_as})"
     elif not call.shape or call.shape[0] == 0 or 0 in call.shape:
         call.reason = "not a batch: no dimension or no element"
     elif again is None or again.shape != call.shape:
@@ -317,10 +379,58 @@ def _find_order(call: Call, again: Call) -> None:
         return
     call.batch_inner = len(mismatches) > 1 and mismatches[1] < mismatches[0] / 10
     if mismatches[call.batch_inner] > _SAME:
-        call.reason = "the images of a batch cannot be told apart along dim 0"
+        call.reason = _MIXED
 
 
 def _mismatch(one: tuple[float, ...], two: tuple[float, ...]) -> float:
     """Relative distance between image 1 of the first batch and image 0 of the second."""
     scale = max(abs(one[1]), abs(two[0]), 1e-30)  # their norms
     return max(abs(one[i + 1] - two[i]) for i in (0, 2, 4)) / scale
+
+
+def _is_suspicious(call: Call, again: Call | None) -> bool:
+    """Whether image 1 differs between the two batches by more than its place in them should make."""
+    if again is None or not call.rows or len(call.rows) != len(again.rows) or len(call.rows[0]) < _TWO_ROWS:
+        return again is None
+    least = min(_mismatch(one, two) for one, two in zip(call.rows, again.rows, strict=True))
+    return least > min(_SUSPICIOUS * call.eps, _SAME)
+
+
+def _find_random(calls: list[Call], repeated: list[Call]) -> None:
+    """Set the reason of calls that give something else for the same images."""
+    again = {call.name: call for call in repeated}
+    for call in calls:
+        other = again.get(call.name)
+        if other is None or other.shape != call.shape:
+            call.reason = _RANDOM
+        elif call.rows and call.rows != other.rows:
+            pairs = zip(call.rows[0], other.rows[0], strict=True)
+            scale = max(*map(abs, call.rows[0] + other.rows[0]), 1e-30)
+            if max(abs(a - b) for a, b in pairs) > min(_SUSPICIOUS * call.eps, _SAME) * scale:
+                call.reason = _RANDOM
+
+
+def _find_batch_statistics(
+    calls: list[Call], both: list[Call], first: list[Call], second: list[Call]
+) -> None:
+    """Set the reason of calls whose sums for (x0, x1) are not the mean of those for (x0, x0) and (x1, x1).
+
+    Sums are the same in whatever order the numbers are, so a batch that lies in an order which is not known
+    is told from images that change one another.
+    """
+    sums = [{call.name: call.rows for call in found} for found in (both, first, second)]
+    for call in (call for call in calls if call.reason == _MIXED):
+        rows = [found.get(call.name, ()) for found in sums]
+        together, *alone = (row[0] if row else () for row in rows)
+        for value, one, two in zip(together, *alone, strict=False):
+            expected = (one + two) / 2
+            if abs(value - expected) > min(_SUSPICIOUS * call.eps, _SAME) * expected:
+                call.reason = _BATCH_STATISTICS
+
+
+def _power_sums(tensor: torch.Tensor) -> Rows:
+    """Sums of |x|, |x|^2 and |x|^4: a norm over the batch keeps the second, and not all three."""
+    if not tensor.is_floating_point() or tensor.is_meta or tensor.numel() == 0:
+        return ()
+    size = tensor.double().abs()
+    return (tuple(float(size.pow(power).sum()) for power in (1, 2, 4)),)

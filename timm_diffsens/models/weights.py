@@ -3,15 +3,20 @@
 import copy
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
+from torch.nn.parameter import is_lazy as is_uninitialized
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+
+from timm_diffsens.errors import UsageError
+from timm_diffsens.models.channels import FollowChannels
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 # Norms of other libraries go by their class names.
@@ -32,22 +37,54 @@ def deep_copy(model: nn.Module) -> nn.Module:
 def filters(model: nn.Module, linear: bool = False) -> Iterator[tuple[nn.Module, torch.Tensor]]:
     """Convolutions (and linear layers) with their weights as views (experts, dim 0, dim 1, ...).
 
-    There is one expert but in a conditional convolution (timm's CondConv2d). What computes a weight
-    (parametrisations, weight and spectral norm) is replaced by the value it has in evaluation.
+    There is one expert but in a conditional convolution (timm's CondConv2d). What computes a weight (masks
+    of pruning, parametrisations, weight and spectral norm, weight standardisation) is replaced by the value
+    it has in evaluation.
+
+    Raises:
+        UsageError: a weight is computed in another way, which would undo what is done to it.
     """
-    for module in list(model.modules()):
-        conditional = type(module).__name__ == "CondConv2d"
-        if not (isinstance(module, (_ConvNd, nn.Linear) if linear else _ConvNd) or conditional):
+    for name, module in list(model.named_modules()):
+        if not (is_convolution(module) or (linear and isinstance(module, nn.Linear))):
             continue
-        if parametrize.is_parametrized(module):
-            _fix_parametrized(module)
-        for hook in list(module._forward_pre_hooks.values()):  # the older way
-            if isinstance(hook, WeightNorm):
-                remove_weight_norm(module, hook.name)
-            elif isinstance(hook, SpectralNorm):
-                remove_spectral_norm(module, hook.name)
-        weight: torch.Tensor = module.weight  # type: ignore[assignment]
-        yield module, weight.view(-1, *(module.weight_shape if conditional else weight.shape))  # type: ignore[misc]
+        _fix(module)
+        weight = module.weight
+        if not isinstance(weight, nn.Parameter) or "weight" not in module._parameters:
+            raise UsageError(
+                f"the weight of {name or type(module).__name__} is no parameter but computed in a forward, "
+                "so that a change of it would be undone; make it permanent first"
+            )
+        shape: Any = module.weight_shape if _is_conditional(module) else weight.shape
+        yield module, weight.view(-1, *shape)
+
+
+def _fix(module: nn.Module) -> None:
+    """Make permanent the values of a module's weights that are computed in each forward."""
+    if parametrize.is_parametrized(module):
+        _fix_parametrized(module)
+    for hook in list(module._forward_pre_hooks.values()):  # the older way
+        if isinstance(hook, WeightNorm):
+            remove_weight_norm(module, hook.name)
+        elif isinstance(hook, SpectralNorm):
+            remove_spectral_norm(module, hook.name)
+        elif isinstance(hook, prune.BasePruningMethod):
+            prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]
+    if "StdConv" in type(module).__name__:
+        _fix_standardised(module)
+
+
+def _fix_standardised(module: nn.Module) -> None:
+    """A weight-standardised convolution of timm's as a plain one with the weight that it applies."""
+    from timm.layers import Conv2dSame
+
+    assert isinstance(module, nn.Conv2d)
+    applied: list[torch.Tensor] = []
+    blank = module.weight.new_zeros(1, module.in_channels, *module.kernel_size)
+    with torch.no_grad(), FollowChannels(applied.append):
+        module(blank)
+    module.weight = nn.Parameter(applied[0].clone())
+    same = type(module).__name__.endswith("Same") and bool(getattr(module, "same_pad", True))
+    module.__class__ = Conv2dSame if same else nn.Conv2d
 
 
 def _fix_parametrized(module: nn.Module) -> None:
@@ -62,6 +99,34 @@ def _fix_parametrized(module: nn.Module) -> None:
     del module.parametrizations
     for name, value in values.items():
         module.register_parameter(name, nn.Parameter(value))
+
+
+def is_convolution(module: nn.Module) -> bool:
+    """Whether it is a convolution module, of torch or conditional (timm's CondConv2d)."""
+    return isinstance(module, _ConvNd) or _is_conditional(module)
+
+
+def _is_conditional(module: nn.Module) -> bool:
+    return type(module).__name__ == "CondConv2d"
+
+
+def is_lazy(model: nn.Module) -> bool:
+    """Whether some parameters have no shape before a first forward (`torch.nn.LazyConv2d`, ...)."""
+    return any(is_uninitialized(p) for p in (*model.parameters(), *model.buffers()))
+
+
+def refuse_meta(model: nn.Module) -> None:
+    """Check that a network has numbers.
+
+    Raises:
+        UsageError: a parameter or buffer is on the meta device.
+    """
+    for name, values in (*model.named_parameters(), *model.named_buffers()):
+        if values.is_meta:
+            raise UsageError(
+                f"{name} is on the meta device, it has a shape but no numbers; load weights, or use "
+                "to_empty(device=...) and initialise them"
+            )
 
 
 def is_transposed(module: nn.Module) -> bool:

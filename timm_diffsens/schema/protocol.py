@@ -13,7 +13,7 @@ from timm_diffsens.schema.values import FreeForm, Number, Part
 class Protocol(Part):
     """How the inputs were perturbed and which layers were read."""
 
-    sparse: ClassVar[tuple[str, ...]] = ("options",)
+    sparse: ClassVar[tuple[str, ...]] = ("init_statistics", "options")
 
     deformation: str = Field(
         "max-entropy",
@@ -35,6 +35,10 @@ class Protocol(Part):
     shuffles: int = Field(1, description="channel-shuffled copies averaged over")
     shuffle_linear: bool = False
     init_samples: int = Field(1, description="fresh initialisations averaged over")
+    init_statistics: str = Field(
+        "",
+        description="running statistics of norms in fresh initialisations; left out: zero and one, as made",
+    )
     options: FreeForm = Field(
         default_factory=dict,
         description="further options that are not at their defaults",

@@ -15,7 +15,7 @@ from timm_diffsens.sensitivities.reductions.state import RunningSums, blocks_of
 
 # Rounding of a forward differs with the position in the batch (blocked matrix products), by some ten units
 # in the last place; a spread below that is no spread.
-_ROUNDING_UNITS = 64
+ROUNDING_UNITS = 64
 # Layers up to this size are summed in float64: over fewer columns the rounding of a float32 mean, which
 # matters where it is large beside the spread, does not average out.
 _SMALL = 2**12
@@ -211,10 +211,11 @@ class SensitivityEstimator:
         sums.settled.fill_(both.centred_square_sum)
         return SensitivityEstimator(both.count, pivot=both.mean, sums=sums, eps=max(self.eps, other.eps))
 
-    def compute(self, **place: Any) -> LayerSensitivity:
+    def compute(self, floor: float = 0.0, **place: Any) -> LayerSensitivity:
         """D, G, R and their standard errors; None with a reason where there is none.
 
         Args:
+            floor: square distances of samples up to this one are rounding of what the samples were made from.
             place: other fields of the `LayerSensitivity`: the layer's name, index, depth, ...
         """
 
@@ -231,9 +232,11 @@ class SensitivityEstimator:
             return measured(reason="non-finite")
         a, g, b = sums.totals.tolist()
         pairs = 2 * moments.centred_square_sum / (n - 1)
-        threshold = (_ROUNDING_UNITS * self.eps) ** 2 * float(moments.mean.double().square().sum())
+        threshold = (ROUNDING_UNITS * self.eps) ** 2 * float(moments.mean.double().square().sum())
         if pairs <= 2 * threshold or b == 0:
             return measured(reason="constant")
+        if pairs <= 2 * floor:
+            return measured(reason="rounding alone")
         d, noise = a / n / pairs, g / n / pairs
         share = b / (n - 1)  # equal to `pairs` in expectation
         products = (sums.products + _cross_terms(sums.first, share)).tolist()

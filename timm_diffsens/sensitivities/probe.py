@@ -9,12 +9,14 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from timm_diffsens.device.evaluation import evaluating
+from timm_diffsens.device.evaluation import eager, evaluating
 from timm_diffsens.errors import MeasurementError, UsageError
+from timm_diffsens.models.containers import tensors, with_tensors
 from timm_diffsens.models.layers import Layer, select_layers
-from timm_diffsens.models.trace import Trace, call_name, pick_output, tensors, trace
+from timm_diffsens.models.trace import Arguments, Trace, call_name, measured_modules, pick_output, trace
+from timm_diffsens.models.weights import is_lazy, refuse_meta
 from timm_diffsens.schema.layers import LayerSensitivity
-from timm_diffsens.sensitivities.estimator import Buffers, SensitivityEstimator
+from timm_diffsens.sensitivities.estimator import ROUNDING_UNITS, Buffers, SensitivityEstimator
 from timm_diffsens.sensitivities.reductions.dispatch import prepare
 from timm_diffsens.sensitivities.reductions.state import MOST_IMAGES
 
@@ -69,12 +71,13 @@ class Probe:
         self._expected: int | None = None
         self._tracing = False
         self._handles: list[RemovableHandle] = []
-        self._evaluation = evaluating(self.model)
+        self._evaluation, self._eager = evaluating(self.model), eager()
 
     def __enter__(self) -> "Probe":
         if self._handles:
             raise UsageError("this probe is open already")
         self._evaluation.__enter__()
+        self._eager.__enter__()
         self._handles.append(self.model.register_forward_pre_hook(self._before, with_kwargs=True))
         if self.layers:
             self._attach()
@@ -86,6 +89,7 @@ class Probe:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._eager.__exit__(kind, error, traceback)
         self._evaluation.__exit__(kind, error, traceback)
 
     def reset(self) -> None:
@@ -124,21 +128,44 @@ class Probe:
         unknown = {
             layer.name: "channel axis not known" for layer in self.layers if layer.channel_axis is None
         }
-        return self._results(self._mean_estimators, unknown)
+        return self._results(self._mean_estimators, unknown, self._floor)
+
+    def _floor(self, layer: Layer) -> float:
+        """Square distance between averages over channels that rounding of the channels makes.
+
+        A layer norm leaves an average of zero, to rounding. An average over c channels of size s is off by
+        some units in the last place of s; by s eps / sqrt(c) where each channel was rounded on its own.
+        """
+        if layer.channel_axis is None or layer.name not in self._estimators or self.trace is None:
+            return 0.0
+        moments = self._estimators[layer.name].moments()
+        channels = layer.shape[layer.channel_axis]
+        square = float(moments.mean.double().square().sum()) + moments.centred_square_sum / moments.count
+        eps = next(call.eps for call in self.trace.calls if call.name == layer.call)
+        wide = (ROUNDING_UNITS * min(eps, torch.finfo(torch.float32).eps)) ** 2
+        return (wide + eps**2 / channels) * square / channels
 
     def _results(
-        self, estimators: dict[str, SensitivityEstimator], reasons: dict[str, str]
+        self,
+        estimators: dict[str, SensitivityEstimator],
+        reasons: dict[str, str],
+        floor: Callable[[Layer], float] = lambda layer: 0.0,
     ) -> list[LayerSensitivity]:
         if not self.layers:
             raise MeasurementError(
                 "the probe saw no forward; a compiled or wrapped model must be called through probe.model"
             )
         return [
-            self._result(layer, estimators.get(layer.name), reasons.get(layer.name)) for layer in self.layers
+            self._result(layer, estimators.get(layer.name), reasons.get(layer.name), floor)
+            for layer in self.layers
         ]
 
     def _result(
-        self, layer: Layer, estimator: SensitivityEstimator | None, reason: str | None
+        self,
+        layer: Layer,
+        estimator: SensitivityEstimator | None,
+        reason: str | None,
+        floor: Callable[[Layer], float],
     ) -> LayerSensitivity:
         reason = layer.reason or self._faults.get(layer.name) or reason
         place = {
@@ -155,7 +182,7 @@ class Probe:
         if reason is not None:
             return LayerSensitivity.of(estimator.count if estimator else 0, reason=reason, **place)
         assert estimator is not None
-        found = estimator.compute(**place)
+        found = estimator.compute(floor(layer), **place)
         if found.reason == "constant" and not layer.uniform:
             found = found.model_copy(update={"reason": "input-independent"})
         return found
@@ -170,25 +197,37 @@ class Probe:
         given = [t for _, t in tensors([*args, *kwargs.values()])]
         if self._expected is not None:  # tensors of another length do not belong to the images
             given = [t for t in given if t.ndim and len(t) == self._expected]
-        if not given or given[0].ndim == 0 or len(given[0]) % _PARTS or len(given[0]) == 0:
-            shape = tuple(given[0].shape) if given else None
+        images = next((t for t in given if t.ndim > 1 and t.is_floating_point()), given[0] if given else None)
+        if images is None or images.ndim == 0 or len(images) % _PARTS or len(images) == 0:
+            shape = tuple(images.shape) if images is not None else None
             raise UsageError(
                 "the probe expects a batch of three equal parts along dim 0 (clean, deformed, noised), "
                 f"got {shape if shape is not None else 'no tensor'}"
             )
-        self._batch = len(given[0])
+        self._batch = len(images)
         self._counts.clear()
         if self.trace is None:
-            self._start(args, kwargs, given[0].device)
+            self._start((args, kwargs), images.device)
 
-    def _start(self, args: tuple[Any, ...], kwargs: dict[str, Any], device: torch.device) -> None:
+    def _start(self, given: Arguments, device: torch.device) -> None:
         """Trace the model on three samples of the first batch, then hook the layers asked for."""
-        n = self._batch // _PARTS
-        pairs = ([0, n], [n, self._batch - 1])
+        if device.type != "meta":
+            refuse_meta(self.model)
+        samples = (0, self._batch // _PARTS, self._batch - 1)
+
+        def batch(numbers: Sequence[int]) -> Arguments:
+            rows = [samples[number] for number in numbers]
+            taken: Arguments = with_tensors(
+                given, lambda t: t[rows] if t.ndim and len(t) == self._batch else t
+            )
+            return taken
+
         self._tracing = True
         try:
-            one, two = (_take((args, kwargs), rows, self._batch) for rows in pairs)
-            self.trace = trace(self.model, one[0], two[0], one[1])
+            if is_lazy(self.model):
+                args, kwargs = batch([0, 1])
+                self.model(*args, **kwargs)
+            self.trace = trace(self.model, batch)
         finally:
             self._tracing = False
         self.layers = select_layers(self.trace, self.selection)
@@ -217,9 +256,10 @@ class Probe:
         for layer in self.layers:
             if layer.reason is None:
                 wanted.setdefault(layer.module, {})[layer.call] = layer
+        modules = measured_modules(self.model)
         for module, layers in wanted.items():
             hook = _LayerHook(self, module, layers)
-            self._handles.append(self.model.get_submodule(module).register_forward_hook(hook))
+            self._handles.append(modules[module].register_forward_hook(hook))
 
     def _reduce(self, layer: Layer, output: torch.Tensor) -> None:
         samples = self._samples(layer, output)
@@ -315,14 +355,3 @@ def memory_order(samples: torch.Tensor) -> tuple[int, ...]:
     """Axes after the first as they lie in memory, slowest first: flattening in that order copies nothing."""
     strides = samples.stride()
     return tuple(sorted(range(1, samples.ndim), key=lambda axis: (-strides[axis], axis)))
-
-
-def _take(value: Any, rows: list[int], batch: int) -> Any:
-    """The same arguments for two of the samples."""
-    if isinstance(value, torch.Tensor):
-        return value[rows] if value.ndim and len(value) == batch else value
-    if isinstance(value, dict):
-        return {key: _take(item, rows, batch) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_take(item, rows, batch) for item in value)
-    return value

@@ -2,44 +2,31 @@
 
 import gc
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from timm_diffsens.device import devices
 from timm_diffsens.device.evaluation import evaluating
 from timm_diffsens.device.precision import FULL, Precision
-from timm_diffsens.errors import MeasurementError, first_line
+from timm_diffsens.errors import MeasurementError, first_line, warn
 from timm_diffsens.perturb.deformation import Deformation
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.sensitivities.batch_size import BatchSize, chosen_batch_size, is_out_of_memory
+from timm_diffsens.sensitivities.forwards import (
+    AS_USUAL,
+    PassSettings,
+    complete,
+    forwards,
+    like_of,
+    on_device,
+)
 from timm_diffsens.sensitivities.probe import Forward, Probe, model_output, unwrap
 from timm_diffsens.sensitivities.triplets import Perturbation, PerturbedImages, batches_of
-
-
-@dataclass(frozen=True)
-class PassSettings:
-    """What a pass measures, and how.
-
-    Attributes:
-        layers: a selection or shell patterns, see `models.layers.select_layers`.
-        batch_size: images a forward (which sees three times as many), or "auto".
-        mean_channel: measure channel averages too.
-        precision: of the forwards.
-        forward: called as `forward(model, images)` in place of `model(images)`, for models that want more
-            than images; however many images it is given, (3 n, c, h, w) in a pass.
-    """
-
-    layers: str | Sequence[str] = "blocks"
-    batch_size: BatchSize = "auto"
-    mean_channel: bool = False
-    precision: Precision = FULL
-    forward: Forward | None = None
 
 
 @dataclass
@@ -52,6 +39,7 @@ class Pass:
             finite score for each class.
         batch_size: as used in the end. retries: what was tried before.
         not_called: modules that no hook could see. weights: of the convolutions, as applied.
+        functional: modules that convolve but are no convolution modules.
     """
 
     layers: list[LayerSensitivity]
@@ -62,6 +50,7 @@ class Pass:
     retries: list[str]
     not_called: list[str]
     weights: dict[str, torch.Tensor]
+    functional: list[str]
 
 
 def measure(
@@ -118,7 +107,7 @@ def measure(
 def run_pass(
     model: nn.Module,
     images: PerturbedImages,
-    settings: PassSettings = PassSettings(),
+    settings: PassSettings = AS_USUAL,
     *,
     labels: dict[int, int] | None = None,
     progress: Callable[[int], None] | None = None,
@@ -136,6 +125,7 @@ def run_pass(
         UsageError: wrong settings. MeasurementError: fewer than two images, no output tensor, not enough
             memory for one image.
     """
+    complete(model, images, settings)
     settings = replace(settings, batch_size=_batch_size(model, images, settings))
     retries: list[str] = []
     while True:
@@ -167,11 +157,11 @@ def _run_once(
     labels: dict[int, int] | None,
     progress: Callable[[int], None] | None,
 ) -> Pass:
-    like, size = _like(model), settings.batch_size
+    like, size = like_of(model), settings.batch_size
     assert size != "auto"
     done, wrong = 0, torch.zeros((), device=like.device)
     probe = Probe(model, settings.layers, mean_channel=settings.mean_channel)
-    with probe, torch.no_grad(), settings.precision.applied(like.device), channels_last(model) as layout:
+    with forwards(model, images, settings) as layout, probe:  # in this order: it runs the model too
         for indices, triplets in images.batches(size, like, layout):
             output = model_output(probe.run(triplets, settings.forward))
             if labels is not None:
@@ -183,8 +173,12 @@ def _run_once(
         if done < 2:
             raise MeasurementError(f"at least 2 images are needed, got {done}")
         assert probe.trace is not None
+        layers = probe.results()
+        reasons = Counter(layer.reason for layer in layers if layer.reason)
+        if reasons.total() == len(layers):
+            warn(f"no layer of {type(model).__name__} has a value: {reasons.most_common(1)[0][0]}")
         return Pass(
-            layers=probe.results(),
+            layers=layers,
             mean_channel=probe.mean_channel_results() if settings.mean_channel else None,
             wrong=int(wrong) if labels is not None and bool(wrong.isfinite()) else None,
             images=done,
@@ -192,6 +186,7 @@ def _run_once(
             retries=[],
             not_called=probe.trace.not_called,
             weights=probe.trace.weights,
+            functional=probe.trace.functional,
         )
 
 
@@ -199,23 +194,18 @@ def count_wrong(
     model: nn.Module,
     images: PerturbedImages,
     labels: dict[int, int],
-    settings: PassSettings = PassSettings(),
+    settings: PassSettings = AS_USUAL,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[int | None, int]:
     """Top-1 errors (None without finite scores) and images seen, on clean (or corrupted) images only.
 
     A forward sees as many images as one of `run_pass` under the same settings: three batches.
     """
-    like, size = _like(model), 3 * _batch_size(model, images, settings)
+    like, size = like_of(model), 3 * _batch_size(model, images, settings)
     wrong, done = 0.0, 0
-    with (
-        torch.no_grad(),
-        evaluating(model),
-        settings.precision.applied(like.device),
-        channels_last(model) as layout,
-    ):
+    with evaluating(model), forwards(model, images, settings) as layout:
         for indices, batch in images.corrupted(size, like, layout):
-            output = model_output(settings.forward(model, batch) if settings.forward else model(batch))
+            output = model_output(settings.called(model, batch))
             truth = torch.tensor([labels[i] for i in indices], device=output.device)
             wrong += float(_wrong(output, truth))
             done += len(indices)
@@ -224,15 +214,10 @@ def count_wrong(
     return (int(wrong) if math.isfinite(wrong) else None), done
 
 
-def _like(model: nn.Module) -> torch.Tensor:
-    """A tensor of the type and on the device of the network."""
-    return next(iter(model.parameters()), torch.empty(0))
-
-
 def _batch_size(model: nn.Module, images: PerturbedImages, settings: PassSettings) -> int:
-    settings.precision.check(_like(model).device)
+    settings.precision.check(like_of(model).device)
     first = images.first() if settings.batch_size == "auto" else None
-    return chosen_batch_size(settings.batch_size, first, _like(model).device)
+    return chosen_batch_size(settings.batch_size, first, like_of(model).device)
 
 
 def _wrong(output: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -248,36 +233,3 @@ def _wrong(output: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     else:
         errors = (scores.argmax(1) != truth).sum().to(torch.float32)
     return torch.where(scores.isfinite().all(), errors, torch.nan)
-
-
-@contextmanager
-def on_device(model: nn.Module, device: str | torch.device | None) -> Iterator[None]:
-    """A module on that device for the duration; where it is by default."""
-    home = next((p.device for p in model.parameters()), None)
-    target = home if device is None else devices.resolve_device(str(device))
-    elsewhere = home is not None and target is not None and home != target
-    if elsewhere:
-        model.to(target)
-    try:
-        yield
-    finally:
-        if elsewhere:
-            model.to(home)
-
-
-@contextmanager
-def channels_last(model: nn.Module) -> Iterator[torch.memory_format]:
-    """Keep convolution weights channels-last for the duration; gives the layout for the images.
-
-    Pays where convolutions dominate; a network whose only convolution cuts patches is left alone.
-    """
-    weights = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
-    others = sum(isinstance(m, nn.Linear) for m in model.modules())
-    swapped = [w for w in weights if w.is_contiguous()] if len(weights) > others else []
-    for weight in swapped:
-        weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-    try:
-        yield torch.channels_last if swapped else torch.contiguous_format
-    finally:
-        for weight in swapped:
-            weight.data = weight.data.contiguous(memory_format=torch.contiguous_format)

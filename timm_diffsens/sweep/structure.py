@@ -17,9 +17,10 @@ from torch import nn
 from timm_diffsens.device import allocator
 from timm_diffsens.errors import MeasurementError
 from timm_diffsens.models.architectures import Architecture, find_architecture
+from timm_diffsens.models.containers import tensors
 from timm_diffsens.models.inputs import timm_input
 from timm_diffsens.models.layers import Layer, select_layers, trace_images
-from timm_diffsens.models.trace import Call, Trace, call_name, tensors
+from timm_diffsens.models.trace import Call, Trace, call_name
 from timm_diffsens.sweep.outcomes import tally
 
 # What becomes of an output of a call that calls no other module; `dropped`: it is not accounted for.

@@ -12,8 +12,9 @@ from torch import nn
 
 from timm_diffsens.device.evaluation import evaluating
 from timm_diffsens.errors import UsageError
+from timm_diffsens.models.containers import tensors
 from timm_diffsens.models.layers import Layer, select_layers
-from timm_diffsens.models.trace import call_name, tensors, trace
+from timm_diffsens.models.trace import call_name, trace
 from timm_diffsens.theory.homogeneous import homogeneous_network
 from timm_diffsens.theory.predictions import effective_receptive_field
 
@@ -131,7 +132,7 @@ def convolutions_of(model: nn.Module, images: torch.Tensor) -> list[Layer]:
     Raises:
         UsageError: there is none.
     """
-    layers = select_layers(trace(model, [images[:2]], [images[1:]], {}), "convs")
+    layers = select_layers(trace(model, lambda numbers: ((images[numbers],), {})), "convs")
     found = [layer for layer in layers if len(layer.shape) == 2 and layer.fold == 1]
     if not found:
         raise UsageError("the network has no convolutions over one dimension: (channels, places)")

@@ -12,6 +12,10 @@ Optional attributes:
     channel_averages: its values are those of each layer's average over channels (False).
     spectra: the filter spectra of its first copy are recorded (False).
     stream: purpose of the random streams of its copies (its name).
+    fresh: its copies have never seen an image, so running statistics of their norms are set on the measured
+        ones before they are measured (False).
+    convolution_modules: it changes convolution modules alone; functional convolutions stay, which is said
+        (False).
 
 The files import torch inside of functions alone, so that charts can read how a variant looks without it.
 """

@@ -32,6 +32,7 @@ class ChannelShuffled:
     shuffles: int = 1
     shuffle_linear: bool = False
     stream = "channel shuffle"
+    convolution_modules = True
 
     def __post_init__(self) -> None:
         if self.shuffles < 1:

@@ -26,6 +26,7 @@ class Reinitialised:
 
     init_samples: int = 1
     spectra = True
+    fresh = True
 
     def __post_init__(self) -> None:
         if self.init_samples < 1:
@@ -73,13 +74,15 @@ def reinitialise(
         (True, False)
     """
     from timm_diffsens.device import seeding
-    from timm_diffsens.models.weights import deep_copy
+    from timm_diffsens.models.weights import deep_copy, is_lazy
 
     with seeding.seeded(seed):
         if factory is None:
             changed = _from_timm(model)
             return _reset(deep_copy(model)) if changed is None else changed
         fresh = factory()
+        if is_lazy(fresh) and not is_lazy(model):  # a forward has given the model's own layers their sizes
+            return _reset(deep_copy(model))
     like = next(iter(model.parameters()), None)
     if like is not None:
         fresh = fresh.to(device=like.device, dtype=like.dtype)

@@ -53,6 +53,9 @@ def mean_filters(model: nn.Module, generator: object = None) -> nn.Module:
     return changed
 
 
+mean_filters.convolution_modules = True  # type: ignore[attr-defined]
+
+
 def _average(values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
     """The same shape, averaged over `dims`."""
     return values.double().mean(dim=dims, keepdim=True).to(values.dtype).expand_as(values)

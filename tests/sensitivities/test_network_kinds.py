@@ -1,0 +1,513 @@
+"""Kinds of networks that people hook: each works as it does by itself, or says why it does not."""
+
+import copy
+import warnings
+from collections import OrderedDict
+
+import pytest
+import torch
+import torch.nn.functional as F
+from clones import cloned_outputs, compare
+from drawn_networks import CONTAINERS, Drawn
+from torch import nn
+
+from timm_diffsens import Diffeo, DiffsensWarning, Probe, UsageError, bench, matched_noise, measure
+from timm_diffsens.sensitivities.forwards import PassSettings
+from timm_diffsens.sensitivities.run import count_wrong, run_pass
+from timm_diffsens.sensitivities.statistics import STATISTICS_BATCH, set_running_statistics
+from timm_diffsens.sensitivities.triplets import Perturbation, PerturbedImages, batches_of
+
+N, SIDE = 6, 16
+
+
+def images(n=N, side=SIDE, seed=0):
+    return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def triple(n=N, side=SIDE):
+    generator, clean = torch.Generator().manual_seed(1), images(n, side)
+    deformed = Diffeo()(clean, generator)
+    return torch.cat([clean, deformed, clean + matched_noise(clean, deformed, generator)])
+
+
+def seeded(make, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return make()
+
+
+def of_layers(results, *names):
+    return {layer.layer: layer for layer in results if not names or layer.layer in names}
+
+
+# ---- drawn networks
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_drawn_networks_equal_stored_activations(seed):
+    net = seeded(lambda: Drawn(seed), seed).eval()
+    args, kwargs = CONTAINERS[net.container](triple())
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        net(*args, **kwargs)  # lazy parts get their sizes here, so that both see one network
+    with Probe(net, "all") as probe, torch.no_grad():
+        probe.model(*args, **kwargs)
+    kept = cloned_outputs(net, *args, **kwargs)
+    results = probe.results()
+    compared = compare([r for r in results if r.d is not None], probe.layers, kept, N, 1e-5)
+    assert all(layer.r is not None or layer.reason for layer in results)
+    assert compared >= 2  # the stem and the output
+
+
+def test_the_drawn_networks_are_of_all_kinds():
+    nets = [seeded(lambda seed=seed: Drawn(seed), seed) for seed in range(200)]
+    kinds = {type(part).__name__ for net in nets for part in net.modules()}
+    assert {
+        "Residual",
+        "Tokens",
+        "Functional",
+        "Windows",
+        "Constant",
+        "Odd",
+        "Stubborn",
+        "LazyConv2d",
+    } <= kinds
+    assert {net.container for net in nets} == set(CONTAINERS)
+    assert {net.form for net in nets} == {"view", "pool", "tuple", "dict", "maps"}
+
+
+# ---- layout in memory
+
+
+class Strided(nn.Module):
+    """Reads its map as it lies in memory: an error, or other numbers, in another layout."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.conv, self.how = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)), how
+
+    def forward(self, x):
+        x = self.conv(x)
+        n, c, h, w = x.shape
+        if self.how == "view":
+            return x.view(n * c, h * w).view(n, -1)
+        if self.how == "complex":
+            return torch.view_as_complex(x.view(n, c, h, w // 2, 2)).abs().flatten(1)
+        return torch.as_strided(x, (n, c * h), (c * h * w, w))
+
+
+@pytest.mark.parametrize("how", ["view", "complex", "as_strided"])
+def test_a_networks_own_layout_decides(how):
+    net, batch = seeded(lambda: Strided(how)), images(8, 14)
+    labels = dict.fromkeys(range(8), 1)
+    perturbed = PerturbedImages(batches_of(batch), Perturbation())
+    done = run_pass(net, perturbed, PassSettings("all"), labels=labels)
+    with Probe(net, "all") as probe, torch.no_grad():  # by hand, in the layout that the images have
+        for indices, triplets in perturbed.batches(8, batch, torch.contiguous_format):
+            assert len(indices) == 8
+            net(triplets)
+    for got, true in zip(done.layers, probe.results(), strict=True):
+        assert got.layer == true.layer
+        assert got.r == pytest.approx(true.r, rel=1e-5)
+    with torch.no_grad():
+        wrong = int((net(batch).argmax(1) != 1).sum())
+    assert (done.wrong, count_wrong(net, perturbed, labels)) == (wrong, (wrong, 8))
+    assert all(p.is_contiguous() for p in net.parameters())
+
+
+# ---- inputs
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_containers_of_inputs_give_what_a_plain_tensor_gives(container):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+
+        def forward(self, batch=None, images=None, flag=False, mask=None):
+            from drawn_networks import unpacked
+
+            x = unpacked(batch) if images is None else images
+            return self.head(self.conv(x).relu().mean((2, 3)))
+
+    net, found = seeded(Net), []
+    for name in ("plain", container):
+        args, kwargs = CONTAINERS[name](triple())
+        with Probe(net, "all") as probe, torch.no_grad():
+            probe.model(*args, **kwargs)
+        found.append(probe.results())
+    assert found[0] == found[1]
+    assert all(layer.reason is None for layer in found[0])
+
+
+# ---- data that are not there
+
+
+@pytest.mark.parametrize("what", ["parameter", "buffer"])
+def test_numbers_that_are_not_there_are_named(what):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3))
+    if what == "parameter":
+        net[2].bias = nn.Parameter(net[2].bias.to("meta"))
+    else:
+        net[1].running_var = net[1].running_var.to("meta")
+    named = {"parameter": "2.bias", "buffer": "1.running_var"}[what]
+    with pytest.raises(UsageError, match=rf"{named} is on the meta device"):
+        measure(net, images())
+    with Probe(net, "all"), torch.no_grad(), pytest.raises(UsageError, match=named):
+        net(triple())
+
+
+def test_lazy_modules_are_run_once_under_the_seed():
+    def lazy():
+        return nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(3))
+
+    one, two, other = (measure(lazy(), images(), layers="all", seed=seed) for seed in (3, 3, 4))
+    assert one == two
+    assert one != other
+    assert all(layer.reason is None for layer in one)
+    state = torch.get_rng_state()
+    measure(lazy(), images())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_lazy_modules_have_variants():
+    made = nn.Sequential(nn.LazyConv2d(8, 3), nn.LazyBatchNorm2d(), nn.ReLU(), nn.LazyConv2d(4, 3))
+    options = {"input_size": 16, "mean": 0.5, "std": 0.25, "images": N, "init_samples": 2, "layers": "convs"}
+    record = bench(made, variants="all", **options)
+    assert all(layer.r is not None for layers in record.variants.values() for layer in layers)
+
+
+# ---- code that overrides, compiles, or gives odd things
+
+
+class ForgetsToReturn(nn.Sequential):
+    """As recipes that freeze norms have it."""
+
+    def train(self, mode=True):
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.training = False
+
+
+def test_train_may_return_nothing_in_every_variant():
+    net = seeded(
+        lambda: ForgetsToReturn(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    )
+    options = {"input_size": 16, "mean": 0.5, "std": 0.25, "images": N, "layers": "convs"}
+    record = bench(nn.Sequential(OrderedDict(body=net)), variants="all", **options)
+    assert all(layer.r is not None for layers in record.variants.values() for layer in layers)
+
+
+@pytest.mark.parametrize("how", ["a child", "in place", "a child in place", "all of it"])
+def test_compiled_parts_are_measured_as_written(how):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.Conv2d(8, 4, 3))
+
+        def forward(self, x):
+            return self.body(x).mean((2, 3))
+
+    net = seeded(Net)
+    expected, given = measure(net, images(), layers="all"), net
+    if how == "a child":
+        net.body = torch.compile(net.body, backend="eager")
+    elif how == "in place":
+        net.compile(backend="eager")
+    elif how == "a child in place":
+        net.body.compile(backend="eager")
+    else:
+        given = torch.compile(net, backend="eager")
+    given(images())
+    assert measure(given, images(), layers="all") == expected
+    with torch.no_grad():
+        assert torch.equal(given(images()), net(images()))  # and it is compiled as before
+
+
+class Branch(nn.Module):
+    """Calls an odd part beside its way."""
+
+    def __init__(self, odd):
+        super().__init__()
+        self.conv, self.odd, self.last = nn.Conv2d(3, 4, 3), odd, nn.Conv2d(4, 2, 3)
+
+    def forward(self, x):
+        x = self.conv(x)
+        self.odd(x)
+        return self.last(x)
+
+
+class Called(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+ODD = {
+    "coo": (lambda x: x.flatten(1).to_sparse(), "no plain array (sparse_coo)"),
+    "csr": (lambda x: x.flatten(1).to_sparse_csr(), "no plain array (sparse_csr)"),
+    "nested": (lambda x: torch.nested.as_nested_tensor([x[0], x[0, :1]]), "no plain array (nested)"),
+    "complex": (torch.fft.fft2, "not floating-point"),
+    "quantised": (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.quint8), "not floating-point"),
+    "empty": (lambda x: x[:, :0], "not a batch: no dimension or no element"),
+    "number": (lambda x: x.sum(), "not a batch: no dimension or no element"),
+}
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Sparse CSR", "ignore:The PyTorch API of nested", "ignore:.*quantize_per_tensor"
+)
+@pytest.mark.parametrize("kind", ODD)
+def test_outputs_that_are_no_plain_array_have_a_reason(kind):
+    function, reason = ODD[kind]
+    found = of_layers(measure(Branch(Called(function)), images(), layers="all"))
+    assert found["odd"].reason == reason
+    assert found["conv"].r is not None
+    assert found["last"].r is not None
+
+
+# ---- averages that are only rounding
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_an_average_of_zero_is_no_value(dtype):
+    class Normed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 64, 3), nn.LayerNorm(64, elementwise_affine=False)
+            self.last = nn.Conv2d(64, 8, 3)
+
+        def forward(self, x):
+            x = self.norm(self.conv(x).permute(0, 2, 3, 1) + 3)
+            return self.last(x.permute(0, 3, 1, 2))
+
+    net = seeded(Normed).to(dtype)
+    with Probe(net, "all", mean_channel=True) as probe, torch.no_grad():
+        net(triple(12).to(dtype))
+    found = of_layers(probe.mean_channel_results())
+    assert (found["norm"].d, found["norm"].reason) in [(None, "rounding alone"), (None, "constant")]
+    assert found["conv"].r is not None
+    assert found["last"].r is not None
+    assert of_layers(probe.results())["norm"].r is not None
+
+
+def test_small_averages_above_rounding_are_values():
+    class Centred(nn.Module):
+        def __init__(self, size):
+            super().__init__()
+            self.conv, self.size = nn.Conv2d(3, 64, 3), size
+
+        def forward(self, x):
+            x = self.conv(x)
+            mean = x.mean(1, keepdim=True)
+            return Called.forward(self.keep, x - mean + self.size * mean)
+
+    net = seeded(lambda: Centred(1e-3))
+    net.keep = Called(lambda x: x)
+    plain = seeded(lambda: Centred(1.0))
+    plain.keep = Called(lambda x: x)
+    found = []
+    for each in (net.double(), plain.double()):
+        with Probe(each, "output", mean_channel=True) as probe, torch.no_grad():
+            each(triple().double())
+        found.append(probe.mean_channel_results()[-1])
+    assert found[0].r == pytest.approx(found[1].r, rel=1e-9)  # scaling the average changes no ratio
+
+
+# ---- several outputs
+
+
+@pytest.mark.parametrize("form", ["list", "dict", "NHWC"])
+def test_of_several_maps_the_deepest_is_the_output(form):
+    class Pyramid(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stages = nn.ModuleList(nn.Conv2d(c, 2 * c + 1, 3, stride=2) for c in (3, 7, 15))
+
+        def forward(self, x):
+            maps = []
+            for stage in self.stages:
+                x = stage(x)
+                maps.append(x.permute(0, 2, 3, 1) if form == "NHWC" else x)
+            return {str(i): m for i, m in enumerate(maps)} if form == "dict" else maps
+
+    net = seeded(Pyramid)
+    found = measure(net, images(side=40), layers="all")
+    deepest = net(images(side=40))["2" if form == "dict" else 2]
+    assert found[-1].shape == tuple(deepest.shape[1:])
+    assert found[-1].depth == 1
+
+
+def test_scores_come_before_what_is_beside_them():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            x = self.conv(x)
+            return x.mean((2, 3)), x
+
+    assert measure(Two(), images(), layers="output")[-1].shape == (4,)
+
+
+# ---- forwards that cannot be measured
+
+
+class Noisy(nn.Module):
+    """Random in evaluation mode, in one of its ways."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.first, self.last = how, nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x):
+        x = self.first(x)
+        if self.how == "dropout":
+            x = F.dropout(x, 0.5)
+        elif self.how == "small":
+            x = x + 1e-3 * torch.randn_like(x)
+        elif self.how == "numpy":
+            import numpy as np
+
+            x = x * float(np.random.uniform(0.5, 1))  # noqa: NPY002
+        elif self.how == "drop path":
+            x = x * (torch.rand(len(x), 1, 1, 1) > 0.3)
+        return self.last(x)
+
+
+@pytest.mark.parametrize("how", ["dropout", "small", "numpy", "drop path"])
+def test_random_networks_are_named_as_such(how):
+    net = seeded(lambda: Noisy(how))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = of_layers(measure(net, images(), layers="all"))
+    assert found["first"].r is not None
+    assert "random in evaluation mode" in found["last"].reason
+    assert found["last"].r is None
+
+
+def test_a_network_that_draws_without_using_it_is_measured():
+    class Draws(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            torch.rand(3)
+            return self.conv(x)
+
+    assert measure(Draws(), images(), layers="all")[-1].r is not None
+
+
+@pytest.mark.parametrize("how", ["batch norm", "centred", "softmax over the batch"])
+def test_batch_statistics_are_named_as_such(how):
+    class Over(nn.Module):
+        def forward(self, x):
+            return x - x.mean(0, keepdim=True) if how == "centred" else x.flatten(1).softmax(0)
+
+    middle = nn.BatchNorm2d(8, track_running_stats=False) if how == "batch norm" else Over()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        found = measure(nn.Sequential(nn.Conv2d(3, 8, 3), middle, nn.Tanh()), images(), layers="all")
+    assert found[0].r is not None
+    for layer in found[1:]:
+        assert "depends on the other images of its batch" in layer.reason
+    assert not [w for w in seen if "no layer" in str(w.message)]
+
+
+def test_one_warning_where_no_layer_has_a_value():
+    net = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.Conv2d(3, 4, 3))
+    with pytest.warns(DiffsensWarning, match="no layer of Sequential has a value: depends on") as seen:
+        measure(net, images(), layers="all")
+    assert len(seen) == 1
+
+
+# ---- variants
+
+
+@pytest.mark.parametrize("variant", ["channel-shuffled", "mean-filter"])
+def test_functional_convolutions_are_named_where_they_are_left_as_they_are(variant):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.kernel = nn.Parameter(torch.randn(4, 8, 3, 3) / 9)
+
+        def forward(self, x):
+            return F.conv2d(x, self.kernel)
+
+    net = nn.Sequential(OrderedDict(first=nn.Conv2d(3, 8, 3), own=Own()))
+    options = {"input_size": 16, "mean": 0.5, "std": 0.25, "images": N, "layers": "all"}
+    with pytest.warns(DiffsensWarning, match=f"own of .* no convolution modules: .* in {variant}$"):
+        record = bench(net, variants=variant, **options)
+    assert any("own of" in text for text in record.warnings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DiffsensWarning)
+        bench(net, variants="mean-channel", **options)
+
+
+# ---- running statistics of fresh networks
+
+
+def fresh():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4)
+    )
+
+
+def test_running_statistics_are_averages_over_the_batches():
+    net, clean = seeded(fresh).eval(), images(2 * STATISTICS_BATCH)
+    reference, before = copy.deepcopy(net), copy.deepcopy(net)
+    assert (
+        set_running_statistics(net, PerturbedImages(batches_of(clean), Perturbation()), PassSettings()) == []
+    )
+    reference.train()
+    for norm in (reference[1], reference[4]):
+        norm.momentum = None  # torch's own cumulative average
+        norm.reset_running_stats()
+    with torch.no_grad():
+        for batch in clean.split(STATISTICS_BATCH):
+            reference(batch)
+    for k in (1, 4):
+        assert torch.allclose(net[k].running_mean, reference[k].running_mean, rtol=1e-5, atol=1e-6)
+        assert torch.allclose(net[k].running_var, reference[k].running_var, rtol=1e-5)
+        assert (net[k].momentum, net[k].training) == (0.1, False)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), before.parameters(), strict=True))
+
+
+def test_running_statistics_do_not_depend_on_the_batch_size_of_the_measurement():
+    options = {
+        "input_size": 16,
+        "mean": 0.5,
+        "std": 0.25,
+        "images": 40,
+        "layers": "convs",
+        "variants": "init",
+    }
+    one, two = (bench(seeded(fresh), batch_size=size, **options) for size in (3, 16))
+    for a, b in zip(one.variants["init"], two.variants["init"], strict=True):
+        assert a.r == pytest.approx(b.r, rel=1e-4)
+
+
+def test_fresh_norms_normalise_what_they_are_shown():
+    """The output of a norm with statistics of the images has mean 0 and variance 1 a channel, to sampling."""
+    net, clean = seeded(fresh).eval(), images(STATISTICS_BATCH)
+    set_running_statistics(net, PerturbedImages(batches_of(clean), Perturbation()), PassSettings())
+    with torch.no_grad():
+        out = net(clean)
+    assert torch.allclose(out.mean((0, 2, 3)), torch.zeros(4), atol=1e-4)
+    assert torch.allclose(out.var((0, 2, 3)), torch.ones(4), rtol=1e-3)
+
+
+def test_networks_without_running_statistics_need_no_pass():
+    perturbed = PerturbedImages(batches_of(images()), Perturbation())
+    calls = []
+    set_running_statistics(nn.Conv2d(3, 4, 3), perturbed, PassSettings(forward=lambda m, x: calls.append(1)))
+    assert calls == []

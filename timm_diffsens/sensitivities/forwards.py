@@ -1,0 +1,137 @@
+"""How a network is run: its settings, its device, the layout of its images in memory."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from timm_diffsens.device import devices, seeding
+from timm_diffsens.device.evaluation import evaluating
+from timm_diffsens.device.precision import FULL, Precision
+from timm_diffsens.models.weights import is_lazy, refuse_meta
+from timm_diffsens.sensitivities.batch_size import BatchSize, is_out_of_memory
+from timm_diffsens.sensitivities.probe import Forward, model_output
+from timm_diffsens.sensitivities.triplets import PerturbedImages
+
+_SAME = 1e-2  # relative: what another order of summation can never reach
+
+
+@dataclass(frozen=True)
+class PassSettings:
+    """What a pass measures, and how.
+
+    Attributes:
+        layers: a selection or shell patterns, see `models.layers.select_layers`.
+        batch_size: images a forward (which sees three times as many), or "auto".
+        mean_channel: measure channel averages too.
+        precision: of the forwards.
+        forward: called as `forward(model, images)` in place of `model(images)`, for models that want more
+            than images; however many images it is given, (3 n, c, h, w) in a pass.
+    """
+
+    layers: str | Sequence[str] = "blocks"
+    batch_size: BatchSize = "auto"
+    mean_channel: bool = False
+    precision: Precision = FULL
+    forward: Forward | None = None
+
+    def called(self, model: nn.Module, images: torch.Tensor) -> Any:
+        """What the model makes of images."""
+        return self.forward(model, images) if self.forward else model(images)
+
+
+AS_USUAL = PassSettings()
+
+
+def like_of(model: nn.Module) -> torch.Tensor:
+    """A tensor of the type and on the device of the network."""
+    return next(iter(model.parameters()), torch.empty(0))
+
+
+@contextmanager
+def on_device(model: nn.Module, device: str | torch.device | None) -> Iterator[None]:
+    """A module on that device for the duration; where it is by default."""
+    home = next((p.device for p in model.parameters()), None)
+    target = home if device is None else devices.resolve_device(str(device))
+    elsewhere = home is not None and target is not None and home != target
+    if elsewhere:
+        model.to(target)
+    try:
+        yield
+    finally:
+        if elsewhere:
+            model.to(home)
+
+
+def complete(model: nn.Module, images: PerturbedImages, settings: PassSettings) -> None:
+    """Run lazy modules once, under the seed; check that there are numbers."""
+    first = images.first()
+    if first is not None and is_lazy(model):
+        with seeding.seeded(images.perturbation.seed), torch.no_grad(), evaluating(model):
+            settings.called(model, _three(first))
+    refuse_meta(model)
+
+
+def _three(image: torch.Tensor) -> torch.Tensor:
+    """An image (1, ...) and two others, for a forward of its own."""
+    return torch.cat([image, image.flip(-1), image / 2])
+
+
+@contextmanager
+def forwards(
+    model: nn.Module, images: PerturbedImages, settings: PassSettings
+) -> Iterator[torch.memory_format]:
+    """As forwards are run: without gradients, in the precision asked for, in the layout that is given.
+
+    The layout is channels-last where that pays and the network gives the same in it: `view` and `as_strided`
+    see how numbers lie in memory.
+    """
+    like, first = like_of(model), images.first()
+    with torch.no_grad(), settings.precision.applied(like.device), ExitStack() as stack:
+        layout = torch.contiguous_format
+        if first is not None and first.ndim == 4 and _prefers_channels_last(model):
+            three = _three(first).to(like.device, like.dtype if like.is_floating_point() else first.dtype)
+            with evaluating(model):
+                plain = model_output(settings.called(model, three))
+            layout = stack.enter_context(channels_last(model))
+            with evaluating(model):
+                same = _gives(model, settings, three.contiguous(memory_format=layout), plain)
+            if not same:
+                stack.close()
+                layout = torch.contiguous_format
+        yield layout
+
+
+def _gives(model: nn.Module, settings: PassSettings, images: torch.Tensor, plain: torch.Tensor) -> bool:
+    """Whether a forward gives these numbers, to rounding."""
+    try:
+        found = model_output(settings.called(model, images))
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        return False
+    gap = torch.linalg.vector_norm(found.float() - plain.float())
+    return found.shape == plain.shape and not gap > _SAME * torch.linalg.vector_norm(plain.float())
+
+
+def _prefers_channels_last(model: nn.Module) -> bool:
+    """Whether convolutions dominate: a network whose only convolution cuts patches is left alone."""
+    convolutions = sum(isinstance(m, nn.Conv2d) for m in model.modules())
+    return convolutions > sum(isinstance(m, nn.Linear) for m in model.modules())
+
+
+@contextmanager
+def channels_last(model: nn.Module) -> Iterator[torch.memory_format]:
+    """Keep convolution weights channels-last for the duration, where that pays; gives the images' layout."""
+    weights = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
+    swapped = [w for w in weights if w.is_contiguous()] if _prefers_channels_last(model) else []
+    for weight in swapped:
+        weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    try:
+        yield torch.channels_last if swapped else torch.contiguous_format
+    finally:
+        for weight in swapped:
+            weight.data = weight.data.contiguous(memory_format=torch.contiguous_format)
