@@ -137,7 +137,7 @@ def test_what_cannot_be_measured_is_refused():
 
 
 def test_images_take_the_type_of_the_network():
-    sample = PixelPairs.uniform(16).sample(64, np.random.default_rng(0))
+    sample = PixelPairs.task1(16, 5).sample(64, np.random.default_rng(0))
     single, double = (
         measured_curve(homogeneous_network(2, 3).to(t), [sample]) for t in (torch.float32, torch.float64)
     )

@@ -40,6 +40,10 @@ class Report:
     notes: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
+    def show(self, name: str, table: pd.DataFrame, chart: alt.TopLevelMixin) -> None:
+        """A chart, and the data behind it."""
+        self.tables[name], self.charts[name] = table, chart
+
 
 def write_report(report: Report, folder: Path, settings: Settings) -> list[Path]:
     """Charts as SVG, tables as CSV, everything else as `report.json`; equal reports give equal bytes.

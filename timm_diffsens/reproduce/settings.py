@@ -47,6 +47,11 @@ class Settings:
     resamples: int = 2000
     caveats: dict[str, str] = field(default_factory=dict)
 
+    def likely(self, *subjects: str) -> str:
+        """The caveats of these subjects, each once."""
+        found = [self.caveats.get(subject, "") for subject in dict.fromkeys(subjects)]
+        return "; ".join(filter(None, found))
+
     def to_json(self) -> dict[str, Any]:
         """As plain values: the settings that a report states."""
         plain: dict[str, Any] = {}
@@ -80,13 +85,15 @@ def _scale(model: str, width: int | None = None, **more: Any) -> Recipe:
     return Recipe("scale1", model, ModelArguments(width=width), **more)
 
 
-def _simple(task: int, width: int, **more: Any) -> Recipe:
+def _simple(task: int, width: int, size: int | None = None, **more: Any) -> Recipe:
     """App. B.2: 12 layers of stride 1 on task 1, 7 of stride 2 on task 2, one-dimensional."""
     shape = {"depth": 12, "filter": 3, "stride": 1} if task == 1 else {"depth": 7, "filter": 2, "stride": 2}
-    scale: dict[str, Any] = {"dims": 1}
-    if "size" in more:
-        scale["size"] = more.pop("size")
-    return Recipe(f"scale{task}", "net/simple", ModelArguments(**shape, width=width), scale=scale, **more)
+    how: dict[str, Any] = {
+        "scale": {"dims": 1} | ({"size": size} if size else {}),
+        "optimizer": "adamw",
+        "lr": 0.01,
+    }
+    return Recipe(f"scale{task}", "net/simple", ModelArguments(**shape, width=width), **how, **more)
 
 
 _DECAY: dict[str, Any] = {"weight_decay": 5e-4, "amp": True, "half": True}
@@ -139,18 +146,8 @@ SMALL = Settings(
         _scale("net/vgg11_bn", 8, optimizer="adamw", lr=0.003, weight_decay=3.0, epochs=200),
     ),
     simple=(
-        _simple(
-            1,
-            128,
-            size=64,
-            train_images=768,
-            optimizer="adamw",
-            lr=0.01,
-            weight_decay=0.3,
-            epochs=60,
-            amp=True,
-        ),
-        _simple(2, 128, optimizer="adamw", lr=0.01, weight_decay=1.0, epochs=80),
+        _simple(1, 128, 64, train_images=768, weight_decay=0.3, epochs=60, amp=True),
+        _simple(2, 128, weight_decay=1.0, epochs=80),
     ),
     simple_seeds=(4, 4),
     imagenet=("torchvision/vgg11", "torchvision/vgg11_bn"),
@@ -197,8 +194,8 @@ PAPER = Settings(
         _scale("net/vgg11_bn", 64, epochs=250, weight_decay=5e-3),
     ),
     simple=(
-        _simple(1, 1000, optimizer="adamw", lr=0.01, weight_decay=0.3, epochs=1000),
-        _simple(2, 1000, optimizer="adamw", lr=0.01, weight_decay=1.0, epochs=1000),
+        _simple(1, 1000, weight_decay=0.3, epochs=1000),
+        _simple(2, 1000, weight_decay=1.0, epochs=1000),
     ),
     simple_seeds=(4, 10),
     imagenet=("torchvision/vgg11", "torchvision/vgg11_bn"),

@@ -1,6 +1,6 @@
 """The homogeneous single-channel network, and sensitivities on pairs of pixels measured by running it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.sensitivities.probe import Probe
 from timm_diffsens.theory.pixel_pairs import PairImages
+from timm_diffsens.theory.predictions import check_shape
 
 NOISES = ("rectified", "white")
 
@@ -32,10 +33,7 @@ def homogeneous_network(depth: int, filter_size: int, stride: int = 1, *, relu: 
     Raises:
         UsageError: a stride that is neither 1 nor F, fewer than one layer, or a filter below 2 pixels.
     """
-    if stride not in (1, filter_size):
-        raise UsageError(f"stride must be 1 or the filter size {filter_size}, got {stride}")
-    if depth < 1 or filter_size < 2:
-        raise UsageError(f"expected at least 1 layer and 2 pixels a filter, got {depth} and {filter_size}")
+    check_shape(depth, filter_size, stride)
     modules: list[nn.Module] = []
     for _ in range(depth):
         if stride == 1:
@@ -46,6 +44,17 @@ def homogeneous_network(depth: int, filter_size: int, stride: int = 1, *, relu: 
     return nn.Sequential(*modules).requires_grad_(False).eval()
 
 
+@torch.no_grad()
+def layer_outputs(network: nn.Sequential, images: torch.Tensor) -> list[torch.Tensor]:
+    """What each ReLU of a `homogeneous_network` makes of images (n, 1, length): (n, 1, places)."""
+    outputs = []
+    for module in network:
+        images = module(images)
+        if isinstance(module, nn.ReLU):
+            outputs.append(images)
+    return outputs
+
+
 @dataclass(frozen=True)
 class MeasuredCurve:
     """Layers 1 to K of a network, and the same for the average over channels of each layer."""
@@ -54,12 +63,7 @@ class MeasuredCurve:
     mean_channel: list[LayerSensitivity]
 
 
-def measured_curve(
-    model: nn.Module,
-    images: Iterable[PairImages],
-    noise: str = "rectified",
-    layers: str | Sequence[str] = "convs",
-) -> MeasuredCurve:
+def measured_curve(model: nn.Module, images: Iterable[PairImages], noise: str = "rectified") -> MeasuredCurve:
     """D, G and R of every convolution (after its activation) of any network on (n, 1, length).
 
     Args:
@@ -67,7 +71,6 @@ def measured_curve(
         images: batches from `PixelPairs.sample`.
         noise: `rectified` adds phi(eta), the ReLU already applied, as the paper does for Fig. 7 (App. B.2);
             `white` adds eta itself.
-        layers: as for `Probe`; only those that are a map over places are kept.
 
     Raises:
         UsageError: an unknown noise, or no convolution.
@@ -75,7 +78,7 @@ def measured_curve(
     if noise not in NOISES:
         raise unknown("noise", noise, NOISES)
     like = next(model.parameters(), torch.zeros((), dtype=torch.float64))
-    with Probe(model, layers, mean_channel=True) as probe, torch.no_grad():
+    with Probe(model, "convs", mean_channel=True) as probe, torch.no_grad():
         for part in images:
             eta = part.eta.relu() if noise == "rectified" else part.eta
             three = [x.to(like) for x in (part.clean, part.deformed, part.clean + eta)]

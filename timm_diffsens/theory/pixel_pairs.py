@@ -71,13 +71,6 @@ class PixelPairs:
     # ---- distributions
 
     @classmethod
-    def uniform(cls, length: int) -> "PixelPairs":
-        """Every pair of distinct pixels alike."""
-        table = np.ones((_checked(length), length))
-        np.fill_diagonal(table, 0)
-        return cls(table / table.sum(), _freely(length))
-
-    @classmethod
     def task1(cls, length: int, xi: float, gap: float = 2) -> "PixelPairs":
         """Task 1: half of the pairs nearer than xi - gap / 2, half farther than xi + gap / 2.
 
