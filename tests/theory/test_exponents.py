@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from timm_diffsens.theory.exponents import (
-    Exponent,
     asymptotic_exponents,
     fit_exponent,
     fitted_layers,
@@ -54,12 +53,6 @@ def test_two_layers_have_a_slope_but_no_error():
     # y = (0, 0, 1) log 2 on x = (0, 1, 2) log 2, off by (1, -2, 1) / 6
     three = fit_exponent([1, 2, 4], [1, 1, 2])
     assert three.stderr == pytest.approx(math.sqrt(6 / 36 / (3 - 2) / 2))
-
-
-def test_the_spread_over_groups_is_the_error_of_their_mean():
-    fits = [Exponent(v, None, 3, 1, 3) for v in (1.0, 2.0, 4.0, 5.0)]
-    found = Exponent(3.0, 0.1, 3, 1, 3).with_sampling(fits)
-    assert found.sampling == pytest.approx(math.sqrt(10 / 3 / 4))
 
 
 def test_the_law_goes_through_the_middle_of_the_fitted_layers():

@@ -11,7 +11,6 @@ from timm_diffsens.models.checkpoints import read_recipe, save_checkpoint
 from timm_diffsens.models.loading import load_model
 from timm_diffsens.results.report.theory_chart import theory_chart
 from timm_diffsens.theory.trained import (
-    first_layers,
     homogeneous_exponents,
     trained_curves,
     trained_document,
@@ -114,7 +113,7 @@ def test_trainings_that_differ_are_apart(tmp_path):
 def test_first_layers_of_both_strides(tmp_path):
     path = trained(tmp_path, task="scale1", depth=6, filter=3, stride=1)
     (found,) = trained_curves([path], images=16)
-    assert list(first_layers(found.setting)) == [1, 2, 3, 4]
+    assert list(found.fitted) == [1, 2, 3, 4]
     assert (found.setting.task, found.setting.length, found.setting.xi) == (1, 32, 10)
 
 

@@ -68,9 +68,10 @@ def theory(
     checkpoints trained networks stand beside it, and the same with fresh weights.
     """
     from timm_diffsens.errors import UsageError
-    from timm_diffsens.results.report.export import figure_format
 
     if figure is not None:
+        from timm_diffsens.results.report.export import figure_format
+
         figure_format(figure)
     if checkpoints and any(value is not None for value in (task, depth, filter_size, length, xi)):
         raise UsageError("the checkpoints say which task, depth, filter, length and xi: leave those out")
@@ -123,6 +124,8 @@ def _write(
     out: Path | None,
 ) -> "Iterator[Path]":
     """The figure, and the folder's three files."""
+    if figure is None and out is None:
+        return
     import json
 
     import pandas as pd
@@ -139,13 +142,10 @@ def _write(
         save_chart(theory_chart(rows), path)
         yield path
     if out is not None:
-        texts = {
-            out / "theory.csv": pd.DataFrame(rows).to_csv(index=False),
-            out / "theory.json": json.dumps(document, indent=2, allow_nan=False) + "\n",
-        }
-        for path, text in texts.items():
-            write_atomic(path, text.encode())
-            yield path
+        table, text = pd.DataFrame(rows), json.dumps(document, indent=2, allow_nan=False)
+        for name, content in (("theory.csv", table.to_csv(index=False)), ("theory.json", text + "\n")):
+            write_atomic(out / name, content.encode())
+            yield out / name
 
 
 # ---- tables

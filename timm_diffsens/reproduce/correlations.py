@@ -1,7 +1,7 @@
 """Figs 1, 8 and 10: does the test error go with D, G and R at the output, over networks?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -49,9 +49,9 @@ def figure_10(workspace: Workspace) -> Report:
     """The scatter plots behind Fig. 1, right."""
     report = Report("fig10", "CIFAR-10 with noise: test error against D, G and R at each size of the noise")
     with reporting_missing(report.missing):
-        for noise in _noisy(workspace, report)[0]:
-            if noise.group is not None:
-                _show(report, f"noise-{noise.multiple:g}", noise.group)
+        for multiple, group in _noisy(workspace, report)[0].items():
+            if group is not None:
+                _show(report, f"noise-{multiple:g}", group)
         report.notes.append(_unit_note(workspace))
     return report
 
@@ -61,33 +61,18 @@ def _show(report: Report, name: str, group: Group) -> None:
     report.tables[f"{name}-correlations"] = group.correlations
 
 
-@dataclass(frozen=True)
-class NoiseSizes:
-    """Networks trained and tested on noisy images: the noise in units of eta*, and what they gave.
+def _noisy(workspace: Workspace, report: Report) -> tuple[dict[float, Group | None], Leaderboard]:
+    """Networks trained and tested on noisy images, by the noise in units of eta*, and all of them.
 
-    `group` is None where fewer than five networks have this noise.
+    None where fewer than five networks have this noise.
     """
-
-    multiple: float
-    sigma: float
-    group: Group | None
-
-
-def _noisy(workspace: Workspace, report: Report) -> tuple[list[NoiseSizes], Leaderboard]:
-    settings, unit = workspace.settings, workspace.noise_unit
-    sizes = {round(multiple * unit, 6): multiple for multiple in settings.noises}
-    recipes = [replace(recipe, corrupt=sigma) for sigma in sizes for recipe in settings.noisy]
+    settings = workspace.settings
+    sigmas = {multiple: round(multiple * workspace.noise_unit, 6) for multiple in settings.noises}
+    recipes = [replace(recipe, corrupt=sigma) for sigma in sigmas.values() for recipe in settings.noisy]
     board = _board(workspace, report, "noise", recipes)
-    by_sigma = {_sigma(board, group): group for group in board.groups}
-    return [
-        NoiseSizes(multiple, sigma, by_sigma.get(sigma)) for sigma, multiple in sorted(sizes.items())
-    ], board
-
-
-def _sigma(board: Leaderboard, group: Group) -> float:
-    """The noise on the images of a group's records."""
-    key = group.models["key"].iloc[0]
-    return next(r.protocol.corruption_sigma for _, r in board.records if r.key == key)
+    sigma_of = {record.key: record.protocol.corruption_sigma for _, record in board.records}
+    groups = {sigma_of[group.models["key"].iloc[0]]: group for group in board.groups}
+    return {multiple: groups.get(sigma) for multiple, sigma in sigmas.items()}, board
 
 
 def _scatter(workspace: Workspace, report: Report, name: str, recipes: Sequence[Recipe]) -> None:
@@ -192,13 +177,14 @@ def _noise(workspace: Workspace, report: Report) -> None:
         rows = board.series[0].rows.copy()
         rows.insert(1, "in units of eta*", rows["sigma"] / workspace.noise_unit)
         report.show("noise", rows, series_chart(board.series[0]))
-    noisy = [(noise.group, f"noise {noise.multiple:g} eta*") for noise in noises if noise.sigma > 0]
-    likely = _likely(workspace, "cifar10", next((group for group, _ in noisy if group is not None), None))
-    for measure, sign in _SIGNS.items():
-        parts = [_rho(group, measure, name) for group, name in noisy]
-        report.claims.append(Claim.of(f"fig1.noise-{measure}-{sign}", parts, likely))
-    parts = [_better(group, "d", name) for group, name in noisy]
-    report.claims.append(Claim.of("fig1.noise-r-better-than-d", parts, likely))
+    noisy = {f"noise {multiple:g} eta*": group for multiple, group in noises.items() if multiple > 0}
+    found = {
+        f"{measure}-{sign}": [_rho(group, measure, name) for name, group in noisy.items()]
+        for measure, sign in _SIGNS.items()
+    }
+    found["r-better-than-d"] = [_better(group, "d", name) for name, group in noisy.items()]
+    likely = _likely(workspace, "cifar10", next(filter(None, noisy.values()), None))
+    report.claims += [Claim.of(f"fig1.noise-{key}", parts, likely) for key, parts in found.items()]
     report.notes.append(_unit_note(workspace))
 
 

@@ -22,7 +22,7 @@ from timm_diffsens.schema.records import Record
 
 MIDDLE = range(2, 7)  # the layers of VGG11 that become low-frequency on CIFAR-10, numbered from 1
 FIRST = range(1, 8)  # those in which the constant mode dominates on scale detection
-_MOST_PANELS = 12
+_MOST_PANELS = 12  # a network; layers spread evenly over depth
 _DOTTED = "dotted: at initialisation"
 
 
@@ -106,14 +106,9 @@ def _modes(report: Report, records: Named, prefix: str = "") -> None:
             panels = Panels(
                 ("mode", "mode"), ("power", "gamma"), "layer", name, subtitle, log=True, columns=4, side=180
             )
-            report.show(prefix + _short(name), table, panels.curves(_first_panels(table)))
-
-
-def _first_panels(table: pd.DataFrame) -> pd.DataFrame:
-    """Layers spread evenly over depth, where there are too many to draw."""
-    layers = table["layer"].unique()
-    kept: pd.DataFrame = table[table["layer"].isin(layers[spread_out(len(layers), _MOST_PANELS)])]
-    return kept
+            layers = table["layer"].unique()
+            drawn = table["layer"].isin(layers[spread_out(len(layers), _MOST_PANELS)])
+            report.show(prefix + _short(name), table, panels.curves(table[drawn]))
 
 
 def _frequencies(report: Report, records: Named) -> None:

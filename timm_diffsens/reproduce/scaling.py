@@ -115,7 +115,7 @@ def judged_relu(result: TheoryResult) -> list[Claim]:
     differences = []
     for group in range(GROUPS):
         own, linear = (
-            fit_of(setting, measured_curve(net, setting.batches([group]), "white").layers, "g")
+            fit_of(setting, measured_curve(net, setting.batches([group]), rectified=False).layers, "g")
             for net in both
         )
         if own is not None and linear is not None:

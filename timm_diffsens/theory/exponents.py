@@ -1,7 +1,7 @@
 """Powers of the receptive field: fits, local slopes, and the asymptotic values of the paper."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,8 @@ class Exponent:
     Attributes:
         stderr: of the least-squares slope, from the scatter about the line; on an exact curve it shows how
             far from a power law that is. None with two layers, through which every line passes.
-        sampling: standard error from the choice of images or networks, see `with_sampling`; None if not
-            known. It is the larger one on measured curves, whose layers err together.
+        sampling: standard error from the choice of images, of the mean of fits to eighths of them; None if
+            not known. It is the larger one on measured curves, whose layers err together.
     """
 
     value: float
@@ -28,10 +28,6 @@ class Exponent:
     first: int
     last: int
     sampling: float | None = None
-
-    def with_sampling(self, fits: "Sequence[Exponent]") -> "Exponent":
-        """With the standard error of the mean of `fits`, each to its own share of the images or networks."""
-        return replace(self, sampling=float(scipy.stats.sem([fit.value for fit in fits])))
 
 
 def asymptotic_exponents(stride: int) -> dict[str, float]:

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from timm_diffsens.errors import UsageError, unknown
+from timm_diffsens.errors import UsageError
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.sensitivities.probe import Probe
 from timm_diffsens.theory.pixel_pairs import PairImages
 from timm_diffsens.theory.predictions import check_shape
-
-NOISES = ("rectified", "white")
 
 _BATCH = 128
 
@@ -63,24 +61,22 @@ class MeasuredCurve:
     mean_channel: list[LayerSensitivity]
 
 
-def measured_curve(model: nn.Module, images: Iterable[PairImages], noise: str = "rectified") -> MeasuredCurve:
+def measured_curve(model: nn.Module, images: Iterable[PairImages], rectified: bool = True) -> MeasuredCurve:
     """D, G and R of every convolution (after its activation) of any network on (n, 1, length).
 
     Args:
         model: trained or not; the images take the type and device of its parameters.
         images: batches from `PixelPairs.sample`.
-        noise: `rectified` adds phi(eta), the ReLU already applied, as the paper does for Fig. 7 (App. B.2);
-            `white` adds eta itself.
+        rectified: add phi(eta), the ReLU already applied, as the paper does for Fig. 7 (App. B.2); otherwise
+            eta itself, white noise.
 
     Raises:
-        UsageError: an unknown noise, or no convolution.
+        UsageError: no convolution.
     """
-    if noise not in NOISES:
-        raise unknown("noise", noise, NOISES)
     like = next(model.parameters(), torch.zeros((), dtype=torch.float64))
     with Probe(model, "convs", mean_channel=True) as probe, torch.no_grad():
         for part in images:
-            eta = part.eta.relu() if noise == "rectified" else part.eta
+            eta = part.eta.relu() if rectified else part.eta
             three = [x.to(like) for x in (part.clean, part.deformed, part.clean + eta)]
             for batch in zip(*(torch.split(x, _BATCH) for x in three), strict=True):
                 probe.model(torch.cat(batch))

@@ -78,7 +78,9 @@ class PixelPairs:
         """
         distance = _distances(_checked(length))
         near, far = (distance > 0) & (distance < xi - gap / 2), distance > xi + gap / 2
-        return cls(_balanced(near, far, f"xi = {xi:g}, gap = {gap:g} and length {length}"), _freely(length))
+        return cls(
+            _balanced(near, far, f"xi = {xi:g}, gap = {gap:g} and length {length}"), np.full(length, 0.5)
+        )
 
     @classmethod
     def task2(cls, length: int, xi: int) -> "PixelPairs":
@@ -91,7 +93,7 @@ class PixelPairs:
             raise UsageError(f"xi must cut {length} pixels into patches of at least 2 pixels, got {xi}")
         patch = np.arange(length) // xi
         same = patch[:, None] == patch
-        left = _freely(length)
+        left = np.full(length, 0.5)
         left[::xi], left[xi - 1 :: xi] = 0, 1
         return cls(_balanced(same & ~np.eye(length, dtype=bool), ~same, f"xi = {xi}"), left)
 
@@ -160,10 +162,6 @@ def _checked(length: int) -> int:
     if not 4 <= length <= _MOST_PIXELS:
         raise UsageError(f"length must be from 4 to {_MOST_PIXELS} pixels, got {length}")
     return length
-
-
-def _freely(length: int) -> Array:
-    return np.full(length, 0.5)
 
 
 def _distances(length: int) -> npt.NDArray[np.int64]:

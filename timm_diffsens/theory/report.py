@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
+from scipy.stats import sem
 
 from timm_diffsens.errors import UsageError, warn
 from timm_diffsens.schema.layers import LayerSensitivity
@@ -160,8 +161,8 @@ def run_theory(setting: Setting) -> TheoryResult:
         exact,
         receptive_fields(network, setting.length, _POSITIONS if setting.stride == 1 else None),
         measured_curve(network, setting.batches()).layers,
-        measured_curve(network, setting.batches(few), "white").layers,
-        measured_curve(homogeneous_network(*shape, relu=False), setting.batches(few), "white").layers,
+        measured_curve(network, setting.batches(few), rectified=False).layers,
+        measured_curve(homogeneous_network(*shape, relu=False), setting.batches(few), rectified=False).layers,
         [measured_curve(network, setting.batches([group])).layers for group in range(GROUPS)],
     )
 
@@ -223,7 +224,8 @@ def _rows(
 class FittedExponents:
     """Exponent of one measure: the asymptotic value, the exact curve's, the measured one's.
 
-    None where fewer than two of the layers have a value.
+    None where fewer than two of the layers have a value. What is measured is fitted to all images; its error
+    from the choice of images is that of the fits to the groups.
     """
 
     asymptotic: float
@@ -233,24 +235,18 @@ class FittedExponents:
 
 def theory_exponents(result: TheoryResult) -> dict[str, FittedExponents]:
     """By measure: d, g, r, and g_linear and r_linear without ReLU."""
-    setting = result.setting
-    return {
-        measure: FittedExponents(
-            power,
-            fit_exponent(setting.widths, getattr(result.exact, measure), setting.fitted),
-            _measured(result, measure),
-        )
-        for measure, power in asymptotic_exponents(setting.stride).items()
-    }
-
-
-def _measured(result: TheoryResult, measure: str) -> Exponent | None:
-    """Fitted to all images; the error from the choice of images is that of the fits to the groups."""
-    if measure.endswith("_linear"):
-        return fit_of(result.setting, result.linear, measure[0])
-    whole = fit_of(result.setting, result.homogeneous, measure)
-    fits = [fit for layers in result.groups if (fit := fit_of(result.setting, layers, measure)) is not None]
-    return whole.with_sampling(fits) if whole is not None and len(fits) == GROUPS else whole
+    setting, found = result.setting, {}
+    for measure, power in asymptotic_exponents(setting.stride).items():
+        exact = fit_exponent(setting.widths, getattr(result.exact, measure), setting.fitted)
+        if measure.endswith("_linear"):
+            measured = fit_of(setting, result.linear, measure[0])
+        else:
+            measured = fit_of(setting, result.homogeneous, measure)
+            fits = [fit.value for layers in result.groups if (fit := fit_of(setting, layers, measure))]
+            if measured is not None and len(fits) == GROUPS:
+                measured = replace(measured, sampling=float(sem(fits)))
+        found[measure] = FittedExponents(power, exact, measured)
+    return found
 
 
 def fit_of(

@@ -66,8 +66,16 @@ class TrainedCurves:
 
     @property
     def fitted(self) -> range:
-        """The layers that exponents are fitted over: the first ones, see `first_layers`."""
-        return first_layers(self.setting)
+        """The layers that exponents are fitted over: where a trained network is expected to pool alike.
+
+        At stride 1 the first two thirds. At stride F those whose patches are smaller than xi: beyond it D is
+        zero, as the task asks for.
+        """
+        setting = self.setting
+        if setting.stride == 1:
+            return range(1, max(2 * setting.depth // 3, 2) + 1)
+        small = [k for k in setting.layers if setting.filter_size**k < setting.xi]
+        return range(1, max(small, default=1) + 1)
 
 
 @dataclass(frozen=True)
@@ -77,16 +85,6 @@ class SeedExponent:
     value: float
     stderr: float | None
     seeds: int
-
-
-def first_layers(setting: Setting) -> range:
-    """Where a trained network is expected to pool alike: the first two thirds at stride 1.
-
-    At stride F, those whose patches are smaller than xi: beyond it D is zero, as the task asks for.
-    """
-    if setting.stride == 1:
-        return range(1, max(2 * setting.depth // 3, 2) + 1)
-    return range(1, max([k for k in setting.layers if setting.filter_size**k < setting.xi], default=1) + 1)
 
 
 def trained_curves(
@@ -217,12 +215,12 @@ def trained_document(found: TrainedCurves) -> TheoryRow:
         "training": dict(found.recipe),
         "fitted_layers": [found.fitted[0], found.fitted[-1]],
         "exponents": exponents,
-        "seeds": [{"seed": s.seed, "test_error": s.test_error, "curves": _plain(s)} for s in found.seeds],
-    }
-
-
-def _plain(seed: SeedCurves) -> TheoryRow:
-    return {
-        curve: [layer.model_dump(include=_VALUES) for layer in layers]
-        for curve, layers in seed.curves.items()
+        "seeds": [
+            {
+                "seed": seed.seed,
+                "test_error": seed.test_error,
+                "curves": {c: [x.model_dump(include=_VALUES) for x in seed.curves[c]] for c in CURVES},
+            }
+            for seed in found.seeds
+        ],
     }
