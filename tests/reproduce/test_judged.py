@@ -29,8 +29,8 @@ def record_of(curves: dict[str, list[float]], error: float = 0.01) -> Record:
 
 
 def judged(curves: dict[str, list[float]], **more) -> dict[str, str]:
-    found = depth.judged("fig3", [("CIFAR-10, net", record_of(curves, **more))], "")
-    return {claim.key.removeprefix("fig3."): claim.verdict for claim in found}
+    found = depth.pooling_numbers([("CIFAR-10, net", record_of(curves, **more))])
+    return {key: Claim.of(f"fig3.{key}", parts).verdict for key, parts in found.items()}
 
 
 FALLING, FLAT = [1.0, 0.5, 0.2, 0.1], [1.0, 1.0, 1.0, 1.0]
@@ -103,30 +103,30 @@ def verdicts_of(found: dict[str, list[Finding]]) -> dict[str, tuple[str, int]]:
 
 def test_middle_layers_that_alone_become_low_frequency():
     trained = [LOW if k in filters.MIDDLE else EVEN for k in range(1, 9)]
-    found = verdicts_of(filters.judged_cifar10([("a", with_spectra(trained, [EVEN] * 8))]))
+    found = verdicts_of(filters.cifar10_numbers([("a", with_spectra(trained, [EVEN] * 8))]))
     assert found == {"cifar10-middle": ("held", 5), "cifar10-ends": ("held", 3)}
 
 
 def test_one_layer_against_the_claim_is_enough():
     trained = [LOW] * 8  # the ends fall as much as the middle
-    found = verdicts_of(filters.judged_cifar10([("a", with_spectra(trained, [EVEN] * 8))]))
+    found = verdicts_of(filters.cifar10_numbers([("a", with_spectra(trained, [EVEN] * 8))]))
     assert found == {"cifar10-middle": ("held", 5), "cifar10-ends": ("not held", 3)}
     trained = [LOW if k in (2, 3, 4, 5) else EVEN for k in range(1, 9)]
-    found = verdicts_of(filters.judged_cifar10([("a", with_spectra(trained, [EVEN] * 8))]))
+    found = verdicts_of(filters.cifar10_numbers([("a", with_spectra(trained, [EVEN] * 8))]))
     assert found["cifar10-middle"] == ("not held", 5)
-    imagenet = verdicts_of(filters.judged_imagenet([("a", with_spectra([EVEN] + [LOW] * 7, [EVEN] * 8))]))
+    imagenet = verdicts_of(filters.imagenet_numbers([("a", with_spectra([EVEN] + [LOW] * 7, [EVEN] * 8))]))
     assert imagenet == {"imagenet": ("held", 7), "imagenet-first": ("held", 1)}
 
 
 def test_the_constant_mode():
-    found = verdicts_of(filters.judged_scale1([("a", with_spectra([LOW] * 8, [EVEN] * 8))]))
+    found = verdicts_of(filters.scale1_numbers([("a", with_spectra([LOW] * 8, [EVEN] * 8))]))
     assert {verdict for verdict, _ in found.values()} == {"held"}
     larger = [[1.5, 1.0, 1.0]] * 8  # the largest, with less than half
-    found = verdicts_of(filters.judged_scale1([("a", with_spectra(larger, [EVEN] * 8))]))
+    found = verdicts_of(filters.scale1_numbers([("a", with_spectra(larger, [EVEN] * 8))]))
     assert [found[f"scale1-{name}"][0] for name in ("largest", "most", "not-before")] == [
         *("held", "not held", "held")
     ]
-    found = verdicts_of(filters.judged_scale1([("a", with_spectra([EVEN[::-1]] * 8, [LOW] * 8))]))
+    found = verdicts_of(filters.scale1_numbers([("a", with_spectra([EVEN[::-1]] * 8, [LOW] * 8))]))
     assert {verdict for verdict, _ in found.values()} == {"not held"}
 
 
@@ -136,13 +136,14 @@ def test_the_constant_mode():
 @pytest.mark.parametrize("task", [1, 2])
 def test_the_relu_is_judged_on_the_same_noise_with_and_without_it(task, monkeypatch):
     result = run_theory(theory_setting(task, images=512))
-    found = {c.key: c for c in scaling.judged_relu(result)}
-    assert {claim.verdict for claim in found.values()} == {"held"}
+    keys = {name: f"fig7.task{task}-{name}" for name in ("relu", "no-relu")}
+    found = scaling.relu_numbers(result)
+    assert [Claim.of(keys[name], [part]).verdict for name, part in found.items()] == ["held", "held"]
 
     monkeypatch.setattr(scaling, "homogeneous_network", lambda *a, relu: homogeneous_network(*a, relu=False))
-    same = {c.key: c for c in scaling.judged_relu(result)}[f"fig7.task{task}-relu"]
-    assert same.parts[0].value == 0  # no ReLU in either: nothing is left to claim
-    assert same.verdict == "not held"
+    same = scaling.relu_numbers(result)["relu"]
+    assert same.value == 0  # no ReLU in either: nothing is left to claim
+    assert Claim.of(keys["relu"], [same]).verdict == "not held"
 
 
 def test_filters_by_how_homogeneous_and_positive_they_are():
@@ -152,7 +153,7 @@ def test_filters_by_how_homogeneous_and_positive_they_are():
             Finding("a", number(found)).verdict(Claim.of(f"table1.{key}", []).region)
             for found in (flat, tilted, mixed)
         ]
-        for key, number in scaling.JUDGED.items()
+        for key, number in scaling.NUMBERS.items()
     )
     assert homogeneous == ["held", "not held", "not held"]
     assert positive == ["held", "held", "not held"]

@@ -287,10 +287,6 @@ def test_the_slope_of_g_falls_short_of_one_by_the_share_of_noise_that_averages_o
         (lambda: PixelPairs.task2(16, 5), "patches of at least 2 pixels, got 5"),
         (lambda: PixelPairs.task1(16, 20), "no pairs of one class"),
         (lambda: PixelPairs.task1(2, 1), "from 4 to 4096"),
-        (lambda: weighted(8, {(1, 1): 1}), "two distinct pixels"),
-        (lambda: PixelPairs(np.zeros((8, 8)), np.full(8, 0.5)), "add up to 1"),
-        (lambda: PixelPairs(np.eye(4) / 4, np.full(4, 0.5)), "diagonal"),
-        (lambda: PixelPairs(np.ones((4, 3)), np.full(4, 0.5)), r"\(4, 3\)"),
     ],
 )
 def test_wrong_use_is_named(call, message):

@@ -131,12 +131,6 @@ def test_channels_that_are_all_alike_are_their_mean():
         assert row["value"] == pytest.approx(expected[row["measure"], row["layer"]], rel=1e-10)
 
 
-def test_what_cannot_be_measured_is_refused():
-    batches = theory_setting(1, 3, images=16).batches()
-    with pytest.raises(UsageError, match="no convolutions"):
-        measured_curve(nn.Sequential(nn.Flatten(), nn.Linear(32, 2)), batches)
-
-
 def test_images_take_the_type_of_the_network():
     sample = PixelPairs.task1(16, 5).sample(64, np.random.default_rng(0))
     single, double = (

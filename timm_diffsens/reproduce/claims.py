@@ -17,6 +17,7 @@ from scipy import stats
 
 Verdict = Literal["held", "not held", "not decided"]
 Region = tuple[float, float]
+Numbers = dict[str, list["Finding"]]  # by claim
 
 _TABLE = Path(__file__).with_name("claims.csv")
 _NORMAL = 1.959963984540054  # 97.5 % quantile of the standard normal distribution

@@ -11,7 +11,7 @@ from timm_diffsens.errors import DiffsensError
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.noise import corrupt
 from timm_diffsens.perturb.streams import streams
-from timm_diffsens.reproduce.claims import Claim, Finding
+from timm_diffsens.reproduce.claims import Finding
 from timm_diffsens.reproduce.panels import pixel_panels
 from timm_diffsens.reproduce.reports import Report
 from timm_diffsens.reproduce.workspace import MissingError, Workspace, name_of, reporting_missing
@@ -82,16 +82,13 @@ def _scatter(workspace: Workspace, report: Report, name: str, recipes: Sequence[
     for row in group.left_out.to_dict("records"):
         report.notes.append(f"{row['model']} is not in the fits: {row['reason']}.")
     _show(report, "scatter", group)
-    parts = {
-        **{f"{measure}-{sign}": _rho(group, measure, "trained") for measure, sign in _SIGNS.items()},
-        **{f"r-better-than-{rival}": _better(group, rival, "trained") for rival in "dg"},
-        "not-at-initialisation": _rho(group, "r", "at initialisation", "init"),
-        "learned": _learned(workspace, group),
+    numbers = {
+        **{f"{measure}-{sign}": [_rho(group, measure, "trained")] for measure, sign in _SIGNS.items()},
+        **{f"r-better-than-{rival}": [_better(group, rival, "trained")] for rival in "dg"},
+        "not-at-initialisation": [_rho(group, "r", "at initialisation", "init")],
+        "learned": [_learned(workspace, group)],
     }
-    likely, count = _likely(workspace, name, group), len(group.points)
-    report.claims += [
-        Claim.of(f"{report.target}.{key}", [part], likely, networks=count) for key, part in parts.items()
-    ]
+    report.judge(numbers, _likely(workspace, name, group), networks=len(group.points))
 
 
 def _board(workspace: Workspace, report: Report, group: str, recipes: Sequence[Recipe]) -> Leaderboard:
@@ -178,13 +175,12 @@ def _noise(workspace: Workspace, report: Report) -> None:
         rows.insert(1, "in units of eta*", rows["sigma"] / workspace.noise_unit)
         report.show("noise", rows, series_chart(board.series[0]))
     noisy = {f"noise {multiple:g} eta*": group for multiple, group in noises.items() if multiple > 0}
-    found = {
-        f"{measure}-{sign}": [_rho(group, measure, name) for name, group in noisy.items()]
+    numbers = {
+        f"noise-{measure}-{sign}": [_rho(group, measure, name) for name, group in noisy.items()]
         for measure, sign in _SIGNS.items()
     }
-    found["r-better-than-d"] = [_better(group, "d", name) for name, group in noisy.items()]
-    likely = _likely(workspace, "cifar10", next(filter(None, noisy.values()), None))
-    report.claims += [Claim.of(f"fig1.noise-{key}", parts, likely) for key, parts in found.items()]
+    numbers["noise-r-better-than-d"] = [_better(group, "d", name) for name, group in noisy.items()]
+    report.judge(numbers, _likely(workspace, "cifar10", next(filter(None, noisy.values()), None)))
     report.notes.append(_unit_note(workspace))
 
 
@@ -200,9 +196,9 @@ def _unit_note(workspace: Workspace) -> str:
 
 def _example(workspace: Workspace, report: Report) -> None:
     images = workspace.cifar10_images(_SHOWN + 1)
-    image, moves = images[_SHOWN:], Diffeo()
-    field = moves.displacement(1, (32, 32), streams(0, "example", [_SHOWN]))
-    shown = {"x": image, "tau x": moves(image, streams(0, "example", [_SHOWN]))}
+    image, diffeo = images[_SHOWN:], Diffeo()
+    field = diffeo.displacement(1, (32, 32), streams(0, "example", [_SHOWN]))
+    shown = {"x": image, "tau x": diffeo(image, streams(0, "example", [_SHOWN]))}
     for multiple in (m for m in workspace.settings.noises if m > 0):
         noised = corrupt(image, multiple * workspace.noise_unit, streams(0, "corruption", [_SHOWN]))
         shown[f"x + {multiple:g} eta*"] = noised

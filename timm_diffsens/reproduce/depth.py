@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from timm_diffsens.reproduce.claims import Claim, Finding
+from timm_diffsens.reproduce.claims import Finding, Numbers
 from timm_diffsens.reproduce.panels import Panels
 from timm_diffsens.reproduce.reports import Report
 from timm_diffsens.reproduce.settings import seeds_of
@@ -46,19 +46,18 @@ def _pooling(
     records = cifar10_records(workspace, report, names) + imagenet_records(workspace, report, models)
     if records:
         _draw(report, records, measures)
-        report.claims += judged(report.target, records, likely_of(workspace, records))
+        report.judge(pooling_numbers(records), likely_of(workspace, records))
     return report
 
 
-def judged(figure: str, records: Named, likely: str) -> list[Claim]:
-    """What the paper says of R_k over depth, and of what shuffling and training change."""
-    found = {
+def pooling_numbers(records: Named) -> Numbers:
+    """How R_k falls over depth, and what shuffling and training change."""
+    return {
         "r-falls": [change(name, record, "r") for name, record in records],
         "learned": [_before(name, record) for name, record in records],
         "channel-pooling": [_raised(name, record) for name, record in records],
         "spatial-pooling": [change(name, record, "r", "channel-shuffled") for name, record in records],
     }
-    return [Claim.of(f"{figure}.{key}", parts, likely) for key, parts in found.items()]
 
 
 def figure_9(workspace: Workspace) -> Report:
@@ -66,10 +65,11 @@ def figure_9(workspace: Workspace) -> Report:
     report = Report("fig9", "Scale detection: R_k, D_k and G_k against depth, channel-shuffled too")
     records = pooling_records(workspace)
     _draw(report, records, "rdg")
-    found = {f"{m}-{way}": [change(name, record, m) for name, record in records] for m, way in _WAYS.items()}
-    found["shuffling"] = [_shuffling(name, record) for name, record in records]
-    likely = likely_of(workspace, records)
-    report.claims += [Claim.of(f"fig9.{key}", parts, likely) for key, parts in found.items()]
+    numbers = {
+        f"{m}-{way}": [change(name, record, m) for name, record in records] for m, way in _WAYS.items()
+    }
+    numbers["shuffling"] = [_shuffling(name, record) for name, record in records]
+    report.judge(numbers, likely_of(workspace, records))
     return report
 
 

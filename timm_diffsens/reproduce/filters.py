@@ -5,14 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
 
-from timm_diffsens.reproduce.claims import Claim, Finding
-from timm_diffsens.reproduce.depth import (
-    Named,
-    cifar10_records,
-    imagenet_records,
-    likely_of,
-    pooling_records,
-)
+from timm_diffsens.reproduce.claims import Finding, Numbers
+from timm_diffsens.reproduce.depth import Named, cifar10_records, imagenet_records, likely_of, pooling_records
 from timm_diffsens.reproduce.panels import Panels
 from timm_diffsens.reproduce.reports import Report
 from timm_diffsens.reproduce.workspace import Workspace
@@ -29,12 +23,11 @@ _DOTTED = "dotted: at initialisation"
 def figure_4(workspace: Workspace) -> Report:
     """Power of each mode, layer by layer, of VGG11 with and without batch-norm."""
     report = Report("fig4", "Filter power by spatial frequency: VGG11 on CIFAR-10, ImageNet, scale detection")
-    judges = {"cifar10": judged_cifar10, "imagenet": judged_imagenet, "scale1": judged_scale1}
-    for (word, judge), records in zip(judges.items(), _vggs(workspace, report), strict=True):
-        _modes(report, records, f"{word}-")
-        likely = likely_of(workspace, records)
-        found = judge(records) if records else {}
-        report.claims += [Claim.of(f"fig4.{key}", parts, likely) for key, parts in found.items()]
+    numbers = {"cifar10": cifar10_numbers, "imagenet": imagenet_numbers, "scale1": scale1_numbers}
+    for (word, numbers_of), records in zip(numbers.items(), _vggs(workspace, report), strict=True):
+        if records:
+            _modes(report, records, f"{word}-")
+            report.judge(numbers_of(records), likely_of(workspace, records))
     return report
 
 
@@ -44,7 +37,7 @@ def figure_12(workspace: Workspace) -> Report:
     records = [named for found in _vggs(workspace, report) for named in found]
     _frequencies(report, records)
     parts = [_mean_change(name, record) for name, record in records]
-    report.claims.append(Claim.of("fig12.lower", parts, likely_of(workspace, records)))
+    report.judge({"lower": parts}, likely_of(workspace, records))
     return report
 
 
@@ -133,10 +126,8 @@ def _short(name: str) -> str:
 
 # ---- numbers
 
-Parts = dict[str, list[Finding]]  # by claim
 
-
-def judged_cifar10(records: Named) -> Parts:
+def cifar10_numbers(records: Named) -> Numbers:
     """The middle layers become low-frequency, the others do not."""
     return {
         "cifar10-middle": _changes(records, lambda k: k in MIDDLE),
@@ -144,7 +135,7 @@ def judged_cifar10(records: Named) -> Parts:
     }
 
 
-def judged_imagenet(records: Named) -> Parts:
+def imagenet_numbers(records: Named) -> Numbers:
     """All layers but the first become low-frequency."""
     return {
         "imagenet": _changes(records, lambda k: k > 1),
@@ -152,7 +143,7 @@ def judged_imagenet(records: Named) -> Parts:
     }
 
 
-def judged_scale1(records: Named) -> Parts:
+def scale1_numbers(records: Named) -> Numbers:
     """The constant mode dominates in the first layers, and does not at initialisation."""
     return {
         "scale1-largest": _of_modes(records, "original", lambda power: power[0] / max(power[1:])),

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from timm_diffsens.reproduce.claims import Claim, Finding
+from timm_diffsens.reproduce.claims import Finding
 from timm_diffsens.reproduce.panels import Panels
 from timm_diffsens.reproduce.reports import Report
 from timm_diffsens.reproduce.workspace import Workspace
@@ -28,7 +28,7 @@ def figure_6(workspace: Workspace) -> Report:
         subtitle = f"two active pixels of {length}; every filter is constant and sums to one"
         axes = ("place", "place"), ("activity", "activity")
         report.show(name, table, Panels(*axes, "layer", title, subtitle, columns=4, side=190).bars(table))
-    report.claims += [_widths(), _counts(report.tables["stride-2"])]
+    report.judge({"width": _widths(), "count": _counts(report.tables["stride-2"])})
     return report
 
 
@@ -53,18 +53,17 @@ def _representations(depth: int, size: int, stride: int, length: int) -> pd.Data
     return whole
 
 
-def _widths() -> Claim:
+def _widths() -> list[Finding]:
     """Stride 1: every active pixel becomes a profile whose width grows as sqrt(k)."""
     depth, size, stride, length = _SIDES["stride-1"]
     fields = receptive_fields(homogeneous_network(depth, size, stride), length, positions=4)
-    parts = [
+    return [
         Finding(f"layer {k}", abs(field.width / effective_receptive_field(k, size, stride) - 1))
         for k, field in enumerate(fields, start=1)
     ]
-    return Claim.of("fig6.width", parts)
 
 
-def _counts(table: pd.DataFrame) -> Claim:
+def _counts(table: pd.DataFrame) -> list[Finding]:
     """Stride F: a neuron's activity is the number of active pixels in its patch, scaled."""
     _, size, _, length = _SIDES["stride-2"]
     image = _image(length)[0, 0].numpy()
@@ -74,4 +73,4 @@ def _counts(table: pd.DataFrame) -> Claim:
             expected = image.reshape(-1, size**k).mean(axis=1)
             difference = np.abs(rows["activity"].to_numpy() - expected).max() / expected.max()
             parts.append(Finding(str(name), float(difference)))
-    return Claim.of("fig6.count", parts)
+    return parts

@@ -20,13 +20,7 @@ from timm_diffsens.results.report.theory_chart import theory_chart
 from timm_diffsens.spectra.filter_means import MeanFilter, mean_filters_by_layer
 from timm_diffsens.theory.exponents import asymptotic_exponents
 from timm_diffsens.theory.homogeneous import homogeneous_network, measured_curve
-from timm_diffsens.theory.report import (
-    GROUPS,
-    TheoryResult,
-    fit_of,
-    theory_exponents,
-    theory_rows,
-)
+from timm_diffsens.theory.report import GROUPS, TheoryResult, fit_of, theory_exponents, theory_rows
 from timm_diffsens.theory.trained import (
     SeedExponent,
     TrainedCurves,
@@ -49,18 +43,8 @@ def figure_7(workspace: Workspace) -> Report:
         report.show(f"task-{task}", pd.DataFrame(rows), theory_chart(rows))
         report.tables[f"task-{task}-exponents"] = _exponent_table(found)
         report.claims += _claims(found, workspace.settings.likely("simple"))
-        report.claims += judged_relu(found.theory)
+        report.judge({f"task{task}-{key}": [part] for key, part in relu_numbers(found.theory).items()})
     return report
-
-
-def table_1(workspace: Workspace) -> Report:
-    """Average filters by layer, task 1."""
-    return _table(workspace, 1)
-
-
-def table_2(workspace: Workspace) -> Report:
-    """Average filters by layer, task 2."""
-    return _table(workspace, 2)
 
 
 def _checkpoints(workspace: Workspace, task: int) -> list[Path]:
@@ -104,7 +88,7 @@ def _claims(found: TrainedCurves, likely: str) -> list[Claim]:
     return claims
 
 
-def judged_relu(result: TheoryResult) -> list[Claim]:
+def relu_numbers(result: TheoryResult) -> dict[str, Finding]:
     """The homogeneous network with and without its ReLUs, on the same images with the same white noise.
 
     The difference of the two exponents of each group of images; its error is from their spread.
@@ -121,12 +105,8 @@ def judged_relu(result: TheoryResult) -> list[Claim]:
         if own is not None and linear is not None:
             differences.append(own.value - linear.value)
     exact = theory_exponents(result)["g_linear"].exact
-    key = f"fig7.task{setting.task}"
     constant = Finding("exact", None if exact is None else exact.value, reason="no exponent")
-    return [
-        Claim.of(f"{key}-relu", [Finding.mean("difference", differences)]),
-        Claim.of(f"{key}-no-relu", [constant]),
-    ]
+    return {"relu": Finding.mean("difference", differences), "no-relu": constant}
 
 
 def _exponent(name: str, fit: SeedExponent | None) -> Finding:
@@ -167,7 +147,8 @@ def _apart(found: TrainedCurves, measure: str) -> Finding:
 # ---- tables 1 and 2
 
 
-def _table(workspace: Workspace, task: int) -> Report:
+def filter_table(workspace: Workspace, task: int) -> Report:
+    """Average filters by layer: Table 1 or 2, for task 1 or 2."""
     report = Report(f"table{task}", f"Average filter over channels by layer, task {task}")
     trained: list[list[MeanFilter]] = []
     fresh: list[list[MeanFilter]] = []
@@ -177,12 +158,12 @@ def _table(workspace: Workspace, task: int) -> Report:
         fresh.append(mean_filters_by_layer(reinitialise(module, seed=seed)))
     tables = [_filters("trained", trained), _filters("init", fresh)]
     report.tables["filters"] = pd.concat(tables, ignore_index=True)
-    for key, number in JUDGED.items():
-        parts = [
-            Finding.mean(f"layer {k}", map(number, layers))
-            for k, layers in enumerate(zip(*trained, strict=True), start=1)
-        ]
-        report.claims.append(Claim.of(f"table{task}.{key}", parts, workspace.settings.likely("simple")))
+    layers = list(enumerate(zip(*trained, strict=True), start=1))
+    numbers = {
+        key: [Finding.mean(f"layer {k}", map(number, seeds)) for k, seeds in layers]
+        for key, number in NUMBERS.items()
+    }
+    report.judge(numbers, workspace.settings.likely("simple"))
     report.notes.append("The paper's own entries are not in its text, so only the statements are judged.")
     return report
 
@@ -194,7 +175,7 @@ def smallest_entry(found: MeanFilter) -> float | None:
 
 
 # claim -> its number of a layer
-JUDGED: dict[str, Callable[[MeanFilter], float | None]] = {
+NUMBERS: dict[str, Callable[[MeanFilter], float | None]] = {
     "homogeneous": attrgetter("constant_share"),
     "positive": smallest_entry,
 }

@@ -185,8 +185,8 @@ class Workspace:
     def noise_unit(self) -> float:
         """eta* a pixel and channel: the rms of tau x - x over CIFAR-10 test images, to two digits."""
         images = self.cifar10_images(self.settings.images)
-        moved = Diffeo()(images, streams(0, "unit of noise", range(len(images))))
-        return float(f"{(moved - images).square().mean().sqrt().item():.2g}")
+        deformed = Diffeo()(images, streams(0, "unit of noise", range(len(images))))
+        return float(f"{(deformed - images).square().mean().sqrt().item():.2g}")
 
     def _measured(self, group: str, model: str, name: str, asked: dict[str, Any]) -> Record:
         settings = self.settings

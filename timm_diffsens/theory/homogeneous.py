@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from timm_diffsens.errors import UsageError
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.sensitivities.probe import Probe
 from timm_diffsens.theory.pixel_pairs import PairImages
@@ -69,9 +68,6 @@ def measured_curve(model: nn.Module, images: Iterable[PairImages], rectified: bo
         images: batches from `PixelPairs.sample`.
         rectified: add phi(eta), the ReLU already applied, as the paper does for Fig. 7 (App. B.2); otherwise
             eta itself, white noise.
-
-    Raises:
-        UsageError: no convolution.
     """
     like = next(model.parameters(), torch.zeros((), dtype=torch.float64))
     with Probe(model, "convs", mean_channel=True) as probe, torch.no_grad():
@@ -80,8 +76,6 @@ def measured_curve(model: nn.Module, images: Iterable[PairImages], rectified: bo
             three = [x.to(like) for x in (part.clean, part.deformed, part.clean + eta)]
             for batch in zip(*(torch.split(x, _BATCH) for x in three), strict=True):
                 probe.model(torch.cat(batch))
-    kept = [i for i, layer in enumerate(probe.results()) if len(layer.shape) == 2]
-    if not kept:
-        raise UsageError("the network has no convolutions over one dimension: (channels, places)")
-    results, means = probe.results(), probe.mean_channel_results()
-    return MeasuredCurve([results[i] for i in kept], [means[i] for i in kept])
+    pairs = zip(probe.results(), probe.mean_channel_results(), strict=True)
+    kept = [(own, mean) for own, mean in pairs if len(own.shape) == 2]  # maps over places
+    return MeasuredCurve([own for own, _ in kept], [mean for _, mean in kept])

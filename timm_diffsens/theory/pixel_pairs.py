@@ -37,26 +37,10 @@ class PixelPairs:
     Attributes:
         weights: (length, length), symmetric, zero diagonal, sum 1: probability of (i, j).
         left: (length,): probability that pixel i moves to i - 1; otherwise it moves to i + 1.
-
-    Raises:
-        UsageError: arrays that do not fit this description.
     """
 
     weights: Array
     left: Array
-
-    def __post_init__(self) -> None:
-        w, left = self.weights, self.left
-        if w.ndim != 2 or w.shape != (len(w), len(w)) or left.shape != (len(w),):
-            raise UsageError(
-                f"expected weights (length, length) and left (length,), got {w.shape} and {left.shape}"
-            )
-        if not (w >= 0).all() or not math.isclose(w.sum(), 1, rel_tol=1e-9) or not np.allclose(w, w.T):
-            raise UsageError("weights must be symmetric, not negative, and add up to 1")
-        if w.diagonal().any():
-            raise UsageError("a pair has two distinct pixels: the diagonal of weights must be zero")
-        if not ((left >= 0) & (left <= 1)).all():
-            raise UsageError("left holds probabilities, from 0 to 1")
 
     @property
     def length(self) -> int:
