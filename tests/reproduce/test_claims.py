@@ -6,9 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from timm_diffsens.reproduce.claims import NEGATIVE, POSITIVE, Claim, Finding
+from timm_diffsens.reproduce.claims import Claim, Finding, known_claims
 
 REGION = (-1.0, 2.0)
+
+POSITIVE, NEGATIVE = (0.0, math.inf), (-math.inf, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -87,3 +89,12 @@ def test_the_normal_interval_holds_the_truth_in_95_percent():
     inside = sum(p.low < 0 < p.high for p in (Finding.normal("x", v, 1.0) for v in rng.normal(size=draws)))
     spread = math.sqrt(0.95 * 0.05 / draws)
     assert abs(inside / draws - 0.95) < 4 * spread
+
+
+def test_the_claims_of_the_paper_are_regions_with_a_border():
+    for key in known_claims():
+        claim = Claim.of(key, [], networks=8, layers="1 to 4", exact="1.00")
+        assert all((claim.says, claim.source, claim.number))
+        assert claim.region[0] < claim.region[1]
+        assert any(math.isfinite(end) for end in claim.region)
+        assert "{" not in claim.number

@@ -5,10 +5,9 @@ import math
 import numpy as np
 import pytest
 from record_factory import make_layer, make_record, replace_layer
-from tiny import TINY
 
 from timm_diffsens.reproduce import depth, filters, scaling
-from timm_diffsens.reproduce.workspace import Workspace
+from timm_diffsens.reproduce.claims import Claim, Finding
 from timm_diffsens.schema.records import Record
 from timm_diffsens.spectra.filter_means import mean_filter
 from timm_diffsens.theory.homogeneous import homogeneous_network
@@ -29,10 +28,9 @@ def record_of(curves: dict[str, list[float]], error: float = 0.01) -> Record:
     return record.model_copy(update={"protocol": protocol})
 
 
-def judged(curves: dict[str, list[float]], tmp_path, **more) -> dict[str, str]:
-    workspace = Workspace(tmp_path, TINY)
-    found = depth._claims(workspace, "fig", "", [("CIFAR-10, net", record_of(curves, **more))])
-    return {claim.key.removeprefix("fig."): claim.verdict for claim in found}
+def judged(curves: dict[str, list[float]], **more) -> dict[str, str]:
+    found = depth.pooling_numbers([("CIFAR-10, net", record_of(curves, **more))])
+    return {key: Claim.of(f"fig3.{key}", parts).verdict for key, parts in found.items()}
 
 
 FALLING, FLAT = [1.0, 0.5, 0.2, 0.1], [1.0, 1.0, 1.0, 1.0]
@@ -48,15 +46,15 @@ FALLING, FLAT = [1.0, 0.5, 0.2, 0.1], [1.0, 1.0, 1.0, 1.0]
         (FALLING, [0.1, 0.1, 0.1, 0.2], [1.0, 0.8, 0.6, 0.5], ["held", "held", "held", "not held"]),
     ],
 )
-def test_curves_over_depth(original, shuffled, init, verdicts, tmp_path):
-    found = judged({"original": original, "channel-shuffled": shuffled, "init": init}, tmp_path)
+def test_curves_over_depth(original, shuffled, init, verdicts):
+    found = judged({"original": original, "channel-shuffled": shuffled, "init": init})
     names = ["r-falls", "learned", "channel-pooling", "spatial-pooling"]
     assert [found[name] for name in names] == verdicts
 
 
-def test_errors_that_reach_across_decide_nothing(tmp_path):
+def test_errors_that_reach_across_decide_nothing():
     curves = {"original": FALLING, "channel-shuffled": [1.0, 0.8, 0.6, 0.5], "init": FLAT}
-    assert set(judged(curves, tmp_path, error=2.0).values()) == {"not decided"}
+    assert set(judged(curves, error=2.0).values()) == {"not decided"}
 
 
 def test_few_copies_have_the_wide_interval_of_students_t():
@@ -99,36 +97,36 @@ def with_spectra(trained: list[list[float]], fresh: list[list[float]]) -> Record
 EVEN, LOW = [1.0, 1.0, 1.0], [4.0, 1.0, 1.0]
 
 
-def verdicts_of(claims) -> dict[str, tuple[str, int]]:
-    return {claim.key.partition(".")[2]: (claim.verdict, len(claim.parts)) for claim in claims}
+def verdicts_of(found: dict[str, list[Finding]]) -> dict[str, tuple[str, int]]:
+    return {key: (Claim.of(f"fig4.{key}", parts).verdict, len(parts)) for key, parts in found.items()}
 
 
 def test_middle_layers_that_alone_become_low_frequency():
     trained = [LOW if k in filters.MIDDLE else EVEN for k in range(1, 9)]
-    found = verdicts_of(filters._of_cifar10([("a", with_spectra(trained, [EVEN] * 8))], ""))
+    found = verdicts_of(filters.cifar10_numbers([("a", with_spectra(trained, [EVEN] * 8))]))
     assert found == {"cifar10-middle": ("held", 5), "cifar10-ends": ("held", 3)}
 
 
 def test_one_layer_against_the_claim_is_enough():
     trained = [LOW] * 8  # the ends fall as much as the middle
-    found = verdicts_of(filters._of_cifar10([("a", with_spectra(trained, [EVEN] * 8))], ""))
+    found = verdicts_of(filters.cifar10_numbers([("a", with_spectra(trained, [EVEN] * 8))]))
     assert found == {"cifar10-middle": ("held", 5), "cifar10-ends": ("not held", 3)}
     trained = [LOW if k in (2, 3, 4, 5) else EVEN for k in range(1, 9)]
-    found = verdicts_of(filters._of_cifar10([("a", with_spectra(trained, [EVEN] * 8))], ""))
+    found = verdicts_of(filters.cifar10_numbers([("a", with_spectra(trained, [EVEN] * 8))]))
     assert found["cifar10-middle"] == ("not held", 5)
-    imagenet = verdicts_of(filters._of_imagenet([("a", with_spectra([EVEN] + [LOW] * 7, [EVEN] * 8))], ""))
+    imagenet = verdicts_of(filters.imagenet_numbers([("a", with_spectra([EVEN] + [LOW] * 7, [EVEN] * 8))]))
     assert imagenet == {"imagenet": ("held", 7), "imagenet-first": ("held", 1)}
 
 
 def test_the_constant_mode():
-    found = verdicts_of(filters._of_scale1([("a", with_spectra([LOW] * 8, [EVEN] * 8))], ""))
+    found = verdicts_of(filters.scale1_numbers([("a", with_spectra([LOW] * 8, [EVEN] * 8))]))
     assert {verdict for verdict, _ in found.values()} == {"held"}
     larger = [[1.5, 1.0, 1.0]] * 8  # the largest, with less than half
-    found = verdicts_of(filters._of_scale1([("a", with_spectra(larger, [EVEN] * 8))], ""))
+    found = verdicts_of(filters.scale1_numbers([("a", with_spectra(larger, [EVEN] * 8))]))
     assert [found[f"scale1-{name}"][0] for name in ("largest", "most", "not-before")] == [
         *("held", "not held", "held")
     ]
-    found = verdicts_of(filters._of_scale1([("a", with_spectra([EVEN[::-1]] * 8, [LOW] * 8))], ""))
+    found = verdicts_of(filters.scale1_numbers([("a", with_spectra([EVEN[::-1]] * 8, [LOW] * 8))]))
     assert {verdict for verdict, _ in found.values()} == {"not held"}
 
 
@@ -138,17 +136,24 @@ def test_the_constant_mode():
 @pytest.mark.parametrize("task", [1, 2])
 def test_the_relu_is_judged_on_the_same_noise_with_and_without_it(task, monkeypatch):
     result = run_theory(theory_setting(task, images=512))
-    found = {c.key: c for c in scaling._of_relu(task, result)}
-    assert {claim.verdict for claim in found.values()} == {"held"}
+    keys = {name: f"fig7.task{task}-{name}" for name in ("relu", "no-relu")}
+    found = scaling.relu_numbers(result)
+    assert [Claim.of(keys[name], [part]).verdict for name, part in found.items()] == ["held", "held"]
 
     monkeypatch.setattr(scaling, "homogeneous_network", lambda *a, relu: homogeneous_network(*a, relu=False))
-    same = {c.key: c for c in scaling._of_relu(task, result)}[f"fig7.task{task}-relu"]
-    assert same.parts[0].value == 0  # no ReLU in either: nothing is left to claim
-    assert same.verdict == "not held"
+    same = scaling.relu_numbers(result)["relu"]
+    assert same.value == 0  # no ReLU in either: nothing is left to claim
+    assert Claim.of(keys["relu"], [same]).verdict == "not held"
 
 
 def test_filters_by_how_homogeneous_and_positive_they_are():
     flat, tilted, mixed = (mean_filter("a", np.array([[w]])) for w in ([1, 1], [0.9, 0.1], [1, -0.2]))
-    assert scaling._share(flat) == 1
-    assert scaling._share(tilted) < scaling.HOMOGENEOUS
-    assert scaling._smallest(tilted) > 0 > scaling._smallest(mixed)
+    homogeneous, positive = (
+        [
+            Finding("a", number(found)).verdict(Claim.of(f"table1.{key}", []).region)
+            for found in (flat, tilted, mixed)
+        ]
+        for key, number in scaling.NUMBERS.items()
+    )
+    assert homogeneous == ["held", "not held", "not held"]
+    assert positive == ["held", "held", "not held"]

@@ -5,9 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from timm_diffsens.errors import UsageError
 from timm_diffsens.theory.exponents import (
-    Exponent,
     asymptotic_exponents,
     fit_exponent,
     fitted_layers,
@@ -42,7 +40,7 @@ def test_the_standard_error_is_the_textbook_s():
 def test_layers_without_a_value_are_left_out():
     values = WIDTH**-2
     values[[0, 4, 11]] = [np.nan, 0, np.nan]
-    found = fit_exponent(WIDTH, values, range(1, 13))
+    found = fit_exponent(WIDTH, [*values[:11], None], range(1, 13))
     assert math.isclose(found.value, -2, rel_tol=1e-12)
     assert (found.n, found.first, found.last) == (9, 2, 11)
     assert np.isnan(local_slopes(WIDTH, values)[[0, 1, 3, 4, 5, 10, 11]]).all()
@@ -55,14 +53,6 @@ def test_two_layers_have_a_slope_but_no_error():
     # y = (0, 0, 1) log 2 on x = (0, 1, 2) log 2, off by (1, -2, 1) / 6
     three = fit_exponent([1, 2, 4], [1, 1, 2])
     assert three.stderr == pytest.approx(math.sqrt(6 / 36 / (3 - 2) / 2))
-
-
-def test_the_spread_over_groups_is_the_error_of_their_mean():
-    fits = [Exponent(v, None, 3, 1, 3) for v in (1.0, 2.0, 4.0, 5.0)]
-    found = Exponent(3.0, 0.1, 3, 1, 3).with_sampling(fits)
-    assert found.sampling == pytest.approx(math.sqrt(10 / 3 / 4))
-    with pytest.raises(UsageError, match="at least two"):
-        found.with_sampling(fits[:1])
 
 
 def test_the_law_goes_through_the_middle_of_the_fitted_layers():
@@ -89,7 +79,5 @@ def test_fitted_layers_exist(stride):
 
 @pytest.mark.parametrize("layers", [[], [3], range(4, 9)])
 def test_a_fit_needs_two_layers(layers):
-    with pytest.raises(UsageError, match="two layers"):
-        fit_exponent([1, 2, 4, 8], [1, 2, 4, 8], layers)
-    with pytest.raises(UsageError, match="different width"):
-        fit_exponent([2, 2], [1, 2])
+    assert fit_exponent([1, 2, 4, 8], [1, 2, 4, 8], layers) is None
+    assert fit_exponent([2, 2], [1, 2]) is None

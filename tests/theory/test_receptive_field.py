@@ -42,23 +42,6 @@ def test_few_positions_do_where_the_network_treats_all_alike():
     network = homogeneous_network(4, 3)
     every, few = (receptive_fields(network, 32, positions) for positions in (None, 2))
     assert np.allclose([f.width for f in every], [f.width for f in few], rtol=1e-12)
-    strided = receptive_fields(homogeneous_network(3, 2, 2), 32, positions=1)
-    assert [f.width for f in strided] == [2, 4, 8]
-
-
-def test_bias_channels_and_amplitude_do_not_matter():
-    """Three channels of the homogeneous network with a positive bias: A_k is that of one without."""
-    network = nn.Sequential(
-        *(nn.CircularPad1d(1), nn.Conv1d(1, 3, 3), nn.ReLU(), nn.CircularPad1d(1), nn.Conv1d(3, 3, 3)),
-        *(nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(3, 1)),
-    ).double()
-    for module in network.modules():
-        if isinstance(module, nn.Conv1d):
-            nn.init.constant_(module.weight, 0.7)
-            nn.init.constant_(module.bias, 0.2)
-    fields = receptive_fields(network.train(), 32)
-    assert network.training
-    assert np.allclose([f.width for f in fields], [effective_receptive_field(k, 3) for k in (1, 2)])
 
 
 def test_the_width_of_an_uneven_filter():
@@ -67,20 +50,6 @@ def test_the_width_of_an_uneven_filter():
     (field,) = receptive_fields(network, 16)
     assert math.isclose(field.shift, -0.75)
     assert math.isclose(field.width, math.sqrt(0.25 * 0.75))
-
-
-def test_a_layer_without_response_has_no_width():
-    network = homogeneous_network(2, 3)
-    network[1].weight.zero_()
-    assert [math.isnan(f.width) for f in receptive_fields(network, 16)] == [True, True]
-    strided = homogeneous_network(1, 2, 2)
-    strided[0].weight.zero_()
-    assert math.isnan(receptive_fields(strided, 16)[0].width)
-
-
-def test_networks_without_convolutions_are_refused():
-    with pytest.raises(UsageError, match="no convolutions"):
-        receptive_fields(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), 16)
 
 
 # ---- Proposition A.1

@@ -15,6 +15,7 @@ from timm_diffsens.theory.pixel_pairs import PixelPairs
 from timm_diffsens.theory.predictions import exact_curve
 from timm_diffsens.theory.report import (
     TheoryResult,
+    fit_of,
     layer_rows,
     run_theory,
     theory_document,
@@ -57,6 +58,8 @@ def test_fitted_exponents_are_those_of_the_exact_curve(result):
         gap = abs(found.measured.value - found.exact.value)
         assert gap < 0.05 * abs(found.exact.value), name
         assert gap < 4 * found.measured.sampling, name
+        groups = [fit_of(result.setting, layers, name).value for layers in result.groups]
+        assert found.measured.sampling == pytest.approx(np.std(groups, ddof=1) / math.sqrt(8))
         assert (found.measured.first, found.measured.last) == (found.exact.first, found.exact.last)
 
 
@@ -128,16 +131,8 @@ def test_channels_that_are_all_alike_are_their_mean():
         assert row["value"] == pytest.approx(expected[row["measure"], row["layer"]], rel=1e-10)
 
 
-def test_what_cannot_be_measured_is_refused():
-    batches = theory_setting(1, 3, images=16).batches()
-    with pytest.raises(UsageError, match="no convolutions"):
-        measured_curve(nn.Sequential(nn.Flatten(), nn.Linear(32, 2)), batches)
-    with pytest.raises(UsageError, match="unknown noise 'pink'"):
-        measured_curve(homogeneous_network(1, 3), [], "pink")
-
-
 def test_images_take_the_type_of_the_network():
-    sample = PixelPairs.uniform(16).sample(64, np.random.default_rng(0))
+    sample = PixelPairs.task1(16, 5).sample(64, np.random.default_rng(0))
     single, double = (
         measured_curve(homogeneous_network(2, 3).to(t), [sample]) for t in (torch.float32, torch.float64)
     )

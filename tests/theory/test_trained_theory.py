@@ -11,9 +11,7 @@ from timm_diffsens.models.checkpoints import read_recipe, save_checkpoint
 from timm_diffsens.models.loading import load_model
 from timm_diffsens.results.report.theory_chart import theory_chart
 from timm_diffsens.schema.training import TrainOptions
-from timm_diffsens.theory.report import run_theory
 from timm_diffsens.theory.trained import (
-    first_layers,
     homogeneous_exponents,
     trained_curves,
     trained_document,
@@ -61,8 +59,7 @@ def test_the_homogeneous_solution_has_the_theorys_exponents(tmp_path):
     """Channels that are all alike are the single-channel network: its exact exponents come back."""
     path = homogeneous(trained(tmp_path))
     (found,) = trained_curves([path], images=4096)
-    result = run_theory(found.setting)
-    exact = homogeneous_exponents(found, result)
+    exact = homogeneous_exponents(found)
     assert list(found.fitted) == [1, 2]  # patches of 2 and 4 pixels are smaller than xi = 8
     for measure, fits in trained_exponents(found).items():
         for curve in ("trained", "mean channel"):
@@ -106,7 +103,7 @@ def test_trainings_that_differ_are_apart(tmp_path):
     paths = [trained(tmp_path), trained(tmp_path, width=6), trained(tmp_path, 1)]
     found = trained_curves(paths, images=16)
     assert [[s.seed for s in f.seeds] for f in found] == [[0, 1], [0]]
-    document = trained_document(found[0], run_theory(found[0].setting))
+    document = trained_document(found[0])
     assert document["training"]["arguments"]["width"] == 8
     assert "seed" not in document["training"]
     assert document["exponents"]["d"]["asymptotic"] == -1
@@ -117,7 +114,7 @@ def test_trainings_that_differ_are_apart(tmp_path):
 def test_first_layers_of_both_strides(tmp_path):
     path = trained(tmp_path, task="scale1", depth=6, filter=3, stride=1)
     (found,) = trained_curves([path], images=16)
-    assert list(first_layers(found.setting)) == [1, 2, 3, 4]
+    assert list(found.fitted) == [1, 2, 3, 4]
     assert (found.setting.task, found.setting.length, found.setting.xi) == (1, 32, 10)
 
 

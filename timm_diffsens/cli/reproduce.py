@@ -1,5 +1,6 @@
 """`diffsens reproduce`: a figure or table of the paper, made again, and a verdict on each of its claims."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,11 +74,9 @@ def reproduce(
     places = find_places(data_dir)
     check_writable_folder(out)
 
-    def progress(line: str) -> None:
-        if not quiet:
-            progress_console().print(line, soft_wrap=True)
-
-    workspace = Workspace(out, settings, places, folders, files, device, progress)
+    workspace = Workspace(out, settings, places, folders, files, device)
+    if not quiet:
+        workspace.progress = partial(progress_console().print, soft_wrap=True)
     reports, failed = [], 0
     for report in make(names, workspace):
         reports.append(report)

@@ -9,9 +9,8 @@ from timm_diffsens.cli.output import Json, Quiet, plain_table, print_json, progr
 from timm_diffsens.results.numbers import MISSING, PLAIN, fixed_error, significant, with_error
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from rich.console import Console
     from rich.table import Table
 
     from timm_diffsens.schema.layers import LayerSensitivity
@@ -68,175 +67,146 @@ def theory(
     The network has one channel and homogeneous filters (arXiv 2210.01506, Section 4 and App. A); with
     checkpoints trained networks stand beside it, and the same with fresh weights.
     """
+    from timm_diffsens.errors import UsageError
+
     if figure is not None:
         from timm_diffsens.results.report.export import figure_format
 
         figure_format(figure)
     if checkpoints and any(value is not None for value in (task, depth, filter_size, length, xi)):
-        from timm_diffsens.errors import UsageError
-
         raise UsageError("the checkpoints say which task, depth, filter, length and xi: leave those out")
     from timm_diffsens.device import allocator
 
     allocator.prepare()
     from timm_diffsens.theory.receptive_field import diffusion
     from timm_diffsens.theory.report import run_theory, theory_setting
+    from timm_diffsens.theory.trained import trained_curves
 
-    trained: list[TrainedCurves] = []
-    if checkpoints:
-        from timm_diffsens.theory.trained import trained_curves
-
-        trained = trained_curves(checkpoints, images=images, seed=seed)
-        settings = [found.setting for found in trained]
-    else:
-        settings = [
-            theory_setting(t, k, filter_size=filter_size, length=length, xi=xi, images=images, seed=seed)
-            for t in dict.fromkeys(task or (1, 2))
-            for k in dict.fromkeys(depth or (None,))
-        ]
+    trained = trained_curves(checkpoints or [], images=images, seed=seed)
+    settings = [found.setting for found in trained] or [
+        theory_setting(t, k, filter_size=filter_size, length=length, xi=xi, images=images, seed=seed)
+        for t in dict.fromkeys(task or (1, 2))
+        for k in dict.fromkeys(depth or (None,))
+    ]
     results = []
-    for setting in settings:
+    for number, setting in enumerate(settings):
         if not quiet:
             progress_console().print(f"{setting.title}: {setting.depth} layers", soft_wrap=True)
-        results.append(run_theory(setting))
+        results.append(trained[number].theory if trained else run_theory(setting))
     sizes = sorted({*_FILTERS, *(s.filter_size for s in settings if s.stride == 1)})
     table = [diffusion(size, _LAYERS) for size in sizes]
+    document = _document(results, trained, table)
     if as_json:
-        print_json(_document(results, table, trained))
+        print_json(document)
     else:
-        _print(result_console(), results, table, trained)
-    _write(results, table, trained, figure, out)
+        _print(results, trained, table)
+    for path in _write(results, trained, document, figure, out):
+        progress_console().print(f"written: {path}", soft_wrap=True)
 
 
 def _document(
-    results: "Sequence[TheoryResult]", table: "Sequence[Diffusion]", trained: "Sequence[TrainedCurves]"
+    results: "Sequence[TheoryResult]", trained: "Sequence[TrainedCurves]", table: "Sequence[Diffusion]"
 ) -> dict[str, Any]:
-    from dataclasses import asdict
-
     from timm_diffsens.theory.report import theory_document
+    from timm_diffsens.theory.trained import trained_document
 
     settings = [theory_document(result) for result in results]
-    if trained:
-        from timm_diffsens.theory.trained import trained_document
-
-        for document, found, result in zip(settings, trained, results, strict=True):
-            document["trained"] = trained_document(found, result)
-    return {"settings": settings, "proposition_a1": [asdict(row) for row in table]}
+    for document, found in zip(settings, trained, strict=False):
+        document["trained"] = trained_document(found)
+    return {"settings": settings, "proposition_a1": [vars(row) for row in table]}
 
 
 def _write(
     results: "Sequence[TheoryResult]",
-    table: "Sequence[Diffusion]",
     trained: "Sequence[TrainedCurves]",
+    document: dict[str, Any],
     figure: Path | None,
     out: Path | None,
-) -> None:
+) -> "Iterator[Path]":
     """The figure, and the folder's three files."""
     if figure is None and out is None:
         return
-    from timm_diffsens.results.report.export import save_chart
-    from timm_diffsens.results.report.theory_chart import theory_chart
-    from timm_diffsens.theory.report import theory_rows
-
-    rows = [row for result in results for row in theory_rows(result)]
-    if trained:
-        from timm_diffsens.theory.trained import trained_rows
-
-        rows += [row for found in trained for row in trained_rows(found)]
-    paths = [path for path in (figure, out and out / "theory.svg") if path is not None]
-    for path in paths:
-        save_chart(theory_chart(rows), path)
-    if out is not None:
-        paths += _write_data(out, rows, _document(results, table, trained))
-    for path in paths:
-        progress_console().print(f"written: {path}", soft_wrap=True)
-
-
-def _write_data(out: Path, rows: list[dict[str, Any]], document: dict[str, Any]) -> list[Path]:
     import json
 
     import pandas as pd
 
     from timm_diffsens.files import write_atomic
+    from timm_diffsens.results.report.export import save_chart
+    from timm_diffsens.results.report.theory_chart import theory_chart
+    from timm_diffsens.theory.report import theory_rows
+    from timm_diffsens.theory.trained import trained_rows
 
-    texts = {
-        out / "theory.csv": pd.DataFrame(rows).to_csv(index=False),
-        out / "theory.json": json.dumps(document, indent=2, allow_nan=False) + "\n",
-    }
-    for path, text in texts.items():
-        write_atomic(path, text.encode())
-    return list(texts)
+    rows = [row for result in results for row in theory_rows(result)]
+    rows += [row for found in trained for row in trained_rows(found)]
+    for path in filter(None, (figure, out and out / "theory.svg")):
+        save_chart(theory_chart(rows), path)
+        yield path
+    if out is not None:
+        table, text = pd.DataFrame(rows), json.dumps(document, indent=2, allow_nan=False)
+        for name, content in (("theory.csv", table.to_csv(index=False)), ("theory.json", text + "\n")):
+            write_atomic(out / name, content.encode())
+            yield out / name
 
 
 # ---- tables
 
 
 def _print(
-    console: "Console",
-    results: "Sequence[TheoryResult]",
-    table: "Sequence[Diffusion]",
-    trained: "Sequence[TrainedCurves]",
+    results: "Sequence[TheoryResult]", trained: "Sequence[TrainedCurves]", table: "Sequence[Diffusion]"
 ) -> None:
+    console = result_console()
+
+    def show(table: "Table", note: str, *title: str) -> None:
+        for line in title:
+            console.print(line, style="bold")
+        console.print(table)
+        console.print(note, style="dim")
+
     for number, result in enumerate(results):
         setting = result.setting
-        console.print(
-            f"{setting.title}: {setting.depth} layers, {setting.length} pixels, xi = {setting.xi:g}, "
-            f"{setting.images} images",
-            style="bold",
-        )
-        console.print(_layer_table(result))
-        console.print(_layer_note(result), style="dim")
+        size = f"{setting.depth} layers, {setting.length} pixels, xi = {setting.xi:g}"
+        show(*_layers(result), f"{setting.title}: {size}, {setting.images} images")
         console.print()
-        console.print(_exponent_table(result))
-        console.print(_exponent_note(result), style="dim")
+        show(*_exponents(result))
         console.print()
         if trained:
-            _print_trained(console, trained[number], result)
-    console.print(f"Proposition A.1: the Gaussian after {_LAYERS} layers of stride 1", style="bold")
-    console.print(_diffusion_table(table))
-    console.print("Variance 2 D k, centre i - v k; widths in pixels.", style="dim")
+            found = trained[number]
+            errors = ", ".join(f"{100 * seed.test_error:.2f}%" for seed in found.seeds)
+            console.print(
+                f"trained, seeds {', '.join(str(s.seed) for s in found.seeds)}: test error {errors}"
+            )
+            show(*_trained(found))
+            console.print()
+    title = f"Proposition A.1: the Gaussian after {_LAYERS} layers of stride 1"
+    show(_diffusion_table(table), "Variance 2 D k, centre i - v k; widths in pixels.", title)
 
 
-def _every(result: "TheoryResult") -> int:
-    return -(-result.setting.depth // _MOST_ROWS)
-
-
-def _layer_note(result: "TheoryResult") -> str:
-    every = _every(result)
-    shown = f"every {every} layers, --json has all. " if every > 1 else ""
-    return (
-        f"{shown}A in pixels. run: measured on the homogeneous network. G and R with rectified noise; "
-        "white: G with white noise on the image."
-    )
-
-
-def _layer_table(result: "TheoryResult") -> "Table":
+def _layers(result: "TheoryResult") -> "tuple[Table, str]":
     """Each layer: predicted and measured A, exact values beside measured ones."""
-    table = plain_table(
-        ("k", "A_k", "run", "D", "run", "G", "run", "no ReLU", "run", "white", "R", "run"), gap=1
-    )
-    exact = result.exact
-    every = _every(result)
-    for k in result.setting.layers:
-        i = k - 1
-        if i % every and k != result.setting.depth:
-            continue
+    titles = ("k", "A_k", "run", "D", "run", "G", "run", "no ReLU", "run", "white", "R", "run")
+    table, exact, depth = plain_table(titles, gap=1), result.exact, result.setting.depth
+    every = -(-depth // _MOST_ROWS)
+    for i in sorted({*range(0, depth, every), depth - 1}):
         run, linear, white = result.homogeneous[i], result.linear[i], result.white[i]
         table.add_row(
-            *(str(k), significant(exact.width[i]), significant(result.fields[i].width)),
+            *(str(i + 1), significant(exact.width[i]), significant(result.fields[i].width)),
             *(significant(exact.d[i]), _run(run, "d")),
             *(significant(exact.g[i]), _run(run, "g")),
             *(significant(exact.g_linear[i]), _run(linear, "g"), _run(white, "g")),
             *(significant(exact.r[i]), _run(run, "r")),
         )
-    return table
+    shown = f"every {every} layers, --json has all. " if every > 1 else ""
+    return table, (
+        f"{shown}A in pixels. run: measured on the homogeneous network. G and R with rectified noise; "
+        "white: G with white noise on the image."
+    )
 
 
 def _run(layer: "LayerSensitivity", measure: str) -> str:
     return with_error(getattr(layer, measure), getattr(layer, f"{measure}_stderr")).replace(" ", "")
 
 
-def _exponent_table(result: "TheoryResult") -> "Table":
+def _exponents(result: "TheoryResult") -> "tuple[Table, str]":
     """Fits to the exact and to the measured curve, beside the paper's exponents."""
     from timm_diffsens.theory.report import theory_exponents
 
@@ -244,38 +214,28 @@ def _exponent_table(result: "TheoryResult") -> "Table":
     for name, found in theory_exponents(result).items():
         measured = found.measured
         spread = "" if measured is None or measured.sampling is None else f"± {measured.sampling:.2g}"
-        table.add_row(
-            _NAMES[name], f"{found.asymptotic:g}", _exponent(found.exact), _exponent(measured), spread
-        )
-    return table
-
-
-def _print_trained(console: "Console", found: "TrainedCurves", result: "TheoryResult") -> None:
-    """Test errors of the seeds; exponents of the trained network beside the homogeneous one's."""
-    from timm_diffsens.theory.trained import CURVES, homogeneous_exponents, trained_exponents
-
-    errors = ", ".join(f"{100 * seed.test_error:.2f}%" for seed in found.seeds)
-    console.print(f"trained, seeds {', '.join(str(s.seed) for s in found.seeds)}: test error {errors}")
-    homogeneous = homogeneous_exponents(found, result)
-    table = plain_table(("exponent of", "homogeneous", *CURVES), gap=1)
-    for measure, fits in trained_exponents(found).items():
-        cells = (_exponent(fits[curve], 2) for curve in CURVES)
-        exact = homogeneous[measure]
-        table.add_row(_NAMES[measure], PLAIN.decimals(None if exact is None else exact.value), *cells)
-    console.print(table)
-    console.print(
-        f"Fitted over layers {found.fitted[0]} to {found.fitted[-1]}: mean over seeds ± its standard error; "
-        "homogeneous: exact, over the same layers.",
-        style="dim",
-    )
-    console.print()
-
-
-def _exponent_note(result: "TheoryResult") -> str:
+        fits = _exponent(found.exact), _exponent(measured)
+        table.add_row(_NAMES[name], f"{found.asymptotic:g}", *fits, spread)
     fitted = result.setting.fitted
-    return (
+    return table, (
         f"Least squares on logs over layers {fitted[0]} to {fitted[-1]}, ± standard error of the slope. "
         "From images: standard error from which images were drawn."
+    )
+
+
+def _trained(found: "TrainedCurves") -> "tuple[Table, str]":
+    """Exponents of the trained network beside the homogeneous one's."""
+    from timm_diffsens.theory.trained import CURVES, homogeneous_exponents, trained_exponents
+
+    homogeneous = homogeneous_exponents(found)
+    table = plain_table(("exponent of", "homogeneous", *CURVES), gap=1)
+    for measure, fits in trained_exponents(found).items():
+        exact = homogeneous[measure]
+        cells = (_exponent(fits[curve], 2) for curve in CURVES)
+        table.add_row(_NAMES[measure], PLAIN.decimals(exact.value if exact else None), *cells)
+    return table, (
+        f"Fitted over layers {found.fitted[0]} to {found.fitted[-1]}: mean over seeds ± its standard error; "
+        "homogeneous: exact, over the same layers."
     )
 
 

@@ -1,8 +1,15 @@
-"""What the paper claims, as regions for numbers, and whether a measured number lies in them."""
+"""What the paper claims, as regions for numbers, and whether a measured number lies in them.
 
+The claims stand in `claims.csv`: a unique key, the statement, where in the paper it is, what is measured, and
+the open interval in which that number lies if the statement is true (an open end is blank).
+"""
+
+import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -10,9 +17,9 @@ from scipy import stats
 
 Verdict = Literal["held", "not held", "not decided"]
 Region = tuple[float, float]
+Numbers = dict[str, list["Finding"]]  # by claim
 
-POSITIVE: Region = (0.0, math.inf)
-NEGATIVE: Region = (-math.inf, 0.0)
+_TABLE = Path(__file__).with_name("claims.csv")
 _NORMAL = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 
 
@@ -55,21 +62,21 @@ class Finding:
         return cls(name, value, value - width * stderr, value + width * stderr)
 
     @classmethod
-    def mean(cls, name: str, values: Sequence[float]) -> "Finding":
+    def mean(cls, name: str, values: Iterable[float | None]) -> "Finding":
         """The mean of independent values, seeds say, with the interval of Student's t."""
-        if len(values) < 2:
-            return cls(name, None, reason="one seed has no spread" if values else "no seed has a value")
-        spread = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-        return cls.normal(name, float(np.mean(values)), spread, len(values) - 1)
+        known = [value for value in values if value is not None]
+        if len(known) < 2:
+            return cls(name, None, reason="one seed has no spread" if known else "no seed has a value")
+        return cls.normal(name, float(np.mean(known)), float(stats.sem(known)), len(known) - 1)
 
     def verdict(self, region: Region) -> Verdict:
         """Held if the whole interval lies inside the open region, not held if all of it lies outside.
 
         Example:
-            >>> Finding("a", 0.5, 0.2, 0.8).verdict(POSITIVE), Finding("b", 0.5, -0.1, 1.1).verdict(POSITIVE)
+            >>> [Finding("a", 2, 1, 3).verdict(region) for region in ((0, 4), (2, 4), (4, 5))]
+            ['held', 'not decided', 'not held']
+            >>> Finding("b", 2).verdict((0, 4)), Finding("c", None).verdict((0, 4))
             ('held', 'not decided')
-            >>> Finding("c", -0.1).verdict(POSITIVE), Finding("d", None).verdict(POSITIVE)
-            ('not held', 'not decided')
         """
         if self.value is None:
             return "not decided"
@@ -85,11 +92,7 @@ class Claim:
     """One statement of the paper, and what came out.
 
     Attributes:
-        key: unique, `fig1.r-positive`.
-        says: the statement.
-        source: where in the paper.
-        number: what is measured.
-        region: open interval in which the number lies if the statement is true.
+        key, says, source, number, region: its row of `claims.csv`.
         parts: the numbers.
         likely: why the outcome may differ from the paper's at this scale, for the reader of the verdict.
     """
@@ -101,6 +104,14 @@ class Claim:
     region: Region
     parts: tuple[Finding, ...]
     likely: str = ""
+
+    @classmethod
+    def of(cls, key: str, parts: Iterable[Finding], likely: str = "", **values: Any) -> "Claim":
+        """The claim of this key, with these numbers; `values` fill the braces in what is measured."""
+        row = known_claims()[key]
+        region = float(row["low"] or -math.inf), float(row["high"] or math.inf)
+        number = row["number"].format(**values)
+        return cls(key, row["says"], row["source"], number, region, tuple(parts), likely)
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -126,3 +137,10 @@ class Claim:
         parts = [{**vars(p), "verdict": v} for p, v in zip(self.parts, self.verdicts, strict=True)]
         plain = {name: getattr(self, name) for name in ("key", "says", "source", "number", "likely")}
         return {**plain, "region": [low, high], "verdict": self.verdict, "count": self.count, "parts": parts}
+
+
+@cache
+def known_claims() -> dict[str, dict[str, str]]:
+    """The rows of `claims.csv` by key."""
+    with _TABLE.open(encoding="utf-8", newline="") as file:
+        return {row["key"]: row for row in csv.DictReader(file)}

@@ -1,7 +1,7 @@
 """Figs 1, 8 and 10: does the test error go with D, G and R at the output, over networks?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from timm_diffsens.errors import DiffsensError
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.noise import corrupt
 from timm_diffsens.perturb.streams import streams
-from timm_diffsens.reproduce.claims import NEGATIVE, POSITIVE, Claim, Finding
+from timm_diffsens.reproduce.claims import Finding
 from timm_diffsens.reproduce.panels import pixel_panels
 from timm_diffsens.reproduce.reports import Report
 from timm_diffsens.reproduce.workspace import MissingError, Workspace, name_of, reporting_missing
@@ -23,7 +23,7 @@ from timm_diffsens.results.stats.resampling import bca, resampled_fits
 from timm_diffsens.train.recipe import CIFAR10_MEAN, CIFAR10_STD, Recipe
 
 _VARIANTS = ("original", "channel-shuffled", "init")
-SEEN = 0.5  # correlation at which one is called seen
+_SIGNS = {"r": "positive", "d": "positive", "g": "negative"}
 _SHOWN = 2  # which of the sample's images is the example
 
 
@@ -32,10 +32,7 @@ def figure_1(workspace: Workspace) -> Report:
     report = Report("fig1", "A deformation; test error against D, G and R on CIFAR-10; the same under noise")
     with reporting_missing(report.missing):
         _example(workspace, report)
-        group = _measured(workspace, report, "cifar10", workspace.settings.cifar10)
-        report.charts["scatter"] = scatter_chart(group)
-        report.tables |= _tables("scatter", group)
-        report.claims += _claims(workspace, "fig1", "Fig. 1, centre", group, "cifar10")
+        _scatter(workspace, report, "cifar10", workspace.settings.cifar10)
     with reporting_missing(report.missing):
         _noise(workspace, report)
     return report
@@ -44,10 +41,7 @@ def figure_1(workspace: Workspace) -> Report:
 def figure_8(workspace: Workspace) -> Report:
     """The scatter over networks trained on scale detection."""
     report = Report("fig8", "Scale detection, task 1: test error against D, G and R over architectures")
-    group = _measured(workspace, report, "scale1", workspace.settings.scale1)
-    report.charts["scatter"] = scatter_chart(group)
-    report.tables |= _tables("scatter", group)
-    report.claims += _claims(workspace, "fig8", "Fig. 8", group, "scale1")
+    _scatter(workspace, report, "scale1", workspace.settings.scale1)
     return report
 
 
@@ -55,49 +49,46 @@ def figure_10(workspace: Workspace) -> Report:
     """The scatter plots behind Fig. 1, right."""
     report = Report("fig10", "CIFAR-10 with noise: test error against D, G and R at each size of the noise")
     with reporting_missing(report.missing):
-        for noise in _noisy(workspace, report)[0]:
-            if noise.group is not None:
-                report.charts[f"noise-{noise.multiple:g}"] = scatter_chart(noise.group)
-                report.tables |= _tables(f"noise-{noise.multiple:g}", noise.group)
+        for multiple, group in _noisy(workspace, report)[0].items():
+            if group is not None:
+                _show(report, f"noise-{multiple:g}", group)
         report.notes.append(_unit_note(workspace))
     return report
 
 
-@dataclass(frozen=True)
-class NoiseSizes:
-    """Networks trained and tested on noisy images: the noise in units of eta*, and what they gave.
+def _show(report: Report, name: str, group: Group) -> None:
+    report.show(name, group.points, scatter_chart(group))
+    report.tables[f"{name}-correlations"] = group.correlations
 
-    `group` is None where fewer than five networks have this noise.
+
+def _noisy(workspace: Workspace, report: Report) -> tuple[dict[float, Group | None], Leaderboard]:
+    """Networks trained and tested on noisy images, by the noise in units of eta*, and all of them.
+
+    None where fewer than five networks have this noise.
     """
-
-    multiple: float
-    sigma: float
-    group: Group | None
-
-
-def _noisy(workspace: Workspace, report: Report) -> tuple[list[NoiseSizes], Leaderboard]:
-    settings, unit = workspace.settings, workspace.noise_unit
-    sizes = {round(multiple * unit, 6): multiple for multiple in settings.noises}
-    recipes = [replace(recipe, corrupt=sigma) for sigma in sizes for recipe in settings.noisy]
+    settings = workspace.settings
+    sigmas = {multiple: round(multiple * workspace.noise_unit, 6) for multiple in settings.noises}
+    recipes = [replace(recipe, corrupt=sigma) for sigma in sigmas.values() for recipe in settings.noisy]
     board = _board(workspace, report, "noise", recipes)
-    by_sigma = {_sigma(board, group): group for group in board.groups}
-    return [
-        NoiseSizes(multiple, sigma, by_sigma.get(sigma)) for sigma, multiple in sorted(sizes.items())
-    ], board
+    sigma_of = {record.key: record.protocol.corruption_sigma for _, record in board.records}
+    groups = {sigma_of[group.models["key"].iloc[0]]: group for group in board.groups}
+    return {multiple: groups.get(sigma) for multiple, sigma in sigmas.items()}, board
 
 
-def _sigma(board: Leaderboard, group: Group) -> float:
-    """The noise on the images of a group's records."""
-    key = group.models["key"].iloc[0]
-    return next(r.protocol.corruption_sigma for _, r in board.records if r.key == key)
-
-
-def _measured(workspace: Workspace, report: Report, name: str, recipes: Sequence[Recipe]) -> Group:
+def _scatter(workspace: Workspace, report: Report, name: str, recipes: Sequence[Recipe]) -> None:
+    """The scatter, and the claims: the signs, whether R does better, and whether that comes with training."""
     group = _board(workspace, report, name, recipes).main
     assert group is not None  # records were just made
     for row in group.left_out.to_dict("records"):
         report.notes.append(f"{row['model']} is not in the fits: {row['reason']}.")
-    return group
+    _show(report, "scatter", group)
+    numbers = {
+        **{f"{measure}-{sign}": [_rho(group, measure, "trained")] for measure, sign in _SIGNS.items()},
+        **{f"r-better-than-{rival}": [_better(group, rival, "trained")] for rival in "dg"},
+        "not-at-initialisation": [_rho(group, "r", "at initialisation", "init")],
+        "learned": [_learned(workspace, group)],
+    }
+    report.judge(numbers, _likely(workspace, name, group), networks=len(group.points))
 
 
 def _board(workspace: Workspace, report: Report, group: str, recipes: Sequence[Recipe]) -> Leaderboard:
@@ -129,93 +120,36 @@ def _board(workspace: Workspace, report: Report, group: str, recipes: Sequence[R
 # ---- claims
 
 
-_SIGNS = (
-    ("r", POSITIVE, "positive", "with"),
-    ("d", POSITIVE, "positive", "with"),
-    ("g", NEGATIVE, "negative", "against"),
-)
-
-
-def _claims(workspace: Workspace, key: str, source: str, group: Group, subject: str) -> list[Claim]:
-    """The signs, whether R does better, and whether all that comes with training."""
-    likely = _likely(workspace, subject, group)
-    over = f"over {len(group.points)} networks"
-    claims = [
-        Claim(
-            f"{key}.{measure}-{word}",
-            f"the test error goes {way} {measure.upper()}_f",
-            source,
-            f"rho(log error, log {measure.upper()}_f) {over}",
-            region,
-            (_rho(group, measure, "trained"),),
-            likely,
-        )
-        for measure, region, word, way in _SIGNS
-    ]
-    claims += [
-        Claim(
-            f"{key}.r-better-than-{rival}",
-            f"R_f correlates with the test error better than {rival.upper()}_f",
-            source,
-            f"|rho(R_f)| - |rho({rival.upper()}_f)|, paired over networks",
-            POSITIVE,
-            (_better(group, rival, "trained"),),
-            likely,
-        )
-        for rival in ("d", "g")
-    ]
-    return [
-        *claims,
-        Claim(
-            f"{key}.not-at-initialisation",
-            "the correlation with R_f is not seen at initialisation",
-            "Section 1",
-            f"rho(log error, log R_f at initialisation) {over}; not seen: below {SEEN:g} either way",
-            (-SEEN, SEEN),
-            (_rho(group, "r", "at initialisation", "init"),),
-            likely,
-        ),
-        Claim(
-            f"{key}.learned",
-            "it is learned: stronger after training than before",
-            "Section 1",
-            "|rho(R_f)| trained - |rho(R_f)| at initialisation, paired over networks",
-            POSITIVE,
-            (_learned(workspace, group),),
-            likely,
-        ),
-    ]
-
-
 def _likely(workspace: Workspace, subject: str, group: Group | None) -> str:
     """The caveat of the scale, and how many networks did not fit their training set."""
-    parts = [workspace.settings.caveats.get(subject, "")]
+    parts = [workspace.settings.likely(subject)]
     if group is not None and group.unfitted:
         parts.append(f"{group.unfitted} of {len(group.points)} networks did not fit their training set")
     return "; ".join(part for part in parts if part)
 
 
 def _rho(group: Group | None, measure: str, name: str, variant: str = "original") -> Finding:
-    if group is None:
-        return Finding(name, None, reason=f"fewer than {FEWEST} networks")
-    table = group.correlations
-    rows = table[(table["variant"] == variant) & (table["measure"] == measure)].to_dict("records")
-    if not rows:
-        return Finding(name, None, reason="no network has it")
-    row = rows[0]
-    few = f"{row['n']} networks, an interval needs {FEWEST}"
-    return Finding.of(name, row["pearson"], row["pearson_low"], row["pearson_high"], row["note"] or few)
+    """The correlation of a measure with the test error."""
+    rows = None if group is None else group.correlations.query("variant == @variant and measure == @measure")
+    return _first(name, rows, "pearson", "pearson_low", "pearson_high")
 
 
 def _better(group: Group | None, rival: str, name: str) -> Finding:
-    if group is None:
+    """By how much the correlation of R is larger than that of D or G."""
+    rows = None if group is None else group.comparisons.query("variant == 'original' and rival == @rival")
+    return _first(name, rows, "difference", "low", "high")
+
+
+def _first(name: str, rows: pd.DataFrame | None, *columns: str) -> Finding:
+    """Value and interval of the first row, or why there is none."""
+    if rows is None:
         return Finding(name, None, reason=f"fewer than {FEWEST} networks")
-    table = group.comparisons
-    rows = table[(table["variant"] == "original") & (table["rival"] == rival)].to_dict("records")
-    if not rows:
-        return Finding(name, None, reason="no network has both")
-    row = rows[0]
-    return Finding.of(name, row["difference"], row["low"], row["high"], str(row["answer"]))
+    if rows.empty:
+        return Finding(name, None, reason="no network has it")
+    row = rows.iloc[0].to_dict()
+    reason = row.get("answer") or row.get("note") or f"{row['n']} networks, an interval needs {FEWEST}"
+    value, low, high = (row[column] for column in columns)
+    return Finding.of(name, value, low, high, reason)
 
 
 def _learned(workspace: Workspace, group: Group) -> Finding:
@@ -237,35 +171,16 @@ def _learned(workspace: Workspace, group: Group) -> Finding:
 def _noise(workspace: Workspace, report: Report) -> None:
     noises, board = _noisy(workspace, report)
     if board.series:
-        report.charts["noise"] = series_chart(board.series[0])
         rows = board.series[0].rows.copy()
         rows.insert(1, "in units of eta*", rows["sigma"] / workspace.noise_unit)
-        report.tables["noise"] = rows
-    noisy = [(noise.group, f"noise {noise.multiple:g} eta*") for noise in noises if noise.sigma > 0]
-    likely = _likely(workspace, "cifar10", next((group for group, _ in noisy if group is not None), None))
-    for measure, region, word, way in _SIGNS:
-        report.claims.append(
-            Claim(
-                f"fig1.noise-{measure}-{word}",
-                f"trained and tested on noisy images, the test error still goes {way} {measure.upper()}_f",
-                "Fig. 1, right",
-                f"rho(log error, log {measure.upper()}_f)",
-                region,
-                tuple(_rho(group, measure, name) for group, name in noisy),
-                likely,
-            )
-        )
-    report.claims.append(
-        Claim(
-            "fig1.noise-r-better-than-d",
-            "there too R_f correlates with the test error better than D_f",
-            "Fig. 1, right",
-            "|rho(R_f)| - |rho(D_f)|, paired over networks",
-            POSITIVE,
-            tuple(_better(group, "d", name) for group, name in noisy),
-            likely,
-        )
-    )
+        report.show("noise", rows, series_chart(board.series[0]))
+    noisy = {f"noise {multiple:g} eta*": group for multiple, group in noises.items() if multiple > 0}
+    numbers = {
+        f"noise-{measure}-{sign}": [_rho(group, measure, name) for name, group in noisy.items()]
+        for measure, sign in _SIGNS.items()
+    }
+    numbers["noise-r-better-than-d"] = [_better(group, "d", name) for name, group in noisy.items()]
+    report.judge(numbers, _likely(workspace, "cifar10", next(filter(None, noisy.values()), None)))
     report.notes.append(_unit_note(workspace))
 
 
@@ -276,31 +191,25 @@ def _unit_note(workspace: Workspace) -> str:
     )
 
 
-def _tables(name: str, group: Group) -> dict[str, pd.DataFrame]:
-    return {name: group.points, f"{name}-correlations": group.correlations}
-
-
 # ---- the example
 
 
 def _example(workspace: Workspace, report: Report) -> None:
     images = workspace.cifar10_images(_SHOWN + 1)
-    image, moves = images[_SHOWN:], Diffeo()
-    field = moves.displacement(1, (32, 32), streams(0, "example", [_SHOWN]))
-    shown: list[tuple[str, Any]] = [
-        ("x", _bytes(image)),
-        ("tau x", _bytes(moves(image, streams(0, "example", [_SHOWN])))),
-    ]
+    image, diffeo = images[_SHOWN:], Diffeo()
+    field = diffeo.displacement(1, (32, 32), streams(0, "example", [_SHOWN]))
+    shown = {"x": image, "tau x": diffeo(image, streams(0, "example", [_SHOWN]))}
     for multiple in (m for m in workspace.settings.noises if m > 0):
         noised = corrupt(image, multiple * workspace.noise_unit, streams(0, "corruption", [_SHOWN]))
-        shown.append((f"x + {multiple:g} eta*", _bytes(noised)))
-    report.charts["example"] = pixel_panels(
-        shown, title="A deformation and noise", subtitle="delta = 1 px, cut = 3; noise fixed for each image"
-    )
+        shown[f"x + {multiple:g} eta*"] = noised
     dx, dy = field[0].numpy()
-    y, x = np.mgrid[: dx.shape[0], : dx.shape[1]]
+    y, x = np.indices(dx.shape)
     columns = {"x": x.ravel(), "y": y.ravel(), "dx": dx.ravel(), "dy": dy.ravel()}
-    report.tables["example"] = pd.DataFrame(columns)
+    subtitle = "delta = 1 px, cut = 3; noise fixed for each image"
+    chart = pixel_panels(
+        [(name, _bytes(one)) for name, one in shown.items()], "A deformation and noise", subtitle
+    )
+    report.show("example", pd.DataFrame(columns), chart)
 
 
 def _bytes(image: Any) -> Any:

@@ -1,13 +1,13 @@
 """Figs 3, 9 and 11: R_k, D_k and G_k layer by layer, as trained, channel-shuffled, and at initialisation."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from timm_diffsens.reproduce.claims import NEGATIVE, POSITIVE, Claim, Finding
-from timm_diffsens.reproduce.panels import curve_panels
+from timm_diffsens.reproduce.claims import Finding, Numbers
+from timm_diffsens.reproduce.panels import Panels
 from timm_diffsens.reproduce.reports import Report
 from timm_diffsens.reproduce.settings import seeds_of
 from timm_diffsens.reproduce.workspace import Workspace, name_of, reporting_missing
@@ -17,195 +17,119 @@ from timm_diffsens.schema.records import Record
 from timm_diffsens.train.recipe import Recipe
 
 VARIANTS = ("original", "channel-shuffled", "init")
-LITTLE = math.log(1.5)  # a factor by which shuffling may change R_k, and still leave it essentially as it is
 HALF = 0.5  # of the fall after training: what may be there before it
 _CIFAR10, _IMAGENET, _SCALE1 = "CIFAR-10", "ImageNet", "scale detection"
+_SUBJECTS = {_CIFAR10: "cifar10 depth", _IMAGENET: "imagenet", _SCALE1: "pooling"}  # of their caveats
+_WAYS = {"r": "falls", "d": "falls", "g": "grows"}  # on scale detection
+
+Named = list[tuple[str, Record]]  # the data and the network, `CIFAR-10, vgg11_bn 12`
 
 
 def figure_3(workspace: Workspace) -> Report:
     """R_k of VGG11 with and without batch-norm."""
     report = Report("fig3", "R_k against depth: as trained, channel-shuffled, at initialisation")
     settings = workspace.settings
-    records = list(_collected(workspace, report, settings.depth, settings.imagenet))
-    _draw(report, records, "r")
-    report.claims += _claims(workspace, "fig3", "Fig. 3, Section 2", records)
-    return report
+    return _pooling(workspace, report, settings.depth, settings.imagenet, "r")
 
 
 def figure_11(workspace: Workspace) -> Report:
     """R_k, D_k and G_k of other architectures."""
     report = Report("fig11", "R_k, D_k and G_k against depth: other architectures")
     settings = workspace.settings
-    records = list(_collected(workspace, report, settings.more, settings.more_imagenet))
-    for measure in "rdg":
-        _draw(report, records, measure)
-    report.claims += _claims(workspace, "fig11", "Fig. 3, Section 2", records)
+    return _pooling(workspace, report, settings.more, settings.more_imagenet, "rdg")
+
+
+def _pooling(
+    workspace: Workspace, report: Report, names: Sequence[str], models: Sequence[str], measures: str
+) -> Report:
+    """The curves of networks on CIFAR-10 and of models on ImageNet, as far as these can be had."""
+    records = cifar10_records(workspace, report, names) + imagenet_records(workspace, report, models)
+    if records:
+        _draw(report, records, measures)
+        report.judge(pooling_numbers(records), likely_of(workspace, records))
     return report
+
+
+def pooling_numbers(records: Named) -> Numbers:
+    """How R_k falls over depth, and what shuffling and training change."""
+    return {
+        "r-falls": [change(name, record, "r") for name, record in records],
+        "learned": [_before(name, record) for name, record in records],
+        "channel-pooling": [_raised(name, record) for name, record in records],
+        "spatial-pooling": [change(name, record, "r", "channel-shuffled") for name, record in records],
+    }
 
 
 def figure_9(workspace: Workspace) -> Report:
     """The same on scale detection, where shuffling channels changes little."""
     report = Report("fig9", "Scale detection: R_k, D_k and G_k against depth, channel-shuffled too")
     records = pooling_records(workspace)
-    for measure in "rdg":
-        _draw(report, records, measure)
-    likely = workspace.settings.caveats.get("pooling", "")
-    source = "Section 3, Fig. 9"
-    report.claims += [
-        _falls("fig9", source, records, likely),
-        Claim(
-            "fig9.d-falls",
-            "representations become less sensitive to deformations through the layers",
-            source,
-            "log(D_K / D_1)",
-            NEGATIVE,
-            tuple(change(name, record, "d") for name, record in records),
-            likely,
-        ),
-        Claim(
-            "fig9.g-grows",
-            "and more sensitive to noise",
-            source,
-            "log(G_K / G_1)",
-            POSITIVE,
-            tuple(change(name, record, "g") for name, record in records),
-            likely,
-        ),
-        Claim(
-            "fig9.shuffling",
-            "shuffling channels leaves the curves essentially as they are",
-            source,
-            f"mean over layers of log(R_k shuffled / R_k); as they are: a factor below {math.exp(LITTLE):g}",
-            (-LITTLE, LITTLE),
-            tuple(_shuffling(name, record) for name, record in records),
-            likely,
-        ),
-    ]
+    _draw(report, records, "rdg")
+    numbers = {
+        f"{m}-{way}": [change(name, record, m) for name, record in records] for m, way in _WAYS.items()
+    }
+    numbers["shuffling"] = [_shuffling(name, record) for name, record in records]
+    report.judge(numbers, likely_of(workspace, records))
     return report
 
 
-def how(workspace: Workspace) -> dict[str, Any]:
+def cifar10_records(workspace: Workspace, report: Report, names: Sequence[str]) -> Named:
+    """The records, layer by layer, of those of the CIFAR-10 networks; none where images are missing."""
+    found: Named = []
+    with reporting_missing(report.missing):
+        chosen = [recipe for recipe in workspace.settings.cifar10 if name_of(recipe) in names]
+        found += _of_recipes(workspace, "cifar10-depth", _CIFAR10, chosen)
+    return found
+
+
+def imagenet_records(workspace: Workspace, report: Report, models: Sequence[str]) -> Named:
+    """Those of models with published weights, as far as these and images are there."""
+    found = []
+    for model in models:
+        with reporting_missing(report.missing):
+            record = workspace.published("imagenet-depth", model, **_how(workspace))
+            found.append((f"{_IMAGENET}, {model.removeprefix('torchvision/')}", record))
+    return found
+
+
+def pooling_records(workspace: Workspace) -> Named:
+    """Those of the VGGs trained on scale detection."""
+    return _of_recipes(workspace, "scale1-depth", _SCALE1, workspace.settings.pooling)
+
+
+def likely_of(workspace: Workspace, records: Named) -> str:
+    """The caveats of the data that these records are of."""
+    return workspace.settings.likely(*(_SUBJECTS[name.partition(",")[0]] for name, _ in records))
+
+
+def _how(workspace: Workspace) -> dict[str, Any]:
     """Options of measurements by layer: of copies there are more, as their spread is what decides."""
     copies = workspace.settings.copies
     return {"layers": "convs", "variants": VARIANTS, "shuffles": copies, "init_samples": copies}
 
 
-def cifar10_records(workspace: Workspace, names: tuple[str, ...]) -> list[tuple[str, Record]]:
-    """The records, layer by layer, of those of the CIFAR-10 networks."""
-    chosen = [recipe for recipe in workspace.settings.cifar10 if name_of(recipe) in names]
-    return _of_recipes(workspace, "cifar10 depth", _CIFAR10, chosen)
-
-
-def pooling_records(workspace: Workspace) -> list[tuple[str, Record]]:
-    """Those of the VGGs trained on scale detection."""
-    return _of_recipes(workspace, "scale1 depth", _SCALE1, workspace.settings.pooling)
-
-
-def imagenet_record(workspace: Workspace, model: str) -> tuple[str, Record]:
-    """That of a model with published weights."""
-    record = workspace.published("imagenet-depth", model, **how(workspace))
-    return f"{_IMAGENET}, {model.removeprefix('torchvision/')}", record
-
-
-def _of_recipes(
-    workspace: Workspace, group: str, data: str, recipes: Sequence[Recipe]
-) -> list[tuple[str, Record]]:
+def _of_recipes(workspace: Workspace, group: str, data: str, recipes: Sequence[Recipe]) -> Named:
     found = []
     for recipe in recipes:
         for one in seeds_of(recipe, workspace.settings.seeds):
             seed = f", seed {one.seed}" if workspace.settings.seeds > 1 else ""
-            record = workspace.record(group.replace(" ", "-"), one, **how(workspace))
+            record = workspace.record(group, one, **_how(workspace))
             found.append((f"{data}, {name_of(recipe).removeprefix('net/')}{seed}", record))
     return found
 
 
-def _collected(
-    workspace: Workspace, report: Report, names: tuple[str, ...], models: tuple[str, ...]
-) -> Iterator[tuple[str, Record]]:
-    with reporting_missing(report.missing):
-        yield from cifar10_records(workspace, names)
-    for model in models:
-        with reporting_missing(report.missing):
-            yield imagenet_record(workspace, model)
+def _draw(report: Report, records: Named, measures: str) -> None:
+    whole = pd.concat([layers_frame(record).assign(network=name) for name, record in records])
+    subtitle = "every convolution after its norm and activation, and the output; bars: one standard error"
+    for measure in measures:
+        table = whole[["network", "variant", "layer", "index", "depth", measure, f"{measure}_stderr"]]
+        letter = f"{measure.upper()}_k"
+        axes, title = (("depth", "relative depth"), (measure, letter)), f"{letter} against relative depth"
+        chart = Panels(*axes, "network", title, subtitle, log=True).curves(table.reset_index(drop=True))
+        report.show(f"{measure}-depth", table, chart)
 
 
-def _draw(report: Report, records: list[tuple[str, Record]], measure: str) -> None:
-    if not records:
-        return
-    tables = [layers_frame(record).assign(network=name) for name, record in records]
-    table = pd.concat(tables, ignore_index=True)
-    columns = ["network", "variant", "layer", "index", "depth", measure, f"{measure}_stderr"]
-    letter = f"{measure.upper()}_k"
-    report.charts[f"{measure}-depth"] = curve_panels(
-        table[columns],
-        "depth",
-        measure,
-        "network",
-        title=f"{letter} against relative depth",
-        subtitle="every convolution after its norm and activation, and the output; bars: one standard error",
-        x_title="relative depth",
-        y_title=letter,
-    )
-    report.tables[f"{measure}-depth"] = table[columns]
-
-
-# ---- claims
-
-
-def likely_of(workspace: Workspace, records: list[tuple[str, Record]]) -> str:
-    """The caveats of the data that these records are of."""
-    caveats = workspace.settings.caveats
-    subjects = {_CIFAR10: "cifar10 depth", _IMAGENET: "imagenet", _SCALE1: "pooling"}
-    found = [caveats.get(subjects[name.partition(",")[0]], "") for name, _ in records]
-    return "; ".join(caveat for caveat in dict.fromkeys(found) if caveat)
-
-
-def _claims(workspace: Workspace, key: str, source: str, records: list[tuple[str, Record]]) -> list[Claim]:
-    if not records:
-        return []
-    likely = likely_of(workspace, records)
-    return [
-        _falls(key, source, records, likely),
-        Claim(
-            f"{key}.learned",
-            "that fall comes with training: less than half of it is there before",
-            source,
-            f"log(R_K / R_1) at initialisation less {HALF:g} times the same after training",
-            POSITIVE,
-            tuple(_before(name, record) for name, record in records),
-            likely,
-        ),
-        Claim(
-            f"{key}.channel-pooling",
-            "shuffling channels raises R_K: channels are pooled",
-            source,
-            "log(R_K shuffled / R_K)",
-            POSITIVE,
-            tuple(_raised(name, record) for name, record in records),
-            likely,
-        ),
-        Claim(
-            f"{key}.spatial-pooling",
-            "shuffled curves still fall: places are pooled too",
-            source,
-            "log(R_K / R_1), channel-shuffled",
-            NEGATIVE,
-            tuple(change(name, record, "r", "channel-shuffled") for name, record in records),
-            likely,
-        ),
-    ]
-
-
-def _falls(key: str, source: str, records: list[tuple[str, Record]], likely: str) -> Claim:
-    return Claim(
-        f"{key}.r-falls",
-        "R_k falls with depth after training",
-        source,
-        "log(R_K / R_1), K the last convolution",
-        NEGATIVE,
-        tuple(change(name, record, "r") for name, record in records),
-        likely,
-    )
+# ---- numbers
 
 
 def _ends(

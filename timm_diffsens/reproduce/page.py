@@ -1,7 +1,7 @@
 """The page of the reproduction: each claim with its verdict, and the figures; as HTML and as Markdown."""
 
 import base64
-import os
+import os.path
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +10,8 @@ from typing import Any
 import jinja2
 
 from timm_diffsens.results.numbers import significant
-from timm_diffsens.results.report.markdown import link, table, text
+from timm_diffsens.results.report.markdown import link, text
 
-MARKER = "<!-- written by `diffsens reproduce`; edits will be lost -->"
 _TITLE = "The paper, figure by figure"
 _INTRODUCTION = (
     "What arXiv 2210.01506 (How deep convolutional neural networks lose spatial information with training) "
@@ -23,7 +22,7 @@ _INTRODUCTION = (
     "With several networks, a claim is held if it is for each of them. Intervals are taken one at a time."
 )
 _VERDICTS = ("held", "not held", "not decided")
-_TEMPLATE = Path(__file__).with_name("page.html.j2")
+_TEMPLATES = Path(__file__).parent
 _SHOWN = 6  # parts of a claim listed in the Markdown table
 
 Plain = dict[str, Any]
@@ -57,7 +56,25 @@ def _part(part: Plain) -> str:
     return f"{part['name']}: {significant(part['value'])}{interval}"
 
 
-# ---- Markdown
+def _reasons(report: Plain) -> list[str]:
+    """Why claims may differ from the paper's, each once."""
+    differing = [c["likely"] for c in report["claims"] if c["verdict"] != "held" and c["likely"]]
+    return list(dict.fromkeys(differing))
+
+
+def html_page(reports: Sequence[Plain], figures: Path) -> str:
+    """One file with everything in it, which asks nobody for anything.
+
+    Args:
+        reports: from `read_reports`.
+        figures: their folder, from which the pictures are read.
+    """
+
+    def address(target: str, name: str) -> str:
+        content = base64.b64encode((figures / target / name).read_bytes()).decode()
+        return f"data:image/svg+xml;base64,{content}"
+
+    return _page("html", reports, address=address, there=lambda *place: figures.joinpath(*place).is_file())
 
 
 def markdown_page(reports: Sequence[Plain], figures: Path, where: Path) -> str:
@@ -68,76 +85,17 @@ def markdown_page(reports: Sequence[Plain], figures: Path, where: Path) -> str:
         figures: their folder.
         where: the folder of the page, from which figures are linked.
     """
-    scales = ", ".join(dict.fromkeys(report["scale"] for report in reports))
-    blocks = [MARKER, f"# {_TITLE}", _INTRODUCTION]
-    blocks.append(f"Scale: {scales}. {summary(reports)}.")
-    blocks.append(table(["", "claim", "paper", "verdict"], _overview(reports), first=4))
     root = Path(os.path.relpath(figures, where))
-    for report in reports:
-        blocks += _section(report, root)
-    return "\n\n".join(block for block in blocks if block) + "\n"
+    return _page("md", reports, address=lambda *place: link(root.joinpath(*place).as_posix()))
 
 
-def _overview(reports: Sequence[Plain]) -> list[list[str]]:
-    return [
-        [f"[{report['target']}](#{report['target']})", text(c["says"]), text(c["source"]), verdict(c)]
-        for report in reports
-        for c in report["claims"]
-    ]
-
-
-def _section(report: Plain, root: Path) -> list[str]:
-    folder = root / report["target"]
-    blocks = [f"## {report['target']}", f"{text(report['title'])} (scale: {report['scale']})."]
-    blocks += [f"Missing: {text(line)}" for line in report["missing"]]
-    blocks += [f"![{text(name)}]({link((folder / name).as_posix())})" for name in report["figures"]]
-    if report["tables"]:
-        names = (f"[{text(name)}]({link((folder / name).as_posix())})" for name in report["tables"])
-        blocks.append(f"Data: {', '.join(names)}.")
-    if report["claims"]:
-        rows = [[text(c["says"]), text(c["number"]), text(measured(c)), verdict(c)] for c in report["claims"]]
-        blocks.append(table(["claim", "number", "measured", "verdict"], rows, first=4))
-    blocks += [
-        f"Where the verdict differs, the likely reason: {text(reason)}." for reason in _reasons(report)
-    ]
-    return blocks + [text(note) for note in report["notes"]]
-
-
-def _reasons(report: Plain) -> list[str]:
-    """Why claims may differ from the paper's, each once."""
-    differing = [c["likely"] for c in report["claims"] if c["verdict"] != "held" and c["likely"]]
-    return list(dict.fromkeys(differing))
-
-
-# ---- HTML
-
-
-def html_page(reports: Sequence[Plain], figures: Path) -> str:
-    """One file with everything in it, which asks nobody for anything.
-
-    Args:
-        reports: from `read_reports`.
-        figures: their folder, from which the pictures are read.
-    """
-    shown = []
-    for report in reports:
-        pictures = [
-            (name, _data_url(figures / report["target"] / name))
-            for name in report["figures"]
-            if (figures / report["target"] / name).is_file()
-        ]
-        shown.append({**report, "reasons": _reasons(report), "pictures": pictures})
-    template = jinja2.Environment(autoescape=True).from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
-        title=_TITLE,
-        introduction=_INTRODUCTION,
-        scales=", ".join(dict.fromkeys(report["scale"] for report in reports)),
-        summary=summary(reports),
-        reports=shown,
-        measured=measured,
-        verdict=verdict,
+def _page(kind: str, reports: Sequence[Plain], **more: Any) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=jinja2.select_autoescape(["html.j2"])
     )
-
-
-def _data_url(path: Path) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
+    environment.filters["text"] = text
+    template = environment.get_template(f"page.{kind}.j2")
+    shown = {"title": _TITLE, "introduction": _INTRODUCTION, "summary": summary(reports), "reports": reports}
+    scales = ", ".join(dict.fromkeys(report["scale"] for report in reports))
+    functions = {"measured": measured, "verdict": verdict, "reasons": _reasons}
+    return template.render(scales=scales, **shown, **functions, **more)

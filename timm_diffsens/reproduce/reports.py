@@ -10,7 +10,7 @@ import pandas as pd
 
 from timm_diffsens import __version__
 from timm_diffsens.files import write_atomic
-from timm_diffsens.reproduce.claims import Claim
+from timm_diffsens.reproduce.claims import Claim, Numbers
 from timm_diffsens.reproduce.settings import Settings
 from timm_diffsens.results.report.export import render
 from timm_diffsens.schema.protocol import digest
@@ -39,6 +39,15 @@ class Report:
     claims: list[Claim] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+
+    def show(self, name: str, table: pd.DataFrame, chart: alt.TopLevelMixin) -> None:
+        """A chart, and the data behind it."""
+        self.tables[name], self.charts[name] = table, chart
+
+    def judge(self, numbers: Numbers, likely: str = "", **values: Any) -> None:
+        """Claims of this target, by what their keys have after its name; the rest as for `Claim.of`."""
+        for name, parts in numbers.items():
+            self.claims.append(Claim.of(f"{self.target}.{name}", parts, likely, **values))
 
 
 def write_report(report: Report, folder: Path, settings: Settings) -> list[Path]:

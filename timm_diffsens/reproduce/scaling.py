@@ -1,34 +1,26 @@
 """Fig. 7, Tables 1 and 2: trained simple CNNs against the theory of homogeneous filters."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from timm_diffsens.errors import UsageError
 from timm_diffsens.models.loading import load_model
 from timm_diffsens.models.variants.init import reinitialise
-from timm_diffsens.reproduce.claims import POSITIVE, Claim, Finding
+from timm_diffsens.reproduce.claims import Claim, Finding
 from timm_diffsens.reproduce.reports import Report
 from timm_diffsens.reproduce.settings import seeds_of
 from timm_diffsens.reproduce.workspace import Workspace
 from timm_diffsens.results.report.theory_chart import theory_chart
-from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.spectra.filter_means import MeanFilter, mean_filters_by_layer
-from timm_diffsens.theory.exponents import asymptotic_exponents, fit_exponent
+from timm_diffsens.theory.exponents import asymptotic_exponents
 from timm_diffsens.theory.homogeneous import homogeneous_network, measured_curve
-from timm_diffsens.theory.report import (
-    GROUPS,
-    Setting,
-    TheoryResult,
-    run_theory,
-    theory_exponents,
-    theory_rows,
-)
+from timm_diffsens.theory.report import GROUPS, TheoryResult, fit_of, theory_exponents, theory_rows
 from timm_diffsens.theory.trained import (
     SeedExponent,
     TrainedCurves,
@@ -38,12 +30,8 @@ from timm_diffsens.theory.trained import (
     trained_rows,
 )
 
-_ZERO = 1e-12  # below one image in any test set
-NEAR = 0.15  # of an exponent: how far from the exact one it may be and still follow it
+_FIT = ("value", "stderr", "seeds")  # of an exponent
 _IMAGES_OF_RELU = 1024  # in all groups; G varies little from image to image
-FLAT = 0.1  # an exponent below which, on either side of 0, a curve is called flat
-CLOSE = math.log(1.25)  # factor by which the mean channel may differ and still overlap
-HOMOGENEOUS = 0.9  # share of the constant mode in a mean filter from which on it is called so
 
 
 def figure_7(workspace: Workspace) -> Report:
@@ -51,24 +39,12 @@ def figure_7(workspace: Workspace) -> Report:
     report = Report("fig7", "Sensitivities against the effective receptive field, both tasks")
     for task in (1, 2):
         (found,) = trained_curves(_checkpoints(workspace, task))
-        result = run_theory(found.setting)
-        report.claims.append(_tested(found, workspace.settings.caveats.get("simple", "")))
-        rows = theory_rows(result) + trained_rows(found)
-        report.charts[f"task-{task}"] = theory_chart(rows)
-        report.tables[f"task-{task}"] = pd.DataFrame(rows)
-        report.tables[f"task-{task}-exponents"] = _exponent_table(found, result)
-        report.claims += _claims(found, result, workspace.settings.caveats.get("simple", ""))
+        rows = theory_rows(found.theory) + trained_rows(found)
+        report.show(f"task-{task}", pd.DataFrame(rows), theory_chart(rows))
+        report.tables[f"task-{task}-exponents"] = _exponent_table(found)
+        report.claims += _claims(found, workspace.settings.likely("simple"))
+        report.judge({f"task{task}-{key}": [part] for key, part in relu_numbers(found.theory).items()})
     return report
-
-
-def table_1(workspace: Workspace) -> Report:
-    """Average filters by layer, task 1."""
-    return _table(workspace, 1)
-
-
-def table_2(workspace: Workspace) -> Report:
-    """Average filters by layer, task 2."""
-    return _table(workspace, 2)
 
 
 def _checkpoints(workspace: Workspace, task: int) -> list[Path]:
@@ -76,94 +52,43 @@ def _checkpoints(workspace: Workspace, task: int) -> list[Path]:
     return [workspace.trained(one) for one in seeds_of(recipe, seeds)]
 
 
-def _tested(found: TrainedCurves, likely: str) -> Claim:
-    task = found.setting.task
-    return Claim(
-        f"fig7.task{task}-learned",
-        f"task {task}: the generalization error is exactly zero",
-        "App. B.2",
-        "test error over all test images",
-        (-math.inf, _ZERO),
-        tuple(Finding(f"seed {seed.seed}", seed.test_error) for seed in found.seeds),
-        likely,
-    )
-
-
-def _exponent_table(found: TrainedCurves, result: TheoryResult) -> pd.DataFrame:
+def _exponent_table(found: TrainedCurves) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
-    homogeneous = homogeneous_exponents(found, result)
+    homogeneous = homogeneous_exponents(found)
     for measure, fits in trained_exponents(found).items():
         exact = homogeneous[measure]
-        rows.append(
-            {"measure": measure.upper(), "curve": "homogeneous", "exponent": exact and exact.value}
-            | {"stderr": None, "seeds": 0}
-        )
-        for curve, fit in fits.items():
-            value = {"exponent": fit and fit.value, "stderr": fit and fit.stderr, "seeds": fit and fit.seeds}
-            rows.append({"measure": measure.upper(), "curve": curve} | value)
-    table: pd.DataFrame = pd.DataFrame(rows)
+        plain = {"homogeneous": {"value": exact and exact.value, "stderr": None, "seeds": 0}}
+        plain |= {curve: dict.fromkeys(_FIT) if fit is None else vars(fit) for curve, fit in fits.items()}
+        rows += [{"measure": measure.upper(), "curve": curve} | values for curve, values in plain.items()]
+    table: pd.DataFrame = pd.DataFrame(rows).rename(columns={"value": "exponent"})
     return table
 
 
 # ---- claims
 
 
-def _claims(found: TrainedCurves, result: TheoryResult, likely: str) -> list[Claim]:
-    task, fits, exact = found.setting.task, trained_exponents(found), homogeneous_exponents(found, result)
-    name, source = f"task {task}", f"Section 4.{task}, Fig. 7"
-    over = f"over layers {found.fitted[0]} to {found.fitted[-1]}"
-    claims = []
+def _claims(found: TrainedCurves, likely: str) -> list[Claim]:
+    fits, exact = trained_exponents(found), homogeneous_exponents(found)
+    powers, layers = asymptotic_exponents(found.setting.stride), f"{found.fitted[0]} to {found.fitted[-1]}"
+
+    def claim(name: str, parts: list[Finding], why: str = likely, **values: str) -> Claim:
+        return Claim.of(f"fig7.task{found.setting.task}-{name}", parts, why, layers=layers, **values)
+
+    claims = [claim("learned", [Finding(f"seed {seed.seed}", seed.test_error) for seed in found.seeds])]
     for measure in "dgr":
-        letter, truth, power = measure.upper(), exact[measure], asymptotic_exponents(found.setting.stride)
+        fit, truth = fits[measure]["trained"], exact[measure]
         shown = "none" if truth is None else f"{truth.value:.2f}"
-        claims += [
-            Claim(
-                f"fig7.task{task}-{measure}-homogeneous",
-                f"{name}: {letter}_k scales with A_k as in the network of homogeneous filters",
-                source,
-                f"exponent {over} less that of the homogeneous network over the same ({shown}), relative to "
-                f"it; as: within {NEAR:g}",
-                (-NEAR, NEAR),
-                (_relative(fits[measure]["trained"], None if truth is None else truth.value),),
-                likely,
-            ),
-            Claim(
-                f"fig7.task{task}-{measure}-power",
-                f"{name}: {letter}_k follows the predicted power of A_k, {power[measure]:g}",
-                source,
-                f"exponent {over} less {power[measure]:g}, relative to it; follows: within {NEAR:g}",
-                (-NEAR, NEAR),
-                (_relative(fits[measure]["trained"], power[measure]),),
-                f"the power is that of large depth; over these layers the exact exponent is {shown}",
-            ),
-        ]
-    claims.append(
-        Claim(
-            f"fig7.task{task}-flat",
-            f"{name}: at initialisation D_k and G_k do not depend on k",
-            "Section 4.1",
-            f"exponent at initialisation {over}; flat: within {FLAT:g} of 0",
-            (-FLAT, FLAT),
-            tuple(_exponent(m.upper(), fits[m]["init"]) for m in "dg"),
-            "the argument is about infinitely many channels",
-        )
-    )
-    claims.append(
-        Claim(
-            f"fig7.task{task}-mean-channel",
-            f"{name}: the mean channel overlaps with the network itself in the first layers",
-            "Section 4.3, Fig. 7",
-            f"log(X_k of the mean channel / X_k), mean over seeds, where it is largest {over}; overlaps: a "
-            f"factor below {math.exp(CLOSE):g}",
-            (-CLOSE, CLOSE),
-            tuple(_apart(found, m) for m in "dg"),
-            likely,
-        )
-    )
-    return claims + _of_relu(task, result)
+        part = _relative(fit, None if truth is None else truth.value)
+        claims.append(claim(f"{measure}-homogeneous", [part], exact=shown))
+        why = f"the power is that of large depth; over these layers the exact exponent is {shown}"
+        claims.append(claim(f"{measure}-power", [_relative(fit, powers[measure])], why))
+    why = "the argument is about infinitely many channels"
+    claims.append(claim("flat", [_exponent(m.upper(), fits[m]["init"]) for m in "dg"], why))
+    claims.append(claim("mean-channel", [_apart(found, m) for m in "dg"]))
+    return claims
 
 
-def _of_relu(task: int, result: TheoryResult) -> list[Claim]:
+def relu_numbers(result: TheoryResult) -> dict[str, Finding]:
     """The homogeneous network with and without its ReLUs, on the same images with the same white noise.
 
     The difference of the two exponents of each group of images; its error is from their spread.
@@ -173,40 +98,15 @@ def _of_relu(task: int, result: TheoryResult) -> list[Claim]:
     both = [homogeneous_network(*shape, relu=relu) for relu in (True, False)]
     differences = []
     for group in range(GROUPS):
-        fits = [
-            _fitted(setting, measured_curve(net, setting.batches([group]), "white").layers) for net in both
-        ]
-        if fits[0] is not None and fits[1] is not None:
-            differences.append(fits[0] - fits[1])
+        own, linear = (
+            fit_of(setting, measured_curve(net, setting.batches([group]), rectified=False).layers, "g")
+            for net in both
+        )
+        if own is not None and linear is not None:
+            differences.append(own.value - linear.value)
     exact = theory_exponents(result)["g_linear"].exact
-    source = f"Section 4.{task}"
-    return [
-        Claim(
-            f"fig7.task{task}-relu",
-            f"task {task}: it is the ReLU that makes G_k grow",
-            source,
-            "exponent of G_k in A_k of the homogeneous network, white noise: with its ReLUs less without",
-            POSITIVE,
-            (Finding.mean("difference", differences),),
-        ),
-        Claim(
-            f"fig7.task{task}-no-relu",
-            f"task {task}: without rectification G_k is constant",
-            source,
-            f"exact exponent of G_k in A_k of that network without ReLU; constant: within {FLAT:g} of 0",
-            (-FLAT, FLAT),
-            (Finding("exact", None if exact is None else exact.value, reason="no exponent"),),
-        ),
-    ]
-
-
-def _fitted(setting: Setting, layers: Sequence[LayerSensitivity]) -> float | None:
-    """The exponent of G."""
-    values = [math.nan if layer.g is None else layer.g for layer in layers]
-    try:
-        return fit_exponent(setting.widths, values, setting.fitted).value
-    except UsageError:
-        return None
+    constant = Finding("exact", None if exact is None else exact.value, reason="no exponent")
+    return {"relu": Finding.mean("difference", differences), "no-relu": constant}
 
 
 def _exponent(name: str, fit: SeedExponent | None) -> Finding:
@@ -247,7 +147,8 @@ def _apart(found: TrainedCurves, measure: str) -> Finding:
 # ---- tables 1 and 2
 
 
-def _table(workspace: Workspace, task: int) -> Report:
+def filter_table(workspace: Workspace, task: int) -> Report:
+    """Average filters by layer: Table 1 or 2, for task 1 or 2."""
     report = Report(f"table{task}", f"Average filter over channels by layer, task {task}")
     trained: list[list[MeanFilter]] = []
     fresh: list[list[MeanFilter]] = []
@@ -255,47 +156,29 @@ def _table(workspace: Workspace, task: int) -> Report:
         module = load_model("net/simple", checkpoint=path).module
         trained.append(mean_filters_by_layer(module))
         fresh.append(mean_filters_by_layer(reinitialise(module, seed=seed)))
-    report.tables["filters"] = pd.concat(
-        [_filters("trained", trained), _filters("init", fresh)], ignore_index=True
-    )
-    likely = workspace.settings.caveats.get("simple", "")
-    layers = range(1, len(trained[0]) + 1)
-    report.claims += [
-        Claim(
-            f"table{task}.homogeneous",
-            f"task {task}: the mean filters are approximately homogeneous",
-            f"Section 4.3, Table {task}",
-            "share of the constant mode in the mean filter's squared norm, mean over seeds; approximately: "
-            f"above {HOMOGENEOUS:g}",
-            (HOMOGENEOUS, math.inf),
-            tuple(_over_seeds(f"layer {k}", [_share(seed[k - 1]) for seed in trained]) for k in layers),
-            likely,
-        ),
-        Claim(
-            f"table{task}.positive",
-            f"task {task}: and positive",
-            "Section 4, assumptions",
-            "smallest entry of the mean filter over its root mean square, mean over seeds",
-            POSITIVE,
-            tuple(_over_seeds(f"layer {k}", [_smallest(seed[k - 1]) for seed in trained]) for k in layers),
-            likely,
-        ),
-    ]
+    tables = [_filters("trained", trained), _filters("init", fresh)]
+    report.tables["filters"] = pd.concat(tables, ignore_index=True)
+    layers = list(enumerate(zip(*trained, strict=True), start=1))
+    numbers = {
+        key: [Finding.mean(f"layer {k}", map(number, seeds)) for k, seeds in layers]
+        for key, number in NUMBERS.items()
+    }
+    report.judge(numbers, workspace.settings.likely("simple"))
     report.notes.append("The paper's own entries are not in its text, so only the statements are judged.")
     return report
 
 
-def _over_seeds(name: str, values: Sequence[float | None]) -> Finding:
-    return Finding.mean(name, [value for value in values if value is not None])
-
-
-def _share(found: MeanFilter) -> float | None:
-    return found.constant_share
-
-
-def _smallest(found: MeanFilter) -> float | None:
+def smallest_entry(found: MeanFilter) -> float | None:
+    """Over the root mean square of all; None if these are 0."""
     size = float(np.sqrt(np.mean(found.filter**2)))
     return float(found.filter.min()) / size if size else None
+
+
+# claim -> its number of a layer
+NUMBERS: dict[str, Callable[[MeanFilter], float | None]] = {
+    "homogeneous": attrgetter("constant_share"),
+    "positive": smallest_entry,
+}
 
 
 def _filters(curve: str, seeds: Sequence[Sequence[MeanFilter]]) -> pd.DataFrame:
@@ -306,10 +189,7 @@ def _filters(curve: str, seeds: Sequence[Sequence[MeanFilter]]) -> pd.DataFrame:
         scaled = [layer.filter / size for layer, size in zip(layers, sizes, strict=True) if size]
         mean = np.mean(scaled, axis=0) if scaled else np.full_like(layers[0].filter, np.nan)
         entries = {f"entry {i}": float(value) for i, value in enumerate(mean.ravel(), start=1)}
-        shares = [share for layer in layers if (share := layer.constant_share) is not None]
-        mean_share = float(np.mean(shares)) if shares else None
-        rows.append(
-            {"weights": curve, "layer": k, **entries, "constant share": mean_share, "seeds": len(layers)}
-        )
+        share = pd.Series([layer.constant_share for layer in layers], dtype=float).mean()
+        rows.append({"weights": curve, "layer": k, **entries, "constant share": share, "seeds": len(layers)})
     table: pd.DataFrame = pd.DataFrame(rows)
     return table

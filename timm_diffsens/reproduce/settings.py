@@ -47,13 +47,15 @@ class Settings:
     resamples: int = 2000
     caveats: dict[str, str] = field(default_factory=dict)
 
+    def likely(self, *subjects: str) -> str:
+        """The caveats of these subjects, each once."""
+        found = [self.caveats.get(subject, "") for subject in dict.fromkeys(subjects)]
+        return "; ".join(filter(None, found))
+
     def to_json(self) -> dict[str, Any]:
         """As plain values: the settings that a report states."""
-        plain: dict[str, Any] = {}
-        for name, value in vars(self).items():
-            recipes = isinstance(value, tuple) and value and isinstance(value[0], Recipe)
-            plain[name] = [r.to_json() for r in value] if recipes else value
-        return plain
+        recipes = ("cifar10", "noisy", "scale1", "pooling", "simple")
+        return vars(self) | {name: [one.to_json() for one in vars(self)[name]] for name in recipes}
 
 
 def find_settings(scale: str) -> Settings:
@@ -80,13 +82,15 @@ def _scale(model: str, width: int | None = None, **more: Any) -> Recipe:
     return Recipe("scale1", model, ModelArguments(width=width), **more)
 
 
-def _simple(task: int, width: int, **more: Any) -> Recipe:
+def _simple(task: int, width: int, size: int | None = None, **more: Any) -> Recipe:
     """App. B.2: 12 layers of stride 1 on task 1, 7 of stride 2 on task 2, one-dimensional."""
     shape = {"depth": 12, "filter": 3, "stride": 1} if task == 1 else {"depth": 7, "filter": 2, "stride": 2}
-    scale: dict[str, Any] = {"dims": 1}
-    if "size" in more:
-        scale["size"] = more.pop("size")
-    return Recipe(f"scale{task}", "net/simple", ModelArguments(**shape, width=width), scale=scale, **more)
+    how: dict[str, Any] = {
+        "scale": {"dims": 1} | ({"size": size} if size else {}),
+        "optimizer": "adamw",
+        "lr": 0.01,
+    }
+    return Recipe(f"scale{task}", "net/simple", ModelArguments(**shape, width=width), **how, **more)
 
 
 _DECAY: dict[str, Any] = {"weight_decay": 5e-4, "amp": True, "half": True}
@@ -99,12 +103,9 @@ SMALL = Settings(
     name="small",
     # The first are lines of leaderboard/cifar10.recipes, whose checkpoints a clone of the repository has.
     cifar10=(
-        _cifar("net/fc2", 48, 15, half=True),
-        _cifar("net/fc4", 48, 15, half=True),
-        _cifar("net/fc6", 48, 15, half=True),
+        *(_cifar(f"net/fc{depth}", 48, 15, half=True) for depth in (2, 4, 6)),
         _cifar("net/lenet", None, 15, lr=0.02, half=True),
-        _cifar("net/alexnet", 8, 12, lr=0.02, amp=True, half=True),
-        _cifar("net/alexnet", 16, 12, lr=0.02, amp=True, half=True),
+        *(_cifar("net/alexnet", width, 12, lr=0.02, amp=True, half=True) for width in (8, 16)),
         _cifar("net/vgg11", 12, 8, lr=0.02, amp=True, half=True),
         _cifar("net/vgg11_bn", 6, 10, **_DECAY),
         _cifar("net/vgg11_bn", 12, 12, **_DECAY),
@@ -113,11 +114,9 @@ SMALL = Settings(
         _cifar("net/resnet20", 28, 12, **_DECAY),
     ),
     noisy=(
-        _cifar("net/fc2", 48, 8),
-        _cifar("net/fc4", 48, 8),
+        *(_cifar(f"net/fc{depth}", 48, 8) for depth in (2, 4)),
         _cifar("net/lenet", None, 8, lr=0.02),
-        _cifar("net/alexnet", 8, 6, lr=0.02, amp=True),
-        _cifar("net/alexnet", 16, 6, lr=0.02, amp=True),
+        *(_cifar("net/alexnet", width, 6, lr=0.02, amp=True) for width in (8, 16)),
         _cifar("net/vgg11_bn", 6, 5, weight_decay=5e-4, amp=True),
         _cifar("net/resnet20", 4, 4, weight_decay=5e-4, amp=True),
     ),
@@ -125,32 +124,18 @@ SMALL = Settings(
     depth=("net/vgg11 12", "net/vgg11_bn 12"),
     more=("net/alexnet 16", "net/resnet18 8"),
     scale1=(
-        _scale("net/fc2"),
-        _scale("net/fc4"),
-        _scale("net/lenet"),
+        *(_scale(f"net/{name}") for name in ("fc2", "fc4", "lenet")),
         _scale("net/alexnet", 16),
         _scale("net/vgg11", 8, lr=0.01),
-        _scale("net/vgg11_bn", 8),
-        _scale("net/vgg13_bn", 8),
-        _scale("net/resnet20", 8),
+        *(_scale(f"net/{name}", 8) for name in ("vgg11_bn", "vgg13_bn", "resnet20")),
     ),
     pooling=(
         _scale("net/vgg11", 8, optimizer="adamw", lr=0.003, weight_decay=6.0, epochs=300),
         _scale("net/vgg11_bn", 8, optimizer="adamw", lr=0.003, weight_decay=3.0, epochs=200),
     ),
     simple=(
-        _simple(
-            1,
-            128,
-            size=64,
-            train_images=768,
-            optimizer="adamw",
-            lr=0.01,
-            weight_decay=0.3,
-            epochs=60,
-            amp=True,
-        ),
-        _simple(2, 128, optimizer="adamw", lr=0.01, weight_decay=1.0, epochs=80),
+        _simple(1, 128, 64, train_images=768, weight_decay=0.3, epochs=60, amp=True),
+        _simple(2, 128, weight_decay=1.0, epochs=80),
     ),
     simple_seeds=(4, 4),
     imagenet=("torchvision/vgg11", "torchvision/vgg11_bn"),
@@ -185,20 +170,18 @@ PAPER = Settings(
     more=("net/alexnet 64", "net/vgg16_bn 64", "net/resnet18 64"),
     scale1=(
         *(_scale(f"net/fc{depth}", epochs=250) for depth in (2, 4, 6)),
-        _scale("net/lenet", epochs=250),
-        _scale("net/alexnet", epochs=250),
+        *(_scale(f"net/{name}", epochs=250) for name in ("lenet", "alexnet")),
         _scale("net/vgg11", epochs=250, lr=0.01),
         *(_scale(f"net/vgg{depth}_bn", epochs=250) for depth in (11, 13, 16)),
-        _scale("net/resnet18", epochs=250),
-        _scale("net/resnet20", epochs=250),
+        *(_scale(f"net/resnet{depth}", epochs=250) for depth in (18, 20)),
     ),
     pooling=(
         _scale("net/vgg11", 64, epochs=250, lr=0.01, weight_decay=5e-3),
         _scale("net/vgg11_bn", 64, epochs=250, weight_decay=5e-3),
     ),
     simple=(
-        _simple(1, 1000, optimizer="adamw", lr=0.01, weight_decay=0.3, epochs=1000),
-        _simple(2, 1000, optimizer="adamw", lr=0.01, weight_decay=1.0, epochs=1000),
+        _simple(1, 1000, weight_decay=0.3, epochs=1000),
+        _simple(2, 1000, weight_decay=1.0, epochs=1000),
     ),
     simple_seeds=(4, 10),
     imagenet=("torchvision/vgg11", "torchvision/vgg11_bn"),

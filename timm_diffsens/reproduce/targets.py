@@ -1,6 +1,7 @@
 """The figures and tables by name, and how to make them."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from timm_diffsens.errors import unknown
 from timm_diffsens.reproduce import correlations, depth, filters, representations, scaling
@@ -13,8 +14,8 @@ ALL = "all"
 TARGETS: dict[str, Callable[[Workspace], Report]] = {
     "fig6": representations.figure_6,
     "fig7": scaling.figure_7,
-    "table1": scaling.table_1,
-    "table2": scaling.table_2,
+    "table1": partial(scaling.filter_table, task=1),
+    "table2": partial(scaling.filter_table, task=2),
     "fig8": correlations.figure_8,
     "fig9": depth.figure_9,
     "fig3": depth.figure_3,

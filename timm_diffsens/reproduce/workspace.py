@@ -65,10 +65,9 @@ def find_places(data_dir: Path | None) -> Places:
         return Places()
     if not data_dir.is_dir():
         raise UsageError(f"--data-dir: {data_dir} is no folder")
-    inside = sorted(path for path in data_dir.iterdir() if path.is_dir())
     places: dict[str, Path] = {}
     for name, pattern in (("CIFAR-10", _CIFAR10), ("ImageNet", _IMAGENET)):
-        found = [path for path in inside if pattern.match(path.name.lower())]
+        found = [p for p in sorted(data_dir.iterdir()) if p.is_dir() and pattern.match(p.name.lower())]
         if len(found) > 1:
             named = ", ".join(path.name for path in found)
             raise UsageError(
@@ -77,12 +76,10 @@ def find_places(data_dir: Path | None) -> Places:
         for path in found:
             if name == "ImageNet":
                 places["imagenet"] = path
-            elif path.name == _TORCHVISION:
-                places["cifar10"] = data_dir
             elif (path / "train").is_dir() and (path / "test").is_dir():
                 places |= {"cifar10": path / "train", "cifar10_test": path / "test"}
             else:
-                places["cifar10"] = path
+                places["cifar10"] = data_dir if path.name == _TORCHVISION else path
     if not places:
         raise UsageError(
             f"--data-dir: {data_dir} holds neither images of CIFAR-10 (a folder cifar10 with train and test, "
@@ -190,8 +187,8 @@ class Workspace:
     def noise_unit(self) -> float:
         """eta* a pixel and channel: the rms of tau x - x over CIFAR-10 test images, to two digits."""
         images = self.cifar10_images(self.settings.images)
-        moved = Diffeo()(images, streams(0, "unit of noise", range(len(images))))
-        return float(f"{(moved - images).square().mean().sqrt().item():.2g}")
+        deformed = Diffeo()(images, streams(0, "unit of noise", range(len(images))))
+        return float(f"{(deformed - images).square().mean().sqrt().item():.2g}")
 
     def _measured(self, group: str, model: str, name: str, asked: dict[str, Any]) -> Record:
         settings = self.settings

@@ -1,13 +1,12 @@
 """Powers of the receptive field: fits, local slopes, and the asymptotic values of the paper."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy.stats
-
-from timm_diffsens.errors import UsageError
 
 Array = npt.NDArray[np.float64]
 
@@ -19,8 +18,8 @@ class Exponent:
     Attributes:
         stderr: of the least-squares slope, from the scatter about the line; on an exact curve it shows how
             far from a power law that is. None with two layers, through which every line passes.
-        sampling: standard error from the choice of images or networks, see `with_sampling`; None if not
-            known. It is the larger one on measured curves, whose layers err together.
+        sampling: standard error from the choice of images, of the mean of fits to eighths of them; None if
+            not known. It is the larger one on measured curves, whose layers err together.
     """
 
     value: float
@@ -29,17 +28,6 @@ class Exponent:
     first: int
     last: int
     sampling: float | None = None
-
-    def with_sampling(self, fits: "Sequence[Exponent]") -> "Exponent":
-        """With the standard error of the mean of `fits`, each to its own share of the images or networks.
-
-        Raises:
-            UsageError: fewer than two fits.
-        """
-        if len(fits) < 2:
-            raise UsageError(f"a spread needs at least two fits, got {len(fits)}")
-        spread = np.std([fit.value for fit in fits], ddof=1) / np.sqrt(len(fits))
-        return replace(self, sampling=float(spread))
 
 
 def asymptotic_exponents(stride: int) -> dict[str, float]:
@@ -51,16 +39,16 @@ def asymptotic_exponents(stride: int) -> dict[str, float]:
     return {"d": d, "g": 1.0, "r": d - 1, "g_linear": 0.0, "r_linear": d}
 
 
-def fit_exponent(width: npt.ArrayLike, value: npt.ArrayLike, layers: Sequence[int] | None = None) -> Exponent:
-    """Least squares of log X on log A; layers whose X is zero or nan are left out.
+def fit_exponent(width: npt.ArrayLike, value: Any, layers: Sequence[int] | None = None) -> Exponent | None:
+    """Least squares of log X on log A; layers whose X is zero, nan or None are left out.
 
     Args:
         width: A_k of layers 1 to K.
         value: X of the same.
         layers: which to fit over, numbered from 1; by default all.
 
-    Raises:
-        UsageError: fewer than two layers are left, or all have one width.
+    Returns:
+        None where fewer than two layers are left, or all have one width.
 
     Example:
         >>> fit_exponent([1, 2, 4, 8], [8, 4, 2, 1], layers=range(2, 5)).value
@@ -70,18 +58,14 @@ def fit_exponent(width: npt.ArrayLike, value: npt.ArrayLike, layers: Sequence[in
     asked = range(1, len(widths) + 1) if layers is None else layers
     used = [k for k in asked if 1 <= k <= len(widths) and values[k - 1] > 0 and widths[k - 1] > 0]
     if len({float(widths[k - 1]) for k in used}) < 2:
-        raise UsageError(
-            f"a fit needs two layers of different width with a value, got {len(used)} among layers "
-            f"{min(asked, default=0)} to {max(asked, default=0)} of {len(widths)}"
-        )
+        return None
     index = np.array(used) - 1
-    x, y = np.log(widths[index]), np.log(values[index])
-    line = scipy.stats.linregress(x, y)
+    line = scipy.stats.linregress(np.log(widths[index]), np.log(values[index]))
     error = float(line.stderr) if len(used) > 2 else None
     return Exponent(float(line.slope), error, len(used), min(used), max(used))
 
 
-def local_slopes(width: npt.ArrayLike, value: npt.ArrayLike) -> Array:
+def local_slopes(width: npt.ArrayLike, value: Any) -> Array:
     """d log X / d log A at every layer: (K,), second-order differences inside and one-sided at the ends.
 
     nan where a layer that is needed has no positive value.

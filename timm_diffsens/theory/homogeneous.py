@@ -1,17 +1,15 @@
 """The homogeneous single-channel network, and sensitivities on pairs of pixels measured by running it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.sensitivities.probe import Probe
 from timm_diffsens.theory.pixel_pairs import PairImages
-
-NOISES = ("rectified", "white")
+from timm_diffsens.theory.predictions import check_shape
 
 _BATCH = 128
 
@@ -32,10 +30,7 @@ def homogeneous_network(depth: int, filter_size: int, stride: int = 1, *, relu: 
     Raises:
         UsageError: a stride that is neither 1 nor F, fewer than one layer, or a filter below 2 pixels.
     """
-    if stride not in (1, filter_size):
-        raise UsageError(f"stride must be 1 or the filter size {filter_size}, got {stride}")
-    if depth < 1 or filter_size < 2:
-        raise UsageError(f"expected at least 1 layer and 2 pixels a filter, got {depth} and {filter_size}")
+    check_shape(depth, filter_size, stride)
     modules: list[nn.Module] = []
     for _ in range(depth):
         if stride == 1:
@@ -46,6 +41,17 @@ def homogeneous_network(depth: int, filter_size: int, stride: int = 1, *, relu: 
     return nn.Sequential(*modules).requires_grad_(False).eval()
 
 
+@torch.no_grad()
+def layer_outputs(network: nn.Sequential, images: torch.Tensor) -> list[torch.Tensor]:
+    """What each ReLU of a `homogeneous_network` makes of images (n, 1, length): (n, 1, places)."""
+    outputs = []
+    for module in network:
+        images = module(images)
+        if isinstance(module, nn.ReLU):
+            outputs.append(images)
+    return outputs
+
+
 @dataclass(frozen=True)
 class MeasuredCurve:
     """Layers 1 to K of a network, and the same for the average over channels of each layer."""
@@ -54,35 +60,22 @@ class MeasuredCurve:
     mean_channel: list[LayerSensitivity]
 
 
-def measured_curve(
-    model: nn.Module,
-    images: Iterable[PairImages],
-    noise: str = "rectified",
-    layers: str | Sequence[str] = "convs",
-) -> MeasuredCurve:
+def measured_curve(model: nn.Module, images: Iterable[PairImages], rectified: bool = True) -> MeasuredCurve:
     """D, G and R of every convolution (after its activation) of any network on (n, 1, length).
 
     Args:
         model: trained or not; the images take the type and device of its parameters.
         images: batches from `PixelPairs.sample`.
-        noise: `rectified` adds phi(eta), the ReLU already applied, as the paper does for Fig. 7 (App. B.2);
-            `white` adds eta itself.
-        layers: as for `Probe`; only those that are a map over places are kept.
-
-    Raises:
-        UsageError: an unknown noise, or no convolution.
+        rectified: add phi(eta), the ReLU already applied, as the paper does for Fig. 7 (App. B.2); otherwise
+            eta itself, white noise.
     """
-    if noise not in NOISES:
-        raise unknown("noise", noise, NOISES)
     like = next(model.parameters(), torch.zeros((), dtype=torch.float64))
-    with Probe(model, layers, mean_channel=True) as probe, torch.no_grad():
+    with Probe(model, "convs", mean_channel=True) as probe, torch.no_grad():
         for part in images:
-            eta = part.eta.relu() if noise == "rectified" else part.eta
+            eta = part.eta.relu() if rectified else part.eta
             three = [x.to(like) for x in (part.clean, part.deformed, part.clean + eta)]
             for batch in zip(*(torch.split(x, _BATCH) for x in three), strict=True):
                 probe.model(torch.cat(batch))
-    kept = [i for i, layer in enumerate(probe.results()) if len(layer.shape) == 2]
-    if not kept:
-        raise UsageError("the network has no convolutions over one dimension: (channels, places)")
-    results, means = probe.results(), probe.mean_channel_results()
-    return MeasuredCurve([results[i] for i in kept], [means[i] for i in kept])
+    pairs = zip(probe.results(), probe.mean_channel_results(), strict=True)
+    kept = [(own, mean) for own, mean in pairs if len(own.shape) == 2]  # maps over places
+    return MeasuredCurve([own for own, _ in kept], [mean for _, mean in kept])

@@ -37,26 +37,10 @@ class PixelPairs:
     Attributes:
         weights: (length, length), symmetric, zero diagonal, sum 1: probability of (i, j).
         left: (length,): probability that pixel i moves to i - 1; otherwise it moves to i + 1.
-
-    Raises:
-        UsageError: arrays that do not fit this description.
     """
 
     weights: Array
     left: Array
-
-    def __post_init__(self) -> None:
-        w, left = self.weights, self.left
-        if w.ndim != 2 or w.shape != (len(w), len(w)) or left.shape != (len(w),):
-            raise UsageError(
-                f"expected weights (length, length) and left (length,), got {w.shape} and {left.shape}"
-            )
-        if not (w >= 0).all() or not math.isclose(w.sum(), 1, rel_tol=1e-9) or not np.allclose(w, w.T):
-            raise UsageError("weights must be symmetric, not negative, and add up to 1")
-        if w.diagonal().any():
-            raise UsageError("a pair has two distinct pixels: the diagonal of weights must be zero")
-        if not ((left >= 0) & (left <= 1)).all():
-            raise UsageError("left holds probabilities, from 0 to 1")
 
     @property
     def length(self) -> int:
@@ -71,13 +55,6 @@ class PixelPairs:
     # ---- distributions
 
     @classmethod
-    def uniform(cls, length: int) -> "PixelPairs":
-        """Every pair of distinct pixels alike."""
-        table = np.ones((_checked(length), length))
-        np.fill_diagonal(table, 0)
-        return cls(table / table.sum(), _freely(length))
-
-    @classmethod
     def task1(cls, length: int, xi: float, gap: float = 2) -> "PixelPairs":
         """Task 1: half of the pairs nearer than xi - gap / 2, half farther than xi + gap / 2.
 
@@ -85,7 +62,9 @@ class PixelPairs:
         """
         distance = _distances(_checked(length))
         near, far = (distance > 0) & (distance < xi - gap / 2), distance > xi + gap / 2
-        return cls(_balanced(near, far, f"xi = {xi:g}, gap = {gap:g} and length {length}"), _freely(length))
+        return cls(
+            _balanced(near, far, f"xi = {xi:g}, gap = {gap:g} and length {length}"), np.full(length, 0.5)
+        )
 
     @classmethod
     def task2(cls, length: int, xi: int) -> "PixelPairs":
@@ -98,7 +77,7 @@ class PixelPairs:
             raise UsageError(f"xi must cut {length} pixels into patches of at least 2 pixels, got {xi}")
         patch = np.arange(length) // xi
         same = patch[:, None] == patch
-        left = _freely(length)
+        left = np.full(length, 0.5)
         left[::xi], left[xi - 1 :: xi] = 0, 1
         return cls(_balanced(same & ~np.eye(length, dtype=bool), ~same, f"xi = {xi}"), left)
 
@@ -167,10 +146,6 @@ def _checked(length: int) -> int:
     if not 4 <= length <= _MOST_PIXELS:
         raise UsageError(f"length must be from 4 to {_MOST_PIXELS} pixels, got {length}")
     return length
-
-
-def _freely(length: int) -> Array:
-    return np.full(length, 0.5)
 
 
 def _distances(length: int) -> npt.NDArray[np.int64]:

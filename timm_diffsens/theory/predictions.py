@@ -37,11 +37,6 @@ class Curve:
     g_linear: Array
     r_linear: Array
 
-    @property
-    def layers(self) -> range:
-        """1 to K."""
-        return range(1, len(self.width) + 1)
-
 
 def effective_receptive_field(layer: int, filter_size: int, stride: int = 1) -> float:
     """A_k of the homogeneous network, in input pixels.
@@ -53,7 +48,7 @@ def effective_receptive_field(layer: int, filter_size: int, stride: int = 1) -> 
     Raises:
         UsageError: fewer than 1 layer, a filter below 2 pixels, or a stride that is neither 1 nor F.
     """
-    _check(layer, filter_size, stride)
+    check_shape(layer, filter_size, stride)
     if stride == 1:
         return float(np.sqrt(layer * (filter_size**2 - 1) / 12))
     return float(filter_size**layer)
@@ -75,7 +70,7 @@ def exact_curve(pairs: PixelPairs, depth: int, filter_size: int, stride: int = 1
     Raises:
         UsageError: a filter, stride, depth or length that do not fit together.
     """
-    _check(depth, filter_size, stride)
+    check_shape(depth, filter_size, stride)
     _check_length(pairs.length, depth, filter_size, stride)
 
     def energy(moment: Array) -> Array:
@@ -127,11 +122,14 @@ def _circulant_part(moment: Array) -> Array:
     return np.array([moment[every, (every + r) % len(every)].sum() for r in every])
 
 
-def _check(depth: int, filter_size: int, stride: int) -> None:
-    if depth < 1:
-        raise UsageError(f"layers are numbered from 1, got {depth}")
-    if filter_size < 2:
-        raise UsageError(f"a filter of {filter_size} pixels does not pool; expected 2 or more")
+def check_shape(depth: int, filter_size: int, stride: int) -> None:
+    """Refuse a network that is none.
+
+    Raises:
+        UsageError: a stride that is neither 1 nor F, fewer than one layer, or a filter below 2 pixels.
+    """
+    if depth < 1 or filter_size < 2:
+        raise UsageError(f"expected at least 1 layer and 2 pixels a filter, got {depth} and {filter_size}")
     if stride not in (1, filter_size):
         raise UsageError(f"stride must be 1 or the filter size {filter_size}, got {stride}")
 

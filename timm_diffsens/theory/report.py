@@ -1,14 +1,14 @@
 """Theory and measurement side by side: settings, runs, and their results as rows and as a JSON document."""
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
+from scipy.stats import sem
 
-from timm_diffsens.errors import DiffsensWarning, UsageError
+from timm_diffsens.errors import UsageError, warn
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.theory.exponents import (
     Exponent,
@@ -20,7 +20,7 @@ from timm_diffsens.theory.exponents import (
 )
 from timm_diffsens.theory.homogeneous import homogeneous_network, measured_curve
 from timm_diffsens.theory.pixel_pairs import PairImages, PixelPairs
-from timm_diffsens.theory.predictions import Curve, effective_receptive_field, exact_curve
+from timm_diffsens.theory.predictions import Curve, check_shape, effective_receptive_field, exact_curve
 from timm_diffsens.theory.receptive_field import ReceptiveField, receptive_fields
 
 TheoryRow = dict[str, Any]
@@ -109,8 +109,7 @@ def theory_setting(
         raise UsageError(f"task must be 1 or 2, got {task}")
     depth, size = _given(depth, _PAPER[task][0]), _given(filter_size, _PAPER[task][1])
     images = _given(images, _IMAGES[task])
-    if depth < 1 or size < 2:
-        raise UsageError(f"expected at least 1 layer and 2 pixels a filter, got {depth} and {size}")
+    check_shape(depth, size, 1)
     if images < 2 * GROUPS or images % GROUPS:
         raise UsageError(f"images must be a multiple of {GROUPS}, and {2 * GROUPS} or more, got {images}")
     if task == 1:
@@ -150,11 +149,9 @@ def run_theory(setting: Setting) -> TheoryResult:
     """The exact curve, and the same measured by running the homogeneous network on sampled images."""
     exact = exact_curve(setting.pairs(), setting.depth, setting.filter_size, setting.stride)
     if setting.stride == 1 and exact.width[-1] > setting.length / _WIDE:
-        warnings.warn(
+        warn(
             f"the last layer's receptive field, {exact.width[-1]:.3g} pixels rms, is not small beside the "
-            f"image, {setting.length}: the powers do not hold there; raise --length",
-            DiffsensWarning,
-            stacklevel=2,
+            f"image, {setting.length}: the powers do not hold there; raise --length"
         )
     shape = setting.depth, setting.filter_size, setting.stride
     network = homogeneous_network(*shape)
@@ -162,10 +159,10 @@ def run_theory(setting: Setting) -> TheoryResult:
     return TheoryResult(
         setting,
         exact,
-        receptive_fields(network, setting.length, _POSITIONS),
+        receptive_fields(network, setting.length, _POSITIONS if setting.stride == 1 else None),
         measured_curve(network, setting.batches()).layers,
-        measured_curve(network, setting.batches(few), "white").layers,
-        measured_curve(homogeneous_network(*shape, relu=False), setting.batches(few), "white").layers,
+        measured_curve(network, setting.batches(few), rectified=False).layers,
+        measured_curve(homogeneous_network(*shape, relu=False), setting.batches(few), rectified=False).layers,
         [measured_curve(network, setting.batches([group])).layers for group in range(GROUPS)],
     )
 
@@ -174,12 +171,18 @@ def layer_rows(
     setting: Setting, curve: str, layers: Sequence[LayerSensitivity], measures: str = "dgr"
 ) -> list[TheoryRow]:
     """Measured layers as rows for `results.report.theory_chart.theory_chart`."""
-    rows = []
-    for measure in measures:
-        values = [getattr(layer, measure) for layer in layers]
-        errors = [getattr(layer, f"{measure}_stderr") for layer in layers]
-        rows += _rows(setting, curve, measure, values, errors)
-    return rows
+    return [
+        row
+        for measure in measures
+        for row in _rows(
+            setting, curve, measure, values_of(layers, measure), values_of(layers, f"{measure}_stderr")
+        )
+    ]
+
+
+def values_of(layers: Sequence[LayerSensitivity], name: str) -> list[float | None]:
+    """One value of each layer."""
+    return [getattr(layer, name) for layer in layers]
 
 
 def theory_rows(result: TheoryResult) -> list[TheoryRow]:
@@ -200,26 +203,18 @@ def theory_rows(result: TheoryResult) -> list[TheoryRow]:
 
 
 def _rows(
-    setting: Setting, curve: str, measure: str, values: Any, errors: Sequence[Any] | None = None
+    setting: Setting, curve: str, measure: str, values: Any, errors: Sequence[float | None] | None = None
 ) -> list[TheoryRow]:
-    numbers = [math.nan if v is None else float(v) for v in values]
-    slopes = local_slopes(setting.widths, numbers)
-    return [
-        {
-            "task": setting.title,
-            "depth": setting.depth,
-            "curve": curve,
-            "measure": measure.upper(),
-            "layer": layer,
-            "width": width,
-            "value": finite(value),
-            "stderr": error,
-            "slope": finite(slope),
-        }
-        for layer, width, value, error, slope in zip(
-            setting.layers, setting.widths, numbers, errors or [None] * len(numbers), slopes, strict=True
-        )
-    ]
+    numbers = np.asarray(values, dtype=np.float64)
+    columns = {
+        "layer": setting.layers,
+        "width": setting.widths,
+        "value": map(finite, numbers),
+        "stderr": errors or [None] * setting.depth,
+        "slope": map(finite, local_slopes(setting.widths, numbers)),
+    }
+    same = {"task": setting.title, "depth": setting.depth, "curve": curve, "measure": measure.upper()}
+    return [same | dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 # ---- exponents
@@ -229,7 +224,8 @@ def _rows(
 class FittedExponents:
     """Exponent of one measure: the asymptotic value, the exact curve's, the measured one's.
 
-    None where fewer than two of the layers have a value.
+    None where fewer than two of the layers have a value. What is measured is fitted to all images; its error
+    from the choice of images is that of the fits to the groups.
     """
 
     asymptotic: float
@@ -239,39 +235,25 @@ class FittedExponents:
 
 def theory_exponents(result: TheoryResult) -> dict[str, FittedExponents]:
     """By measure: d, g, r, and g_linear and r_linear without ReLU."""
-    return {
-        measure: FittedExponents(
-            power, _fit(result.setting, getattr(result.exact, measure)), _measured(result, measure)
-        )
-        for measure, power in asymptotic_exponents(result.setting.stride).items()
-    }
+    setting, found = result.setting, {}
+    for measure, power in asymptotic_exponents(setting.stride).items():
+        exact = fit_exponent(setting.widths, getattr(result.exact, measure), setting.fitted)
+        if measure.endswith("_linear"):
+            measured = fit_of(setting, result.linear, measure[0])
+        else:
+            measured = fit_of(setting, result.homogeneous, measure)
+            fits = [fit.value for layers in result.groups if (fit := fit_of(setting, layers, measure))]
+            if measured is not None and len(fits) == GROUPS:
+                measured = replace(measured, sampling=float(sem(fits)))
+        found[measure] = FittedExponents(power, exact, measured)
+    return found
 
 
-def _measured(result: TheoryResult, measure: str) -> Exponent | None:
-    """Fitted to all images; the error from the choice of images is that of the fits to the groups."""
-    if measure.endswith("_linear"):
-        return _fit(result.setting, _values(result.linear, measure[0]))
-    whole = _fit(result.setting, _values(result.homogeneous, measure))
-    groups = [_fit(result.setting, _values(layers, measure)) for layers in result.groups]
-    fits = [fit for fit in groups if fit is not None]
-    return whole.with_sampling(fits) if whole is not None and len(fits) == len(groups) else whole
-
-
-def _values(layers: Sequence[LayerSensitivity], measure: str) -> list[float]:
-    values = [getattr(layer, measure) for layer in layers]
-    return [math.nan if value is None else value for value in values]
-
-
-def _fit(setting: Setting, values: Any) -> Exponent | None:
-    return fit_or_none(setting.widths, values, setting.fitted)
-
-
-def fit_or_none(widths: Any, values: Any, layers: range) -> Exponent | None:
-    """`fit_exponent`; None where fewer than two of the layers have a value."""
-    try:
-        return fit_exponent(widths, values, layers)
-    except UsageError:
-        return None
+def fit_of(
+    setting: Setting, layers: Sequence[LayerSensitivity], measure: str, over: range | None = None
+) -> Exponent | None:
+    """The exponent of a measured curve, over `setting.fitted` by default."""
+    return fit_exponent(setting.widths, values_of(layers, measure), over or setting.fitted)
 
 
 # ---- as JSON

@@ -1,13 +1,14 @@
 """Trained simple CNNs against the theory: curves and exponents, averaged over seeds (Fig. 7 of the paper)."""
 
 import inspect
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import sem
 
 from timm_diffsens.data.scale_detection import ScaleDetection
 from timm_diffsens.errors import UsageError
@@ -16,20 +17,21 @@ from timm_diffsens.models.loading import load_model
 from timm_diffsens.models.nets.simple import SimpleCNN
 from timm_diffsens.models.variants.init import reinitialise
 from timm_diffsens.schema.layers import LayerSensitivity
-from timm_diffsens.theory.exponents import Exponent, asymptotic_exponents
+from timm_diffsens.theory.exponents import Exponent, asymptotic_exponents, fit_exponent
 from timm_diffsens.theory.homogeneous import measured_curve
 from timm_diffsens.theory.report import (
     GAP,
     Setting,
     TheoryResult,
     TheoryRow,
-    finite,
-    fit_or_none,
+    fit_of,
     layer_rows,
+    run_theory,
     theory_setting,
 )
 
 CURVES = ("trained", "mean channel", "init")
+_VALUES = {"d", "g", "r", "d_stderr", "g_stderr", "r_stderr"}
 _NETWORK = "net/simple"
 _DEFAULTS = {name: given.default for name, given in inspect.signature(SimpleCNN).parameters.items()}
 
@@ -57,10 +59,23 @@ class TrainedCurves:
     recipe: Mapping[str, Any]
     seeds: list[SeedCurves]
 
+    @cached_property
+    def theory(self) -> TheoryResult:
+        """The homogeneous network on the same task."""
+        return run_theory(self.setting)
+
     @property
     def fitted(self) -> range:
-        """The layers that exponents are fitted over: the first ones, see `first_layers`."""
-        return first_layers(self.setting)
+        """The layers that exponents are fitted over: where a trained network is expected to pool alike.
+
+        At stride 1 the first two thirds. At stride F those whose patches are smaller than xi: beyond it D is
+        zero, as the task asks for.
+        """
+        setting = self.setting
+        if setting.stride == 1:
+            return range(1, max(2 * setting.depth // 3, 2) + 1)
+        small = [k for k in setting.layers if setting.filter_size**k < setting.xi]
+        return range(1, max(small, default=1) + 1)
 
 
 @dataclass(frozen=True)
@@ -70,16 +85,6 @@ class SeedExponent:
     value: float
     stderr: float | None
     seeds: int
-
-
-def first_layers(setting: Setting) -> range:
-    """Where a trained network is expected to pool alike: the first two thirds at stride 1.
-
-    At stride F, those whose patches are smaller than xi: beyond it D is zero, as the task asks for.
-    """
-    if setting.stride == 1:
-        return range(1, max(2 * setting.depth // 3, 2) + 1)
-    return range(1, max([k for k in setting.layers if setting.filter_size**k < setting.xi], default=1) + 1)
 
 
 def trained_curves(
@@ -128,14 +133,9 @@ def _setting(path: Path, recipe: Mapping[str, Any], images: int | None, seed: in
     arguments, training = _DEFAULTS | recipe["arguments"], recipe["training"]
     number = int(training["task"].removeprefix("scale"))
     task = ScaleDetection(**{**training["scale"], "task": number})
+    depth, size = arguments["depth"], arguments["filter"]
     setting = theory_setting(
-        number,
-        arguments["depth"],
-        filter_size=arguments["filter"],
-        length=task.side,
-        xi=task.xi,
-        images=images,
-        seed=seed,
+        number, depth, filter_size=size, length=task.side, xi=task.xi, images=images, seed=seed
     )
     if task.dims != 1 or arguments["stride"] != setting.stride:
         raise UsageError(
@@ -172,10 +172,9 @@ def _mean_row(rows: Sequence[TheoryRow]) -> TheoryRow:
     values = [row["value"] for row in rows]
     if None in values:
         return {**rows[0], "value": None, "stderr": None, "slope": None}
-    slopes = [row["slope"] for row in rows if row["slope"] is not None]
-    slope = float(np.mean(slopes)) if len(slopes) == len(rows) else None
-    spread = float(np.std(values, ddof=1) / math.sqrt(len(values)))
-    return {**rows[0], "value": float(np.mean(values)), "stderr": spread, "slope": slope}
+    slopes = [row["slope"] for row in rows]
+    slope = None if None in slopes else float(np.mean(slopes))
+    return {**rows[0], "value": float(np.mean(values)), "stderr": float(sem(values)), "slope": slope}
 
 
 def trained_exponents(found: TrainedCurves) -> dict[str, dict[str, SeedExponent | None]]:
@@ -187,27 +186,23 @@ def trained_exponents(found: TrainedCurves) -> dict[str, dict[str, SeedExponent 
 
 
 def _seed_exponent(found: TrainedCurves, curve: str, measure: str) -> SeedExponent | None:
-    fits = []
-    for seed in found.seeds:
-        values = [getattr(layer, measure) for layer in seed.curves[curve]]
-        known = [math.nan if value is None else value for value in values]
-        fit = fit_or_none(found.setting.widths, known, found.fitted)
-        if fit is None:
-            return None
-        fits.append(fit.value)
-    spread = float(np.std(fits, ddof=1) / math.sqrt(len(fits))) if len(fits) > 1 else None
-    return SeedExponent(float(np.mean(fits)), spread, len(fits))
+    fits = [fit_of(found.setting, seed.curves[curve], measure, found.fitted) for seed in found.seeds]
+    values = [fit.value for fit in fits if fit is not None]
+    if len(values) < len(fits):
+        return None
+    spread = float(sem(values)) if len(values) > 1 else None
+    return SeedExponent(float(np.mean(values)), spread, len(values))
 
 
-def homogeneous_exponents(found: TrainedCurves, result: TheoryResult) -> dict[str, Exponent | None]:
+def homogeneous_exponents(found: TrainedCurves) -> dict[str, Exponent | None]:
     """What the homogeneous network has over the same layers, exactly, by measure; None as above."""
-    return {m: fit_or_none(result.exact.width, getattr(result.exact, m), found.fitted) for m in "dgr"}
+    exact = found.theory.exact
+    return {m: fit_exponent(exact.width, getattr(exact, m), found.fitted) for m in "dgr"}
 
 
-def trained_document(found: TrainedCurves, result: TheoryResult) -> TheoryRow:
+def trained_document(found: TrainedCurves) -> TheoryRow:
     """Everything as plain values."""
-    powers = asymptotic_exponents(found.setting.stride)
-    exact = homogeneous_exponents(found, result)
+    powers, exact = asymptotic_exponents(found.setting.stride), homogeneous_exponents(found)
     exponents = {
         measure: {
             "asymptotic": powers[measure],
@@ -216,22 +211,16 @@ def trained_document(found: TrainedCurves, result: TheoryResult) -> TheoryRow:
         }
         for measure, fits in trained_exponents(found).items()
     }
-    seeds = [{"seed": s.seed, "test_error": s.test_error, "curves": _plain(s)} for s in found.seeds]
     return {
         "training": dict(found.recipe),
         "fitted_layers": [found.fitted[0], found.fitted[-1]],
         "exponents": exponents,
-        "seeds": seeds,
+        "seeds": [
+            {
+                "seed": seed.seed,
+                "test_error": seed.test_error,
+                "curves": {c: [x.model_dump(include=_VALUES) for x in seed.curves[c]] for c in CURVES},
+            }
+            for seed in found.seeds
+        ],
     }
-
-
-def _plain(seed: SeedCurves) -> TheoryRow:
-    names = ("d", "g", "r", "d_stderr", "g_stderr", "r_stderr")
-    return {
-        curve: [{name: _finite(getattr(layer, name)) for name in names} for layer in layers]
-        for curve, layers in seed.curves.items()
-    }
-
-
-def _finite(value: float | None) -> float | None:
-    return None if value is None else finite(value)
