@@ -117,7 +117,8 @@ def fit(
     module.load_state_dict(state.model)
     optimizer.load_state_dict(state.optimizer)
     if state.epoch == 0:
-        watch(0, module.eval())
+        module.eval()
+        watch(0, module)
     # not channels-last: oneDNN's backward of narrow convolutions (4 channels) then writes past its memory
     with FULL.applied(next(module.parameters()).device):
         while state.epoch < _last_epoch(recipe, state):
@@ -126,7 +127,8 @@ def fit(
             if state_file:
                 state.save(state_file, recipe)
             progress(row)
-            watch(state.epoch, module.eval())
+            module.eval()
+            watch(state.epoch, module)
     module.load_state_dict(state.best)
     module.eval()
     return state
