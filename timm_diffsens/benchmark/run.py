@@ -239,7 +239,7 @@ class _Run:
         return _fraction(wrong, n, "measured on the full split")
 
     def _warn_if_worse_than_guessing(self, wrong: int, n: int, labels: Mapping[int, int]) -> None:
-        """A binomial test against guesses among the classes that occur; a random network guesses among all."""
+        """A binomial test against guesses among the classes that occur; random weights guess among all."""
         from scipy.special import bdtr
 
         classes = len(set(labels.values()))

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from timm_diffsens.data.walking import IMAGES, Tree, natural
+from timm_diffsens.data.walking import IMAGES, NOWHERE, Tree, natural
 from timm_diffsens.errors import listed, warn
 
 
@@ -33,16 +33,19 @@ def classes_of(tree: Tree, plain_order: bool = False) -> Classes | None:
     Args:
         tree: what the walk found. plain_order: sort them as strings, as torchvision's `ImageFolder` does.
     """
-    layout = _Layout(tree)
+    stray = [path for path in tree.files if "/" not in path]
+    if 0 < len(stray) < len(tree.files) and not any((tree.root / path).exists() for path in stray):
+        tree.left_out |= dict.fromkeys(stray, NOWHERE)  # no reason to take the labels of the others away
+        tree.files, stray = [path for path in tree.files if "/" in path], []
     _say_what_is_left_out(tree)
-    stray = sum("/" not in path for path in tree.files)
     if stray:
-        if stray < len(tree.files):
+        if len(stray) < len(tree.files):
             warn(
-                f"{stray} images lie in {tree.root.name!r} itself, beside the class folders, so they have no "
-                "class and the set is read as unlabelled; move them away to have the labels used"
+                f"{len(stray)} images lie in {tree.root.name!r} itself, beside the class folders, so they have "
+                "no class and the set is read as unlabelled; move them away to have the labels used"
             )
         return None
+    layout = _Layout(tree)
     base, folders = ("", layout.classes_in("")) if plain_order else layout.level()
     names = [folder.removeprefix(base).strip("/") for folder in folders]
     ours, plain = sorted(names, key=natural), sorted(names)

@@ -22,6 +22,7 @@ _NOT_DATA = {
     "$recycle.bin",
     "system volume information",
 }
+NOWHERE = "a link that leads nowhere"
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -134,7 +135,7 @@ def _is_image(entry: os.DirEntry[str], path: str, tree: Tree) -> bool:
         kind = stat.S_IFMT(entry.stat().st_mode)
     except OSError:
         if not named and not entry.name.startswith("."):
-            tree.left_out[path] = "a link that leads nowhere"
+            tree.left_out[path] = NOWHERE
         return named
     if named and kind in _KINDS:
         tree.left_out[path] = _KINDS[kind]

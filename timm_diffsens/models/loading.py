@@ -289,7 +289,7 @@ def _resized(found: Architecture, asked: InputOptions | None) -> Architecture:
 
 
 def _imagenet_names(module: nn.Module, classes: int | None) -> tuple[str, ...] | None:
-    """WordNet ids of the classes: of any network with ImageNet's thousand, of timm's with other subsets too."""
+    """WordNet ids of the classes: of any network with ImageNet's thousand, of timm's with other subsets."""
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
     known = classes == 1000 or (classes and hasattr(module, "pretrained_cfg"))

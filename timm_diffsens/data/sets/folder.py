@@ -17,7 +17,7 @@ from timm_diffsens.data.source import (
     opened,
 )
 from timm_diffsens.data.splits import split_folder
-from timm_diffsens.data.walking import IMAGES, walk
+from timm_diffsens.data.walking import IMAGES, NOWHERE, walk
 from timm_diffsens.errors import UsageError
 
 
@@ -33,16 +33,16 @@ class ImageFolder(Encoded):
 
     def __init__(self, request: Request, folder: Path, note: str | None = None) -> None:
         root, split = split_folder(folder, request.split)
-        self._tree = walk(root)
-        files = self._tree.files = in_plain_order(self._tree.files) if self.plain_order else self._tree.files
-        if not files:
+        tree = self._tree = walk(root)
+        if self.plain_order:
+            tree.files = in_plain_order(tree.files)
+        if not tree.files:
             expected = f"expected images ({' '.join(IMAGES)}) in {str(root)!r} or its sub-folders"
             raise UsageError(f"{request.spec} could not be opened: Found 0 images; {expected}")
-        classes = classes_of(self._tree, self.plain_order)
-        self._labels = None if classes is None else [classes.label(path) for path in files]
-        super().__init__(
-            Origin(request.spec, split, note), len(files), None if classes is None else classes.names
-        )
+        classes = classes_of(tree, self.plain_order)
+        self._labels = None if classes is None else [classes.label(path) for path in tree.files]
+        names = None if classes is None else classes.names
+        super().__init__(Origin(request.spec, split, note), len(tree.files), names)
 
     def name(self, index: int) -> str:
         """Path inside the folder, with forward slashes."""
@@ -57,7 +57,7 @@ class ImageFolder(Encoded):
         path = self._tree.root / self.name(index)
         label = None if self._labels is None else self._labels[index]
         if path.is_symlink() and not path.exists():
-            raise LeftOut("a link that leads nowhere")
+            raise LeftOut(NOWHERE)
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_BYTES:
