@@ -21,7 +21,6 @@ from test_data_faults import text
 from timm_diffsens.data import source
 from timm_diffsens.data.loading import image_transform, load_images
 from timm_diffsens.errors import DiffsensWarning, MeasurementError, UsageError
-from timm_diffsens.models.inputs import plain_input
 from timm_diffsens.schema.records import InputSpec
 
 

@@ -41,8 +41,8 @@ def classes_of(tree: Tree, plain_order: bool = False) -> Classes | None:
     if stray:
         if len(stray) < len(tree.files):
             warn(
-                f"{len(stray)} images lie in {tree.root.name!r} itself, beside the class folders, so they have "
-                "no class and the set is read as unlabelled; move them away to have the labels used"
+                f"{len(stray)} images lie in {tree.root.name!r} itself, beside the class folders, so they "
+                "have no class and the set is read as unlabelled; move them away to have the labels used"
             )
         return None
     layout = _Layout(tree)
