@@ -56,7 +56,7 @@ def walk(root: Path) -> Tree:
     """Find the images below a folder, in natural order (`c9` before `c10`).
 
     Hidden folders and `__MACOSX` and its like are passed over. Links are followed, but not to a folder that
-    they lie in. What several paths lead to counts once, under the path with the fewest links.
+    they lie in. What several paths lead to counts once, under a path without links if there is one.
 
     Raises:
         UsageError: a folder may not be read.
