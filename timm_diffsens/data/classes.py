@@ -19,9 +19,10 @@ class Classes:
     names: tuple[str, ...]
     depth: int
 
-    def label(self, path: str) -> int:
-        """Of an image by its path in the tree."""
-        return self.names.index(path.split("/")[self.depth])
+    def labels(self, paths: Iterable[str]) -> list[int]:
+        """Of images by their paths in the tree."""
+        position = {name: label for label, name in enumerate(self.names)}
+        return [position[path.split("/")[self.depth]] for path in paths]
 
 
 def classes_of(tree: Tree, plain_order: bool = False) -> Classes | None:
@@ -58,11 +59,7 @@ def classes_of(tree: Tree, plain_order: bool = False) -> Classes | None:
     layout.say_which_are_empty(base, folders)
     _say_what_is_shared(tree, classes)
     if not plain_order and ours != plain:
-        first = next(k for k, (one, other) in enumerate(zip(ours, plain, strict=True)) if one != other)
-        warn(
-            f"classes are in natural order: class {first} is {ours[first]!r}; torchvision's ImageFolder "
-            f"sorts them as strings, so that it is {plain[first]!r}: --dataset torch/folder reads them so"
-        )
+        _say_where_they_differ(ours, plain)
     return classes
 
 
@@ -107,6 +104,14 @@ class _Layout:
         others = [folder for folder in self.children[base] if folder not in folders]
         if others:
             warn(f"folders without an image ({' '.join(IMAGES)}) are no classes: {listed(others)}")
+
+
+def _say_where_they_differ(ours: list[str], plain: list[str]) -> None:
+    first = next(k for k, (one, other) in enumerate(zip(ours, plain, strict=True)) if one != other)
+    warn(
+        f"classes are in natural order: class {first} is {ours[first]!r}; torchvision's ImageFolder sorts "
+        f"them as strings, so that it is {plain[first]!r}: --dataset torch/folder reads them so"
+    )
 
 
 def _say_what_is_left_out(tree: Tree) -> None:

@@ -40,7 +40,7 @@ class ImageFolder(Encoded):
             expected = f"expected images ({' '.join(IMAGES)}) in {str(root)!r} or its sub-folders"
             raise UsageError(f"{request.spec} could not be opened: Found 0 images; {expected}")
         classes = classes_of(tree, self.plain_order)
-        self._labels = None if classes is None else [classes.label(path) for path in tree.files]
+        self._labels = None if classes is None else classes.labels(tree.files)
         names = None if classes is None else classes.names
         super().__init__(Origin(request.spec, split, note), len(tree.files), names)
 
