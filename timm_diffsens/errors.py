@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 _FEW = 12  # as many choices as fit in a sentence
+_SHOWN = 5  # things that a message names
 
 
 class DiffsensError(Exception):
@@ -52,10 +53,35 @@ def kept_warnings(kept: list[str]) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def collected_warnings() -> Iterator[list[str]]:
+    """The text of each `DiffsensWarning` inside is in the list afterwards; none is shown."""
+    texts: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DiffsensWarning)
+        yield texts
+    for each in caught:
+        if issubclass(each.category, DiffsensWarning):
+            texts.append(str(each.message))
+        else:
+            warnings.showwarning(each.message, each.category, each.filename, each.lineno)
+
+
 def first_line(error: BaseException, most: int = 200) -> str:
     """What an error of another library says, in one line; its class where it says nothing."""
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:most]
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first few names, and how many more there are.
+
+    >>> listed("abcdefg")
+    'a, b, c, d, e and 2 more'
+    """
+    names = list(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:

@@ -177,6 +177,61 @@ def test_error_is_measured_on_labelled_images_of_fitting_classes(pictures, tmp_p
     assert some.variants["original"][-1].reason == "input-independent"  # the zero weights: 0/0, said so
 
 
+class Shade(torch.nn.Module):
+    """Class k of grey images of brightness k / 5, or what `order` makes of k."""
+
+    def __init__(self, order=range(6)):
+        super().__init__()
+        self.scale = torch.nn.Conv2d(3, 3, 1)
+        self.order, self.num_classes = list(order), 6
+
+    def forward(self, x):
+        grey = x.mean((1, 2, 3)) + 0 * self.scale(x).mean((1, 2, 3))
+        return -(grey[:, None] - torch.linspace(0, 1, 6)).abs()[:, self.order]
+
+
+@pytest.fixture
+def shades(tmp_path):
+    for k in range(6):
+        folder = tmp_path / "shades" / f"shade{k}"
+        folder.mkdir(parents=True)
+        for i in range(6):
+            Image.new("RGB", (16, 16), (51 * k,) * 3).save(folder / f"{i}.png")
+    return {"data_dir": tmp_path / "shades", "dataset": "folder", "images": 36, "layers": "all"} | {
+        "input_size": 16,
+        "mean": 0.0,
+        "std": 1.0,
+        "variants": ["original"],
+    }
+
+
+def test_an_error_that_is_worse_than_guessing_is_said(shades):
+    right = bench(Shade(), **shades)
+    assert (right.test_error.value, right.warnings) == (0, [])
+    assert right.data.classes.names == [f"shade{k}" for k in range(6)]
+    words = (
+        r"worse than guessing: do the labels fit\? 100.0% of 36 .* 83.3% would be by a guess among 6 classes"
+    )
+    with pytest.warns(DiffsensWarning, match=words):
+        wrong = bench(Shade([1, 2, 3, 4, 5, 0]), **shades)
+    assert (wrong.test_error.value, len(wrong.warnings)) == (1, 1)
+    with pytest.warns(DiffsensWarning, match=words):
+        bench(Shade([1, 2, 3, 4, 5, 0]), **shades | {"images": 24}, full_error=True)
+    # one class in six right, which is what a guess would have
+    assert bench(Shade([0, 2, 3, 4, 5, 1]), **shades).warnings == []
+
+
+def test_what_was_odd_when_the_folder_was_opened_is_in_the_record(shades):
+    (shades["data_dir"] / "shade3").rename(shades["data_dir"] / "shade10")
+    with pytest.warns(
+        DiffsensWarning, match="natural order: class 2 is 'shade2'; .* it is 'shade10'"
+    ) as said:
+        record = bench(Shade(), **shades)
+    assert record.data.classes.names[-1] == "shade10"
+    assert record.warnings == [str(each.message) for each in said]
+    assert len(record.warnings) == 1
+
+
 def test_classes_that_do_not_fit_give_null_and_a_warning(pictures):
     with pytest.warns(DiffsensWarning, match="no test error: .*3 classes.*1000"):
         record = bench("test_resnet", **QUICK, dataset="folder", data_dir=pictures, variants=["original"])

@@ -364,6 +364,8 @@ def test_classes_of_imagenet_by_their_wordnet_ids():
         names = load(spec).class_names
         assert names is not None
         assert (len(names), names[0], names[-1]) == (1000, "n01440764", "n15075141")  # tench, toilet tissue
+    plain = nn.Sequential(nn.Conv2d(3, 1000, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())  # no linear layer
+    assert given_model(plain, InputOptions((32, 32), (0.5,), (0.5,))).class_names == names
     assert load("net/lenet").class_names is None
     assert given_model(timm.create_model("test_resnet", num_classes=7), InputOptions()).class_names is None
 

@@ -10,7 +10,7 @@ from timm_diffsens.models.loading import LoadedModel
 from timm_diffsens.registry import Entry
 from timm_diffsens.schema import records
 from timm_diffsens.schema.config import Config
-from timm_diffsens.schema.protocol import Protocol, protocol_hash
+from timm_diffsens.schema.protocol import Protocol, digest, protocol_hash
 from timm_diffsens.sensitivities.statistics import STATISTICS_BATCH
 
 
@@ -72,6 +72,13 @@ def data_part(sample: ImageSample) -> records.Data:
         note=sample.note,
         title=sample.title,
         parameters=sample.task.parameters() if sample.task else None,
+        classes=None if sample.class_names is None else _classes(sample.class_names),
+    )
+
+
+def _classes(names: tuple[str, ...]) -> records.Classes:
+    return records.Classes(
+        count=len(names), names=list(names[: records.CLASSES_NAMED]), sha256=digest(list(names))
     )
 
 

@@ -35,6 +35,7 @@ from timm_diffsens.sensitivities.run import Pass, count_wrong, run_pass
 from timm_diffsens.sensitivities.statistics import set_running_statistics
 from timm_diffsens.sensitivities.triplets import KEPT, Batch, PerturbedImages
 
+_WORSE = 0.01  # level of the test for errors that are worse than guessing
 _NO_SCORES = "the network's output is not a finite score for each class"
 
 Progress = Callable[[str, int, int], None]  # variant, images done, images in all
@@ -237,6 +238,7 @@ class _Run:
         if stated is not None and (original.images < stated[1]):
             return _fraction(round(stated[0] * stated[1]), stated[1], "recipe")
         if original.wrong is not None:
+            self._warn_if_worse_than_guessing(original.wrong, original.images, plan.labels or {})
             return _fraction(original.wrong, original.images, "measured")
         if plan.labels is not None:
             return records.TestError(reason=_NO_SCORES)
@@ -255,7 +257,21 @@ class _Run:
         wrong, n = count_wrong(module, self._perturbed(whole), labels, self.settings, progress)
         if wrong is None:
             return records.TestError(reason=_NO_SCORES)
+        self._warn_if_worse_than_guessing(wrong, n, labels)
         return _fraction(wrong, n, "measured on the full split")
+
+    def _warn_if_worse_than_guessing(self, wrong: int, n: int, labels: Mapping[int, int]) -> None:
+        """A binomial test against guesses among the classes that occur; random weights guess among all."""
+        from scipy.special import bdtr
+
+        classes = len(set(labels.values()))
+        if self.model.weights.source == "random":
+            classes = max(classes, self.model.classes or 0)
+        if classes > 1 and bdtr(n - wrong, n, 1 / classes) < _WORSE:
+            warn(
+                f"worse than guessing: do the labels fit? {wrong / n:.1%} of {n} images are wrong, "
+                f"{1 - 1 / classes:.1%} would be by a guess among {classes} classes"
+            )
 
     def _perturbed(self, sample: ImageSample, keep: int = 0) -> PerturbedImages:
         def batches(size: int) -> Iterator[Batch]:

@@ -143,18 +143,19 @@ def load_model(
         known = known or task_input(arguments, timm_input(module), input_channels(module))
     spec_of_input = find_input(spec, known, module, asked, arguments.dims)
     published = origin[0] == "pretrained" and not arguments.given
+    classes = _classes_found(spec, found, module, spec_of_input, arguments)
     return LoadedModel(
         spec=shown_spec(spec) if found.library == "python" else spec,
         arch=_arch(found, module),
         library=found.library,
         module=module,
         input=spec_of_input,
-        classes=_classes_found(spec, found, module, spec_of_input, arguments),
+        classes=classes,
         weights=Weights(
             source=origin[0], detail=origin[1], seed=origin[2], sha256=state_sha256(module.state_dict())
         ),
         build=build,
-        class_names=_imagenet_names(module),
+        class_names=_imagenet_names(module, classes),
         published_error=found.published_error if published else None,
         code_sha256=code_sha256(module, found.code_sha256) if found.library == "python" else None,
         metadata=metadata,
@@ -206,17 +207,18 @@ def given_model(module: nn.Module, asked: InputOptions) -> LoadedModel:
     allocator.prepare()
     name = type(module).__name__
     spec_of_input = find_input(name, None, module, asked)
+    classes = _classes_seen(module, _input_shape(spec_of_input, 2))
     return LoadedModel(
         spec=name,
         arch=name,
         library="python",
         module=module,
         input=spec_of_input,
-        classes=_classes_seen(module, _input_shape(spec_of_input, 2)),
+        classes=classes,
         code_sha256=code_sha256(module),
         weights=Weights(source="given", detail=None, seed=None, sha256=state_sha256(module.state_dict())),
         build=None,
-        class_names=_imagenet_names(module),
+        class_names=_imagenet_names(module, classes),
     )
 
 
@@ -286,11 +288,10 @@ def _resized(found: Architecture, asked: InputOptions | None) -> Architecture:
     return replace(found, build=at(found.build), pretrained=pretrained)
 
 
-def _imagenet_names(module: nn.Module) -> tuple[str, ...] | None:
+def _imagenet_names(module: nn.Module, classes: int | None) -> tuple[str, ...] | None:
+    """WordNet ids of the classes: of any network with ImageNet's thousand, of timm's with other subsets."""
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
-    if not hasattr(module, "pretrained_cfg"):
-        subset = "imagenet-1k" if _classes(module) == 1000 else None
-    else:
-        subset = infer_imagenet_subset(module) if _classes(module) else None
+    known = classes == 1000 or (classes and hasattr(module, "pretrained_cfg"))
+    subset = infer_imagenet_subset({"num_classes": classes}) if known else None
     return tuple(ImageNetInfo(subset).label_names()) if subset else None

@@ -20,6 +20,7 @@ from timm_diffsens.schema.protocol import Protocol, digest, protocol_hash
 from timm_diffsens.schema.values import FreeForm, Name, Number, Part
 
 SCHEMA_VERSION: Final = 1
+CLASSES_NAMED: Final = 1000
 
 WeightsOrigin = Literal["pretrained", "checkpoint", "random", "given"]
 _Value = TypeVar("_Value")
@@ -92,10 +93,19 @@ class Model(Part):
     recipe: FreeForm | None = Field(None, description="training recipe, from the checkpoint's metadata")
 
 
+class Classes(Part):
+    """The classes of labelled images, in the order of their labels."""
+
+    count: int
+    names: list[Name] = Field(description=f"the first {CLASSES_NAMED:,} of them")
+    sha256: str = Field(description="over all of the names, in order, as a JSON list")
+
+
 class Data(Part):
     """Which images."""
 
     later: ClassVar[tuple[str, ...]] = ("title",)
+    sparse: ClassVar[tuple[str, ...]] = ("classes",)
 
     spec: Name
     split: str | None = None
@@ -108,6 +118,7 @@ class Data(Part):
     note: str | None = Field(None, description="what the reader must know about the set, e.g. synthetic")
     title: Name | None = Field(None, description="shown where `spec` would mislead: CIFAR-10 (JPEG)")
     parameters: FreeForm | None = Field(None, description="of a set made here: the scale-detection task")
+    classes: Classes | None = Field(None, description="left out where labels or names of classes are unknown")
 
 
 class ExtensionLook(Part):
@@ -198,7 +209,7 @@ class Record(Part):
     not_called: list[str] = Field(
         default_factory=list, description="modules with parameters that no forward called, so no hook saw"
     )
-    warnings: list[str] = Field(default_factory=list)
+    warnings: list[Name] = Field(default_factory=list)
     extensions: list[Extension] = Field(
         default_factory=list, description="what was used that is no part of this package; left out if nothing"
     )
@@ -221,13 +232,14 @@ def record_key(
 ) -> str:
     """Hash of everything that changes the numbers: network, weights, preprocessing, images, protocol.
 
-    Left out: what was found on the way (skipped images, sha256 of the protocol) and what only names things.
+    Left out: what was found on the way (skipped images, sha256 of the protocol) and what only names things,
+    the classes among them: the labels are in the sample's hash.
     """
     return digest(
         {
             "schema": SCHEMA_VERSION,
             "model": model.model_dump(mode="json", exclude={"recipe"}),
-            "data": data.model_dump(mode="json", exclude={"skipped", "note", "title"}),
+            "data": data.model_dump(mode="json", exclude={"skipped", "note", "title", "classes"}),
             "protocol": protocol_hash(protocol),
             "variants": sorted(variants),
             "extra": extra or {},
