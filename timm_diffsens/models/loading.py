@@ -115,7 +115,7 @@ def load_model(
         (160, 1000, 'random')
     """
     allocator.prepare()
-    metadata, asked = None, input_options or InputOptions()
+    found_weights, asked = None, input_options or InputOptions()
     recipe_arguments, recipe_input = (
         (None, None) if checkpoint is None else _read_recipe(spec, Path(checkpoint))
     )
@@ -133,7 +133,7 @@ def load_model(
     if found.library == "python" and _brings_weights(found, module, seed):
         build, origin = None, ("given", None, None)
     if checkpoint is not None:
-        metadata = load_checkpoint(module, Path(checkpoint))
+        found_weights = load_checkpoint(module, Path(checkpoint))
         origin = ("checkpoint", Path(checkpoint).name, None)
     module.eval()
     if origin[0] == "pretrained":  # prepared as its authors did, at whatever size
@@ -151,13 +151,17 @@ def load_model(
         input=spec_of_input,
         classes=_classes_found(spec, found, module, spec_of_input, arguments),
         weights=Weights(
-            source=origin[0], detail=origin[1], seed=origin[2], sha256=state_sha256(module.state_dict())
+            source=origin[0],
+            detail=origin[1],
+            seed=origin[2],
+            sha256=state_sha256(module.state_dict()),
+            entry=found_weights.entry if found_weights else None,
         ),
         build=build,
         class_names=_imagenet_names(module),
         published_error=found.published_error if published else None,
         code_sha256=code_sha256(module, found.code_sha256) if found.library == "python" else None,
-        metadata=metadata,
+        metadata=found_weights.metadata if found_weights else None,
         arguments=arguments,
     )
 

@@ -61,6 +61,8 @@ def _sorted(value: dict[str, _Value]) -> dict[str, _Value]:
 class Weights(Part):
     """Where the weights are from."""
 
+    sparse: ClassVar[tuple[str, ...]] = ("entry",)
+
     source: WeightsOrigin = Field(
         description="pretrained: fetched by timm or torchvision; checkpoint: a file; random: freshly "
         "initialised from `seed`; given: as the caller's own code made them"
@@ -68,6 +70,10 @@ class Weights(Part):
     detail: Name | None = Field(None, description="hub id, URL, weights name or file name")
     seed: int | None = Field(None, description="seed of random weights")
     sha256: str = Field(description="over the state dict: names, dtypes, shapes and bytes, sorted by name")
+    entry: Name | None = Field(
+        None,
+        description="which of several state dicts in the file; left out if it holds one",
+    )
 
 
 class InputSpec(Part):
@@ -223,12 +229,13 @@ def record_key(
 ) -> str:
     """Hash of everything that changes the numbers: network, weights, preprocessing, images, protocol.
 
-    Left out: what was found on the way (skipped images, sha256 of the protocol) and what only names things.
+    Left out: what was found on the way (skipped images, sha256 of the protocol) and what only names things
+    (weights are known by their hash).
     """
     return digest(
         {
             "schema": SCHEMA_VERSION,
-            "model": model.model_dump(mode="json", exclude={"recipe"}),
+            "model": model.model_dump(mode="json", exclude={"recipe": True, "weights": {"entry"}}),
             "data": data.model_dump(mode="json", exclude={"skipped", "note", "title"}),
             "protocol": protocol_hash(protocol),
             "variants": sorted(variants),
