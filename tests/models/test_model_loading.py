@@ -1,5 +1,6 @@
 """A model spec becomes the right network, with the right preprocessing and the right story of its weights."""
 
+import importlib
 import math
 import shutil
 import sys
@@ -586,6 +587,81 @@ def test_a_file_does_not_take_the_place_of_an_installed_module(model_file):
 def test_factories_that_are_none(model_file, factory, message):
     with pytest.raises(UsageError, match=message):
         load_file(model_file, factory)
+
+
+FACTORY = """
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Conv2d(3, SIZE, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+"""
+NEIGHBOURS = {
+    "beside": ("from shapes import width", "width", {"shapes.py": "width = WIDTH"}),
+    "in the factory": ("", "__import__('shapes').width", {"shapes.py": "width = WIDTH"}),
+    "lazily through another": (
+        "import first",
+        "first.width()",
+        {"first.py": "def width():\n    from second import w\n    return w", "second.py": "w = WIDTH"},
+    ),
+    "a package": (
+        "from pieces.inner import w",
+        "w",
+        {"pieces/__init__.py": "", "pieces/inner.py": "w = WIDTH"},
+    ),
+    "a folder": (
+        "import pieces.inner as i",
+        "i.w",
+        {"pieces/inner.py": "from pieces.more import w", "pieces/more.py": "w = WIDTH"},
+    ),
+    "as the standard library": ("import colorsys", "colorsys.w", {"colorsys.py": "w = WIDTH"}),
+}
+
+
+@pytest.mark.parametrize("kind", NEIGHBOURS)
+def test_files_beside_a_factory(kind, tmp_path, monkeypatch):
+    """As by `python file.py`; and a file of another folder by the same name is another file."""
+    imports, width, files = NEIGHBOURS[kind]
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    path, modules = list(sys.path), dict(sys.modules)
+    hashes = set()
+    for number in (4, 6, 4):
+        folder = tmp_path / str(number)
+        for name, text in {"net.py": f"{imports}\n{FACTORY.replace('SIZE', width)}", **files}.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text.replace("WIDTH", str(number)))
+        model = load_file(folder / "net.py", "make")
+        assert model.module[0].out_channels == number
+        assert model.fresh(3)[0].out_channels == number
+        hashes.add(model.code_sha256)
+    assert len(hashes) == 2
+    names = {name.partition(".")[0] for name in ("shapes", "first", "second", "pieces", "colorsys")}
+    assert not names & {*sys.modules} - {*modules}
+    assert sys.path == path
+
+
+def test_the_hash_covers_what_a_factory_imports_while_it_runs(tmp_path):
+    (tmp_path / "net.py").write_text(FACTORY.replace("SIZE", "int(__import__('shapes').width)"))
+    hashes = []
+    for text in ("width = 4", "width = 4.0", "width = 4"):
+        (tmp_path / "shapes.py").write_text(text)
+        hashes.append(load_file(tmp_path / "net.py", "make").code_sha256)
+    assert hashes[0] == hashes[2] != hashes[1]
+
+
+def test_a_file_of_the_callers_own_does_not_get_in_the_way(tmp_path, monkeypatch):
+    """The caller's script has a neighbour of the same name, and has imported it."""
+    for name, number in (("mine", 3), ("theirs", 5)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "shapes.py").write_text(f"width = {number}")
+        (tmp_path / name / "net.py").write_text(
+            f"from shapes import width\n{FACTORY.replace('SIZE', 'width')}"
+        )
+    monkeypatch.syspath_prepend(tmp_path / "mine")
+    own = importlib.import_module("shapes")
+    for name, number in (("theirs", 5), ("mine", 3)):
+        assert load_file(tmp_path / name / "net.py", "make").module[0].out_channels == number
+        assert sys.modules["shapes"] is own
+    monkeypatch.delitem(sys.modules, "shapes")
 
 
 def test_files_that_are_not_there_or_broken(model_file):

@@ -160,7 +160,9 @@ def load_model(
         build=build,
         class_names=_imagenet_names(module),
         published_error=found.published_error if published else None,
-        code_sha256=code_sha256(module, found.code_sha256) if found.library == "python" else None,
+        code_sha256=code_sha256(module, found.source and found.source())
+        if found.library == "python"
+        else None,
         metadata=found_weights.metadata if found_weights else None,
         arguments=arguments,
     )
