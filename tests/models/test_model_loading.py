@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg
 from torch import nn
 
+from timm_diffsens.benchmark.run import bench
 from timm_diffsens.data.loading import image_transform
 from timm_diffsens.errors import DiffsensWarning, UsageError
 from timm_diffsens.models import hub
@@ -394,6 +395,104 @@ def test_classes_of_a_given_network(net, classes):
     net.train()
     assert given_model(net, InputOptions(size=(4, 4), mean=HALF, std=HALF)).classes == classes
     assert all(module.training for module in net.modules())
+
+
+LAZY = """
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5))
+
+def never():
+    net = make()
+    net.unused = nn.LazyLinear(3)
+    net.forward = lambda x: nn.functional.relu(x)
+    return net
+
+def small():
+    return nn.Sequential(nn.LazyConv2d(4, 9), nn.LazyConv2d(4, 9))
+
+def meta():
+    return make()[:1].append(nn.Conv2d(4, 4, 3, device="meta"))
+
+def buffer():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    net[1].running_mean = net[1].running_mean.to("meta")
+    return net
+"""
+
+
+@pytest.fixture
+def lazy_file(tmp_path: Path) -> Path:
+    (tmp_path / "lazy.py").write_text(LAZY)
+    return tmp_path / "lazy.py"
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "channels"),
+    [(HALF, HALF, 3), ((0.5,), (0.25,), 3), ((0.1, 0.2, 0.3, 0.4), (1.0,), 4), ((0.5,), (1.0, 2.0), 2)],
+)
+def test_lazy_layers_get_their_sizes_from_the_input_and_their_weights_from_the_seed(
+    mean, std, channels, lazy_file
+):
+    one, same, other = (load_file(lazy_file, "make", seed=s, mean=mean, std=std) for s in (1, 1, 2))
+    assert one.input.channels == one.module[0].in_channels == len(one.input.mean) == channels
+    assert one.classes == 5
+    assert one.weights.sha256 == same.weights.sha256 != other.weights.sha256
+    assert (one.weights.source, one.weights.seed) == ("random", 1)
+    assert torch.equal(one.module[1].running_mean, torch.zeros(4))  # evaluation mode: it saw no data
+    fresh = one.fresh(5)
+    assert fresh[0].weight.shape == one.module[0].weight.shape
+    assert not torch.equal(fresh[0].weight, one.module[0].weight)
+
+
+def test_a_checkpoint_fills_lazy_layers(lazy_file, tmp_path):
+    known = load_file(lazy_file, "make", seed=3)
+    torch.save({"model": known.module.state_dict()}, tmp_path / "w")
+    options = InputOptions(size=(8, 8), mean=HALF, std=HALF)
+    model = load_model(f"{lazy_file}:make", checkpoint=tmp_path / "w", input_options=options)
+    assert model.weights.sha256 == known.weights.sha256
+
+
+def test_lazy_layers_of_a_given_network_read_what_the_images_have():
+    net = nn.Sequential(nn.LazyConv2d(2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    record = bench(net, dataset=torch.rand(6, 1, 9, 9), layers="output", variants="original")
+    assert (net[0].in_channels, record.model.input.channels) == (1, 1)
+    assert record.output.r is not None
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        (
+            "small",
+            r"lazy layers of .*lazy\.py:small get their sizes from a forward of \(3, 8, 8\), which failed",
+        ),
+        ("never", r"of .*lazy\.py:never is lazy and was not called"),
+        ("meta", r"1\.weight is on the meta device"),
+        ("buffer", r"1\.running_mean is on the meta device"),
+    ],
+)
+def test_networks_without_numbers_are_refused_by_name(factory, message, lazy_file):
+    with pytest.raises(UsageError, match=message):
+        load_file(lazy_file, factory)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        [nn.Flatten(), nn.Linear(192, 1000)],
+        [nn.Conv2d(3, 1000, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()],
+        [nn.Flatten(), nn.Linear(192, 1000), nn.LayerNorm(1000), nn.Softmax(-1)],
+    ],
+    ids=["linear", "convolution", "normed"],
+)
+def test_any_network_with_a_thousand_outputs_has_the_classes_of_imagenet(head):
+    options = InputOptions(size=(8, 8), mean=HALF, std=HALF)
+    known = load("test_resnet").class_names
+    assert given_model(nn.Sequential(*head), options).class_names == known
+    assert known[0] == "n01440764"
+    assert given_model(nn.Sequential(nn.Flatten(), nn.Linear(192, 10)), options).class_names is None
 
 
 # --- published weights

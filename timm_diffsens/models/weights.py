@@ -9,9 +9,12 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.parameter import is_lazy as is_uninitialized
 from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+
+from timm_diffsens.errors import UsageError
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 # Norms of other libraries go by their class names.
@@ -62,6 +65,25 @@ def _fix_parametrized(module: nn.Module) -> None:
     del module.parametrizations
     for name, value in values.items():
         module.register_parameter(name, nn.Parameter(value))
+
+
+def is_lazy(model: nn.Module) -> bool:
+    """Whether some parameters have no shape before a first forward (`torch.nn.LazyConv2d`, ...)."""
+    return any(is_uninitialized(p) for p in (*model.parameters(), *model.buffers()))
+
+
+def refuse_meta(model: nn.Module) -> None:
+    """Check that a network has numbers.
+
+    Raises:
+        UsageError: a parameter or buffer is on the meta device.
+    """
+    for name, values in (*model.named_parameters(), *model.named_buffers()):
+        if values.is_meta:
+            raise UsageError(
+                f"{name} is on the meta device, it has a shape but no numbers; load weights, or use "
+                "to_empty(device=...) and initialise them"
+            )
 
 
 def is_transposed(module: nn.Module) -> bool:
