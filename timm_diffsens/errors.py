@@ -1,6 +1,7 @@
 """Errors and warnings that speak to the user, and the search for the nearest valid name."""
 
 import difflib
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -50,6 +51,24 @@ def kept_warnings(kept: list[str]) -> Iterator[None]:
 
         warnings.showwarning = keep
         yield
+
+
+@contextmanager
+def errors_in_python() -> Iterator[None]:
+    """Errors that advise options of the command line name keyword arguments instead."""
+    try:
+        yield
+    except DiffsensError as error:
+        text = re.sub(r"--no-([a-z-]+)", r"--\1=False", str(error))
+        error.args = (re.sub(r"--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), text),)
+        raise
+
+
+def without_options(text: str, missing: Iterable[str]) -> str:
+    """A message without the advice to use options that a verb does not have (`--checkpoint`)."""
+    named = "|".join(map(re.escape, missing))
+    text = re.sub(rf"(?:{named})\b[^,;]*, or ", "", text)
+    return re.sub(rf"[;,:] [^;,:]*(?:{named})\b[^;,]*", "", text)
 
 
 def first_line(error: BaseException, most: int = 200) -> str:

@@ -17,6 +17,7 @@ import math
 import pkgutil
 import re
 import sys
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -148,6 +149,7 @@ class Entry:
             if not self.takes(name):
                 known = [known for known in parameters(self.thing) if self.takes(known)]
                 raise unknown(f"argument of the {kind.word} {self.name}", name, known)
+            _check_number(self, name)
         given = accepted(self.thing, **offered) | dict(self.parameters)
         if inspect.isclass(self.thing) or (inspect.isroutine(self.thing) and not kind.called):
             try:
@@ -480,6 +482,20 @@ def _takes(thing: Any, name: str) -> bool:
     except (TypeError, ValueError):
         return False
     return name in parameters(thing) or inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def _check_number(entry: Entry, name: str) -> None:
+    """Raises: UsageError: an argument is a word where the annotation says that it is a number."""
+    code = entry.thing.__init__ if inspect.isclass(entry.thing) else entry.thing
+    try:
+        hint = typing.get_type_hints(code).get(name)
+    except Exception:  # an annotation that means nothing here
+        return
+    value, kinds = entry.parameters[name], set(typing.get_args(hint) or (hint,))
+    if isinstance(value, str) and kinds <= {int, float, bool, type(None)}:
+        raise UsageError(
+            f"argument {name} of the {KINDS[entry.kind].word} {entry.name} must be a number, got {value!r}"
+        )
 
 
 def _is_plain(value: Any) -> bool:

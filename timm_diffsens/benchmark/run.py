@@ -15,7 +15,14 @@ from timm_diffsens.benchmark.parts import stated_test_error, train_error
 from timm_diffsens.benchmark.plan import Inputs, Plan, precision_of, prepare, refuse_weights
 from timm_diffsens.data.loading import ImageSample
 from timm_diffsens.device import environment
-from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError, first_line, kept_warnings
+from timm_diffsens.errors import (
+    DiffsensError,
+    MeasurementError,
+    UsageError,
+    errors_in_python,
+    first_line,
+    kept_warnings,
+)
 from timm_diffsens.models.checkpoints import state_sha256
 from timm_diffsens.models.loading import LoadedModel
 from timm_diffsens.perturb.streams import stream
@@ -62,18 +69,26 @@ def bench(
         >>> record.output.layer, record.data.spec, record.trained
         ('output', 'dead-leaves', False)
     """
-    config = (
-        config.changed(**options) if isinstance(config, Config) else Config(**{**(config or {}), **options})
-    )
-    if out is None:
-        return run(prepare(model, config), progress)
-    refuse_weights(model, config)
-    inputs, folder = Inputs.of(config), Path(out) / "records"
-    check_writable(folder, inputs.source.origin.spec)
-    return run_once(prepare(model, inputs), folder, force=force, progress=progress)[0]
+    with errors_in_python():
+        asked = config if isinstance(config, Config) else Config(**(config or {}))
+        asked = asked.changed(**options)
+        if out is None:
+            return run(prepare(model, asked), progress)
+        refuse_weights(model, asked)
+        inputs, folder = Inputs.of(asked), Path(out) / "records"
+        check_writable(folder, inputs.source.origin.spec)
+        return run_once(prepare(model, inputs), folder, force=force, progress=progress)[0]
 
 
 bench.__doc__ = f"{bench.__doc__}\n    Options:\n\n{described(Config)}\n"
+
+
+class UnwrittenError(MeasurementError):
+    """A record was measured, and is here, but could not be written."""
+
+    def __init__(self, message: str, record: records.Record) -> None:
+        super().__init__(message)
+        self.record = record
 
 
 def run_once(
@@ -83,12 +98,18 @@ def run_once(
 
     Returns:
         The record, its file, and whether it was measured now.
+
+    Raises:
+        UnwrittenError: it was measured but could not be written; the record is the error's `record`.
     """
     done = None if force else find_record(folder, plan.key)
     if done is not None:
         return load_record(done), done, False
     record = run(plan, progress)
-    return record, write_record(folder, record), True
+    try:
+        return record, write_record(folder, record), True
+    except DiffsensError as error:
+        raise UnwrittenError(str(error), record) from error.__cause__
 
 
 def run(plan: Plan, progress: Progress | None = None) -> records.Record:
