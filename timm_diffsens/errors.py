@@ -1,6 +1,7 @@
 """Errors and warnings that speak to the user, and the search for the nearest valid name."""
 
 import difflib
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -65,6 +66,24 @@ def collected_warnings() -> Iterator[list[str]]:
             texts.append(str(each.message))
         else:
             warnings.showwarning(each.message, each.category, each.filename, each.lineno)
+
+
+@contextmanager
+def errors_in_python() -> Iterator[None]:
+    """Errors that advise options of the command line name keyword arguments instead."""
+    try:
+        yield
+    except DiffsensError as error:
+        text = re.sub(r"--no-([a-z-]+)", r"--\1=False", str(error))
+        error.args = (re.sub(r"--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), text),)
+        raise
+
+
+def without_options(text: str, missing: Iterable[str]) -> str:
+    """A message without the advice to use options that a verb does not have (`--checkpoint`)."""
+    named = "|".join(map(re.escape, missing))
+    text = re.sub(rf"(?:{named})\b[^,;]*, or ", "", text)
+    return re.sub(rf"[;,:] [^;,:]*(?:{named})\b[^;,]*", "", text)
 
 
 def first_line(error: BaseException, most: int = 200) -> str:

@@ -254,7 +254,7 @@ def test_a_checkpoint_is_measured_as_the_module_it_came_from(tmp_path):
 
 
 def test_a_given_module_needs_an_input_size_unless_it_is_timms():
-    with pytest.raises(UsageError, match="--input-size"):
+    with pytest.raises(UsageError, match=r"pass input_size, and mean and std"):
         bench(torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3)), images=4)
 
 
@@ -275,12 +275,12 @@ def test_shuffles_and_initialisations_are_averaged_with_their_spread():
         ({"cut": 1}, "cut must be"),
         ({"delta": -1}, "delta must be"),
         ({"images": 1}, "2"),
-        ({"batch_size": 0}, "--batch-size"),
+        ({"batch_size": 0}, "^batch_size"),
         ({"test_error": 7.0}, "between 0 and 1"),
         ({"corrupt": -0.1}, "corrupt"),
-        ({"input_size": (0, 3)}, "--input-size"),
-        ({"mean": (0.5, 0.5)}, "--mean needs 1 or 3"),
-        ({"std": 0.0}, "--std must be positive"),
+        ({"input_size": (0, 3)}, "^input_size"),
+        ({"mean": (0.5, 0.5)}, "^mean needs 1 or 3"),
+        ({"std": 0.0}, "^std must be positive"),
         ({"imges": 4}, "unknown option 'imges'.*images"),
         ({"shuffles": 0}, "shuffles must be"),
         ({"seed": -1}, "seed"),
@@ -420,3 +420,17 @@ def test_a_fixed_size_network_is_built_for_the_size_asked_for():
     record = bench("deit_tiny_patch16_224", pretrained=False, images=2, layers="output", input_size=64)
     assert record.model.input.height == 64
     assert record.output.r is not None
+
+
+def test_errors_name_keywords():
+    """What the command line calls `--no-pretrained` is `pretrained=False` in Python."""
+    for options, words in (
+        ({}, r"pass checkpoint FILE, or pretrained=False for random weights"),
+        ({"pretrained": False, "shuffles": 0}, r"^shuffles must be at least 1, got 0"),
+        ({"pretrained": False, "init_samples": -1}, r"^init_samples must be at least 1"),
+        ({"pretrained": False, "dataset": "folder"}, r"needs data_dir"),
+        ({"pretrained": False, "tf32": True, "device": "cpu"}, r"^tf32 is for CUDA devices"),
+    ):
+        with pytest.raises(UsageError, match=words) as error:
+            bench("net/lenet", images=4, **options)
+        assert "--" not in str(error.value)

@@ -19,6 +19,7 @@ from timm_diffsens.errors import (
     DiffsensError,
     MeasurementError,
     UsageError,
+    errors_in_python,
     first_line,
     kept_warnings,
     warn,
@@ -72,18 +73,26 @@ def bench(
         >>> record.output.layer, record.data.spec, record.trained
         ('output', 'dead-leaves', False)
     """
-    config = (
-        config.changed(**options) if isinstance(config, Config) else Config(**{**(config or {}), **options})
-    )
-    if out is None:
-        return run(prepare(model, config), progress)
-    refuse_weights(model, config)
-    inputs, folder = Inputs.of(config), Path(out) / "records"
-    check_writable(folder, inputs.source.origin.spec)
-    return run_once(prepare(model, inputs), folder, force=force, progress=progress)[0]
+    with errors_in_python():
+        asked = config if isinstance(config, Config) else Config(**(config or {}))
+        asked = asked.changed(**options)
+        if out is None:
+            return run(prepare(model, asked), progress)
+        refuse_weights(model, asked)
+        inputs, folder = Inputs.of(asked), Path(out) / "records"
+        check_writable(folder, inputs.source.origin.spec)
+        return run_once(prepare(model, inputs), folder, force=force, progress=progress)[0]
 
 
 bench.__doc__ = f"{bench.__doc__}\n    Options:\n\n{described(Config)}\n"
+
+
+class UnwrittenError(MeasurementError):
+    """A record was measured, and is here, but could not be written."""
+
+    def __init__(self, message: str, record: records.Record) -> None:
+        super().__init__(message)
+        self.record = record
 
 
 def run_once(
@@ -93,12 +102,18 @@ def run_once(
 
     Returns:
         The record, its file, and whether it was measured now.
+
+    Raises:
+        UnwrittenError: it was measured but could not be written; the record is the error's `record`.
     """
     done = None if force else find_record(folder, plan.key)
     if done is not None:
         return load_record(done), done, False
     record = run(plan, progress)
-    return record, write_record(folder, record), True
+    try:
+        return record, write_record(folder, record), True
+    except DiffsensError as error:
+        raise UnwrittenError(str(error), record) from error.__cause__
 
 
 def run(plan: Plan, progress: Progress | None = None) -> records.Record:

@@ -58,6 +58,8 @@ def _rounded(value: dict[str, list[LayerSensitivity]]) -> dict[str, list[LayerSe
 class Weights(Part):
     """Where the weights are from."""
 
+    sparse: ClassVar[tuple[str, ...]] = ("entry",)
+
     source: WeightsOrigin = Field(
         description="pretrained: fetched by timm or torchvision; checkpoint: a file; random: freshly "
         "initialised from `seed`; given: as the caller's own code made them"
@@ -65,6 +67,10 @@ class Weights(Part):
     detail: Name | None = Field(None, description="hub id, URL, weights name or file name")
     seed: int | None = Field(None, description="seed of random weights")
     sha256: str = Field(description="over the state dict: names, dtypes, shapes and bytes, sorted by name")
+    entry: Name | None = Field(
+        None,
+        description="which of several state dicts in the file; left out if it holds one",
+    )
 
 
 class InputSpec(Part):
@@ -232,13 +238,13 @@ def record_key(
 ) -> str:
     """Hash of everything that changes the numbers: network, weights, preprocessing, images, protocol.
 
-    Left out: what was found on the way (skipped images, sha256 of the protocol) and what only names things,
-    the classes among them: the labels are in the sample's hash.
+    Left out: what was found on the way (skipped images, sha256 of the protocol) and what only names things
+    (classes, weights: the labels are in the sample's hash, weights have their own).
     """
     return digest(
         {
             "schema": SCHEMA_VERSION,
-            "model": model.model_dump(mode="json", exclude={"recipe"}),
+            "model": model.model_dump(mode="json", exclude={"recipe": True, "weights": {"entry"}}),
             "data": data.model_dump(mode="json", exclude={"skipped", "note", "title", "classes"}),
             "protocol": protocol_hash(protocol),
             "variants": sorted(variants),
