@@ -284,13 +284,13 @@ class Config(Options):
     ] = DEFAULT_VARIANTS
     shuffles: Annotated[
         int, Field(ge=1), Option("Channel-shuffled copies that are averaged.", LAYERS, "protocol")
-    ] = 1
+    ] = 3
     shuffle_linear: Annotated[
         bool, Option("Shuffle the inputs of linear layers too.", LAYERS, "protocol")
     ] = False
     init_samples: Annotated[
         int, Field(ge=1), Option("Fresh initialisations that are averaged.", LAYERS, "protocol")
-    ] = 1
+    ] = 3
     device: Annotated[str, Option("auto, cpu, cuda or cuda:i.", RUNNING, "run")] = "auto"
     batch_size: Annotated[
         int | Literal["auto"],
