@@ -65,11 +65,11 @@ def _models_table(group: "Group") -> "Table":
 
 
 def _correlation_table(group: "Group") -> "Table":
-    heads = ["variant", "X", "n", "rho", "95 % BCa", "Fisher z", "Spearman", "Kendall", "p"]
+    heads = ["variant", "X", "n", "rho", "95 % families", "Fisher z", "Spearman", "Kendall", "p"]
     table = plain_table([*heads, "partial", "exponent"], left=["variant", "X"])
     table.columns[0].no_wrap = True
     for row in rows_of(group.correlations):
-        cells = [PLAIN.decimals(row["pearson"]), *(PLAIN.interval_of(row, x) for x in ("pearson", "fisher"))]
+        cells = [PLAIN.decimals(row["pearson"]), *(PLAIN.interval_of(row, x) for x in ("family", "fisher"))]
         cells += [PLAIN.decimals(row["spearman"]), PLAIN.decimals(row["kendall"])]
         cells += [PLAIN.p_value(row["p_corrected"]), PLAIN.decimals(row["partial"])]
         cells += [row["note"] or PLAIN.decimals(row["exponent"])]

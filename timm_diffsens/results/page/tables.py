@@ -58,7 +58,9 @@ def model_rows(group: Group) -> list[ModelRow]:
                 point=network_point(group, text(model["network"])) if in_fit else name,
                 model=text(model["model"]),
                 note=_note(model),
-                search=" ".join(text(model.get(field)) for field in ("arch", "library", "error_source")),
+                search=" ".join(
+                    text(model.get(field)) for field in ("arch", "family", "library", "error_source")
+                ),
                 in_fit=in_fit,
                 cells=_cells(model, measured),
             )
@@ -87,14 +89,18 @@ def dots(group: Group, rows: Sequence[ModelRow], measure: str) -> list[Dot]:
 
 
 def correlation_rows(group: Group) -> list[list[str]]:
-    """Variant, measure, n, Pearson (bootstrap interval), Fisher's interval, ranks, partial, exponent, p."""
+    """Variant, measure, n, families, Pearson and intervals, within families, ranks, partial, exponent, p."""
     return [
         [
             text(row["variant"]),
             row["measure"].upper(),
             f"{row['n']}",
-            PAGE.statistic(row, "pearson") + (f" ({row['note']})" if row["note"] else ""),
+            f"{row['families']}",
+            PAGE.with_interval(row["pearson"], row["family_low"], row["family_high"])
+            + (f" ({row['note']})" if row["note"] else ""),
+            PAGE.interval_of(row, "pearson"),
             PAGE.interval_of(row, "fisher"),
+            PAGE.decimals(row["within"]),
             PAGE.decimals(row["spearman"]),
             PAGE.decimals(row["kendall"]),
             PAGE.statistic(row, "partial"),
@@ -106,7 +112,7 @@ def correlation_rows(group: Group) -> list[list[str]]:
 
 
 def comparison_rows(group: Group) -> list[list[str]]:
-    """Variant, rival, n, difference of |rho|, its interval, share of the bootstrap samples, answer."""
+    """Variant, rival, n, difference of |rho|, its interval, p, answer."""
     return [
         [
             text(row["variant"]),
@@ -114,7 +120,7 @@ def comparison_rows(group: Group) -> list[list[str]]:
             f"{row['n']}",
             PAGE.decimals(row["difference"]),
             PAGE.interval(row["low"], row["high"]),
-            PAGE.missing if (share := row["probability"]) is None else f"{share:.0%}",
+            PAGE.p_value(row["p"]),
             text(row["answer"]),
         ]
         for row in rows_of(group.comparisons)

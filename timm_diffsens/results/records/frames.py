@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from timm_diffsens.schema.families import family_of
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.schema.protocol import digest
 from timm_diffsens.schema.records import Record, in_order, variants_in
@@ -19,6 +20,7 @@ _OF_RECORD = {
     "file": _TEXT,
     "model": _TEXT,
     "arch": _TEXT,
+    "family": _TEXT,
     "library": _TEXT,
     "weights": _TEXT,
     "parameters": "int64",
@@ -155,6 +157,7 @@ def _row(path: Path, record: Record) -> dict[str, Any]:
         "file": path.name,
         "model": model.spec,
         "arch": model.arch,
+        "family": family_of(model),
         "library": model.library,
         "weights": model.weights.source,
         "parameters": model.parameters,
