@@ -78,7 +78,7 @@ def _correlation_table(group: "Group") -> "Table":
 
 
 def _series_table(series: "Series") -> "Table":
-    table = plain_table(["corruption sigma", "X", "n", "rho", "95 % BCa"], left=["corruption sigma"])
+    table = plain_table(["corruption sigma", "X", "n", "rho", "95 % families"], left=["corruption sigma"])
     for row in rows_of(series.rows):
         cells = [str(row["n"]), PLAIN.decimals(row["pearson"]), PLAIN.interval_of(row, "pearson")]
         table.add_row(f"{row['sigma']:g}", row["measure"].upper(), *cells)

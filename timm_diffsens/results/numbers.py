@@ -59,6 +59,10 @@ class Notation:
         """A statistic with its interval, as `with_interval`."""
         return self.with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], none=none)
 
+    def rho(self, row: Mapping[str, Any], none: str = "") -> str:
+        """A correlation with its interval over families, as `with_interval`."""
+        return self.with_interval(row["pearson"], row["family_low"], row["family_high"], none=none)
+
     def measured(self, row: Mapping[str, Any], name: str) -> str:
         """`with_error` of the columns `name` and `name_stderr`."""
         value = row.get(name)

@@ -96,8 +96,7 @@ def correlation_rows(group: Group) -> list[list[str]]:
             row["measure"].upper(),
             f"{row['n']}",
             f"{row['families']}",
-            PAGE.with_interval(row["pearson"], row["family_low"], row["family_high"])
-            + (f" ({row['note']})" if row["note"] else ""),
+            PAGE.rho(row) + (f" ({row['note']})" if row["note"] else ""),
             PAGE.interval_of(row, "pearson"),
             PAGE.interval_of(row, "fisher"),
             PAGE.decimals(row["within"]),

@@ -190,7 +190,7 @@ def _series_table(series: Series) -> str:
     for row in rows_of(series.rows):
         cells = [f"{row['sigma']:g}", row["measure"].upper(), str(row["n"])]
         rows.append([*cells, PLAIN.decimals(row["pearson"]), _interval(row, "pearson")])
-    return table(["corruption sigma", "X", "n", "rho", "BCa"], rows)
+    return table(["corruption sigma", "X", "n", "rho", "families, 95 %"], rows)
 
 
 def _series_alt(series: Series) -> str:

@@ -73,7 +73,8 @@ class Group:
 class Series:
     """Groups that differ only in the noise on their images: the correlation against its size (Fig. 1 right).
 
-    `rows`: `sigma` (input units), `measure`, `n`, `pearson`, `pearson_low`, `pearson_high`, sorted.
+    `rows`: `sigma` (input units), `measure`, `n`, `pearson` and its interval over families (`pearson_low`,
+    `pearson_high`), sorted.
     """
 
     title: str
@@ -223,8 +224,9 @@ def _series(made: list[Group], firsts: list[Record]) -> list[Series]:
             _original(made[place].correlations).assign(sigma=firsts[place].protocol.corruption_sigma)
             for place in places
         ]
-        columns = ["sigma", "measure", "n", "pearson", "pearson_low", "pearson_high"]
-        rows = pd.concat(parts)[columns].sort_values(["sigma", "measure"], ignore_index=True)
+        columns = {"family_low": "pearson_low", "family_high": "pearson_high"}
+        found_rows = pd.concat(parts)[["sigma", "measure", "n", "pearson", *columns]].rename(columns=columns)
+        rows = found_rows.sort_values(["sigma", "measure"], ignore_index=True)
         slug = f"{names.group_slug(cleanest)}-noise"
         found.append(Series(title=names.series_title(cleanest), slug=slug, rows=rows))
     return found

@@ -144,8 +144,7 @@ def _sign(row: Row) -> int:
 
 
 def _value(row: Row) -> str:
-    """A correlation, with its interval over families."""
-    return PLAIN.with_interval(row["pearson"], row["family_low"], row["family_high"], none="no interval")
+    return PLAIN.rho(row, "no interval")
 
 
 def _count(n: int) -> str:
