@@ -89,7 +89,7 @@ def dots(group: Group, rows: Sequence[ModelRow], measure: str) -> list[Dot]:
 
 
 def correlation_rows(group: Group) -> list[list[str]]:
-    """Variant, measure, n, families, Pearson and intervals, within families, ranks, partial, exponent, p."""
+    """Variant, measure, n, families, Pearson, p, plain intervals, within families, ranks, partial, b."""
     return [
         [
             text(row["variant"]),
@@ -97,6 +97,7 @@ def correlation_rows(group: Group) -> list[list[str]]:
             f"{row['n']}",
             f"{row['families']}",
             PAGE.rho(row) + (f" ({row['note']})" if row["note"] else ""),
+            PAGE.p_value(row["p_corrected"]),
             PAGE.interval_of(row, "pearson"),
             PAGE.interval_of(row, "fisher"),
             PAGE.decimals(row["within"]),
@@ -104,7 +105,6 @@ def correlation_rows(group: Group) -> list[list[str]]:
             PAGE.decimals(row["kendall"]),
             PAGE.statistic(row, "partial"),
             PAGE.statistic(row, "exponent"),
-            PAGE.p_value(row["p_corrected"]),
         ]
         for row in rows_of(group.correlations)
     ]
