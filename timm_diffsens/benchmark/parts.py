@@ -10,6 +10,7 @@ from timm_diffsens.models.loading import LoadedModel
 from timm_diffsens.registry import Entry
 from timm_diffsens.schema import records
 from timm_diffsens.schema.config import Config
+from timm_diffsens.schema.families import family_of_name
 from timm_diffsens.schema.protocol import Protocol, digest, protocol_hash
 from timm_diffsens.sensitivities.statistics import STATISTICS_BATCH
 
@@ -31,12 +32,20 @@ def model_part(loaded: LoadedModel) -> records.Model:
         spec=loaded.spec,
         arch=loaded.arch,
         library=loaded.library,
+        family=_family(loaded),
         parameters=loaded.parameters,
         classes=loaded.classes,
         weights=loaded.weights,
         input=loaded.input,
         recipe=recipe_in(loaded.metadata),
     )
+
+
+def _family(loaded: LoadedModel) -> str:
+    """The library's module that the network is in, or its name without its size."""
+    home = type(loaded.module).__module__
+    known = loaded.library in ("timm", "torchvision") and home.startswith(f"{loaded.library}.models.")
+    return home.rpartition(".")[2] if known else family_of_name(loaded.arch)
 
 
 def train_error(recipe: dict[str, Any] | None) -> float | None:

@@ -246,9 +246,9 @@ class Config(Options):
         repeatable=True,
         group="key",
     )
-    shuffles: Copies = _reading(1, "Channel-shuffled copies that are averaged.")
+    shuffles: Copies = _reading(3, "Channel-shuffled copies that are averaged.")
     shuffle_linear: bool = _reading(False, "Shuffle the inputs of linear layers too.")
-    init_samples: Copies = _reading(1, "Fresh initialisations that are averaged.")
+    init_samples: Copies = _reading(3, "Fresh initialisations that are averaged.")
     device: str = _running("auto", "auto, cpu, cuda or cuda:i.")
     batch_size: Annotated[int | Literal["auto"], BeforeValidator(_batch_size)] = _running(
         "auto", "Images a batch; a forward sees three times as many.", metavar="N|auto", text=True

@@ -89,9 +89,16 @@ class InputSpec(Part):
 class Model(Part):
     """Which network."""
 
+    sparse: ClassVar[tuple[str, ...]] = ("family",)
+
     spec: Name = Field(description="as given to `diffsens bench`")
     arch: str = Field(description="architecture name, without weights tag or prefix")
     library: Literal["timm", "torchvision", "net", "python"]
+    family: Name | None = Field(
+        None,
+        description="networks of one family are not independent: the module of timm or torchvision that has "
+        "it, else its name without its size; left out by older records, where it follows from the name",
+    )
     parameters: int
     classes: int | None = Field(None, description="number of classes, null without a classifier")
     weights: Weights
@@ -244,7 +251,9 @@ def record_key(
     return digest(
         {
             "schema": SCHEMA_VERSION,
-            "model": model.model_dump(mode="json", exclude={"recipe": True, "weights": {"entry"}}),
+            "model": model.model_dump(
+                mode="json", exclude={"recipe": True, "family": True, "weights": {"entry"}}
+            ),
             "data": data.model_dump(mode="json", exclude={"skipped", "note", "title", "classes"}),
             "protocol": protocol_hash(protocol),
             "variants": sorted(variants),
