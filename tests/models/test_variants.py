@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
 from timm.layers import (
     BatchNormAct2d,
@@ -23,12 +24,12 @@ from timm.layers import (
     StdConv2dSame,
 )
 from torch import nn
-from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import parametrizations, parametrize, prune
 from torchvision.ops import FrozenBatchNorm2d
 
 from timm_diffsens import Probe
 from timm_diffsens.device import seeding
-from timm_diffsens.errors import UsageError
+from timm_diffsens.errors import DiffsensWarning, UsageError
 from timm_diffsens.models.channels import FollowChannels
 from timm_diffsens.models.checkpoints import state_sha256
 from timm_diffsens.models.nets import NETS
@@ -361,6 +362,131 @@ def test_weights_that_a_forward_computes_are_named(change):
         change(nn.Sequential(OrderedDict(inner=conv)))
 
 
+class Masked(nn.Conv2d):
+    """Its mask stays where it is while weights move under it."""
+
+    def __init__(self, *args, on=0.5):
+        super().__init__(*args)
+        shape = self.weight.shape
+        self.register_buffer("mask", (torch.rand(shape, generator=torch_generator()) < on).float())
+
+    def forward(self, x):
+        return F.conv2d(x, self.weight * self.mask, self.bias)
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x):
+        spread, mean = torch.std_mean(self.weight, dim=(1, 2, 3), keepdim=True)
+        return F.conv2d(x, (self.weight - mean) / spread, self.bias)
+
+
+class StdConv1d(nn.Conv1d):
+    """By name like timm's."""
+
+    def forward(self, x):
+        return F.conv1d(x, self.weight - self.weight.mean(1, keepdim=True), self.bias)
+
+
+def rewritten(conv):
+    """The parameter stays one, and gets its values anew in each forward."""
+    raw = conv.weight.detach().clone()
+
+    def rewrite(module, args):
+        module.weight.data.copy_(raw)
+
+    conv.register_forward_pre_hook(rewrite)
+    return conv
+
+
+def patched(conv):
+    conv.forward = lambda x, weight=conv.weight: F.conv2d(x, weight, conv.bias)
+    return conv
+
+
+COMPUTED = {
+    "masked": lambda: Masked(4, 4, 3),
+    "standardised": lambda: Standardised(4, 4, 3),
+    "named like timm's": lambda: StdConv1d(4, 4, 3),
+    "rewritten by a hook": lambda: rewritten(nn.Conv2d(4, 4, 3)),
+    "another forward": lambda: patched(nn.Conv2d(4, 4, 3)),
+}
+
+
+@pytest.mark.parametrize("change", [shuffle_channels, mean_filters])
+@pytest.mark.parametrize("make", COMPUTED)
+def test_convolutions_that_apply_another_weight_are_named(change, make):
+    state = torch.get_rng_state()
+    net = nn.Sequential(OrderedDict(first=nn.Conv2d(4, 4, 1), inner=COMPUTED[make]()))
+    torch.set_rng_state(state)
+    before = sha(net)
+    with pytest.raises(UsageError, match="the weight of inner is not applied as it is"):
+        change(net)
+    assert sha(net) == before
+
+
+def test_linear_layers_that_apply_another_weight_are_named():
+    class Positive(nn.Linear):
+        def forward(self, x):
+            return F.linear(x, self.weight.abs(), self.bias)
+
+    shuffle_channels(nn.Sequential(Positive(4, 3)))  # not touched
+    with pytest.raises(UsageError, match="the weight of 0 is not applied"):
+        shuffle_channels(nn.Sequential(Positive(4, 3)), linear=True)
+
+
+class StdConvGain(nn.Conv2d):
+    """Does more than its name says, with the weight as it is."""
+
+    def forward(self, x):
+        return 5 * F.conv2d(x, self.weight, self.bias)
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [StdConvGain(6, 4, 3), Masked(6, 4, 3, on=2), StdConvGain(6, 4, 3, dilation=2)],
+    ids=["gain", "mask of ones", "dilated"],
+)
+def test_classes_of_ones_own_stay_what_they_are(conv):
+    outputs = []
+    conv.register_forward_hook(lambda module, args, output: outputs.append(output))
+    conv.register_forward_pre_hook(lambda module, args: (args[0] * 2,))
+    changed, images = shuffle_channels(conv, torch_generator(1)), torch.rand(2, 6, 9, 9)
+    assert not outputs
+    assert type(changed) is type(conv)
+    order = find_permutation(conv.weight.detach(), changed.weight.detach(), dim=1)
+    assert order != sorted(order)
+    moved = torch.empty_like(images)
+    moved[:, order] = images
+    torch.testing.assert_close(changed(images), conv(moved), rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_be_run_alone_is_said():
+    class Gated(nn.Conv2d):
+        def forward(self, x, gate):
+            return super().forward(x * gate)
+
+    net = nn.Sequential(OrderedDict(inner=Gated(6, 4, 3)))
+    with pytest.warns(DiffsensWarning, match=r"inner \(Gated\) cannot be run by itself"):
+        changed = shuffle_channels(net, torch_generator(1))
+    order = find_permutation(net.inner.weight.detach(), changed.inner.weight.detach(), dim=1)
+    assert order != sorted(order)
+
+
+def test_checks_draw_no_random_numbers():
+    class Noisy(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x + torch.rand_like(x))
+
+    conv, other = Noisy(6, 4, 3), nn.Conv2d(6, 4, 3)
+    other.load_state_dict(conv.state_dict())
+    with torch.random.fork_rng():
+        found = []
+        for net in (conv, other):
+            torch.manual_seed(3)
+            found.append([shuffle_channels(net).weight for _ in range(3)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 # --- mean filters
 
 NORMS = {
@@ -395,6 +521,37 @@ def test_norms_treat_all_channels_alike(name):
             assert value.flatten().tolist() == pytest.approx([expected] * value.numel(), rel=1e-6)
         else:
             assert torch.equal(value, norm.state_dict()[key])
+
+
+class Doubled(nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+
+def parametrised(norm):
+    for name in ("weight", "bias"):
+        parametrize.register_parametrization(norm, name, Doubled())
+    return norm
+
+
+def pruned(norm):
+    for name in ("weight", "bias"):
+        prune.random_unstructured(norm, name, 0.5)
+    return norm
+
+
+@pytest.mark.parametrize("wrap", [pruned, parametrised])
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, lambda n: nn.GroupNorm(2, n)], ids=["batch", "group"])
+def test_computed_vectors_of_norms_are_averaged_as_they_are_applied(wrap, kind):
+    norm = wrap(randomise(kind(6))).eval()
+    applied = {name: getattr(norm, name).detach() for name in ("weight", "bias")}
+    before = sha(norm)
+    changed = mean_filters(nn.Sequential(norm, nn.Linear(2, 2)))[0]
+    changed(torch.rand(2, 6, 3, 3))  # hooks would compute them again
+    for name, values in applied.items():
+        assert values.std() > 0.1
+        torch.testing.assert_close(getattr(changed, name).detach(), values.mean().expand(6))
+    assert sha(norm) == before
 
 
 @pytest.mark.parametrize(

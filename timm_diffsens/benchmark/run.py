@@ -26,12 +26,15 @@ from timm_diffsens.errors import (
 )
 from timm_diffsens.models.checkpoints import state_sha256
 from timm_diffsens.models.loading import LoadedModel
+from timm_diffsens.models.trace import measured_modules
+from timm_diffsens.models.weights import check_applied, copied_weights
 from timm_diffsens.perturb.streams import stream
 from timm_diffsens.results.records.store import check_writable, find_record, load_record, write_record
 from timm_diffsens.schema import records
 from timm_diffsens.schema.config import Config, described
 from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
 from timm_diffsens.sensitivities.forwards import PassSettings, on_device
+from timm_diffsens.sensitivities.probe import unwrap
 from timm_diffsens.sensitivities.run import Pass, count_wrong, run_pass
 from timm_diffsens.sensitivities.statistics import set_running_statistics
 from timm_diffsens.sensitivities.triplets import KEPT, Batch, PerturbedImages
@@ -221,7 +224,10 @@ class _Run:
             if getattr(variant, "fresh", False):
                 with on_device(changed, self.plan.device):
                     self.retries += set_running_statistics(changed, self.images, self.settings)
+            stays = getattr(variant, "convolution_modules", False)
+            given = copied_weights(measured_modules(unwrap(changed))) if stays else {}
             done = self._pass(name, changed, self.settings)
+            check_applied(given, done.weights)
             if getattr(variant, "spectra", False):
                 spectra.setdefault(name, filter_spectra(done.weights))
             yield done.layers

@@ -14,8 +14,8 @@ Optional attributes:
     stream: purpose of the random streams of its copies (its name).
     fresh: its copies have never seen an image, so running statistics of their norms are set on the measured
         ones before they are measured (False).
-    convolution_modules: it changes convolution modules alone; functional convolutions stay, which is said
-        (False).
+    convolution_modules: it changes convolution modules alone; functional convolutions stay, which is said,
+        and a weight that a forward of the copy writes over is an error (False).
 
 The files import torch inside of functions alone, so that charts can read how a variant looks without it.
 """

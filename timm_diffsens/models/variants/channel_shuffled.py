@@ -68,6 +68,9 @@ def shuffle_channels(
         generator: of the permutations; torch's or numpy's, or None for torch's global stream.
         linear: permute the inputs of linear layers too (for networks without convolutions).
 
+    Raises:
+        UsageError: a weight is computed in each forward in a way that cannot be made permanent.
+
     Example:
         >>> import torch
         >>> from timm_diffsens import shuffle_channels

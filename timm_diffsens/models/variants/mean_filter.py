@@ -28,6 +28,9 @@ def mean_filters(model: nn.Module, generator: object = None) -> nn.Module:
         model: any module; not changed.
         generator: not used; nothing here is random.
 
+    Raises:
+        UsageError: a weight is computed in each forward in a way that cannot be made permanent.
+
     Example:
         >>> import torch
         >>> from timm_diffsens import mean_filters
@@ -45,6 +48,9 @@ def mean_filters(model: nn.Module, generator: object = None) -> nn.Module:
             filters.copy_(_average(filters, (1, 2)))
             if isinstance(module.bias, torch.Tensor):
                 module.bias.copy_(_average(module.bias, (-1,)))
+        for module in list(changed.modules()):
+            if weights.is_norm(module):
+                weights.fix(module)
         for name, module in changed.named_modules():
             if weights.is_norm(module) and "parametrizations" not in name.split("."):
                 for values in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
