@@ -11,7 +11,16 @@ from clones import cloned_outputs, compare
 from drawn_networks import CONTAINERS, Drawn
 from torch import nn
 
-from timm_diffsens import Diffeo, DiffsensWarning, Probe, UsageError, bench, matched_noise, measure
+from timm_diffsens import (
+    Diffeo,
+    DiffsensWarning,
+    MeasurementError,
+    Probe,
+    UsageError,
+    bench,
+    matched_noise,
+    measure,
+)
 from timm_diffsens.sensitivities.forwards import PassSettings
 from timm_diffsens.sensitivities.run import count_wrong, run_pass
 from timm_diffsens.sensitivities.statistics import STATISTICS_BATCH, set_running_statistics
@@ -487,6 +496,78 @@ def test_functional_convolutions_are_named_where_they_are_left_as_they_are(varia
     with warnings.catch_warnings():
         warnings.simplefilter("error", DiffsensWarning)
         bench(net, variants="mean-channel", **options)
+
+
+class Listed(nn.Module):
+    """Its kernels are in a list, which is a module of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernels = nn.ParameterList([torch.randn(4, 8, 3, 3) / 9])
+
+    def forward(self, x):
+        return F.conv2d(x, self.kernels[0])
+
+
+class Made(nn.Module):
+    """Its kernel is what a linear layer makes of a code."""
+
+    def __init__(self):
+        super().__init__()
+        self.make = nn.Linear(2, 4 * 8 * 9)
+
+    def forward(self, x):
+        return F.conv2d(x, self.make(x.new_ones(2)).view(4, 8, 3, 3))
+
+
+class Lent(nn.Module):
+    """The kernel of a convolution module, in part, without calling it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 6, 3)
+        self.scale = nn.Parameter(torch.ones(1, 4, 1, 1))
+
+    def forward(self, x):
+        return F.conv2d(x, self.conv.weight[2:]) * self.scale
+
+
+class Blurred(nn.Module):
+    """Fixed filters, from a buffer and made on the way."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1, 8, 1, 1))
+        self.register_buffer("edges", torch.randn(1, 1, 3, 3))
+
+    def forward(self, x):
+        x = F.conv2d(x * self.scale, self.edges.expand(8, 1, 3, 3), groups=8)
+        x = F.conv2d(x, self.edges.repeat(8, 1, 1, 1), groups=8)
+        return F.conv2d(x, torch.ones(8, 1, 3, 3) / 9, groups=8)
+
+
+@pytest.mark.filterwarnings("ignore::timm_diffsens.DiffsensWarning")
+@pytest.mark.parametrize(("kind", "named"), [(Listed, True), (Made, True), (Lent, False), (Blurred, False)])
+def test_functional_convolutions_are_named_wherever_their_parameters_are(kind, named):
+    net = seeded(lambda: nn.Sequential(OrderedDict(first=nn.Conv2d(3, 8, 3), own=kind())))
+    record = bench(net, variants="channel-shuffled", input_size=16, mean=0.5, std=0.25, images=N)
+    assert any("own of" in text and "convolve" in text for text in record.warnings) == named
+
+
+@pytest.mark.parametrize("variant", ["channel-shuffled", "mean-filter"])
+def test_weights_that_the_network_writes_over_are_named(variant):
+    """By a hook of the whole network, which no convolution by itself would show."""
+    net = seeded(lambda: nn.Sequential(OrderedDict(first=nn.Conv2d(3, 8, 3), inner=nn.Conv2d(8, 4, 3))))
+    raw = net.inner.weight.detach().clone()
+    options = {"variants": variant, "input_size": 16, "mean": 0.5, "std": 0.25, "images": N}
+    bench(net, **options)
+
+    def rewrite(module, args):
+        module.inner.weight.data.copy_(raw)
+
+    net.register_forward_pre_hook(rewrite)
+    with pytest.raises(MeasurementError, match="the weight of inner is computed in a forward"):
+        bench(net, **options)
 
 
 # ---- running statistics of fresh networks

@@ -73,7 +73,7 @@ class Trace:
     containers: frozenset[str]  # modules that only hold others: Sequential, ModuleList, what was not called
     aliases: dict[str, list[str]]  # module -> its other names
     weights: dict[str, torch.Tensor]  # convolution -> its weight as applied
-    functional: list[str]  # modules that convolve with weights of their own but are no convolution modules
+    functional: list[str]  # modules that convolve with weights of no convolution module
     prefix_tokens: int = 0
 
 
@@ -236,8 +236,18 @@ class _Recorder:
         module = self.modules[self._stack[-1].module]
         if _has_weight(module):
             self.weights.setdefault(self._stack[-1].call, weight.detach())
-            if not is_convolution(module):
-                self.functional.add(module)
+        if not is_convolution(module) and module not in self.functional and self._is_loose(weight):
+            self.functional.add(module)
+
+    def _is_loose(self, weight: torch.Tensor) -> bool:
+        """Whether it is neither of a convolution module, nor a fixed filter, nor the same in all channels."""
+        if weight.is_meta:
+            return False
+        modules = self.model.modules()
+        held = [m.weight for m in modules if is_convolution(m) and isinstance(m.weight, torch.Tensor)]
+        if any(_is_of(weight, tensor) for tensor in (*held, *self.model.buffers()) if not is_lazy(tensor)):
+            return False
+        return bool((weight != weight[:1, :1]).any())
 
 
 def call_name(module: str, count: int) -> str:
@@ -277,6 +287,15 @@ def _convolves(module: nn.Module, seen: _Recorder) -> bool:
     named = "conv" in type(module).__name__.lower()
     filters = named and any(p.ndim > _MAP - 2 for p in _own_parameters(module))
     return module in seen.functional or (filters and not is_convolution(module))
+
+
+def _is_of(weight: torch.Tensor, held: torch.Tensor) -> bool:
+    """Whether a weight is a tensor, or a view of it."""
+    if held.layout != torch.strided or held.device != weight.device:
+        return False
+    if 0 <= weight.data_ptr() - held.data_ptr() < held.nbytes:
+        return True
+    return held.shape == weight.shape and torch.equal(held, weight)
 
 
 def _owns_parameters(module: nn.Module) -> bool:
