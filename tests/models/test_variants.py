@@ -441,10 +441,22 @@ class StdConvGain(nn.Conv2d):
         return 5 * F.conv2d(x, self.weight, self.bias)
 
 
+class Attentive(nn.Conv2d):
+    """Its parts have weights of their own."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.gate, self.score = nn.Conv2d(1, 1, 1), nn.Linear(1, 1)
+
+    def forward(self, x):
+        x = x * self.score(self.gate(x.mean((1, 2, 3), keepdim=True)))
+        return F.conv2d(x, self.weight, self.bias)
+
+
 @pytest.mark.parametrize(
     "conv",
-    [StdConvGain(6, 4, 3), Masked(6, 4, 3, on=2), StdConvGain(6, 4, 3, dilation=2)],
-    ids=["gain", "mask of ones", "dilated"],
+    [StdConvGain(6, 4, 3), Masked(6, 4, 3, on=2), Attentive(6, 4, 3), StdConvGain(6, 4, 3, dilation=2)],
+    ids=["gain", "mask of ones", "parts", "dilated"],
 )
 def test_classes_of_ones_own_stay_what_they_are(conv):
     outputs = []

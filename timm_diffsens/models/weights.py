@@ -20,8 +20,8 @@ from timm_diffsens.device.evaluation import evaluating
 from timm_diffsens.errors import MeasurementError, UsageError, listed, warn
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
-# Norms of other libraries go by their class names.
 _LAYER_FUNCTION = re.compile(r"conv(_transpose)?[123]d|linear")
+# Norms of other libraries go by their class names.
 NORM_CLASS = re.compile(r"norm|^frn|filterresponse|abn", re.IGNORECASE)
 
 
@@ -86,7 +86,7 @@ def _check_applied(name: str, module: nn.Module) -> None:
 
 
 def _applied_alone(module: nn.Module) -> list[torch.Tensor]:
-    """The weights that a module applies to zeros; none if it cannot be run so."""
+    """The weights that a module applies to zeros, but those of its parts; none if it cannot be run so."""
     weight: torch.Tensor = module.weight  # type: ignore[assignment]
     shape = [weight.shape[-1]]
     if isinstance(module, _ConvNd):
@@ -102,7 +102,8 @@ def _applied_alone(module: nn.Module) -> list[torch.Tensor]:
         return []
     finally:
         module._forward_hooks.update(after)
-    return seen.weights
+    of_parts = {id(p) for part in module.children() for p in part.parameters()}
+    return [weight for weight in seen.weights if id(weight) not in of_parts]
 
 
 class _Applied(TorchFunctionMode):
@@ -119,7 +120,7 @@ class _Applied(TorchFunctionMode):
         if _LAYER_FUNCTION.fullmatch(getattr(func, "__name__", "")):
             weight = kwargs.get("weight", args[1] if len(args) > 1 else None)
             if isinstance(weight, torch.Tensor):
-                self.weights.append(weight.detach())
+                self.weights.append(weight)
         return func(*args, **kwargs)
 
 
