@@ -19,7 +19,7 @@ from timm_diffsens.models.layers import Layer, list_layers, select_layers, trace
 from timm_diffsens.models.loading import load_model
 from timm_diffsens.models.trace import Trace
 
-SHARED = "the images of a batch cannot be told apart along dim 0"
+SHARED = "depends on the other images of its batch (batch statistics)"
 FUSED = (BatchNormAct2d, GroupNormAct, LayerNormAct, LayerNormAct2d)
 
 
