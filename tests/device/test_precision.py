@@ -76,7 +76,7 @@ def test_tf32_is_off_unless_asked_for_and_put_back():
 
 def test_tf32_without_cuda_is_refused_before_anything_is_measured(images):
     asked = {"pretrained": False, "images": 4, "device": "cpu"}
-    with pytest.raises(UsageError, match="--tf32 is for CUDA devices, got cpu"):
+    with pytest.raises(UsageError, match=r"^tf32 is for CUDA devices, got cpu"):
         bench("test_resnet", tf32=True, **asked)
     with pytest.raises(UsageError, match="--tf32 is for CUDA devices, got cpu"):
         measure(nn.Conv2d(3, 2, 3), images, precision=Precision(tf32=True))

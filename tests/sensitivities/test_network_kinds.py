@@ -1,8 +1,11 @@
 """Kinds of networks that people hook: each works as it does by itself, or says why it does not."""
 
 import copy
+import dataclasses
 import warnings
 from collections import OrderedDict
+from collections.abc import Mapping, MutableMapping
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ import torch.nn.functional as F
 from clones import cloned_outputs, compare
 from drawn_networks import CONTAINERS, Drawn
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from timm_diffsens import (
     Diffeo,
@@ -20,6 +24,7 @@ from timm_diffsens import (
     bench,
     matched_noise,
     measure,
+    sensitivity,
 )
 from timm_diffsens.sensitivities.forwards import PassSettings
 from timm_diffsens.sensitivities.run import count_wrong, run_pass
@@ -27,6 +32,7 @@ from timm_diffsens.sensitivities.statistics import STATISTICS_BATCH, set_running
 from timm_diffsens.sensitivities.triplets import Perturbation, PerturbedImages, batches_of
 
 N, SIDE = 6, 16
+pytestmark = pytest.mark.filterwarnings("ignore:.*its output is taken to be")
 
 
 def images(n=N, side=SIDE, seed=0):
@@ -628,3 +634,387 @@ def test_networks_without_running_statistics_need_no_pass():
     calls = []
     set_running_statistics(nn.Conv2d(3, 4, 3), perturbed, PassSettings(forward=lambda m, x: calls.append(1)))
     assert calls == []
+
+
+# ---- calls of the network
+
+
+class Recursive(nn.Module):
+    """Calls itself, on the images and on their mirror images."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x, again=True):
+        return self(x, False) + self(x.flip(-1) * 3, False) if again else self.body(x)
+
+
+def test_a_network_that_calls_itself_is_one_forward():
+    net = seeded(Recursive)
+    found = of_layers(measure(net, images(), layers="all"))
+    assert {layer.n for layer in found.values()} == {N}
+    parts = _parts()[0]
+    with torch.no_grad():
+        for name, output in (
+            ("body", net.body(parts)),
+            ("body#1", net.body(parts.flip(-1) * 3)),
+            ("output", net(parts)),
+        ):
+            expected = sensitivity(*output.reshape(3, N, -1).double())
+            assert found[name].r == pytest.approx(expected.r, rel=1e-5), name
+
+
+@pytest.mark.parametrize("times", [0, 2])
+def test_a_forward_must_call_the_network_once(times):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Conv2d(3, 4, 3)
+
+        def encode(self, x):
+            return self.body(x)
+
+        def forward(self, x):
+            return self.body(x)
+
+    def forward(model, x):
+        return model.encode(x) if times == 0 else model(x) + model(x.flip(-1))
+
+    with pytest.raises(UsageError, match=f"must call the model itself, once.*called it {times} times"):
+        measure(Net(), images(), forward=forward)
+
+
+def test_a_forward_in_chunks_is_told_what_it_gave():
+    net = nn.Conv2d(3, 4, 3)
+    with pytest.raises(UsageError, match=r"three equal parts .* got \(9, 3, 16, 16\)"):
+        measure(net, images(), forward=lambda m, x: torch.cat([m(part) for part in x.chunk(2)]))
+
+
+def test_two_probes_on_one_network_see_the_same():
+    net = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)))
+    with Probe(net, "all") as one, Probe(net, "all") as two, torch.no_grad():
+        net(triple())
+    assert one.results() == two.results()
+
+
+def test_a_bad_pattern_is_told_at_each_forward():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3))
+    with Probe(net, "nothing.*"), torch.no_grad():
+        for _ in range(2):
+            with pytest.raises(UsageError, match="unknown layer or pattern"):
+                net(triple())
+
+
+def test_images_are_told_from_what_is_beside_them():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, corners, x):
+            return self.conv(x)
+
+    net = seeded(Net)
+    with Probe(net, "all") as probe, torch.no_grad():
+        net(torch.rand(6, 2), triple())
+    assert probe.results()[-1].n == N
+    assert probe.results()[-1].r is not None
+
+
+# ---- containers
+
+
+class Wrapping(MutableMapping):
+    """A mapping around another, without a copy of its own."""
+
+    def __init__(self, items):
+        self.items_inside = dict(items) if not isinstance(items, dict) else items
+
+    def __getitem__(self, key):
+        return self.items_inside[key]
+
+    def __setitem__(self, key, value):
+        self.items_inside[key] = value
+
+    def __delitem__(self, key):
+        del self.items_inside[key]
+
+    def __iter__(self):
+        return iter(self.items_inside)
+
+    def __len__(self):
+        return len(self.items_inside)
+
+
+class Slotted:
+    """Attributes without a dictionary."""
+
+    __slots__ = ("image",)
+
+    def __init__(self, image):
+        self.image = image
+
+
+@dataclasses.dataclass
+class Unset:
+    """A field that is not there yet."""
+
+    image: torch.Tensor
+    later: int = dataclasses.field(init=False)
+
+
+@pytest.mark.parametrize("kind", ["wrapping", "proxy", "slots", "unset", "circle", "class"])
+def test_odd_containers_are_seen_through_and_left_as_they_are(kind):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, batch, other=None):
+            return self.conv(batch["image"] if isinstance(batch, Mapping) else batch.image)
+
+    x, other = triple(), Unset if kind == "class" else None
+    circle = {"image": x}
+    circle["self"] = circle
+    given = {
+        "wrapping": lambda: Wrapping({"image": x}),
+        "proxy": lambda: MappingProxyType({"image": x}),
+        "slots": lambda: Slotted(x),
+        "unset": lambda: Unset(x),
+        "circle": lambda: circle,
+        "class": lambda: {"image": x},
+    }[kind]()
+    with Probe(seeded(Net), "all") as probe, torch.no_grad():
+        probe.model(given, other)
+    with Probe(seeded(Net), "all") as plain, torch.no_grad():
+        plain.model({"image": x})
+    assert probe.results() == plain.results()
+    assert (given["image"] if isinstance(given, Mapping) else given.image) is x
+
+
+# ---- what is left behind, and what memory may hold
+
+
+def test_weights_that_share_memory_still_do_afterwards():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
+    net[2].weight.data = net[1].weight.data
+    places = [p.data_ptr() for p in net.parameters()]
+    measure(net, images())
+    assert [p.data_ptr() for p in net.parameters()] == places
+
+
+def test_a_part_that_hardly_shows_decides_the_layout_too():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)
+            self.branch = Called(
+                lambda x: torch.as_strided(x, x.shape, (x[0].numel(), 14 * 14, 14, 1)).square()
+            )
+
+        def forward(self, x):
+            x = self.conv(x)
+            return self.last(x) + 1e-6 * self.branch(x)
+
+    net = seeded(Scaled)
+    found = of_layers(measure(net, images(), layers="all"))
+    with torch.no_grad():
+        expected = sensitivity(*net.conv(_parts()[0]).square().reshape(3, N, -1).double())
+    assert found["branch"].r == pytest.approx(expected.r, rel=1e-5)
+
+
+@pytest.mark.parametrize("error", [AssertionError, ValueError])
+def test_any_error_in_another_layout_leaves_the_networks_own(error):
+    class Strict(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            x = self.conv(x)
+            if not x.is_contiguous():
+                raise error
+            return x
+
+    assert measure(Strict(), images())[-1].r is not None
+
+
+def test_lazy_networks_may_be_of_any_type():
+    net = nn.Sequential(
+        nn.LazyConv2d(4, 3, dtype=torch.float64), nn.Flatten(), nn.LazyLinear(3, dtype=torch.float64)
+    )
+    loader = DataLoader(TensorDataset(images().double(), torch.zeros(N)), 2)
+    assert measure(net, loader)[-1].r is not None
+    net = nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(3))
+    assert measure(net, loader)[-1].r is not None
+
+
+def test_a_lazy_layer_that_is_not_called_is_no_obstacle():
+    class Unused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.unused = nn.LazyConv2d(4, 3), nn.LazyConv2d(4, 3)
+
+        def forward(self, x):
+            return self.conv(x)
+
+    assert measure(Unused(), images())[-1].r is not None
+
+
+def test_nested_outputs_of_a_network_have_a_reason():
+    class Ragged(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return torch.nested.as_nested_tensor(list(self.conv(x)))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        found = of_layers(measure(Ragged(), images(), layers="all"))
+    assert found["output"].reason == "no plain array (nested)"
+    assert found["conv"].r is not None
+
+
+def test_modules_inside_of_vmap_have_a_reason():
+    class Mapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.last = nn.Linear(16, 4), nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return self.last(x) + torch.vmap(self.inner)(x).mean()
+
+    found = of_layers(measure(Mapped(), images(), layers="all"))
+    assert found["inner"].reason == "no plain array (inside of torch.vmap)"
+
+
+def test_inference_tensors_are_measured_and_inference_mode_is_refused():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        @torch.inference_mode()
+        def forward(self, x):
+            return self.conv(x)
+
+    with torch.inference_mode():
+        given = images()
+    assert measure(nn.Conv2d(3, 4, 3), given)[-1].r is not None
+    with pytest.raises(UsageError, match="inference_mode"):
+        measure(Net(), images())
+
+
+# ---- causes
+
+
+def test_a_weak_dependence_on_the_batch_is_named():
+    class Weak(nn.Module):
+        def forward(self, x):
+            return x + 0.02 * x.mean(0, keepdim=True)
+
+    found = measure(nn.Sequential(nn.Conv2d(3, 8, 3), Weak()), images(), layers="all")
+    assert found[0].r is not None
+    assert "depends on the other images" in found[1].reason
+
+
+@pytest.mark.parametrize("how", ["generator", "state"])
+def test_what_differs_between_two_forwards_is_named(how):
+    class Differs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.generator, self.before = nn.Conv2d(3, 4, 3), torch.Generator().manual_seed(0), 0.0
+
+        def forward(self, x):
+            x = self.conv(x)
+            if how == "generator":
+                return x * (1 + torch.rand((), generator=self.generator))
+            x, self.before = x + self.before, 0.5 * float(x.abs().mean()) + 0.5 * self.before
+            return x
+
+    found = measure(Differs(), images(), layers="all")[-1]
+    assert "random in evaluation mode, or keeps state" in found.reason
+
+
+# ---- which output
+
+
+def outputs(make):
+    class Several(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return make(self.conv(x))
+
+    return Several()
+
+
+SEVERAL = {
+    "map, scores": (lambda y: (y, y.mean((2, 3))), (4,)),
+    "scores, map": (lambda y: (y.mean((2, 3)), y), (4,)),
+    "levels": (lambda y: {"p2": y, "p3": y[..., ::2, ::2]}, (4, 7, 7)),
+    "last and all hidden states": (
+        lambda y: {
+            "last_hidden_state": y.flatten(2),
+            "hidden_states": (y.flatten(2) * 2, y[..., 0]),
+        },
+        (4, 196),
+    ),
+    "logits and boxes": (
+        lambda y: {"pred_logits": y.flatten(2), "pred_boxes": y.flatten(2)[..., :4]},
+        (4, 196),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_which_of_several_outputs_is_taken_is_said(kind):
+    make, shape = SEVERAL[kind]
+    with pytest.warns(DiffsensWarning, match="Several returns . tensors .* its output is taken to be "):
+        found = measure(outputs(make), images(), layers="output")
+    assert found[-1].shape == shape
+
+
+def test_nothing_is_said_where_the_output_has_its_name():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DiffsensWarning)
+        found = measure(outputs(lambda y: {"aux": y, "logits": y.mean((2, 3))}), images(), layers="output")
+    assert found[-1].shape == (4,)
+
+
+# ---- running statistics, again
+
+
+def test_a_norm_called_twice_averages_both_calls():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return self.norm(x) + self.norm(x + 50)
+
+    net, clean = Twice().eval(), images(STATISTICS_BATCH)
+    set_running_statistics(net, PerturbedImages(batches_of(clean), Perturbation()), PassSettings())
+    assert torch.allclose(net.norm.running_mean, clean.mean((0, 2, 3)) + 25, rtol=1e-5)
+    assert not net.norm._forward_pre_hooks
+
+
+def test_norms_that_no_forward_calls_are_named():
+    class Unused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return F.batch_norm(x, self.norm.running_mean, self.norm.running_var)
+
+    with pytest.warns(DiffsensWarning, match="running statistics of norm stay as made"):
+        set_running_statistics(
+            Unused().eval(), PerturbedImages(batches_of(images()), Perturbation()), PassSettings()
+        )

@@ -72,6 +72,8 @@ class FollowChannels(TorchFunctionMode):
         before = (tuple(source.shape), channel_axis(source)) if source is not None else None
         out = func(*args, **kwargs)
         for tensor in _tensors([out]):
+            if tensor.is_nested:  # it has no shape
+                continue
             axis = _axis(func, tensor, before, args, kwargs)
             if axis is not None or hasattr(tensor, _MARK):
                 setattr(tensor, _MARK, axis)

@@ -1,6 +1,7 @@
 """Networks with lazy layers (`torch.nn.LazyConv2d`, ...), sized by their first forward."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,23 +9,41 @@ from torch.nn.parameter import is_lazy as is_uninitialized
 
 from timm_diffsens.device.evaluation import evaluating
 from timm_diffsens.errors import UsageError, first_line
+from timm_diffsens.models.weights import is_lazy, refuse_meta
+
+
+def sized(model: nn.Module, run: Callable[[], Any]) -> None:
+    """Let lazy layers get their sizes, and their random weights, from a forward; others need none.
+
+    Args:
+        model: changed in place.
+        run: a forward of it.
+
+    Raises:
+        UsageError: a parameter is on the meta device; the forward fails.
+    """
+    refuse_meta(model)
+    if not is_lazy(model):
+        return
+    try:
+        with torch.no_grad(), evaluating(model):
+            run()
+    except Exception as error:
+        raise UsageError(
+            f"lazy layers of {type(model).__name__} get their sizes from a forward, which failed: "
+            f"{first_line(error)}"
+        ) from error
 
 
 def complete(spec: str, make: Callable[[], nn.Module], shape: tuple[int, ...]) -> nn.Module:
-    """A network whose lazy layers have got their sizes, and their random weights, from a forward.
+    """A network whose lazy layers all have sizes, from a forward of images (2, *shape).
 
     Raises:
         UsageError: the forward fails, or does not call all of them.
     """
     module = make()
-    try:
-        with torch.no_grad(), evaluating(module):
-            module(torch.zeros(2, *shape))
-    except Exception as error:
-        raise UsageError(
-            f"lazy layers of {spec} get their sizes from a forward of {shape}, "
-            f"which failed: {first_line(error)}"
-        ) from error
+    like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+    sized(module, lambda: module(torch.zeros(2, *shape, dtype=like.dtype, device=like.device)))
     for name, values in (*module.named_parameters(), *module.named_buffers()):
         if is_uninitialized(values):
             raise UsageError(

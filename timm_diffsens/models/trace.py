@@ -5,8 +5,9 @@ depend on the input, and which outputs are one and the same tensor. Where the tw
 tell why.
 """
 
+import re
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from timm_diffsens.device.seeding import random_state
+from timm_diffsens.errors import UsageError, warn
 from timm_diffsens.models.channels import FollowChannels, channel_axis, mark_channels
 from timm_diffsens.models.containers import tensors
 from timm_diffsens.models.weights import is_convolution
@@ -25,13 +27,17 @@ Arguments = tuple[Sequence[Any], dict[str, Any]]  # of a forward, positional and
 Rows = tuple[tuple[float, ...], ...]  # numbers that stand for a tensor, see `_signature`
 
 _SAME = 1e-2  # relative: what rounding of one image at another place in the batch can never reach
-_SUSPICIOUS = 1000  # units in the last place: a repeated forward tells whether this much is random
-_REPEATS = 8  # of a forward that draws random numbers: rare events (drop path) may miss one
+_SUSPICIOUS = 1000  # units in the last place: further forwards tell where this much comes from
+_BATCH = 1e-3  # relative: power sums of a batch, in which rounding averages out
+_REPEATS = 8  # of a forward that is random, it seems: rare events (drop path) may miss one
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _TWO_ROWS = 6  # numbers of a signature that tells the two images apart
+_SAID = ("[out]", "[logits]")  # names of an output
+_FEW = 4  # tensors named in a warning
 _SCORES, _MAP = 2, 4  # axes of a batch of scores, and of maps
 _MIXED = "the images of a batch cannot be told apart along dim 0"
-_RANDOM = "random in evaluation mode: two forwards of the same images differ"
+_NO_ARRAY = "no plain array"
+_RANDOM = "random in evaluation mode, or keeps state: two forwards of the same images differ"
 _BATCH_STATISTICS = "depends on the other images of its batch (batch statistics)"
 
 
@@ -74,6 +80,7 @@ class Trace:
     aliases: dict[str, list[str]]  # module -> its other names
     weights: dict[str, torch.Tensor]  # convolution -> its weight as applied
     functional: list[str]  # modules that convolve with weights of no convolution module
+    recursive: set[str]  # modules that are called inside of themselves
     prefix_tokens: int = 0
 
 
@@ -99,15 +106,18 @@ def trace(model: nn.Module, batch: Callable[[Sequence[int]], Arguments]) -> Trac
     after = {call.name: call for call in two.calls}
     for call in one.calls:
         _find_batch(call, after.get(call.name))
-    draws = random_state() != before
-    if draws or any(_is_suspicious(call, after.get(call.name)) for call in one.calls):
-        for _ in range(_REPEATS if draws else 1):
-            _find_random(one.calls, _recorded(model, batch([0, 1])).calls)
+    suspicious = [call for call in one.calls if _is_suspicious(call, after.get(call.name))]
+    if suspicious or random_state() != before:
+        for _ in range(_REPEATS):
+            for call in differing(one.calls, _recorded(model, batch([0, 1])).calls):
+                call.reason = _RANDOM
             if one.calls and one.calls[-1].reason == _RANDOM:
                 break
-    if any(call.reason == _MIXED for call in one.calls):
+        mixed = [call for call in suspicious if call.reason in (None, _MIXED)]
         sums = (_recorded(model, batch(pair), _power_sums).calls for pair in ([0, 1], [0, 0], [1, 1]))
-        _find_batch_statistics(one.calls, *sums)
+        if mixed:
+            _find_batch_statistics(mixed, *sums)
+    one.say_what_is_the_output()
     called = {frame.module for frame in one.frames}
     return Trace(
         one.calls,
@@ -123,8 +133,33 @@ def trace(model: nn.Module, batch: Callable[[Sequence[int]], Arguments]) -> Trac
             for name, module in one.modules.items()
             if name in called and _convolves(module, one)
         ],
+        one.recursive,
         int(getattr(model, "num_prefix_tokens", 0) or 0),
     )
+
+
+def calls_of(model: nn.Module, run: Callable[[], Any]) -> list[Call]:
+    """What modules give while `run` calls a model, with their signatures."""
+    recorder = _Recorder(model, _signature)
+    with recorder.hooked():
+        run()
+    return recorder.calls
+
+
+def differing(calls: list[Call], others: list[Call]) -> list[Call]:
+    """The calls that give other numbers in another forward of the same images, by more than rounding."""
+    found = {call.name: call for call in others}
+    return [call for call in calls if _differs(call, found.get(call.name))]
+
+
+def _differs(call: Call, other: Call | None) -> bool:
+    if other is None or other.shape != call.shape or len(other.rows) != len(call.rows):
+        return True
+    if not call.rows or call.rows == other.rows:
+        return False
+    scale = max(*map(abs, call.rows[0] + other.rows[0]), 1e-30)
+    gap = max(abs(a - b) for a, b in zip(call.rows[0], other.rows[0], strict=True))
+    return gap > min(_SUSPICIOUS * call.eps, _SAME) * scale
 
 
 def _recorded(
@@ -143,8 +178,10 @@ class _Recorder:
         self.calls: list[Call] = []
         self.frames: list[_Frame] = []
         self.output: str | None = None
+        self._choice: list[str] = []
         self.weights: dict[str, torch.Tensor] = {}
         self.functional: set[nn.Module] = set()
+        self.recursive: set[str] = set()
         self._stack: list[_Frame] = []
         self._counts: dict[str, int] = {}
         self._seen: dict[int, tuple[weakref.ref[torch.Tensor], int, str]] = {}
@@ -158,14 +195,15 @@ class _Recorder:
                 self.aliases.setdefault(known, []).append(plain_name(name))
 
     def run(self, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-        with self._hooked(), torch.no_grad(), FollowChannels(self._on_convolution):
+        with self.hooked(), torch.no_grad(), FollowChannels(self._on_convolution):
             for _, tensor in tensors([*args, *kwargs.values()]):
                 if tensor.ndim == 4:
                     mark_channels(tensor, 1)
             self.model(*args, **kwargs)
 
     @contextmanager
-    def _hooked(self) -> Iterator[None]:
+    def hooked(self) -> Iterator[None]:
+        """While open, each call of a module is recorded."""
         with ExitStack() as stack:
             for module in self.modules.values():
                 before = module.register_forward_pre_hook(self._before, with_kwargs=True)
@@ -181,6 +219,8 @@ class _Recorder:
         given = tensors([*args, *kwargs.values()])
         source = self._name_of(given[0][1]) if given else None
         frame = _Frame(call_name(name, count), name, source, len(self.calls), module in self._fused)
+        if any(name == outer.module for outer in self._stack):
+            self.recursive.add(name)
         if self._stack:
             self._stack[-1].parent = True
         self._stack.append(frame)
@@ -193,10 +233,15 @@ class _Recorder:
         inside = any(f.fused for f in self._stack)
         for path, tensor in found:
             name = frame.call + path
+            if tensor.is_inference():
+                raise UsageError(
+                    f"{frame.module or type(module).__name__} works under torch.inference_mode, which hides "
+                    "what overwrites its outputs; use torch.no_grad there"
+                )
             seen = self._name_of(tensor)
             if seen is None:
                 self._seen[id(tensor)] = (weakref.ref(tensor), tensor._version, name)
-            kept_as = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+            kept_as = _kept_as(tensor)
             rows = self.summary(tensor) if kept_as == "strided" else ()
             shape = () if tensor.is_nested else tuple(tensor.shape)
             self.calls.append(
@@ -223,6 +268,16 @@ class _Recorder:
         if not self._stack:
             chosen = pick_output(output)
             self.output = frame.call + chosen[0] if chosen else None
+            self._choice = [path for path, tensor in found if tensor.is_floating_point()]
+
+    def say_what_is_the_output(self) -> None:
+        """Warn where a network returns several tensors and nothing says which is its output."""
+        if len(self._choice) > 1 and self.output is not None and not self.output.endswith(_SAID):
+            warn(
+                f"{type(self.model).__name__} returns {len(self._choice)} tensors "
+                f"({', '.join(self._choice[:_FEW])}{', ...' if len(self._choice) > _FEW else ''}): "
+                f"its output is taken to be {self.output}"
+            )
 
     def _name_of(self, tensor: torch.Tensor) -> str | None:
         """Name of this tensor if it was seen before and nothing has overwritten it since."""
@@ -258,21 +313,38 @@ def call_name(module: str, count: int) -> str:
 def pick_output(value: Any) -> tuple[str, torch.Tensor] | None:
     """The tensor that counts as the network's output.
 
-    Itself; the one called out or logits; the first, but of several maps (or lists of tokens) like it the
-    deepest, which is the coarsest.
+    Itself; the one called out or logits; scores (n, classes) that are returned beside a map; of a list of
+    maps (or of tokens), or of maps by level, the deepest, which is the coarsest; else the first.
     """
     found = [(path, t) for path, t in tensors(value) if t.is_floating_point()]
-    for wanted in ("[out]", "[logits]"):
-        for path, tensor in found:
-            if path == wanted:
-                return path, tensor
-    alike = [(path, tensor) for path, tensor in found if tensor.ndim == found[0][1].ndim > _SCORES]
-    return min(reversed(alike), key=lambda item: _extent(item[1])) if alike else next(iter(found), None)
+    said = [item for wanted in _SAID for item in found if item[0] == wanted]
+    if said or not found:
+        return said[0] if said else None
+    scores = [item for item in found if item[1].ndim == _SCORES]
+    if (
+        isinstance(value, list | tuple)
+        and found[0][1].ndim == _MAP
+        and len(found) - len(scores) == 1
+        and scores
+    ):
+        return scores[0]
+    alike = [item for item in found if item[1].ndim == found[0][1].ndim > _SCORES and not item[1].is_nested]
+    levels = not isinstance(value, Mapping) or all(re.search(r"\d", str(key)) for key in value)
+    return min(reversed(alike), key=lambda item: _extent(item[1])) if alike and levels else found[0]
 
 
 def _extent(tensor: torch.Tensor) -> int:
     """A map's side, the middle one of its sizes wherever its channels are; of other tensors their numbers."""
     return sorted(tensor.shape[1:])[1] if tensor.ndim == _MAP else tensor.numel()
+
+
+def _kept_as(tensor: torch.Tensor) -> str:
+    """How the numbers are kept: "strided" in a plain array."""
+    if tensor.is_nested:
+        return "nested"
+    if torch._C._functorch.is_batchedtensor(tensor):
+        return "inside of torch.vmap"
+    return str(tensor.layout).removeprefix("torch.")
 
 
 def _fuses(module: nn.Module) -> bool:
@@ -379,7 +451,7 @@ def _find_batch(call: Call, again: Call | None) -> None:
     if not call.floating:
         call.reason = "not floating-point"
     elif call.kept_as:
-        call.reason = f"no plain array ({call.kept_as})"
+        call.reason = f"{_NO_ARRAY} ({call.kept_as})"
     elif not call.shape or call.shape[0] == 0 or 0 in call.shape:
         call.reason = "not a batch: no dimension or no element"
     elif again is None or again.shape != call.shape:
@@ -419,20 +491,6 @@ def _is_suspicious(call: Call, again: Call | None) -> bool:
     return least > min(_SUSPICIOUS * call.eps, _SAME)
 
 
-def _find_random(calls: list[Call], repeated: list[Call]) -> None:
-    """Set the reason of calls that give something else for the same images."""
-    again = {call.name: call for call in repeated}
-    for call in calls:
-        other = again.get(call.name)
-        if other is None or other.shape != call.shape:
-            call.reason = _RANDOM
-        elif call.rows and call.rows != other.rows:
-            pairs = zip(call.rows[0], other.rows[0], strict=True)
-            scale = max(*map(abs, call.rows[0] + other.rows[0]), 1e-30)
-            if max(abs(a - b) for a, b in pairs) > min(_SUSPICIOUS * call.eps, _SAME) * scale:
-                call.reason = _RANDOM
-
-
 def _find_batch_statistics(
     calls: list[Call], both: list[Call], first: list[Call], second: list[Call]
 ) -> None:
@@ -442,12 +500,14 @@ def _find_batch_statistics(
     is told from images that change one another.
     """
     sums = [{call.name: call.rows for call in found} for found in (both, first, second)]
-    for call in (call for call in calls if call.reason == _MIXED):
+    for call in calls:
+        known = call.reason == _MIXED  # it is one or the other; else rounding is the third
+        least = min(_SUSPICIOUS * call.eps, _SAME) if known else max(_BATCH, call.eps)
         rows = [found.get(call.name, ()) for found in sums]
         together, *alone = (row[0] if row else () for row in rows)
         for value, one, two in zip(together, *alone, strict=False):
             expected = (one + two) / 2
-            if abs(value - expected) > min(_SUSPICIOUS * call.eps, _SAME) * expected:
+            if abs(value - expected) > least * expected:
                 call.reason = _BATCH_STATISTICS
 
 

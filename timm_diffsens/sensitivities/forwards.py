@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy as is_uninitialized
 
 from timm_diffsens.device import devices, seeding
-from timm_diffsens.device.evaluation import evaluating
+from timm_diffsens.device.evaluation import eager, evaluating
 from timm_diffsens.device.precision import FULL, Precision
-from timm_diffsens.models.weights import is_lazy, refuse_meta
+from timm_diffsens.models.lazy import sized
+from timm_diffsens.models.trace import Call, calls_of, differing
 from timm_diffsens.sensitivities.batch_size import BatchSize, is_out_of_memory
-from timm_diffsens.sensitivities.probe import Forward, model_output
+from timm_diffsens.sensitivities.probe import Forward
 from timm_diffsens.sensitivities.triplets import PerturbedImages
-
-_SAME = 1e-2  # relative: what another order of summation can never reach
 
 
 @dataclass(frozen=True)
@@ -67,17 +67,16 @@ def on_device(model: nn.Module, device: str | torch.device | None) -> Iterator[N
 
 
 def complete(model: nn.Module, images: PerturbedImages, settings: PassSettings) -> None:
-    """Run lazy modules once, under the seed; check that there are numbers."""
+    """Check that there are numbers; run lazy modules once, under the seed."""
     first = images.first()
-    if first is not None and is_lazy(model):
-        with seeding.seeded(images.perturbation.seed), torch.no_grad(), evaluating(model):
-            settings.called(model, _three(first))
-    refuse_meta(model)
+    with seeding.seeded(images.perturbation.seed):
+        sized(model, lambda: None if first is None else settings.called(model, _three(first, like_of(model))))
 
 
-def _three(image: torch.Tensor) -> torch.Tensor:
+def _three(image: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """An image (1, ...) and two others, for a forward of its own."""
-    return torch.cat([image, image.flip(-1), image / 2])
+    three = torch.cat([image, image.flip(-1), image / 2])
+    return three.to(like.device, like.dtype if like.is_floating_point() else three.dtype)
 
 
 @contextmanager
@@ -86,36 +85,32 @@ def forwards(
 ) -> Iterator[torch.memory_format]:
     """As forwards are run: without gradients, in the precision asked for, in the layout that is given.
 
-    The layout is channels-last where that pays and the network gives the same in it: `view` and `as_strided`
-    see how numbers lie in memory.
+    The layout is channels-last where that pays and every part of the network gives the same in it: `view`
+    and `as_strided` see how numbers lie in memory.
     """
     like, first = like_of(model), images.first()
-    with torch.no_grad(), settings.precision.applied(like.device), ExitStack() as stack:
+    with torch.no_grad(), settings.precision.applied(like.device), eager(), ExitStack() as stack:
         layout = torch.contiguous_format
         if first is not None and first.ndim == 4 and _prefers_channels_last(model):
-            three = _three(first).to(like.device, like.dtype if like.is_floating_point() else first.dtype)
+            three = _three(first, like)
             with evaluating(model):
-                plain = model_output(settings.called(model, three))
+                plain = calls_of(model, lambda: settings.called(model, three))
             layout = stack.enter_context(channels_last(model))
-            with evaluating(model):
-                same = _gives(model, settings, three.contiguous(memory_format=layout), plain)
-            if not same:
+            if not _gives(model, settings, three.contiguous(memory_format=layout), plain):
                 stack.close()
                 layout = torch.contiguous_format
         yield layout
 
 
-def _gives(model: nn.Module, settings: PassSettings, images: torch.Tensor, plain: torch.Tensor) -> bool:
-    """Whether a forward gives these numbers, to rounding."""
+def _gives(model: nn.Module, settings: PassSettings, images: torch.Tensor, plain: list[Call]) -> bool:
+    """Whether all parts of a network give these numbers, to rounding."""
     try:
-        found = model_output(settings.called(model, images)).to_dense()
-    except RuntimeError as error:
+        with evaluating(model):
+            return not differing(plain, calls_of(model, lambda: settings.called(model, images)))
+    except Exception as error:  # whatever the network's own code checks
         if is_out_of_memory(error):
             raise
         return False
-    plain = plain.to_dense().float()
-    gap = torch.linalg.vector_norm(found.float() - plain)
-    return not gap > _SAME * torch.linalg.vector_norm(plain)
 
 
 def _prefers_channels_last(model: nn.Module) -> bool:
@@ -126,13 +121,19 @@ def _prefers_channels_last(model: nn.Module) -> bool:
 
 @contextmanager
 def channels_last(model: nn.Module) -> Iterator[torch.memory_format]:
-    """Keep convolution weights channels-last for the duration, where that pays; gives the images' layout."""
-    weights = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
-    swapped = [w for w in weights if w.is_contiguous()] if _prefers_channels_last(model) else []
-    for weight in swapped:
-        weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    """Keep convolution weights channels-last for the duration, where that pays; gives the images' layout.
+
+    Afterwards they are the very tensors that they were: other parameters may share their memory.
+    """
+    weights = [
+        m.weight for m in model.modules() if isinstance(m, nn.Conv2d) and not is_uninitialized(m.weight)
+    ]
+    plain = [(w, w.data) for w in dict.fromkeys(weights) if w.is_contiguous()]
+    swapped = plain if _prefers_channels_last(model) else []
+    for weight, data in swapped:
+        weight.data = data.contiguous(memory_format=torch.channels_last)
     try:
         yield torch.channels_last if swapped else torch.contiguous_format
     finally:
-        for weight in swapped:
-            weight.data = weight.data.contiguous(memory_format=torch.contiguous_format)
+        for weight, data in swapped:
+            weight.data = data

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
@@ -23,6 +24,7 @@ from timm_diffsens.sensitivities.reductions.state import MOST_IMAGES
 Forward = Callable[[nn.Module, torch.Tensor], Any]  # (model, images) -> what the model returns
 
 _PARTS = 3  # clean, deformed, noised
+_TRACING = ContextVar("tracing", default=False)  # some probe traces: no hook of any probe measures
 
 
 class Probe:
@@ -69,7 +71,8 @@ class Probe:
         self._counts: dict[str, int] = {}
         self._batch = 0
         self._expected: int | None = None
-        self._tracing = False
+        self._depth = 0  # of calls of the model inside of itself
+        self._forwards = 0
         self._handles: list[RemovableHandle] = []
         self._evaluation, self._eager = evaluating(self.model), eager()
 
@@ -78,7 +81,9 @@ class Probe:
             raise UsageError("this probe is open already")
         self._evaluation.__enter__()
         self._eager.__enter__()
+        self._depth = 0
         self._handles.append(self.model.register_forward_pre_hook(self._before, with_kwargs=True))
+        self._handles.append(self.model.register_forward_hook(self._after, always_call=True))
         if self.layers:
             self._attach()
         return self
@@ -101,12 +106,22 @@ class Probe:
         self._orders.clear()
 
     def run(self, images: torch.Tensor, forward: Forward | None = None) -> Any:
-        """One forward of images (3 n, c, h, w) by `forward(model, images)`, else by `model(images)`."""
-        self._expected = len(images)
+        """One forward of images (3 n, c, h, w) by `forward(model, images)`, else by `model(images)`.
+
+        Raises:
+            UsageError: `forward` calls the model not at all, or several times.
+        """
+        self._expected, before = len(images), self._forwards
         try:
-            return forward(self.model, images) if forward else self.model(images)
+            output = forward(self.model, images) if forward else self.model(images)
         finally:
             self._expected = None
+        if self._forwards != before + 1:
+            raise UsageError(
+                f"forward= must call the model itself, once, with all the images; it called it "
+                f"{self._forwards - before} times: wrap what it does in a module, and measure that"
+            )
+        return output
 
     @property
     def not_called(self) -> list[str]:
@@ -188,26 +203,31 @@ class Probe:
         return found
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._tracing:
+        self._depth += 1
+        if _TRACING.get() or self._depth > 1:
             return
+        self._forwards += 1
         if torch.is_inference_mode_enabled():
             raise UsageError(
                 "the probe needs torch.no_grad(): inference_mode drops what shows in-place overwriting"
             )
         given = [t for _, t in tensors([*args, *kwargs.values()])]
+        shapes = ", ".join(str(tuple(t.shape)) for t in given) or "no tensor"
         if self._expected is not None:  # tensors of another length do not belong to the images
             given = [t for t in given if t.ndim and len(t) == self._expected]
-        images = next((t for t in given if t.ndim > 1 and t.is_floating_point()), given[0] if given else None)
+        images = max(given, key=lambda t: (t.is_floating_point(), t.ndim), default=None)
         if images is None or images.ndim == 0 or len(images) % _PARTS or len(images) == 0:
-            shape = tuple(images.shape) if images is not None else None
             raise UsageError(
                 "the probe expects a batch of three equal parts along dim 0 (clean, deformed, noised), "
-                f"got {shape if shape is not None else 'no tensor'}"
+                f"got {shapes}"
             )
         self._batch = len(images)
         self._counts.clear()
         if self.trace is None:
             self._start((args, kwargs), images.device)
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._depth -= 1
 
     def _start(self, given: Arguments, device: torch.device) -> None:
         """Trace the model on three samples of the first batch, then hook the layers asked for."""
@@ -222,15 +242,16 @@ class Probe:
             )
             return taken
 
-        self._tracing = True
+        token = _TRACING.set(True)
         try:
             if is_lazy(self.model):
                 args, kwargs = batch([0, 1])
                 self.model(*args, **kwargs)
-            self.trace = trace(self.model, batch)
+            seen = trace(self.model, batch)
         finally:
-            self._tracing = False
-        self.layers = select_layers(self.trace, self.selection)
+            _TRACING.reset(token)
+        self.layers = select_layers(seen, self.selection)
+        self.trace = seen
         prepare(device)
         measured = [layer for layer in self.layers if layer.reason is None]
         self._estimators = self._prepare({layer.name: layer.shape for layer in measured}, device)
@@ -256,9 +277,14 @@ class Probe:
         for layer in self.layers:
             if layer.reason is None:
                 wanted.setdefault(layer.module, {})[layer.call] = layer
+        """Hook the layers; a call of the model that is under way, and can be inside of itself, begins."""
         modules = measured_modules(self.model)
         for module, layers in wanted.items():
             hook = _LayerHook(self, module, layers)
+            if self.trace is not None and module in self.trace.recursive:
+                self._handles.append(modules[module].register_forward_pre_hook(hook.begin))
+                if module == "" and self._depth:
+                    hook.begin(self.model, ())
             self._handles.append(modules[module].register_forward_hook(hook))
 
     def _reduce(self, layer: Layer, output: torch.Tensor) -> None:
@@ -297,12 +323,22 @@ class _LayerHook:
 
     def __init__(self, probe: Probe, module: str, layers: dict[str, Layer]) -> None:
         self.probe, self.module, self.layers = probe, module, layers
+        self.begun: list[int] = []  # calls under way of a module that is called inside of itself
+
+    def begin(self, module: nn.Module, args: Any) -> None:
+        """Number a call when it begins: it ends after those inside of it."""
+        if not _TRACING.get():
+            self.begun.append(self._count())
+
+    def _count(self) -> int:
+        counts = self.probe._counts
+        counts[self.module] = counts.get(self.module, 0) + 1
+        return counts[self.module] - 1
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self.probe._tracing:
+        if _TRACING.get():
             return
-        count = self.probe._counts.get(self.module, 0)
-        self.probe._counts[self.module] = count + 1
+        count = self.begun.pop() if self.begun else self._count()
         call = call_name(self.module, count)
         for path, tensor in tensors(output):
             layer = self.layers.get(call + path)

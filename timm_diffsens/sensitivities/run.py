@@ -172,7 +172,7 @@ def _run_once(
                 progress(done)
         if done < 2:
             raise MeasurementError(f"at least 2 images are needed, got {done}")
-        assert probe.trace is not None
+        assert probe.trace is not None  # each forward was seen, or `run` raised
         layers = probe.results()
         reasons = Counter(layer.reason for layer in layers if layer.reason)
         if reasons.total() == len(layers):

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from timm_diffsens.errors import listed, warn
 from timm_diffsens.sensitivities.batch_size import is_out_of_memory
 from timm_diffsens.sensitivities.forwards import PassSettings, complete, forwards, like_of
 from timm_diffsens.sensitivities.triplets import PerturbedImages
@@ -51,17 +52,27 @@ def _keeps_statistics(module: nn.Module) -> bool:
 def _average(
     model: nn.Module, norms: list[Any], images: PerturbedImages, settings: PassSettings, size: int
 ) -> None:
-    momenta = [norm.momentum for norm in norms]
+    momenta, calls = [norm.momentum for norm in norms], dict.fromkeys(norms, 0)
+
+    def count(norm: Any, args: Any) -> None:  # one may be called several times a forward
+        calls[norm] += 1
+        norm.momentum = 1 / calls[norm]
+
+    handles = []
     try:
         with forwards(model, images, settings) as layout:
+            handles = [norm.register_forward_pre_hook(count) for norm in norms]
             for norm in norms:
                 norm.training = True
             for k, (_, batch) in enumerate(images.corrupted(size, like_of(model), layout)):
                 if k and len(batch) < size // 2:  # its variances are no estimate; one value has none
                     break
-                for norm in norms:
-                    norm.momentum = 1 / (k + 1)
                 settings.called(model, batch)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.training, norm.momentum = False, momentum
+        for handle in handles:
+            handle.remove()
+    names = [name for name, module in model.named_modules() if calls.get(module) == 0]
+    if names:
+        warn(f"running statistics of {listed(names)} stay as made: no forward calls these norms")

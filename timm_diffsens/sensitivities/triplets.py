@@ -90,12 +90,15 @@ class PerturbedImages:
 
     def __init__(self, source: Batches, perturbation: Perturbation, keep: int = 0) -> None:
         self.source, self.perturbation, self.keep = source, perturbation, keep
+        self._first: list[torch.Tensor | None] = []
         self._batches: list[Batch] = []
         self._key: tuple[object, ...] | None = None  # of what is kept, once all of it is
 
     def first(self) -> torch.Tensor | None:
         """The first image, clean: (1, c, h, w); None where there are no images."""
-        return next((images for _, images in self.source(1)), None)
+        if not self._first:
+            self._first.append(next((images for _, images in self.source(1)), None))
+        return self._first[0]
 
     def corrupted(self, size: int, like: torch.Tensor, layout: torch.memory_format) -> Iterator[Batch]:
         """(indices, images) of each batch: not perturbed, but corrupted; else as `batches`."""
@@ -195,4 +198,5 @@ def batches_of(images: torch.Tensor | Iterable[Any]) -> Batches:
 
 
 def _of_type(images: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    images = images.clone() if images.is_inference() else images  # those have no version counter
     return images.to(like.dtype if like.is_floating_point() else images.dtype)
