@@ -113,6 +113,7 @@ def test_old_versions_that_run_scripts_are_refused(monkeypatch):
         (("train", "val", "test"), "test", "test"),
         (("extra", "val"), None, "val"),
         (("small", "large"), "small", "small"),
+        (("train", "dev"), "dev", "dev"),
     ],
 )
 def test_the_split_is_found(folders, asked, read, make_folder):
@@ -132,6 +133,11 @@ def test_class_folders_may_be_called_train_or_test(make_folder):
         (("train/a", "test/a"), "val", "no sub-folder for the split 'val'; choose from test, train"),
         (("a", "b"), "train", "leave --split out"),
         (("train/a",), None, "holds the split train; ask for it with --split"),
+        (
+            ("train/a", "train/b", "dev/a", "dev/b"),
+            None,
+            "holds the split train and, beside it, dev; ask for one with --split",
+        ),
     ],
 )
 def test_a_split_that_is_not_there(folders, asked, message, make_folder):
