@@ -108,6 +108,44 @@ def test_files_beside_a_file_are_its_own_and_part_of_its_hash(tmp_path):
     assert len(set(found)) == 3
 
 
+def test_a_file_imported_inside_a_function_is_part_of_the_hash_before_it_is_called(tmp_path):
+    code = "def same(images, generator=None):\n    from first import K\n    return images * K\n"
+    spec, hashes = write(tmp_path / "mine.py", code), []
+    for size in (1, 5, 1):
+        write(tmp_path / "first.py", "from second import K\n")
+        write(tmp_path / "second.py", f"K = {size}\n")
+        write(tmp_path / "unused.py", f"K = {size * 7 + len(hashes)}\n")
+        entry = registry.find("deformations", spec)
+        with registry.beside(entry.module):
+            assert entry.build()(1) == size
+        assert registry.find("deformations", spec).sha256 == entry.sha256 == entry.source()
+        hashes.append(entry.sha256)
+    assert hashes[0] == hashes[2] != hashes[1]
+
+
+def test_code_of_several_files_runs_at_once_and_leaves_no_trace(tmp_path):
+    """Two of one folder, one of another with a file of the same name; and one of them once more inside."""
+    code = "def same(images, generator=None):\n    import part\n    part.calls += 1\n    return part\n"
+    specs = [
+        write(tmp_path / folder / name, code)
+        for folder, name in (("a", "x.py"), ("a", "y.py"), ("b", "x.py"))
+    ]
+    for folder in ("a", "b"):
+        write(tmp_path / folder / "part.py", f"calls, home = 0, {folder!r}\n")
+    one, two, other = (registry.find("deformations", spec) for spec in specs)
+    path, modules = list(sys.path), dict(sys.modules)
+    with registry.beside(one.module, two.module):
+        part = one.thing(1)
+        with registry.beside(one.module):
+            assert two.thing(1) is part
+        with registry.beside(other.module):
+            assert (other.thing(1).home, other.thing(1).calls) == ("b", 2)
+        assert (one.thing(1), part.calls, part.home) == (part, 3, "a")
+    assert sys.path == path
+    assert "part" not in sys.modules
+    assert {**sys.modules, **modules} == modules | sys.modules
+
+
 def test_a_file_is_run_once_as_long_as_it_is_the_same(tmp_path):
     spec = write(tmp_path / "mine.py", "runs = []\n\ndef same(images, generator=None):\n    return images\n")
     assert registry.find("deformations", spec).thing is registry.find("deformations", spec).thing

@@ -17,7 +17,8 @@ from PIL import Image
 
 from timm_diffsens import registry
 from timm_diffsens.data import source
-from timm_diffsens.data.loading import load_images, match_labels
+from timm_diffsens.data.labels import match_labels
+from timm_diffsens.data.loading import load_images
 from timm_diffsens.errors import DiffsensWarning, MeasurementError, UsageError
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

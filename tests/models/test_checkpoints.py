@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from timm_diffsens.benchmark.run import bench
-from timm_diffsens.data.loading import image_transform, load_images, match_labels
+from timm_diffsens.data.labels import match_labels
+from timm_diffsens.data.loading import image_transform, load_images
 from timm_diffsens.errors import DiffsensError, DiffsensWarning, UsageError
 from timm_diffsens.models.checkpoints import load_checkpoint, read_recipe, round_to_half, state_sha256
 from timm_diffsens.models.loading import load_model
