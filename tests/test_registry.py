@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import sys
 
 import pytest
@@ -121,6 +122,21 @@ def test_a_file_imported_inside_a_function_is_part_of_the_hash_before_it_is_call
         assert registry.find("deformations", spec).sha256 == entry.sha256 == entry.source()
         hashes.append(entry.sha256)
     assert hashes[0] == hashes[2] != hashes[1]
+
+
+def test_what_runs_is_what_is_hashed_however_soon_a_file_is_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    hashes = []
+    for size in (1, 5, 7):
+        code = f"from helper import K\n\ndef same(images, generator=None):\n    return {size}, K\n"
+        spec = write(tmp_path / "mine.py", code)
+        write(tmp_path / "helper.py", f"K = {size}\n")
+        entry = registry.find("deformations", spec)
+        assert entry.thing(0) == (size, size)
+        assert f"return {size}, K" in inspect.getsource(entry.thing)
+        hashes.append(entry.sha256)
+    assert len(set(hashes)) == 3
+    assert sys.dont_write_bytecode is False
 
 
 def test_code_of_several_files_runs_at_once_and_leaves_no_trace(tmp_path):

@@ -13,6 +13,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import linecache
 import math
 import pkgutil
 import re
@@ -413,6 +414,7 @@ def _run_file(path: Path) -> Any:
     assert spec.loader is not None
     module: Any = importlib.util.module_from_spec(spec)
     module._diffsens_beside = {}
+    linecache.cache.pop(str(path), None)  # what `inspect` shows of an older text
     try:
         with _failing(f"cannot import {str(path)!r}"), beside(module):
             spec.loader.exec_module(module)
@@ -450,9 +452,12 @@ def _beside(module: Any, own: dict[str, Any]) -> Iterator[None]:
     importlib.invalidate_caches()  # a file may have been written just now
     sys.path.insert(0, str(folder))
     _entered.append(module)
+    # compiled code is kept for a file of the same size and second, in which its text may have changed
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield
     finally:
+        sys.dont_write_bytecode = writes
         _entered.remove(module)
         with suppress(ValueError):
             sys.path.remove(str(folder))
