@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import sys
 
 import pytest
@@ -106,6 +107,59 @@ def test_files_beside_a_file_are_its_own_and_part_of_its_hash(tmp_path):
         found.append(entry.sha256)
     assert found[0] == found[2]
     assert len(set(found)) == 3
+
+
+def test_a_file_imported_inside_a_function_is_part_of_the_hash_before_it_is_called(tmp_path):
+    code = "def same(images, generator=None):\n    from first import K\n    return images * K\n"
+    spec, hashes = write(tmp_path / "mine.py", code), []
+    for size in (1, 5, 1):
+        write(tmp_path / "first.py", "from second import K\n")
+        write(tmp_path / "second.py", f"K = {size}\n")
+        write(tmp_path / "unused.py", f"K = {size * 7 + len(hashes)}\n")
+        entry = registry.find("deformations", spec)
+        with registry.beside(entry.module):
+            assert entry.build()(1) == size
+        assert registry.find("deformations", spec).sha256 == entry.sha256 == entry.source()
+        hashes.append(entry.sha256)
+    assert hashes[0] == hashes[2] != hashes[1]
+
+
+def test_what_runs_is_what_is_hashed_however_soon_a_file_is_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    hashes = []
+    for size in (1, 5, 7):
+        code = f"from helper import K\n\ndef same(images, generator=None):\n    return {size}, K\n"
+        spec = write(tmp_path / "mine.py", code)
+        write(tmp_path / "helper.py", f"K = {size}\n")
+        entry = registry.find("deformations", spec)
+        assert entry.thing(0) == (size, size)
+        assert f"return {size}, K" in inspect.getsource(entry.thing)
+        hashes.append(entry.sha256)
+    assert len(set(hashes)) == 3
+    assert sys.dont_write_bytecode is False
+
+
+def test_code_of_several_files_runs_at_once_and_leaves_no_trace(tmp_path):
+    """Two of one folder, one of another with a file of the same name; and one of them once more inside."""
+    code = "def same(images, generator=None):\n    import part\n    part.calls += 1\n    return part\n"
+    specs = [
+        write(tmp_path / folder / name, code)
+        for folder, name in (("a", "x.py"), ("a", "y.py"), ("b", "x.py"))
+    ]
+    for folder in ("a", "b"):
+        write(tmp_path / folder / "part.py", f"calls, home = 0, {folder!r}\n")
+    one, two, other = (registry.find("deformations", spec) for spec in specs)
+    path, modules = list(sys.path), dict(sys.modules)
+    with registry.beside(one.module, two.module):
+        part = one.thing(1)
+        with registry.beside(one.module):
+            assert two.thing(1) is part
+        with registry.beside(other.module):
+            assert (other.thing(1).home, other.thing(1).calls) == ("b", 2)
+        assert (one.thing(1), part.calls, part.home) == (part, 3, "a")
+    assert sys.path == path
+    assert "part" not in sys.modules
+    assert {**sys.modules, **modules} == modules | sys.modules
 
 
 def test_a_file_is_run_once_as_long_as_it_is_the_same(tmp_path):

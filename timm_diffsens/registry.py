@@ -13,14 +13,16 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import linecache
 import math
 import pkgutil
 import re
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -162,12 +164,15 @@ class Entry:
 
 @contextmanager
 def _failing(what: str, *as_they_are: type[Exception], hint: str = "") -> Iterator[None]:
-    """Errors of other people's code inside say what failed; those of some types are raised as they are."""
+    """Errors of other people's code inside say what failed; those of some types are raised as they are.
+
+    A call of `sys.exit`, as argparse makes where it does not know our arguments, is such an error too.
+    """
     try:
         yield
     except as_they_are:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"{what}: {type(error).__name__}: {error}{hint}") from error
 
 
@@ -354,9 +359,10 @@ def _described(kind: str, name: str, thing: Any, module: Any) -> Entry:
 
 
 def _files(module: Any) -> list[Path]:
-    """What a module's code depends on: its file and its helpers, or all of its package."""
+    """What a module's code depends on: its file and the files beside it, or all of its package."""
     if hasattr(module, "_diffsens_beside"):
         found = {getattr(each, "__file__", None) for each in (module, *module._diffsens_beside.values())}
+        found |= _named_in(Path(module.__file__))  # a function imports when it is called, after this is asked
         return sorted(Path(file) for file in found if file and file.endswith(".py"))
     name = str(getattr(module, "__name__", "")).partition(".")[0]
     if name in LIBRARIES:
@@ -366,6 +372,14 @@ def _files(module: Any) -> list[Path]:
     files = [file for folder in folders for file in folder.rglob("*.py")]
     own = getattr(module, "__file__", None)
     return files or ([Path(own)] if own and Path(own).is_file() else [])
+
+
+def _named_in(file: Path) -> set[str | None]:
+    """Files beside a file that it imports, wherever in its text, and those that they import."""
+    finder = ModuleFinder([str(file.parent)])
+    with suppress(Exception):  # code that cannot be read; running it will say why
+        finder.run_script(str(file))
+    return {getattr(found, "__file__", None) for found in finder.modules.values()}
 
 
 _imported: dict[Path, Any] = {}  # modules by their file
@@ -400,35 +414,51 @@ def _run_file(path: Path) -> Any:
     assert spec.loader is not None
     module: Any = importlib.util.module_from_spec(spec)
     module._diffsens_beside = {}
+    linecache.cache.pop(str(path), None)  # what `inspect` shows of an older text
     try:
         with _failing(f"cannot import {str(path)!r}"), beside(module):
             spec.loader.exec_module(module)
-    except UsageError:
-        del sys.modules[name]
+    except BaseException:
+        sys.modules.pop(name, None)
         raise
     return module
 
 
+_entered: list[Any] = []  # the modules of files whose code may run just now
+
+
 @contextmanager
-def beside(module: Any) -> Iterator[None]:
-    """Inside, a file's code finds the files beside it, as by `python file.py`, and no other folder's.
+def beside(*modules: Any) -> Iterator[None]:
+    """Inside, files' code finds the files beside it, as by `python file.py`, and no other folder's.
 
     Args:
-        module: that `import_file` gave; for any other nothing is done.
+        modules: that `import_file` gave; for any other nothing is done. Where the folders of several have
+            files by the same name, an import inside of a function finds the last one's.
     """
-    own: dict[str, Any] | None = getattr(module, "_diffsens_beside", None)
-    if own is None:
+    with ExitStack() as stack:
+        for module in modules:
+            if hasattr(module, "_diffsens_beside") and module not in _entered:
+                stack.enter_context(_beside(module, module._diffsens_beside))
         yield
-        return
+
+
+@contextmanager
+def _beside(module: Any, own: dict[str, Any]) -> Iterator[None]:
     folder = Path(module.__file__).parent
-    hidden = {name: sys.modules.pop(name) for name in _in_the_way(folder)}
+    taken = {*_in_the_way(folder), *own, module.__name__}
+    hidden = {name: sys.modules.pop(name) for name in taken if name in sys.modules}
     sys.modules |= {**own, module.__name__: module}  # dataclasses look their module up by its name
     known = set(sys.modules)
     importlib.invalidate_caches()  # a file may have been written just now
     sys.path.insert(0, str(folder))
+    _entered.append(module)
+    # compiled code is kept for a file of the same size and second, in which its text may have changed
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield
     finally:
+        sys.dont_write_bytecode = writes
+        _entered.remove(module)
         with suppress(ValueError):
             sys.path.remove(str(folder))
         new = {name: sys.modules[name] for name in set(sys.modules) - known}

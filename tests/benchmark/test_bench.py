@@ -10,6 +10,7 @@ from record_factory import VARIANTS
 from safetensors.torch import save_file
 
 from timm_diffsens import UsageError, bench, read_records
+from timm_diffsens.benchmark.plan import prepare
 from timm_diffsens.device import seeding
 from timm_diffsens.errors import DiffsensWarning
 from timm_diffsens.results.records.store import record_text
@@ -371,6 +372,78 @@ def test_the_key_knows_the_code_of_a_network_of_ones_own(tmp_path):
         found.append(prepare(f"{file}:Net", options))
     assert found[0].key == found[2].key != found[1].key
     assert found[0].parts.model.spec == "net.py:Net"  # no machine path in a record
+
+
+LATE = """
+import copy, torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 2, 3)
+
+    def forward(self, x):
+        from parts import act
+        return act(self.conv(x)).mean((2, 3))
+
+def shift(images, generator=None):
+    from parts import step
+    return images.roll(step, -1)
+
+def checks(clean, deformed, generator=None):
+    from parts import step
+    return clean.roll(step, -2) - clean
+
+def halved(model, generator):
+    from parts import step
+    changed = copy.deepcopy(model)
+    changed.conv.weight.data /= step
+    return changed
+
+class Set(torch.utils.data.Dataset):
+    def __len__(self):
+        from parts import step
+        return 6 * step
+
+    def __getitem__(self, i):
+        from parts import draw
+        return draw(i)
+"""
+
+
+def test_files_beside_are_found_while_the_code_runs(tmp_path):
+    """As by `python late.py`; of two folders each model has its own."""
+    values = []
+    for step in (1, 2, 1):
+        folder = tmp_path / str(step)
+        folder.mkdir(exist_ok=True)
+        (folder / "late.py").write_text(LATE)
+        (folder / "parts.py").write_text(
+            f"import torch\nstep = {step}\ndef act(x): return x.relu() * {step} + x\n"
+            "def draw(i): return torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(i))\n"
+        )
+        late = f"{folder / 'late.py'}:"
+        things = {"deformation": f"{late}shift", "noise": f"{late}checks", "dataset": f"{late}Set"}
+        variants = ["original", f"{late}halved"]
+        record = bench(f"{late}Net", layers="all", variants=variants, pretrained=False, **things)
+        assert (record.data.n, record.model.classes) == (6 * step, 2)
+        values.append((record.output.d, record.output.r, record.key))
+    assert values[0] == values[2]
+    assert all(one != other for one, other in zip(values[0], values[1], strict=True))
+
+
+def test_a_network_of_ones_own_with_a_thousand_classes_of_ones_own(tmp_path):
+    for k in range(1000):
+        (tmp_path / f"shape{k:03d}").mkdir()
+        Image.new("L", (8, 8), k % 256).save(tmp_path / f"shape{k:03d}" / "0.png")
+    net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 1000))
+    images = {"dataset": "folder", "data_dir": str(tmp_path), "images": 8}
+    given = Config(**images, input_size=8, mean=0.5, std=0.5)
+    plan = prepare(net, given)
+    assert plan.no_labels is None
+    assert plan.labels == {index: index for index in plan.sample.indices}
+    with pytest.warns(DiffsensWarning, match=r"not the model's, which are WordNet ids \('shape000', say\)"):
+        assert prepare("test_resnet", Config(**images, pretrained=False)).labels is None
 
 
 def test_scores_that_are_not_finite_give_no_error(pictures, tmp_path):

@@ -112,6 +112,18 @@ def test_wrong_use_is_exit_2_in_a_line_or_two(args, words, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_that_ends_the_program_does_not_end_the_others(tmp_path):
+    (tmp_path / "m4.py").write_text("import sys\ndef make():\n    sys.exit(3)\n")
+    result = run(f"{tmp_path / 'm4.py'}:make", "test_resnet", *QUICK, "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "m4.py:make raised SystemExit: 3" in result.stderr
+    assert len(list((tmp_path / "records").rglob("*.json"))) == 1
+    (tmp_path / "m4.py").write_text("import argparse\nargparse.ArgumentParser().parse_args(['x'])\n")
+    result = run(f"{tmp_path / 'm4.py'}:make", "test_resnet", *QUICK, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "m4.py': SystemExit: 2" in result.stderr
+
+
 def test_one_model_that_fails_does_not_end_the_others(tmp_path):
     broken = tmp_path / "broken.py"
     broken.write_text(

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from timm_diffsens.data.loading import image_transform, load_images, match_labels
+from timm_diffsens.data.labels import match_labels
+from timm_diffsens.data.loading import image_transform, load_images
 from timm_diffsens.errors import DiffsensWarning, UsageError
 from timm_diffsens.schema.records import InputSpec
 
@@ -267,6 +268,17 @@ def test_wordnet_folders_are_matched_by_name(make_folder):
         None,
         "the folder has the class n00000004, which the model does not have",
     )
+
+
+def test_a_network_that_may_have_other_classes_takes_the_labels_of_the_set(make_folder):
+    own = load_images("folder", data_dir=make_folder(per_class=2), images=None)
+    assert match_labels(own, 2, WORDNET[:2], certain=False) == ((0, 0, 1, 1), None)
+    known = load_images("folder", data_dir=make_folder("b", 2, ("n00000004", "n00000002")), images=None)
+    assert match_labels(known, 4, WORDNET, certain=False) == ((1, 1, 3, 3), None)
+    other = load_images("folder", data_dir=make_folder("c", 2, ("n00000002", "n99999999")), images=None)
+    assert match_labels(other, 2, WORDNET[:2], certain=False) == ((0, 0, 1, 1), None)
+    reason = "the folder has 2 classes, the model 4"
+    assert match_labels(other, 4, WORDNET, certain=False) == (None, reason)
 
 
 def test_real_images(real_data):

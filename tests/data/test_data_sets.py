@@ -17,7 +17,8 @@ from PIL import Image
 
 from timm_diffsens import registry
 from timm_diffsens.data import source
-from timm_diffsens.data.loading import load_images, match_labels
+from timm_diffsens.data.labels import match_labels
+from timm_diffsens.data.loading import load_images
 from timm_diffsens.errors import DiffsensWarning, MeasurementError, UsageError
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -113,6 +114,7 @@ def test_old_versions_that_run_scripts_are_refused(monkeypatch):
         (("train", "val", "test"), "test", "test"),
         (("extra", "val"), None, "val"),
         (("small", "large"), "small", "small"),
+        (("train", "dev"), "dev", "dev"),
     ],
 )
 def test_the_split_is_found(folders, asked, read, make_folder):
@@ -132,6 +134,11 @@ def test_class_folders_may_be_called_train_or_test(make_folder):
         (("train/a", "test/a"), "val", "no sub-folder for the split 'val'; choose from test, train"),
         (("a", "b"), "train", "leave --split out"),
         (("train/a",), None, "holds the split train; ask for it with --split"),
+        (
+            ("train/a", "train/b", "dev/a", "dev/b"),
+            None,
+            "holds the split train and, beside it, dev; ask for one with --split",
+        ),
     ],
 )
 def test_a_split_that_is_not_there(folders, asked, message, make_folder):

@@ -9,7 +9,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from timm_diffsens import registry
-from timm_diffsens.data.loading import load_images, match_labels
+from timm_diffsens.data.labels import match_labels
+from timm_diffsens.data.loading import load_images
 from timm_diffsens.errors import DiffsensWarning, MeasurementError, UsageError
 from timm_diffsens.models.inputs import plain_input
 

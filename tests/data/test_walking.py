@@ -137,6 +137,9 @@ def test_links_to_nothing_are_left_out_by_name_but_for_half_of_the_images(make_f
         (("pics/oak", "pics/pine"), ("oak", "pine"), "the classes are the folders in 'pics'"),
         (("data/pics/oak", "data/pics/pine/a"), ("oak", "pine"), "the folders in 'data/pics'"),
         (("oak/a/b",), ("oak",), ""),
+        (("oak/a", "oak/b", "pine/a"), ("oak", "pine"), ""),
+        (("oak/a", "oak/b", "pine/a", "pine/b", "ash"), ("ash", "oak", "pine"), ""),
+        (("oak", "oak/a", "oak/b", "pine", "pine/a", "pine/b"), ("oak", "pine"), ""),
         (("x2", "X10"), ("x2", "X10"), "class 0 is 'x2'; torchvision's ImageFolder sorts .* it is 'X10'"),
         (("b", "A"), ("A", "b"), ""),
         (("a", "B"), ("a", "B"), "torchvision's ImageFolder"),
@@ -151,6 +154,28 @@ def test_classes_are_the_top_folders(folders, classes, said, make_folder):
         classes[label] in name.split("/") for label, name in zip(sample.labels, sample.names, strict=True)
     )
     assert re.search(said or "^$", warned)
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("training_set", "test_set"),
+        ("train_images", "val_images"),
+        ("images", "masks"),
+        ("training_set/training_set", "test_set/test_set"),
+        ("pets/one", "pets/two", "pets/three"),
+    ],
+)
+def test_folders_with_the_same_classes_inside_are_no_classes(folders, make_folder):
+    root = make_folder(classes=[f"{folder}/{name}" for folder in folders for name in ("cats", "dogs")])
+    with pytest.raises(
+        UsageError, match=r"same sub-folders of images \(cats, dogs\).* give one of them with"
+    ):
+        read(root)
+    sample, _ = read(root / folders[0])
+    assert sample.class_names == ("cats", "dogs")
+    tops = tuple(sorted({folder.split("/")[0] for folder in folders}))
+    assert read(root, "torch/folder")[0].class_names == tops  # where they are classes nevertheless
 
 
 def test_an_empty_class_keeps_the_labels_of_the_others(make_folder):

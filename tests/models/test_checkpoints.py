@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from timm_diffsens.benchmark.run import bench
-from timm_diffsens.data.loading import image_transform, load_images, match_labels
+from timm_diffsens.data.labels import match_labels
+from timm_diffsens.data.loading import image_transform, load_images
 from timm_diffsens.errors import DiffsensError, DiffsensWarning, UsageError
 from timm_diffsens.models.checkpoints import load_checkpoint, read_recipe, round_to_half, state_sha256
 from timm_diffsens.models.loading import load_model
@@ -177,6 +178,63 @@ def test_averaged_weights_by_another_name_are_not_guessed(tmp_path):
         load_checkpoint(net, path)
 
 
+SHADOW = {"decay": 0.9, "shadow_params": [torch.ones(3)]}
+
+
+@pytest.mark.parametrize(
+    ("entries", "taken", "named"),
+    [
+        ({"state_dict": STATE, "ema": SHADOW}, "state_dict", "measured is state_dict; not ema,"),
+        ({"model": STATE, "ema": {"module": STATE, "updates": 3}}, "model", "measured is model; not ema,"),
+        ({"model": STATE, "SWA-model": (torch.ones(2),)}, "model", "not SWA-model,"),
+        (
+            {"state_dict": STATE, "callbacks": {"x": {"averaging_state": SHADOW}}},
+            "state_dict",
+            "not callbacks.x.av",
+        ),
+        ({**STATE, "ema": SHADOW}, None, "not measured is ema,"),
+    ],
+)
+def test_averaged_weights_in_an_unknown_form_are_named(entries, taken, named, tmp_path):
+    net = network()
+    with pytest.warns(DiffsensWarning, match=named):
+        found = load_checkpoint(net, save(entries, tmp_path / "w.pt"))
+    assert (found.entry, sha(net)) == (taken, sha(KNOWN))
+    assert found.state.keys() == STATE.keys()
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"ema_decay": 0.9, "ema": None, "n_averaged": torch.tensor(5)},
+        {"schema": SHADOW, "remainder": SHADOW, "swarm": SHADOW},
+        {"optimizer": {"state": {0: {"exp_avg": torch.ones(3), "ema": torch.ones(3)}}, "param_groups": []}},
+    ],
+)
+def test_what_is_no_averaged_weights_is_not_named(beside, tmp_path, recwarn):
+    net = network()
+    assert load_checkpoint(net, save({"state_dict": STATE, **beside}, tmp_path / "w.pt")).entry is None
+    assert sha(net) == sha(KNOWN)
+    assert not [w for w in recwarn if issubclass(w.category, DiffsensWarning)]
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        {f"ema.{name}": value for name, value in network(2).state_dict().items()},
+        {f"model_ema.{name.replace('.', '')}": value for name, value in network(2).state_dict().items()},
+        {f"teacher.{name}": value for name, value in network(2).state_dict().items()},
+    ],
+    ids=["ema", "without dots", "teacher"],
+)
+def test_of_own_names_beside_a_copy_the_own_are_taken(copy, tmp_path):
+    net = network()
+    named = "own names, as timm reads them; not what is under (ema|model_ema|teacher)\\."
+    with pytest.warns(DiffsensWarning, match=named):
+        load_checkpoint(net, save({**STATE, **copy}, tmp_path / "w.pt"))
+    assert sha(net) == sha(KNOWN)
+
+
 def test_the_record_says_which_weights_were_taken(tmp_path):
     raw, averaged = (load_model("net/lenet", pretrained=False, seed=seed).module for seed in (1, 2))
     path = averaged_and_raw(tmp_path, state_dict=raw.state_dict(), state_dict_ema=averaged.state_dict())
@@ -290,7 +348,7 @@ def test_missing_weights_are_named(tmp_path):
 
 def test_unexpected_weights_are_named(tmp_path):
     message = faults({**STATE, **{f"head.{i}": torch.ones(1) for i in range(5)}}, tmp_path)
-    assert "5 unexpected: head.0, head.1, head.2, ..." in message
+    assert "5 unexpected: head.0, head.1, head.2, ...; all that is unexpected is under head." in message
 
 
 def test_weights_of_another_shape_are_named(tmp_path):

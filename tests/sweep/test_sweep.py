@@ -93,6 +93,21 @@ def test_a_failure_is_tried_once_and_ends_nothing(tmp_path):
     assert read_outcome(todo[0].file) == found[bad]
 
 
+@pytest.mark.parametrize("options", [QUICK, None], ids=["measured", "structure"])
+def test_a_network_finds_the_files_beside_it_while_it_runs(options, tmp_path):
+    (tmp_path / "parts.py").write_text("def act(x): return x.relu()\n")
+    model = network(tmp_path, "late", "from parts import act; x = act(x)")
+    (job,) = jobs(tmp_path / "out", model, options=options)
+    assert (work(job).status, work(job).error) == ("done", None)
+
+
+def test_a_network_that_ends_the_program_is_a_failed_job(tmp_path):
+    (job,) = jobs(tmp_path / "out", network(tmp_path, "ends", "raise SystemExit(3)"))
+    outcome = work(job)
+    assert outcome.status == "failed"
+    assert outcome.message == "ends.py:Net could not be run: SystemExit: 3"
+
+
 @pytest.mark.parametrize("fits", [1, 3, 7])
 def test_out_of_memory_at_the_first_batch_sizes_ends_with_a_smaller_one(tmp_path, fits):
     fault = f"if len(x) > {3 * fits}: {OUT_OF_MEMORY}"

@@ -9,7 +9,8 @@ from torch import nn
 
 from timm_diffsens import registry
 from timm_diffsens.benchmark import parts
-from timm_diffsens.data.loading import ImageSample, load_images, match_labels
+from timm_diffsens.data.labels import match_labels
+from timm_diffsens.data.loading import ImageSample, load_images
 from timm_diffsens.data.opening import open_images
 from timm_diffsens.data.scale_detection import ScaleDetection
 from timm_diffsens.data.source import ImageSource
@@ -17,6 +18,7 @@ from timm_diffsens.device import devices
 from timm_diffsens.device.precision import Precision
 from timm_diffsens.errors import UsageError, kept_warnings, warn
 from timm_diffsens.models.checkpoints import read_recipe
+from timm_diffsens.models.classes import imagenet_names
 from timm_diffsens.models.inputs import plain_input
 from timm_diffsens.models.loading import InputOptions, LoadedModel, given_model, load_model
 from timm_diffsens.perturb.deformation import problem_of, rms_of
@@ -36,7 +38,8 @@ _RGB, _IMAGE = 3, ("channels", "height", "width")
 class Plan:
     """A measurement that is known to be possible: the model and the images are there, nothing has run.
 
-    `retries` is what was tried before, for the record.
+    `retries` is what was tried before, for the record; `homes` are the modules of the user's files whose code
+    it runs, for `registry.beside`.
     """
 
     config: Config
@@ -52,6 +55,7 @@ class Plan:
     key: str
     warnings: list[str] = field(default_factory=list)
     retries: list[str] = field(default_factory=list)
+    homes: list[Any] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,8 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
     inputs = Inputs.of(asked) if isinstance(asked, Config) else asked  # before weights are fetched
     config, source, deformation = inputs.config, inputs.source, inputs.perturbation.deformation
     warnings: list[str] = []
-    with kept_warnings(warnings):
+    homes = [entry.module for entry in inputs.foreign]
+    with kept_warnings(warnings), registry.beside(*homes):
         loaded = _load(model, config, source)
         size = loaded.input.height, loaded.input.width
         problem = problem_of(deformation, size)
@@ -119,15 +124,7 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
         images = None if source.all_by_default and not config.given("images") else config.images
         sample = _sample(source, config, loaded, images)
         sample.transform(loaded.input)  # tensors have to be of the size that the network takes
-        labels, reason = _labels(sample, loaded)
-        whole = None
-        if config.full_error and labels is not None and config.test_error is None:
-            everything = _sample(source, config, loaded, None)
-            all_labels, reason = _labels(everything, loaded)
-            whole = None if all_labels is None else (everything, all_labels)
-            labels = labels if whole else None
-        if reason and sample.labels is not None and config.test_error is None:
-            warn(f"no test error: {reason}; pass --test-error if it is known")
+        labels, reason, whole = _scored(sample, config, loaded)
         if "init" in config.variants and loaded.build is None:
             loaded.fresh(config.seed)  # cannot be done for every module: better known now than at the end
     dtype = precision_of(config).describe(loaded.dtype)
@@ -151,6 +148,7 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
         parts=found,
         key=records.record_key(found.model, found.data, found.protocol, list(inputs.variants), found.extra),
         warnings=warnings,
+        homes=[*homes, loaded.home],
     )
 
 
@@ -234,9 +232,26 @@ def _sample(source: ImageSource, config: Config, loaded: LoadedModel, images: in
     return load_images(source, images=images, seed=config.seed, channels=loaded.input.channels)
 
 
+def _scored(
+    sample: ImageSample, config: Config, loaded: LoadedModel
+) -> tuple[dict[int, int] | None, str | None, tuple[ImageSample, dict[int, int]] | None]:
+    """The sample's labels, or why there are none; and the whole split with its own, for --full-error."""
+    labels, reason = _labels(sample, loaded)
+    whole = None
+    if config.full_error and labels is not None and config.test_error is None:
+        everything = _sample(sample.source, config, loaded, None)
+        all_labels, reason = _labels(everything, loaded)
+        whole = None if all_labels is None else (everything, all_labels)
+        labels = labels if whole else None
+    if reason and sample.labels is not None and config.test_error is None:
+        warn(f"no test error: {reason}; pass --test-error if it is known")
+    return labels, reason, whole
+
+
 def _labels(sample: ImageSample, loaded: LoadedModel) -> tuple[dict[int, int] | None, str | None]:
     """Image index -> class of the model, or None and the reason."""
-    labels, reason = match_labels(sample, loaded.classes, loaded.class_names)
+    names = loaded.class_names or imagenet_names(loaded.classes)
+    labels, reason = match_labels(sample, loaded.classes, names, certain=loaded.class_names is not None)
     return (None if labels is None else dict(zip(sample.indices, labels, strict=True))), reason
 
 

@@ -126,11 +126,11 @@ def run(plan: Plan, progress: Progress | None = None) -> records.Record:
         MeasurementError: the network, or what it was given, failed in its own way.
     """
     try:
-        with kept_warnings(plan.warnings):
+        with kept_warnings(plan.warnings), registry.beside(*plan.homes):
             return _Run(plan, progress).record()
     except DiffsensError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         text = first_line(error)
         raise MeasurementError(
             f"{plan.model.spec} could not be run: {type(error).__name__}: {text}"

@@ -90,6 +90,8 @@ def _layers(spec: str | None, selection: list[str], size: int | None) -> list[di
 
     options = None if size is None else InputOptions(size=(size, size), mean=(0.5,), std=(0.5,))
     model = load_model(spec, pretrained=False, input_options=options)
+    with registry.beside(model.home):
+        layers = list_layers(model, selection)
     return [
         {
             "name": layer.name,
@@ -100,7 +102,7 @@ def _layers(spec: str | None, selection: list[str], size: int | None) -> list[di
             "aliases": list(layer.aliases),
             "reason": layer.reason,
         }
-        for layer in list_layers(model, selection)
+        for layer in layers
     ]
 
 

@@ -3,9 +3,10 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from timm_diffsens.data.walking import IMAGES, NOWHERE, Tree, natural
-from timm_diffsens.errors import listed, warn
+from timm_diffsens.errors import UsageError, listed, warn
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,16 @@ def classes_of(tree: Tree, plain_order: bool = False) -> Classes | None:
     """The top folders, with what is odd about them as warnings; None where images lie beside them.
 
     Where there is one top folder alone, the first folders below it of which there are several are the
-    classes. A folder without any file is a class too: without it the labels of those after it would shift.
+    classes; if there are never several, it is the one class itself, as for torchvision's `ImageFolder`:
+    nothing tells which level is meant, and the label is 0 at each. A folder without any file is a class too:
+    without it the labels of those after it would shift.
 
     Args:
-        tree: what the walk found. plain_order: sort them as strings, as torchvision's `ImageFolder` does.
+        tree: what the walk found. plain_order: sort them as strings, as torchvision's `ImageFolder` does, and
+            take the top folders whatever is in them, as it does.
+
+    Raises:
+        UsageError: all of them have the same class folders inside, so that they are sets, not classes.
     """
     stray = [path for path in tree.files if "/" not in path]
     if 0 < len(stray) < len(tree.files) and not any((tree.root / path).exists() for path in stray):
@@ -48,6 +55,8 @@ def classes_of(tree: Tree, plain_order: bool = False) -> Classes | None:
         return None
     layout = _Layout(tree)
     base, folders = ("", layout.classes_in("")) if plain_order else layout.level()
+    if not plain_order:
+        layout.refuse_sets(tree.root, folders)
     names = [folder.removeprefix(base).strip("/") for folder in folders]
     ours, plain = sorted(names, key=natural), sorted(names)
     classes = Classes(tuple(plain if plain_order else ours), base.count("/") + 1 if base else 0)
@@ -90,6 +99,24 @@ class _Layout:
             inside = self.classes_in(base)
         several = sum(folder in self.holding for folder in inside) > 1
         return (base, inside) if several else ("", top)
+
+    def refuse_sets(self, root: Path, folders: list[str]) -> None:
+        """Raises: UsageError: the folders have two or more sub-folders of images each, by the same names."""
+        inside = [self._sub_folders(folder) for folder in folders]
+        if len(folders) > 1 and len(inside[0]) > 1 and all(names == inside[0] for names in inside):
+            raise UsageError(
+                f"--data-dir {str(root)!r}: {listed(folders)} have the same sub-folders of images "
+                f"({listed(sorted(inside[0], key=natural))}), so they are sets, not classes: give one of "
+                "them with --data-dir; if they are the classes, --dataset torch/folder reads them so"
+            )
+
+    def _sub_folders(self, folder: str) -> set[str]:
+        """Names of the folders of images in a folder, below any that hold one folder alone."""
+        inside = [folder]
+        while len(inside) == 1 and inside[0] not in self.direct:
+            folder = inside[0]
+            inside = [each for each in self.children[folder] if each in self.holding]
+        return {each.removeprefix(f"{folder}/") for each in inside} if len(inside) > 1 else set()
 
     def classes_in(self, base: str) -> list[str]:
         return [f for f in self.children[base] if f in self.holding or f not in self.filled]

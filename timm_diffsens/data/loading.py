@@ -8,8 +8,7 @@ decoded before anything is measured: what cannot be read is named, left out and 
 import hashlib
 import json
 import math
-import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -18,18 +17,18 @@ import numpy as np
 import torch
 from PIL import Image
 
+from timm_diffsens import registry
 from timm_diffsens.data.batches import READERS, Batch, prefetch
 from timm_diffsens.data.inspection import inspect_first, inspect_images
 from timm_diffsens.data.opening import open_images
 from timm_diffsens.data.scale_detection import ScaleDetection, choose_pairwise
-from timm_diffsens.data.source import MODES, ImageSource, Origin, SequentialSource
+from timm_diffsens.data.source import MODES, ImageSource, Item, Origin, SequentialSource
 from timm_diffsens.device import allocator
 from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError, warn
 from timm_diffsens.schema.records import InputSpec
 
 _STREAM = 0x5A3B1E  # keeps the sampling apart from every other use of the same seed
 _LONGEST = 16  # length of an image over its width that is resized as a whole, for a square crop
-_WORDNET_ID = re.compile(r"n\d{8}")
 
 UNKNOWN_CLASSES = "class names unknown: labels are taken as the model's class indices"
 
@@ -162,33 +161,17 @@ def load_images(
         images = None if source.all_by_default else 500
     if channels not in MODES and source.shape(channels) is None:
         raise UsageError(f"images have 1 or 3 channels, the model wants {channels}")
-    spec = source.origin.spec
-    selection: Selection = "all"
-    if isinstance(source, SequentialSource):
-        items, skipped = inspect_first(source, images, channels)
-        if len(items) != source.size:
-            selection = "first"
-    else:
-        chosen = _choose(source, images, seed)
-        if source.size < 2:
-            raise UsageError(f"{spec} has {source.size} image; sensitivities need at least 2")
-        if images is not None and source.size < images:
-            warn(f"{spec} has {source.size} images, not {images}: all of them are used (--images)")
-        items, skipped = inspect_images(source, chosen, channels)
-        if len(chosen) != source.size:
-            selection = "random"
+    with registry.beside(source.entry.module if source.entry else None):
+        items, skipped, selection = _read(source, images, seed, channels)
     labels = tuple(item.label for item in items if item.label is not None)
     known = labels if len(labels) == len(items) else None
-    origin, names = source.origin, tuple(source.name(item.index) for item in items)
-    if known is not None and source.class_names is None:
-        notes = [UNKNOWN_CLASSES] if origin.note is None else [origin.note, UNKNOWN_CLASSES]
-        origin = replace(origin, note="; ".join(notes))
+    names = tuple(source.name(item.index) for item in items)
     total = hashlib.sha256()
     for name, item in zip(names, items, strict=True):
         label = None if known is None else item.label
         total.update(json.dumps([name, label, item.index, item.digest]).encode() + b"\n")
     return ImageSample(
-        **vars(origin),
+        **vars(_noted(source, known is not None)),
         source=source,
         channels=channels,
         names=names,
@@ -200,6 +183,30 @@ def load_images(
         selection=selection,
         skipped=skipped,
     )
+
+
+def _read(
+    source: ImageSource, images: int | None, seed: int, channels: int
+) -> tuple[list[Item], tuple[str, ...], Selection]:
+    """The images of the sample, names of those that could not be read, and how they were chosen."""
+    if isinstance(source, SequentialSource):
+        items, skipped = inspect_first(source, images, channels)
+        return items, skipped, "all" if len(items) == source.size else "first"
+    chosen, spec = _choose(source, images, seed), source.origin.spec
+    if source.size < 2:
+        raise UsageError(f"{spec} has {source.size} image; sensitivities need at least 2")
+    if images is not None and source.size < images:
+        warn(f"{spec} has {source.size} images, not {images}: all of them are used (--images)")
+    items, skipped = inspect_images(source, chosen, channels)
+    return items, skipped, "all" if len(chosen) == source.size else "random"
+
+
+def _noted(source: ImageSource, labelled: bool) -> Origin:
+    """Where the images are from, with a note if the labels cannot be told by name."""
+    origin = source.origin
+    if not labelled or source.class_names is not None:
+        return origin
+    return replace(origin, note="; ".join(filter(None, [origin.note, UNKNOWN_CLASSES])))
 
 
 def _choose(source: ImageSource, images: int | None, seed: int) -> list[int]:
@@ -253,41 +260,3 @@ def _without_ends(image: Image.Image, longest: int) -> Image.Image:
     if not any(cut):
         return image
     return image.crop((cut[0], cut[1], image.width - cut[0], image.height - cut[1]))
-
-
-def match_labels(
-    sample: ImageSample, classes: int | None, imagenet_names: Sequence[str] | None = None
-) -> tuple[tuple[int, ...] | None, str | None]:
-    """The sample's labels as the model's class indices, or None and the reason why there are none.
-
-    Args:
-        sample: labels are indices in its own classes.
-        classes: how many the model has; None without a classifier.
-        imagenet_names: the model's classes in order as WordNet ids, if that is what they are. A set whose
-            classes are WordNet ids is then matched by name, so that a part of ImageNet is labelled right.
-    """
-    where = sample.source.word
-    if sample.labels is None:
-        return None, "the images have no labels"
-    if classes is None:
-        return None, "the model has no classifier"
-    names = sample.class_names
-    if classes == 1 and names is not None and len(names) == 2:
-        return sample.labels, None  # the sign of the single score
-    if names is None:
-        if max(sample.labels) >= classes:
-            return None, f"the {where} has a label {max(sample.labels)}, the model {classes} classes"
-        return sample.labels, None
-    if imagenet_names is not None and all(_WORDNET_ID.fullmatch(name) for name in names):
-        position = {name: index for index, name in enumerate(imagenet_names)}
-        missing = [name for name in names if name not in position]
-        if not missing:
-            return tuple(position[names[label]] for label in sample.labels), None
-        if len(names) == classes:
-            return None, f"the {where} has the class {missing[0]}, which the model does not have"
-    if len(names) != classes:
-        return None, f"the {where} has {len(names)} classes, the model {classes}"
-    if imagenet_names is not None and not all(name.isdigit() for name in names):
-        others = f"not the model's, which are WordNet ids ({names[0]!r}, say)"
-        return None, f"the {where}'s class names are {others}"
-    return sample.labels, None

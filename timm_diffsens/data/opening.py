@@ -63,7 +63,7 @@ def open_images(
             raise UsageError(f"{key} belongs to {owners or 'no data set'}, not to {entry.name}")
     folder = None if data_dir is None else Path(data_dir).expanduser().absolute()
     shown = entry.recorded if entry.sha256 is not None else data if name else entry.name
-    with collected_warnings() as remarks:
+    with collected_warnings() as remarks, registry.beside(entry.module):
         found = entry.build(request=Request(shown, name, folder, split, download), **given)
         opened = found if isinstance(found, ImageSource) else given_source(found, shown)
     opened.origin = replace(opened.origin, spec=shown)

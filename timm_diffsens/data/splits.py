@@ -99,8 +99,9 @@ def split_folder(folder: Path, split: str | None) -> tuple[Path, str | None]:
         return folder, None
     found = _first((*EVALUATION_SPLITS, *TEST_SPLITS), splits)
     if found is None:
+        beside = f" and, beside it, {listed(others)}; ask for one" if others else "; ask for it"
         raise UsageError(
-            f"--data-dir {str(folder)!r} holds the split {', '.join(splits)}; ask for it with --split"
+            f"--data-dir {str(folder)!r} holds the split {', '.join(splits)}{beside} with --split"
         )
     _say_what_is_passed_over(home, found, splits, others)
     return home / found, found

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -35,6 +35,7 @@ class Architecture:
         source: gives the hash of the source of an architecture that is no library's, once it was built.
         arguments: of `find_architecture`, and those of the same names in the spec.
         fixed_size: whether it takes images of one size only (timm's `img_size`).
+        home: the module of the user's file that it is from, for `registry.beside`.
     """
 
     arch: str
@@ -47,6 +48,7 @@ class Architecture:
     source: Callable[[], str] | None = None
     arguments: ModelArguments = NO_ARGUMENTS
     fixed_size: bool = False
+    home: Any = field(default=None, repr=False, compare=False)
 
 
 class ModelLibrary(Protocol):
@@ -87,6 +89,26 @@ def find_architecture(spec: str, arguments: ModelArguments = NO_ARGUMENTS) -> Ar
             raise UsageError(f"{spec} has {word}={value} where {getattr(arguments, word)} was asked for")
     found = _library(_library_of(name)).find(name, arguments, given)
     return replace(found, input=task_input(found.arguments, found.input))
+
+
+def resized(found: Architecture, size: tuple[int, int] | None) -> Architecture:
+    """A network that is fixed to one input size, built for the size asked for (timm's `img_size`)."""
+    if size is None or not found.fixed_size:
+        return found
+
+    def at(make: Callable[..., nn.Module]) -> Callable[[], nn.Module]:
+        def build() -> nn.Module:
+            try:
+                return make(img_size=size)
+            except DiffsensError:
+                raise
+            except (TypeError, AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:
+                raise UsageError(f"{found.arch} cannot be built for --input-size {size}: {error}") from error
+
+        return build
+
+    pretrained = at(found.pretrained) if found.pretrained is not None else None
+    return replace(found, build=at(found.build), pretrained=pretrained)
 
 
 def known_names(pretrained: bool = False) -> list[str]:
@@ -147,7 +169,7 @@ def explained(
             return make(**values)
         except (DiffsensError, OSError):  # the latter of weights that cannot be fetched
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             foreign = _FOREIGN.search(str(error))
             if foreign and foreign[1] in given:
                 raise unknown(f"argument of {name}", foreign[1], _taken(make)) from error

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from timm_diffsens.errors import DiffsensError, UsageError, first_line, nearest, warn
 from timm_diffsens.files import write_atomic
-from timm_diffsens.models.weight_files import Checkpoint, read_checkpoint, read_metadata
+from timm_diffsens.models.weight_files import AVERAGED_NAME, Checkpoint, read_checkpoint, read_metadata
 
 _SUFFIX = ".safetensors"
 # what torch's own wrappers put into names, at any depth
@@ -53,12 +53,20 @@ def load_checkpoint(module: nn.Module, path: Path) -> Checkpoint:
     if faults:
         near = nearest(missing[0], extra, 1) if missing else []
         hint = f"; nearest to {missing[0]} is {near[0]}" if near else ""
+        hint += f"; all that is unexpected is under {_head(extra)}" if _head(extra) else ""
         raise UsageError(f"checkpoint {path.name!r} does not fit the model; {'; '.join(faults)}{hint}")
     try:
         module.load_state_dict(state, strict=True)
     except RuntimeError as error:  # of a module that reads its state in a way of its own
         raise UsageError(f"checkpoint {path.name!r} does not fit the model: {first_line(error)}") from error
     return found
+
+
+def _head(names: Iterable[str]) -> str | None:
+    """What several names all begin with, up to the first dot; None where they do not."""
+    names = list(names)
+    heads = {name.partition(".")[0] for name in names}
+    return f"{heads.pop()}." if len(heads) == 1 and len(names) > 1 else None
 
 
 def _few(names: list[str]) -> str:
@@ -154,8 +162,9 @@ def _without_prefix(state: dict[str, Any], expected: Mapping[str, Any], path: Pa
     most = max(fitting.values())
     prefixes = [prefix for prefix, count in fitting.items() if count == most]
     if "" in prefixes:  # the network's own names, or names that fit in no way
-        return {name: value for name, value in state.items() if name in expected or not _is_counter(value)}
-    needed = {name for name in expected if not name.endswith("num_batches_tracked")}
+        own = {name: value for name, value in state.items() if name in expected or not _is_counter(value)}
+        return _without_copy(own, expected, path)
+    needed = _needed(expected)
     whole = [prefix for prefix in prefixes if all(prefix + name in state for name in needed)]
     if len(whole) > 1:
         named = ", ".join(whole)
@@ -170,6 +179,28 @@ def _without_prefix(state: dict[str, Any], expected: Mapping[str, Any], path: Pa
     if beside:
         warn(f"checkpoint {path.name!r}: only what is under {prefix} is measured, not {_few(sorted(beside))}")
     return under
+
+
+def _without_copy(state: dict[str, Any], expected: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Without averaged weights, or another copy of the network, under one prefix beside its own names.
+
+    Its own names are what timm reads of such a file.
+    """
+    head = _head(extra := [name for name in state if name not in expected])
+    if head is None or not _needed(expected) <= state.keys():
+        return state
+    copied = all(head + name in state for name in _needed(expected))
+    if not copied and not AVERAGED_NAME.search(head):
+        return state
+    warn(
+        f"checkpoint {path.name!r}: measured is what has the network's own names, as timm reads them; not "
+        f"what is under {head} ({_few(sorted(extra))})"
+    )
+    return {name: value for name, value in state.items() if name in expected}
+
+
+def _needed(expected: Iterable[str]) -> set[str]:
+    return {name for name in expected if not name.endswith("num_batches_tracked")}
 
 
 def _is_counter(value: Any) -> bool:

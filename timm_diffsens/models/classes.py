@@ -29,13 +29,16 @@ def classes_seen(module: nn.Module, shape: tuple[int, ...]) -> int | None:
         with torch.no_grad(), evaluating(module):
             blank = torch.zeros(2, *shape, dtype=like.dtype, device=like.device)
             found = pick_output(module(blank))
-    except Exception:  # it will fail again when it is measured, where that is reported
+    except (Exception, SystemExit):  # it will fail again when it is measured, where that is reported
         return classes_of(module)
     return found[1].shape[1] if found is not None and found[1].ndim == 2 else None
 
 
 def imagenet_names(classes: int | None) -> tuple[str, ...] | None:
-    """WordNet ids in the order of the classes of any network that has as many classes as an ImageNet."""
+    """WordNet ids in the order of the classes of a network that has as many classes as an ImageNet.
+
+    Of a network that is no library's they may as well be others.
+    """
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
     subset = infer_imagenet_subset({"num_classes": classes})

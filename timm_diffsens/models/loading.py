@@ -2,15 +2,17 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from timm_diffsens import registry
 from timm_diffsens.device import allocator, seeding
-from timm_diffsens.errors import DiffsensError, UsageError, first_line
-from timm_diffsens.models.architectures import Architecture, Library, find_architecture, shown_spec
+from timm_diffsens.errors import UsageError, first_line
+from timm_diffsens.models.architectures import Architecture, Library, find_architecture, resized, shown_spec
 from timm_diffsens.models.arguments import NO_ARGUMENTS, ModelArguments
 from timm_diffsens.models.checkpoints import load_checkpoint, read_recipe, state_sha256
 from timm_diffsens.models.classes import classes_of, classes_seen, imagenet_names
@@ -21,9 +23,13 @@ from timm_diffsens.models.inputs import find_input, input_channels, task_input
 from timm_diffsens.models.inputs import timm_input as timm_input
 from timm_diffsens.models.lazy import complete
 from timm_diffsens.models.variants.init import reinitialise
+from timm_diffsens.models.weight_files import Checkpoint
 from timm_diffsens.models.weights import is_lazy, refuse_meta
 from timm_diffsens.schema.records import InputSpec, Weights, WeightsOrigin
 
+_Origin = tuple[WeightsOrigin, str | None, int | None]  # source, detail, seed
+
+_OF_IMAGENET = ("timm", "torchvision")  # libraries whose networks of as many classes have ImageNet's
 _ADVICE = "pass --checkpoint FILE for weights on disk, or --no-pretrained for random ones"
 
 
@@ -38,11 +44,13 @@ class LoadedModel:
         weights: where they are from.
         build: makes the architecture with fresh random weights, None for a given module and for a factory
             that brings its weights.
-        class_names: WordNet ids in the order of the classes, where the classes are ImageNet's.
+        class_names: WordNet ids in the order of the classes of timm's and torchvision's networks for an
+            ImageNet; None where the classes may be others.
         published_error: top-1 error (fraction) that the weights' authors state, on ImageNet's validation set.
         code_sha256: of the code of an architecture that is no library's.
         metadata: of the checkpoint.
         arguments: that the architecture was built with.
+        home: the module of the user's file that it is from, for `registry.beside`.
     """
 
     spec: str
@@ -58,6 +66,7 @@ class LoadedModel:
     code_sha256: str | None = None
     metadata: dict[str, str] | None = None
     arguments: ModelArguments = NO_ARGUMENTS
+    home: Any = field(default=None, repr=False, compare=False)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -117,69 +126,98 @@ def load_model(
         (160, 1000, 'random')
     """
     allocator.prepare()
-    found_weights, asked = None, input_options or InputOptions()
-    recipe_arguments, recipe_input = (
-        (None, None) if checkpoint is None else _read_recipe(spec, Path(checkpoint))
-    )
-    origin: tuple[WeightsOrigin, str | None, int | None]
+    asked = input_options or InputOptions()
+    recipe_arguments, recipe_input = _read_recipe(spec, checkpoint)
     with seeding.seeded(seed):
-        found = _resized(find_architecture(spec, arguments or recipe_arguments or NO_ARGUMENTS), asked)
-        arguments = found.arguments
-        build: Callable[[], nn.Module] | None = found.build
-        if pretrained and checkpoint is None and found.pretrained is not None:
-            module = fetch(f"the weights of {spec}", found.pretrained, _ADVICE)
-            origin = ("pretrained", found.detail, None)
-        else:
-            module = found.build()
-            origin = ("random", None, seed)
-    module.eval()
-    if origin[0] == "pretrained":  # prepared as its authors did, at whatever size
-        known, asked = find_architecture(spec).input, replace(asked, size=asked.size or arguments.sides)
+        found = resized(find_architecture(spec, arguments or recipe_arguments or NO_ARGUMENTS), asked.size)
+        module, origin = _made(spec, found, pretrained and checkpoint is None, seed)
+    published, own = origin[0] == "pretrained", found.library == "python"
+    shown = _input_of(spec, found, module, asked, recipe_input, published)
+    with registry.beside(found.home):
+        found, module = _sized(spec, found, module, shown, seed)
+        brought = own and _brings_weights(found, module, seed)
+        file = None if checkpoint is None else load_checkpoint(module, Path(checkpoint))
+        classes = _classes_found(spec, found, module, shown)
+    if brought:
+        origin = ("given", None, None)
+    if checkpoint is not None:
+        origin = ("checkpoint", Path(checkpoint).name, None)
+    return LoadedModel(
+        spec=shown_spec(spec) if own else spec,
+        arch=_arch(found, module),
+        library=found.library,
+        module=module,
+        input=shown,
+        classes=classes,
+        weights=_weights(module, origin, file),
+        build=None if brought else found.build,
+        class_names=imagenet_names(classes) if found.library in _OF_IMAGENET else None,
+        published_error=found.published_error if published and not found.arguments.given else None,
+        code_sha256=code_sha256(module, found.source and found.source()) if own else None,
+        metadata=file.metadata if file else None,
+        arguments=found.arguments,
+        home=found.home,
+    )
+
+
+def _made(spec: str, found: Architecture, pretrained: bool, seed: int) -> tuple[nn.Module, _Origin]:
+    """The network, in evaluation mode, and where its weights are from."""
+    if pretrained and found.pretrained is not None:
+        module = fetch(f"the weights of {spec}", found.pretrained, _ADVICE)
+        origin: _Origin = ("pretrained", found.detail, None)
     else:
-        known = recipe_input or found.input
-        known = known or task_input(arguments, timm_input(module), input_channels(module))
-    spec_of_input = find_input(spec, known, module, asked, arguments.dims)
+        module, origin = found.build(), ("random", None, seed)
+    module.eval()  # not all give themselves back
+    return module, origin
+
+
+def _sized(
+    spec: str, found: Architecture, module: nn.Module, shown: InputSpec, seed: int
+) -> tuple[Architecture, nn.Module]:
+    """The same, whose lazy layers have their sizes.
+
+    Raises:
+        UsageError: they cannot have them; parameters are on the meta device.
+    """
     if is_lazy(module):
-        build = functools.partial(complete, spec, found.build, _input_shape(spec_of_input, arguments.dims))
+        build = functools.partial(complete, spec, found.build, _input_shape(shown, found.arguments.dims))
         found = replace(found, build=build)
         with seeding.seeded(seed):
             module = build()
         module.eval()
     refuse_meta(module)
-    if found.library == "python" and _brings_weights(found, module, seed):
-        build, origin = None, ("given", None, None)
-    if checkpoint is not None:
-        found_weights = load_checkpoint(module, Path(checkpoint))
-        origin = ("checkpoint", Path(checkpoint).name, None)
-    classes = _classes_found(spec, found, module, spec_of_input, arguments)
-    published = origin[0] == "pretrained" and not arguments.given
-    return LoadedModel(
-        spec=shown_spec(spec) if found.library == "python" else spec,
-        arch=_arch(found, module),
-        library=found.library,
-        module=module,
-        input=spec_of_input,
-        classes=classes,
-        weights=Weights(
-            source=origin[0],
-            detail=origin[1],
-            seed=origin[2],
-            sha256=state_sha256(module.state_dict()),
-            entry=found_weights.entry if found_weights else None,
-        ),
-        build=build,
-        class_names=imagenet_names(classes),
-        published_error=found.published_error if published else None,
-        code_sha256=code_sha256(module, found.source and found.source())
-        if found.library == "python"
-        else None,
-        metadata=found_weights.metadata if found_weights else None,
-        arguments=arguments,
-    )
+    return found, module
 
 
-def _read_recipe(spec: str, checkpoint: Path) -> tuple[ModelArguments | None, InputSpec | None]:
+def _input_of(
+    spec: str,
+    found: Architecture,
+    module: nn.Module,
+    asked: InputOptions,
+    recipe: InputSpec | None,
+    published: bool,
+) -> InputSpec:
+    """How images are prepared; under published weights as their authors did, at whatever size."""
+    arguments = found.arguments
+    if published:
+        known, asked = find_architecture(spec).input, replace(asked, size=asked.size or arguments.sides)
+    else:
+        known = recipe or found.input
+        known = known or task_input(arguments, timm_input(module), input_channels(module))
+    return find_input(spec, known, module, asked, arguments.dims)
+
+
+def _weights(module: nn.Module, origin: _Origin, file: Checkpoint | None = None) -> Weights:
+    sha256 = state_sha256(module.state_dict())
+    entry = file.entry if file else None
+    return Weights(source=origin[0], detail=origin[1], seed=origin[2], sha256=sha256, entry=entry)
+
+
+def _read_recipe(spec: str, checkpoint: str | Path | None) -> tuple[ModelArguments | None, InputSpec | None]:
     """What a checkpoint's recipe says about the architecture's arguments and its input."""
+    if checkpoint is None:
+        return None, None
+    checkpoint = Path(checkpoint)
     recipe = read_recipe(checkpoint) or {}
     model = recipe.get("model")
     if not isinstance(model, str):  # another program's recipe
@@ -229,6 +267,7 @@ def given_model(module: nn.Module, asked: InputOptions, seed: int = 0) -> Loaded
         with seeding.seeded(seed):
             complete(name, lambda: module, _input_shape(spec_of_input, 2))
     classes = classes_seen(module, _input_shape(spec_of_input, 2))
+    known = type(module).__module__.partition(".")[0] in _OF_IMAGENET
     return LoadedModel(
         spec=name,
         arch=name,
@@ -237,17 +276,16 @@ def given_model(module: nn.Module, asked: InputOptions, seed: int = 0) -> Loaded
         input=spec_of_input,
         classes=classes,
         code_sha256=code_sha256(module),
-        weights=Weights(source="given", detail=None, seed=None, sha256=state_sha256(module.state_dict())),
+        weights=_weights(module, ("given", None, None)),
         build=None,
-        class_names=imagenet_names(classes),
+        class_names=imagenet_names(classes) if known else None,
     )
 
 
-def _classes_found(
-    spec: str, found: Architecture, module: nn.Module, shown: InputSpec, arguments: ModelArguments
-) -> int | None:
+def _classes_found(spec: str, found: Architecture, module: nn.Module, shown: InputSpec) -> int | None:
     if found.library != "python":
         return classes_of(module)
+    arguments = found.arguments
     classes = classes_seen(module, _input_shape(shown, arguments.dims))
     if arguments.num_classes not in (None, classes) and classes is not None:
         raise UsageError(
@@ -259,25 +297,3 @@ def _classes_found(
 
 def _input_shape(spec: InputSpec, dims: int) -> tuple[int, ...]:
     return (spec.channels, spec.width) if dims == 1 else (spec.channels, spec.height, spec.width)
-
-
-def _resized(found: Architecture, asked: InputOptions | None) -> Architecture:
-    """A network that is fixed to one input size, built for the size asked for (timm's `img_size`)."""
-    if asked is None or asked.size is None or not found.fixed_size:
-        return found
-
-    def at(make: Callable[..., nn.Module]) -> Callable[[], nn.Module]:
-        def build() -> nn.Module:
-            try:
-                return make(img_size=asked.size)
-            except DiffsensError:
-                raise
-            except (TypeError, AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:
-                raise UsageError(
-                    f"{found.arch} cannot be built for --input-size {asked.size}: {error}"
-                ) from error
-
-        return build
-
-    pretrained = at(found.pretrained) if found.pretrained is not None else None
-    return replace(found, build=at(found.build), pretrained=pretrained)

@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from timm_diffsens.errors import UsageError, first_line, warn
 
 _AVERAGED = ("state_dict_ema", "model_ema")  # timm's order: averaged weights go before raw ones
+AVERAGED_NAME = re.compile(r"(?<![a-z])(ema|swa|averag[a-z]*)(?![a-z])", re.IGNORECASE)
 _WRAPPERS = (*_AVERAGED, "state_dict", "model", "model_state_dict", "module", "net")
 # what training scripts keep beside the weights, and what cannot run code: arguments (timm's own), accuracies
 _SCALAR, _SCALAR_NAMES = np.float64(0).__reduce__()[0], ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -119,7 +121,7 @@ def _unwrap(loaded: Any, path: Path) -> Checkpoint:
         known = [key for key in _WRAPPERS if _is_state(loaded.get(key)) or _is_wrapped(loaded.get(key))]
         if not known and (_is_state(loaded) or not inside):
             break
-        several = {*map(str, known), *map(str, inside)}
+        several = {*map(str, known), *map(str, inside), *_averages(loaded)}
         if not known and len(inside) > 1:
             named = ", ".join(sorted(several))
             raise UsageError(
@@ -131,6 +133,9 @@ def _unwrap(loaded: Any, path: Path) -> Checkpoint:
             _say_which(path, entry, sorted(several - {entry}))
         loaded = loaded[key]
     if _is_state(loaded):
+        left = list(_averages(loaded))
+        if left:
+            warn(f"checkpoint {path.name!r}: not measured is {', '.join(left)}, which the file holds too")
         kept = {str(name): value for name, value in loaded.items() if _belongs(name, value)}
         return Checkpoint(kept, {}, entry)
     found = ", ".join(map(str, list(loaded)[:5])) if isinstance(loaded, Mapping) else type(loaded).__name__
@@ -141,6 +146,22 @@ def _say_which(path: Path, entry: str, others: list[str]) -> None:
     averaged = ", averaged weights (EMA), as timm takes them" if entry in _AVERAGED else ""
     left = f"; not {', '.join(others)}, which the file holds too" if others else ""
     warn(f"checkpoint {path.name!r}: measured is {entry}{averaged}{left}")
+
+
+def _averages(loaded: Any, above: str = "") -> Iterator[str]:
+    """Names of what may be averaged weights, in whatever form and depth, outside of state dicts."""
+    for key, value in loaded.items() if isinstance(loaded, Mapping) else ():
+        if AVERAGED_NAME.search(str(key)) and not isinstance(value, torch.Tensor):
+            yield from [f"{above}{key}"] if _has_tensors(value) else []
+        elif key not in _WRAPPERS and not _is_state(value):
+            yield from _averages(value, f"{above}{key}.")
+
+
+def _has_tensors(value: Any) -> bool:
+    """Whether there is a tensor in it that is more than a number, at whatever depth."""
+    if isinstance(value, Mapping | list | tuple):
+        return any(map(_has_tensors, value.values() if isinstance(value, Mapping) else value))
+    return isinstance(value, torch.Tensor) and value.ndim > 0
 
 
 def _is_wrapped(value: Any) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from timm_diffsens import registry
 from timm_diffsens.device import allocator
 from timm_diffsens.errors import MeasurementError
 from timm_diffsens.models.architectures import Architecture, find_architecture
@@ -42,7 +43,7 @@ def structure(spec: str) -> dict[str, Any]:
     if shown is None:
         raise MeasurementError(f"the input size of {spec} is not known")
     images = torch.empty(_IMAGES, shown.channels, shown.height, shown.width, device="meta")
-    with _leaf_calls(module) as leaves:
+    with registry.beside(source.home), _leaf_calls(module) as leaves:
         seen = trace_images(module, images)
     layers = select_layers(seen, "all")
     fates = Counter(_fates(seen, layers, leaves))

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from timm_diffsens import registry
 from timm_diffsens.device import devices, environment
 from timm_diffsens.errors import DiffsensError, UsageError
 from timm_diffsens.files import check_writable_folder, slug, write_atomic
@@ -116,8 +117,9 @@ def train(
     parts = {name: getattr(data, name).to(target) for name in ("train", "validation", "test")}
     here = replace(data, **parts)
     watch = partial(_track, folder / TRACK, here, recipe, tracked)
-    state = fit(module, here, recipe, state_file=folder / STATE, watch=watch, progress=progress)
-    return _finish(folder, recipe, loaded, here, state)
+    with registry.beside(loaded.home):
+        state = fit(module, here, recipe, state_file=folder / STATE, watch=watch, progress=progress)
+        return _finish(folder, recipe, loaded, here, state)
 
 
 def tracked_epochs(asked: str | None, epochs: int) -> list[int]:

@@ -34,6 +34,7 @@ class PythonModels:
             build=functools.partial(_make, name, entry, arguments, given),
             source=None if where and not where.endswith(".py") else entry.source,
             arguments=arguments,
+            home=entry.module,
         )
 
 
@@ -72,7 +73,7 @@ def _call(spec: str, factory: Any, task: Mapping[str, Any], given: Mapping[str, 
         pass
     try:
         made = factory(**passed)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"{spec} raised {type(error).__name__}: {error}") from error
     if not isinstance(made, nn.Module):
         raise UsageError(f"{spec} gives a {type(made).__name__}, expected a torch.nn.Module")
