@@ -52,9 +52,30 @@ def kept_warnings(kept: list[str]) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def failing(what: str) -> Iterator[None]:
+    """Whatever a model's own code raises inside, `sys.exit` too, is a `MeasurementError`; Ctrl-C is not."""
+    try:
+        yield
+    except (DiffsensError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise MeasurementError(f"{what}: {type(error).__name__}: {first_line(error)}") from error
+
+
+def said(error: BaseException) -> str:
+    """The text of somebody else's error; nothing where it cannot even say that."""
+    try:
+        return str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return ""
+
+
 def first_line(error: BaseException, most: int = 200) -> str:
     """What an error of another library says, in one line; its class where it says nothing."""
-    lines = str(error).strip().splitlines()
+    lines = said(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:most]
 
 

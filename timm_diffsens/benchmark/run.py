@@ -15,14 +15,7 @@ from timm_diffsens.benchmark.parts import stated_test_error, train_error
 from timm_diffsens.benchmark.plan import Inputs, Plan, precision_of, prepare, refuse_weights
 from timm_diffsens.data.loading import ImageSample
 from timm_diffsens.device import environment
-from timm_diffsens.errors import (
-    DiffsensError,
-    MeasurementError,
-    UsageError,
-    first_line,
-    kept_warnings,
-    warn,
-)
+from timm_diffsens.errors import UsageError, failing, kept_warnings, warn
 from timm_diffsens.models.checkpoints import state_sha256
 from timm_diffsens.models.loading import LoadedModel
 from timm_diffsens.perturb.streams import stream
@@ -106,16 +99,8 @@ def run(plan: Plan, progress: Progress | None = None) -> records.Record:
     Raises:
         MeasurementError: the network, or what it was given, failed in its own way.
     """
-    try:
-        with kept_warnings(plan.warnings):
-            return _Run(plan, progress).record()
-    except DiffsensError:
-        raise
-    except Exception as error:
-        text = first_line(error)
-        raise MeasurementError(
-            f"{plan.model.spec} could not be run: {type(error).__name__}: {text}"
-        ) from error
+    with failing(f"{plan.model.spec} could not be run"), kept_warnings(plan.warnings):
+        return _Run(plan, progress).record()
 
 
 class _Run:

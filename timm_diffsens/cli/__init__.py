@@ -3,6 +3,7 @@
 Nothing heavy is imported before a verb runs, so that `diffsens --help` is quick.
 """
 
+import errno
 import os
 import sys
 from contextlib import suppress
@@ -69,6 +70,12 @@ class _Verbs(TyperGroup):
         except BrokenPipeError:
             _forget_output()
             raise typer.Exit(_BROKEN_PIPE) from None
+        except OSError as error:  # standard output on a full disk, say
+            if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+                raise
+            _forget_output()
+            print_error(f"what was found cannot be printed: {error.strerror}")
+            raise typer.Exit(1) from None
 
 
 def _forget_output() -> None:
@@ -108,8 +115,16 @@ for _verb in (bench, sweep, train, demo, leaderboard, reproduce, theory, show, l
     app.command()(_verb)
 
 
+def _fill_closed_streams() -> None:
+    """Standard streams that were closed before we began lead nowhere; else the next file would be one."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+
+
 def main() -> None:
     """Entry point of the console script."""
+    _fill_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # replaced by something that is no text file
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]

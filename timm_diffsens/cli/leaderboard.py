@@ -7,6 +7,7 @@ import typer
 
 from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_error, print_json, progress_console
 from timm_diffsens.errors import UsageError
+from timm_diffsens.schema import limits
 
 _RESAMPLES, _FEWEST_RESAMPLES = 2000, 100
 
@@ -30,9 +31,15 @@ def leaderboard(
         bool, typer.Option("--include-unfitted", help="Fit networks with a train error above 1 % too.")
     ] = False,
     resamples: Annotated[
-        int, typer.Option("--resamples", min=_FEWEST_RESAMPLES, help="Bootstrap samples of the networks.")
+        int,
+        typer.Option(
+            "--resamples",
+            min=_FEWEST_RESAMPLES,
+            max=limits.RESAMPLES,
+            help="Bootstrap samples of the networks.",
+        ),
     ] = _RESAMPLES,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=limits.SEED, help="Of the bootstrap.")] = 0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

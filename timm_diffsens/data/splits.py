@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from timm_diffsens.errors import UsageError, unknown
+from timm_diffsens.files import absolute
 
 TRAIN_SPLITS = ("train", "training")
 EVALUATION_SPLITS = ("validation", "val", "valid", "eval", "evaluation")
@@ -62,7 +63,7 @@ def existing_folder(spec: str, data_dir: str | Path | None) -> Path:
     """
     if data_dir is None:
         raise UsageError(f"data set {spec!r} needs --data-dir, the folder it is read from")
-    folder = Path(data_dir).expanduser().absolute()
+    folder = absolute(Path(data_dir))
     if not exists(folder):
         raise UsageError(f"--data-dir {str(folder)!r} does not exist")
     try:

@@ -79,11 +79,11 @@ def write_report(report: Report, folder: Path, settings: Settings) -> list[Path]
     if not report.charts and not report.tables and (target / REPORT).exists():
         return []  # it failed now; what it gave before stays
     files[f"../settings-{settings.name}.json"] = (json.dumps(settings.to_json(), indent=1) + "\n").encode()
+    for name, content in files.items():
+        write_atomic(target / name, content)
     for old in target.glob("*"):
         if old.suffix in (".svg", ".csv") and old.name not in files:
             old.unlink()  # of an earlier run, with other data
-    for name, content in files.items():
-        write_atomic(target / name, content)
     return [target / name for name in files]
 
 
