@@ -24,7 +24,7 @@ from timm_diffsens.cli.sweep import sweep
 from timm_diffsens.cli.theory import theory
 from timm_diffsens.cli.train import train
 from timm_diffsens.cli.validate import validate
-from timm_diffsens.errors import DiffsensError, unknown
+from timm_diffsens.errors import DiffsensError, UsageError, unknown
 
 _INTERRUPTED, _BROKEN_PIPE = 130, 1
 # The parser's own complaints; Typer exports only this one of their family.
@@ -51,6 +51,17 @@ class _Verbs(TyperGroup):
             print_error(error.format_message())  # type: ignore[attr-defined]
             raise typer.Exit(2) from None
 
+    def main(self, *args: Any, **more: Any) -> Any:
+        """All of it; what cannot be printed, be it the help, is one line too."""
+        try:
+            return super().main(*args, **more)
+        except OSError as error:  # standard output on a full disk, say
+            if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+                raise
+            _forget_output()
+            print_error(f"what was found cannot be printed: {error.strerror}")
+            sys.exit(1)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the verb."""
         try:
@@ -70,12 +81,9 @@ class _Verbs(TyperGroup):
         except BrokenPipeError:
             _forget_output()
             raise typer.Exit(_BROKEN_PIPE) from None
-        except OSError as error:  # standard output on a full disk, say
-            if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
-                raise
-            _forget_output()
-            print_error(f"what was found cannot be printed: {error.strerror}")
-            raise typer.Exit(1) from None
+        except PermissionError as error:
+            print_error(f"{error.filename}: {str(error.strerror).lower()}")
+            raise typer.Exit(UsageError.exit_code) from None
 
 
 def _forget_output() -> None:

@@ -53,12 +53,16 @@ def leaderboard(
     if files:
         raise UsageError(f"{files[0]} is given without --check; records are read from {out / 'records'}")
     from timm_diffsens.results.board import write_board
-    from timm_diffsens.results.report.export import start_renderer
+    from timm_diffsens.results.report.export import FigureError, start_renderer
     from timm_diffsens.results.stats.leaderboard import Choices, build_leaderboard
 
     start_renderer()
     board = build_leaderboard(out, Choices(errors, include_unfitted, resamples, seed))
-    written = [] if board.main is None else write_board(board, out, figures)
+    written, not_drawn = list[Path](), None
+    try:
+        written = [] if board.main is None else write_board(board, out, figures)
+    except FigureError as error:
+        not_drawn = error
     if as_json:
         from timm_diffsens.results.report.board_text import plain_board
 
@@ -67,10 +71,13 @@ def leaderboard(
         from timm_diffsens.cli.board import print_board
 
         print_board(board)
-        progress_console().print("written: " + ", ".join(map(str, written)), soft_wrap=True)
+        if written:
+            progress_console().print("written: " + ", ".join(map(str, written)), soft_wrap=True)
     for _, fault in board.faulty:
         print_error(f"left out: {fault}")
-    if board.faulty:
+    if not_drawn:
+        print_error(str(not_drawn))
+    if board.faulty or not_drawn:
         raise typer.Exit(1)
 
 
