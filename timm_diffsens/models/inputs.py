@@ -80,8 +80,10 @@ def find_input(
         known = plain_input(input_channels(module), asked.size, _IMAGENET_MEAN, _IMAGENET_STD)
     changes: dict[str, Any] = {}
     if asked.size is not None:
-        if min(asked.size) < 1 or max(asked.size) > limits.SIDE:
-            raise UsageError(f"--input-size must be from 1 to {limits.SIDE:,} pixels, got {asked.size}")
+        if min(asked.size) < 1:
+            raise UsageError(f"--input-size must be at least 1 pixel, got {asked.size}")
+        if max(asked.size) > limits.SIDE:
+            raise UsageError(f"--input-size must be at most {limits.SIDE:,} pixels a side, got {asked.size}")
         changes |= {"height": asked.size[0] if dims == 2 else 1, "width": asked.size[1]}
     for name, value in (("mean", asked.mean), ("std", asked.std)):
         if value is not None:
