@@ -70,11 +70,12 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def check_writable_folder(folder: Path) -> None:
-    """Make `folder` where it is missing, and try to write in it.
+    """Try to write in `folder`; what is made for that, where it is missing, is removed again.
 
     Raises:
         UsageError: no file can be written there.
     """
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _temporary(folder, "probe", b"x"):
@@ -82,6 +83,10 @@ def check_writable_folder(folder: Path) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(f"cannot write in {folder}: {reason}; choose another folder with --out") from None
+    finally:
+        with suppress(OSError):
+            for each in missing:
+                each.rmdir()
 
 
 @contextmanager
