@@ -90,6 +90,27 @@ def test_a_record_is_kept_whatever_becomes_of_the_output(tmp_path, streams, code
     assert len(errors) == (streams == ">/dev/full")
 
 
+def test_ctrl_c_while_libraries_are_imported_ends_at_once(tmp_path):
+    """A library that takes it for a missing part would go on without that part."""
+    (tmp_path / "torch.py").write_text(
+        "import os, signal, time\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(60)\n"
+        "except BaseException:\n    pass\n"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    begin = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code = (
+        begin
+        + "import sys; sys.argv = ['diffsens', 'ls', 'models']; from timm_diffsens.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 130
+    assert only_error(done) == "error: interrupted"
+    assert done.stderr.count("\n") == 1
+
+
 def without_privileges() -> list[str]:
     """What a command begins with so that permissions hold for it too."""
     if os.geteuid():
