@@ -55,6 +55,27 @@ def kept_warnings(kept: list[str]) -> Iterator[None]:
 
 
 @contextmanager
+def failing(what: str) -> Iterator[None]:
+    """Whatever a model's own code raises inside, `sys.exit` too, is a `MeasurementError`; Ctrl-C is not."""
+    try:
+        yield
+    except (DiffsensError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise MeasurementError(f"{what}: {type(error).__name__}: {first_line(error)}") from error
+
+
+def said(error: BaseException) -> str:
+    """The text of somebody else's error; nothing where it cannot even say that."""
+    try:
+        return str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return ""
+
+
+@contextmanager
 def collected_warnings() -> Iterator[list[str]]:
     """The text of each `DiffsensWarning` inside is in the list afterwards; none is shown."""
     texts: list[str] = []
@@ -88,7 +109,7 @@ def without_options(text: str, missing: Iterable[str]) -> str:
 
 def first_line(error: BaseException, most: int = 200) -> str:
     """What an error of another library says, in one line; its class where it says nothing."""
-    lines = str(error).strip().splitlines()
+    lines = said(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:most]
 
 

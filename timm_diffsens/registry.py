@@ -26,7 +26,8 @@ from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any, TypeVar
 
-from timm_diffsens.errors import DiffsensError, UsageError, unknown
+from timm_diffsens.errors import DiffsensError, UsageError, said, unknown
+from timm_diffsens.files import absolute as absolute_path
 from timm_diffsens.fingerprint import LIBRARIES, object_sha256, source_sha256
 
 _Thing = TypeVar("_Thing")
@@ -170,10 +171,12 @@ def _failing(what: str, *as_they_are: type[Exception], hint: str = "") -> Iterat
     """
     try:
         yield
+    except KeyboardInterrupt:
+        raise
     except as_they_are:
         raise
-    except (Exception, SystemExit) as error:
-        raise UsageError(f"{what}: {type(error).__name__}: {error}{hint}") from error
+    except BaseException as error:  # `sys.exit` too
+        raise UsageError(f"{what}: {type(error).__name__}: {said(error)}{hint}") from error
 
 
 _registered: dict[str, dict[tuple[str, str], Entry]] = {kind: {} for kind in KINDS}  # by module and name
@@ -316,7 +319,7 @@ def absolute(spec: str) -> str:
     where, _, attribute = name.rpartition(":")
     if not where.endswith(".py"):
         return spec
-    return f"{Path(where).expanduser().absolute()}:{attribute}{spec[len(name) :]}"
+    return f"{absolute_path(Path(where))}:{attribute}{spec[len(name) :]}"
 
 
 def accepted(thing: Callable[..., Any], **offered: Any) -> dict[str, Any]:
@@ -394,7 +397,7 @@ def import_file(path: Path, word: str = "Python") -> Any:
     Raises:
         UsageError: there is no such file, or its code fails.
     """
-    path = path.expanduser().absolute()
+    path = absolute_path(path)
     if not path.is_file():
         near = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise unknown(f"{word} file", str(path), near)

@@ -208,3 +208,42 @@ def test_recipes_that_are_no_json(recipe, path):
 def test_checkpoints_have_their_ending(tmp_path):
     with pytest.raises(UsageError, match=r"a checkpoint is a \.safetensors file, got 'w\.pt'"):
         save_checkpoint(nn.Linear(2, 2), tmp_path / "w.pt", {})
+
+
+# --- numbers of strangers
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input": {"height": 10**9}}, r"input.height must be from 1 to 8,192, got 1000000000"),
+        ({"input": {"width": 0}}, r"input.width must be from 1 to 8,192, got 0"),
+        ({"input": {"channels": 10**20}}, r"input.channels must be from 1 to 4,096"),
+        ({"input": {"height": 8192, "width": 8192}}, r"an input holds at most 4,194,304 numbers"),
+        ({"input": {"mean": [0.0] * 7}}, r"mean needs 1 number, got 7"),
+        ({"input": {"std": [0.0]}}, r"std must be positive"),
+        ({"input": {"crop_pct": 1e-9}}, r"input.crop_pct must be from 0.1 to 2.0, got 1e-09"),
+        ({"arguments": {"width": 10**9}}, r"model argument width must be at most 16,384, got 1000000000"),
+        ({"arguments": {"size": 10**20}}, r"model argument size must be at most 8,192"),
+        ({"arguments": {"depth": 10**6}}, r"model argument depth must be at most 1,000"),
+        ({"arguments": {"num_classes": 10**9}}, r"model argument num_classes must be at most 1,000,000"),
+    ],
+)
+def test_numbers_of_a_recipe_are_bounded_before_anything_is_made_of_them(path, changes, message):
+    train(path)
+    recipe = read_recipe(path)
+    for part, values in changes.items():
+        recipe[part] |= values
+    save_checkpoint(nn.Linear(2, 2), path, recipe)
+    with pytest.raises(UsageError, match=message) as caught:
+        load_model("net/simple", checkpoint=path)
+    assert "recipe in checkpoint 'w.safetensors'" in str(caught.value)
+
+
+def test_a_recipe_of_a_network_that_the_file_cannot_hold_is_refused_before_it_is_built(path, monkeypatch):
+    train(path, "net/vgg11_bn", ModelArguments(in_chans=1, num_classes=1, size=32, width=4))
+    recipe = read_recipe(path)
+    recipe["arguments"]["width"] = 16_384  # 180 billion parameters
+    save_checkpoint(nn.Linear(2, 2), path, recipe)
+    with pytest.raises(UsageError, match=r"describes a network of [\d,]{13,} parameters, and the file has"):
+        load_model("net/vgg11_bn", checkpoint=path)

@@ -61,8 +61,13 @@ bench("test_resnet", pretrained=False, images=2, layers="output", variants="orig
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"shuffles": 0}, "shuffles must be at least 1, got 0"),
-        ({"init_samples": -1}, "init_samples must be at least 1, got -1"),
+        ({"shuffles": 0}, "shuffles must be between 1 and 10,000, got 0"),
+        ({"shuffles": 10**20}, "shuffles must be between 1 and 10,000, got 100000000000000000000"),
+        ({"init_samples": -1}, "init_samples must be between 1 and 10,000, got -1"),
+        ({"cut": 1_000_000}, "cut must be at most 1,000, got 1000000"),
+        ({"images": 10**20}, "images must be at most 100,000,000, got 100000000000000000000"),
+        ({"batch_size": "1000001"}, "batch_size must be at most 1,000,000, got 1000001"),
+        ({"input_size": "224,9000"}, "input_size must be at most 8,192 pixels a side, got '224,9000'"),
         ({"corruption": -0.5}, "corruption must be at least 0, got -0.5"),
         ({"corruption": float("inf")}, "corruption must be a finite number, got inf"),
         ({"test_error": 1.5}, "test_error must be between 0 and 1, got 1.5"),

@@ -209,6 +209,28 @@ def test_tracking_follows_the_sensitivities(tmp_path):
     assert rows[0]["layers"] != rows[1]["layers"]
 
 
+def test_a_training_stopped_before_it_measures_an_epoch_measures_it_when_it_goes_on(tmp_path):
+    recipe, options = Recipe("scale1", "net/fc2", **SMALL), {"track": "0,1,2,3"}
+
+    def stop(row):  # after the epoch is saved, before it is measured
+        raise KeyboardInterrupt
+
+    whole = train(recipe, TrainOptions(out=tmp_path / "whole", **options))
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, TrainOptions(out=tmp_path / "broken", **options), progress=stop)
+    broken = train(recipe, TrainOptions(out=tmp_path / "broken", **options))
+    assert json.loads((broken.folder / TRACK).read_text()) == json.loads((whole.folder / TRACK).read_text())
+
+
+def test_a_finished_training_leaves_no_state(tmp_path):
+    recipe = Recipe("scale1", "net/fc2", **SMALL)
+    folder = train(recipe, TrainOptions(out=tmp_path)).folder
+    (folder / STATE).write_bytes(b"of a training that was killed before it removed it")
+    assert not train(recipe, TrainOptions(out=tmp_path)).now
+    assert not (folder / STATE).exists()
+
+
 def test_divergence_is_told_and_the_last_good_epoch_stays(tmp_path):
     recipe = Recipe("scale1", "net/fc4", **SMALL, lr=1e30)
     with pytest.raises(loop.DivergedError, match=r"diverged in epoch \d+: .*lower --lr than 1e\+30"):

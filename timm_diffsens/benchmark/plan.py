@@ -16,7 +16,7 @@ from timm_diffsens.data.scale_detection import ScaleDetection
 from timm_diffsens.data.source import ImageSource
 from timm_diffsens.device import devices
 from timm_diffsens.device.precision import Precision
-from timm_diffsens.errors import UsageError, kept_warnings, warn
+from timm_diffsens.errors import UsageError, failing, kept_warnings, warn
 from timm_diffsens.models.checkpoints import read_recipe
 from timm_diffsens.models.classes import imagenet_names
 from timm_diffsens.models.inputs import plain_input
@@ -257,13 +257,15 @@ def _labels(sample: ImageSample, loaded: LoadedModel) -> tuple[dict[int, int] | 
 
 def _load(model: str | nn.Module | LoadedModel, config: Config, source: ImageSource) -> LoadedModel:
     if isinstance(model, str):
-        return load_model(
-            model,
-            pretrained=config.pretrained,
-            checkpoint=config.checkpoint,
-            seed=config.seed,
-            input_options=_input_options(config, source),
-        )
+        asked = _input_options(config, source)
+        with failing(f"{model} could not be made"):
+            return load_model(
+                model,
+                pretrained=config.pretrained,
+                checkpoint=config.checkpoint,
+                seed=config.seed,
+                input_options=asked,
+            )
     if isinstance(model, LoadedModel):
         if any(map(config.given, ("input_size", "mean", "std"))):
             raise UsageError("input_size, mean and std belong to load_model(..., input_options=...)")

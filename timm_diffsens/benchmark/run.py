@@ -20,7 +20,7 @@ from timm_diffsens.errors import (
     MeasurementError,
     UsageError,
     errors_in_python,
-    first_line,
+    failing,
     kept_warnings,
     warn,
 )
@@ -125,16 +125,12 @@ def run(plan: Plan, progress: Progress | None = None) -> records.Record:
     Raises:
         MeasurementError: the network, or what it was given, failed in its own way.
     """
-    try:
-        with kept_warnings(plan.warnings), registry.beside(*plan.homes):
-            return _Run(plan, progress).record()
-    except DiffsensError:
-        raise
-    except (Exception, SystemExit) as error:
-        text = first_line(error)
-        raise MeasurementError(
-            f"{plan.model.spec} could not be run: {type(error).__name__}: {text}"
-        ) from error
+    with (
+        failing(f"{plan.model.spec} could not be run"),
+        kept_warnings(plan.warnings),
+        registry.beside(*plan.homes),
+    ):
+        return _Run(plan, progress).record()
 
 
 class _Run:

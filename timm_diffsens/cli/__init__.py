@@ -5,8 +5,10 @@ Nothing heavy is imported before a verb runs, so that `diffsens --help` is quick
 
 import errno
 import os
+import signal
 import sys
 from contextlib import suppress
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -24,7 +26,7 @@ from timm_diffsens.cli.sweep import sweep
 from timm_diffsens.cli.theory import theory
 from timm_diffsens.cli.train import train
 from timm_diffsens.cli.validate import validate
-from timm_diffsens.errors import DiffsensError, unknown
+from timm_diffsens.errors import DiffsensError, UsageError, unknown
 
 _INTERRUPTED, _BROKEN_PIPE = 130, 1
 # The parser's own complaints; Typer exports only this one of their family.
@@ -51,6 +53,17 @@ class _Verbs(TyperGroup):
             print_error(error.format_message())  # type: ignore[attr-defined]
             raise typer.Exit(2) from None
 
+    def main(self, *args: Any, **more: Any) -> Any:
+        """All of it; what cannot be printed, be it the help, is one line too."""
+        try:
+            return super().main(*args, **more)
+        except OSError as error:  # standard output on a full disk, say
+            if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+                raise
+            _forget_output()
+            print_error(f"what was found cannot be printed: {error.strerror}")
+            sys.exit(1)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the verb."""
         try:
@@ -70,12 +83,9 @@ class _Verbs(TyperGroup):
         except BrokenPipeError:
             _forget_output()
             raise typer.Exit(_BROKEN_PIPE) from None
-        except OSError as error:  # standard output on a full disk, say
-            if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
-                raise
-            _forget_output()
-            print_error(f"what was found cannot be printed: {error.strerror}")
-            raise typer.Exit(1) from None
+        except PermissionError as error:
+            print_error(f"{error.filename}: {str(error.strerror).lower()}")
+            raise typer.Exit(UsageError.exit_code) from None
 
 
 def _forget_output() -> None:
@@ -115,8 +125,31 @@ for _verb in (bench, sweep, train, demo, leaderboard, reproduce, theory, show, l
     app.command()(_verb)
 
 
+def _fill_closed_streams() -> None:
+    """Standard streams that were closed before we began lead nowhere; else the next file would be one."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+
+
+def _interrupt(_: int, frame: FrameType | None) -> None:
+    """Ctrl-C. Inside of an import it ends the process at once: libraries take it there for a fault of a part
+    that they can do without, and go on, half imported.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            with suppress(OSError):
+                os.write(2, b"error: interrupted\n")
+            os._exit(_INTERRUPTED)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Entry point of the console script."""
+    _fill_closed_streams()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # replaced by something that is no text file
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from timm_diffsens.cli.output import Json, Quiet, print_json, progress_bars, result_console
+from timm_diffsens.schema import limits
 
 if TYPE_CHECKING:
     from timm_diffsens.schema.records import Record
@@ -20,8 +21,10 @@ def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Gets records, page and weights.")] = Path(
         "demo"
     ),
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of each training.")] = 40,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of weights, images and order.")] = 0,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, max=limits.EPOCHS, help="Of each training.")] = 40,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=limits.SEED, help="Of weights, images and order.")
+    ] = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:i.")] = "auto",
     as_json: Json = False,
     quiet: Quiet = False,

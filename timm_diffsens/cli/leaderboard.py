@@ -7,6 +7,7 @@ import typer
 
 from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_error, print_json, progress_console
 from timm_diffsens.errors import UsageError
+from timm_diffsens.schema import limits
 
 _RESAMPLES, _FEWEST_RESAMPLES = 2000, 100
 
@@ -30,9 +31,15 @@ def leaderboard(
         bool, typer.Option("--include-unfitted", help="Fit networks with a train error above 1 % too.")
     ] = False,
     resamples: Annotated[
-        int, typer.Option("--resamples", min=_FEWEST_RESAMPLES, help="Bootstrap samples of the networks.")
+        int,
+        typer.Option(
+            "--resamples",
+            min=_FEWEST_RESAMPLES,
+            max=limits.RESAMPLES,
+            help="Bootstrap samples of the networks.",
+        ),
     ] = _RESAMPLES,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=limits.SEED, help="Of the bootstrap.")] = 0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -46,12 +53,16 @@ def leaderboard(
     if files:
         raise UsageError(f"{files[0]} is given without --check; records are read from {out / 'records'}")
     from timm_diffsens.results.board import write_board
-    from timm_diffsens.results.report.export import start_renderer
+    from timm_diffsens.results.report.export import FigureError, start_renderer
     from timm_diffsens.results.stats.leaderboard import Choices, build_leaderboard
 
     start_renderer()
     board = build_leaderboard(out, Choices(errors, include_unfitted, resamples, seed))
-    written = [] if board.main is None else write_board(board, out, figures)
+    written, not_drawn = list[Path](), None
+    try:
+        written = [] if board.main is None else write_board(board, out, figures)
+    except FigureError as error:
+        not_drawn = error
     if as_json:
         from timm_diffsens.results.report.board_text import plain_board
 
@@ -60,10 +71,13 @@ def leaderboard(
         from timm_diffsens.cli.board import print_board
 
         print_board(board)
-        progress_console().print("written: " + ", ".join(map(str, written)), soft_wrap=True)
+        if written:
+            progress_console().print("written: " + ", ".join(map(str, written)), soft_wrap=True)
     for _, fault in board.faulty:
         print_error(f"left out: {fault}")
-    if board.faulty:
+    if not_drawn:
+        print_error(str(not_drawn))
+    if board.faulty or not_drawn:
         raise typer.Exit(1)
 
 

@@ -17,7 +17,7 @@ from timm_diffsens.cli.output import (
     progress_console,
     result_console,
 )
-from timm_diffsens.errors import UsageError, unknown
+from timm_diffsens.errors import UsageError, failing, unknown
 from timm_diffsens.patterns import matching
 from timm_diffsens.results.numbers import MISSING, significant
 
@@ -89,9 +89,10 @@ def _layers(spec: str | None, selection: list[str], size: int | None) -> list[di
     from timm_diffsens.models.loading import InputOptions, load_model
 
     options = None if size is None else InputOptions(size=(size, size), mean=(0.5,), std=(0.5,))
-    model = load_model(spec, pretrained=False, input_options=options)
-    with registry.beside(model.home):
-        layers = list_layers(model, selection)
+    with failing(f"{spec} could not be run"):
+        model = load_model(spec, pretrained=False, input_options=options)
+        with registry.beside(model.home):
+            found = list_layers(model, selection)
     return [
         {
             "name": layer.name,
@@ -102,7 +103,7 @@ def _layers(spec: str | None, selection: list[str], size: int | None) -> list[di
             "aliases": list(layer.aliases),
             "reason": layer.reason,
         }
-        for layer in layers
+        for layer in found
     ]
 
 

@@ -14,6 +14,7 @@ from timm_diffsens.cli.options import MODEL, RUNNING, Force, configured, option
 from timm_diffsens.cli.output import OUT, Json, Quiet, print_error, print_json, result_console
 from timm_diffsens.cli.sweep_view import print_summary, watching
 from timm_diffsens.errors import DiffsensError, UsageError
+from timm_diffsens.schema import limits
 from timm_diffsens.schema.config import Config
 
 if TYPE_CHECKING:
@@ -84,8 +85,8 @@ def _sweep(
         Inputs.of(config)  # whatever is wrong with it, before any process is started
         options = config.plain()
     for name, value in (("--jobs", jobs), ("--threads", threads)):
-        if value is not None and value < 1:
-            raise UsageError(f"{name} must be at least 1, got {value}")
+        if value is not None and not 1 <= value <= limits.WORKERS:
+            raise UsageError(f"{name} must be at least 1 and at most {limits.WORKERS:,}, got {value}")
     models = take_shard(find_models(patterns, config.pretrained and not structure), shard)
     given = {"jobs": jobs, "gpus": gpus, "address": address, "options": slurm}
     jobs = jobs or ((os.cpu_count() or 1) if structure and engine == "local" else 1)

@@ -138,14 +138,14 @@ def _write(
 
     rows = [row for result in results for row in theory_rows(result)]
     rows += [row for found in trained for row in trained_rows(found)]
-    for path in filter(None, (figure, out and out / "theory.svg")):
-        save_chart(theory_chart(rows), path)
-        yield path
     if out is not None:
         table, text = pd.DataFrame(rows), json.dumps(document, indent=2, allow_nan=False)
         for name, content in (("theory.csv", table.to_csv(index=False)), ("theory.json", text + "\n")):
             write_atomic(out / name, content.encode())
             yield out / name
+    for path in filter(None, (figure, out and out / "theory.svg")):
+        save_chart(theory_chart(rows), path)
+        yield path
 
 
 # ---- tables

@@ -43,13 +43,15 @@ def files_named(paths: list[Path]) -> list[Path]:
     """The files named, and every record file below the folders named, each once.
 
     Raises:
-        UsageError: a path does not exist.
+        UsageError: a path does not exist, or may not be read.
     """
-    from timm_diffsens.results.records.store import record_files
+    from timm_diffsens.results.records.store import check_readable, record_files
 
     files: dict[Path, None] = {}
     for path in paths:
         if not path.exists():
             raise UsageError(f"no file or folder {path}")
+        if path.is_dir():
+            check_readable(path)
         files |= dict.fromkeys(record_files(path) if path.is_dir() else [path])
     return list(files)

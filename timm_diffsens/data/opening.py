@@ -10,6 +10,7 @@ from timm_diffsens import registry
 from timm_diffsens.data.given import given_source
 from timm_diffsens.data.source import ImageSource, Request
 from timm_diffsens.errors import UsageError, collected_warnings
+from timm_diffsens.files import absolute
 
 _SPLIT_PATTERN = r"[\w\[\]{}%:+|,.-]+"  # nothing that could be read as a path or a command
 
@@ -61,7 +62,7 @@ def open_images(
         if not entry.takes(key):
             owners = " and ".join(other.name for other in registry.entries("datasets") if other.takes(key))
             raise UsageError(f"{key} belongs to {owners or 'no data set'}, not to {entry.name}")
-    folder = None if data_dir is None else Path(data_dir).expanduser().absolute()
+    folder = None if data_dir is None else absolute(Path(data_dir))
     shown = entry.recorded if entry.sha256 is not None else data if name else entry.name
     with collected_warnings() as remarks, registry.beside(entry.module):
         found = entry.build(request=Request(shown, name, folder, split, download), **given)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from timm_diffsens.data.walking import first_image, subfolders
 from timm_diffsens.errors import UsageError, listed, unknown, warn
+from timm_diffsens.files import absolute
 
 TRAIN_SPLITS = ("train", "training")
 EVALUATION_SPLITS = ("validation", "val", "valid", "eval", "evaluation")
@@ -64,7 +65,7 @@ def existing_folder(spec: str, data_dir: str | Path | None) -> Path:
     """
     if data_dir is None:
         raise UsageError(f"data set {spec!r} needs --data-dir, the folder it is read from")
-    folder = Path(data_dir).expanduser().absolute()
+    folder = absolute(Path(data_dir))
     if not exists(folder):
         raise UsageError(f"--data-dir {str(folder)!r} does not exist")
     if not folder.is_dir():

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from timm_diffsens.errors import UsageError, unknown
+from timm_diffsens.schema import limits
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class ModelArguments:
         width, depth, filter, stride: of our own networks that have them.
 
     Raises:
-        UsageError: a number that is no positive integer, other dimensions than 1 and 2.
+        UsageError: a number that is no positive integer or beyond `schema.limits.ARGUMENTS`, other
+            dimensions than 1 and 2.
     """
 
     in_chans: int | None = None
@@ -37,6 +39,9 @@ class ModelArguments:
             values = value if isinstance(value, tuple) else (value,)
             if value is not None and not all(map(_is_positive, values)):
                 raise UsageError(f"model argument {name} must be a positive integer, got {value!r}")
+            most = limits.ARGUMENTS.get(name)
+            if value is not None and most is not None and max(values) > most:
+                raise UsageError(f"model argument {name} must be at most {limits.shown(most)}, got {value!r}")
         if self.dims not in (1, 2):
             raise UsageError(f"model argument dims must be 1 or 2, got {self.dims}")
         if isinstance(self.size, tuple) and (len(self.size) != 2 or self.dims == 1):

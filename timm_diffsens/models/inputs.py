@@ -10,6 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from timm_diffsens.errors import UsageError, warn
 from timm_diffsens.models.arguments import ModelArguments
+from timm_diffsens.schema import limits
 from timm_diffsens.schema.records import InputSpec
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -87,11 +88,34 @@ def find_input(
     if asked.size is not None:
         if min(asked.size) < 1:
             raise UsageError(f"--input-size must be at least 1 pixel, got {asked.size}")
+        if max(asked.size) > limits.SIDE:
+            raise UsageError(f"--input-size must be at most {limits.SIDE:,} pixels a side, got {asked.size}")
         changes |= {"height": asked.size[0] if dims == 2 else 1, "width": asked.size[1]}
     for name, value in (("mean", asked.mean), ("std", asked.std)):
         if value is not None:
             changes[name] = _per_channel(name, value, known.channels)
     return known.model_copy(update=changes)
+
+
+def check_input(shown: InputSpec) -> None:
+    """Refuse an input from a recipe that could not be made, or only with a great deal of memory.
+
+    Raises:
+        UsageError: sides, channels, colours or crop out of range.
+    """
+    sizes = {"channels": shown.channels, "height": shown.height, "width": shown.width}
+    for name, value in sizes.items():
+        most = limits.ARGUMENTS["in_chans"] if name == "channels" else limits.SIDE
+        if not 1 <= value <= most:
+            raise UsageError(f"input.{name} must be from 1 to {most:,}, got {value}")
+    if math.prod(sizes.values()) > limits.INPUT_NUMBERS:
+        raise UsageError(f"an input holds at most {limits.INPUT_NUMBERS:,} numbers, got {sizes}")
+    for name, values in (("mean", shown.mean), ("std", shown.std)):
+        _per_channel(name, values, shown.channels)
+    if not limits.CROP[0] <= shown.crop_pct <= limits.CROP[1]:
+        raise UsageError(
+            f"input.crop_pct must be from {limits.CROP[0]} to {limits.CROP[1]}, got {shown.crop_pct}"
+        )
 
 
 def _per_channel(name: str, value: Sequence[float], channels: int) -> tuple[float, ...]:

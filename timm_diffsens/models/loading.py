@@ -19,7 +19,7 @@ from timm_diffsens.models.classes import classes_of, classes_seen, imagenet_name
 from timm_diffsens.models.code import code_sha256
 from timm_diffsens.models.hub import fetch
 from timm_diffsens.models.inputs import InputOptions as InputOptions
-from timm_diffsens.models.inputs import find_input, input_channels, task_input
+from timm_diffsens.models.inputs import check_input, find_input, input_channels, task_input
 from timm_diffsens.models.inputs import timm_input as timm_input
 from timm_diffsens.models.lazy import complete
 from timm_diffsens.models.variants.init import reinitialise
@@ -130,6 +130,8 @@ def load_model(
     recipe_arguments, recipe_input = _read_recipe(spec, checkpoint)
     with seeding.seeded(seed):
         found = resized(find_architecture(spec, arguments or recipe_arguments or NO_ARGUMENTS), asked.size)
+        if checkpoint is not None and arguments is None and recipe_arguments is not None:
+            _refuse_larger(found, Path(checkpoint))
         module, origin = _made(spec, found, pretrained and checkpoint is None, seed)
     published, own = origin[0] == "pretrained", found.library == "python"
     shown = _input_of(spec, found, module, asked, recipe_input, published)
@@ -227,11 +229,31 @@ def _read_recipe(spec: str, checkpoint: str | Path | None) -> tuple[ModelArgumen
     try:
         given = recipe.get("arguments")
         arguments = None if given is None else ModelArguments.from_json(given)
-        shown = recipe.get("input")
-        return arguments, None if shown is None else InputSpec.model_validate(shown)
+        given = recipe.get("input")
+        shown = None if given is None else InputSpec.model_validate(given)
+        if shown is not None:
+            check_input(shown)
+        return arguments, shown
     except ValueError as error:  # ours and pydantic's
         text = first_line(error)
         raise UsageError(f"the recipe in checkpoint {checkpoint.name!r} is not understood: {text}") from error
+
+
+def _refuse_larger(found: Architecture, checkpoint: Path) -> None:
+    """Refuse a recipe whose network has more parameters than its file has bytes, before it takes memory."""
+    if found.library == "python":  # code of the user's own, which a recipe cannot size by numbers
+        return
+    try:
+        with torch.device("meta"):
+            count = sum(p.numel() for p in found.build().parameters())
+    except (NotImplementedError, RuntimeError):  # it reads numbers while it is built
+        return
+    size = checkpoint.stat().st_size
+    if count > size:
+        raise UsageError(
+            f"the recipe in checkpoint {checkpoint.name!r} describes a network of {count:,} parameters, "
+            f"and the file has {size:,} bytes"
+        )
 
 
 def _brings_weights(found: Architecture, module: nn.Module, seed: int) -> bool:

@@ -13,6 +13,7 @@ from timm_diffsens.errors import DiffsensWarning, UsageError
 from timm_diffsens.perturb.deformation import Size
 from timm_diffsens.perturb.streams import Generator, standard_normal, wide_type
 from timm_diffsens.registry import Look, register
+from timm_diffsens.schema import limits
 from timm_diffsens.schema.protocol import delta_problem
 
 
@@ -68,6 +69,8 @@ class Diffeo:
                 f"cut must be an integer of at least 2, got {self.cut}: "
                 "the temperature T = 4 delta^2/(pi n^2 ln cut) has no meaning at cut = 1"
             )
+        if self.cut > limits.CUT:
+            raise UsageError(f"cut must be at most {limits.CUT:,}, got {self.cut}")
         object.__setattr__(self, "cut", int(self.cut))
 
     def temperature(self, side: int) -> float:

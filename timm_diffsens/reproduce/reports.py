@@ -12,7 +12,7 @@ from timm_diffsens import __version__
 from timm_diffsens.files import write_atomic
 from timm_diffsens.reproduce.claims import Claim, Numbers
 from timm_diffsens.reproduce.settings import Settings
-from timm_diffsens.results.report.export import render
+from timm_diffsens.results.report.export import FigureError, render
 from timm_diffsens.schema.protocol import digest
 
 REPORT = "report.json"
@@ -59,7 +59,8 @@ def write_report(report: Report, folder: Path, settings: Settings) -> list[Path]
     Raises:
         DiffsensError: a file could not be written.
     """
-    files = {f"{name}.svg": render(chart, "svg") for name, chart in report.charts.items()}
+    files = _drawn(report)
+    figures = list(files)
     for name, table in report.tables.items():
         files[f"{name}.csv"] = table.to_csv(index=False, float_format=_NUMBER, lineterminator="\n").encode()
     listed: dict[str, Any] = {
@@ -68,7 +69,7 @@ def write_report(report: Report, folder: Path, settings: Settings) -> list[Path]
         "scale": settings.name,
         "settings_sha256": digest(settings.to_json()),
         "package": __version__,
-        "figures": [f"{name}.svg" for name in report.charts],
+        "figures": figures,
         "tables": [f"{name}.csv" for name in report.tables],
         "claims": [claim.to_json() for claim in report.claims],
         "notes": report.notes,
@@ -79,12 +80,21 @@ def write_report(report: Report, folder: Path, settings: Settings) -> list[Path]
     if not report.charts and not report.tables and (target / REPORT).exists():
         return []  # it failed now; what it gave before stays
     files[f"../settings-{settings.name}.json"] = (json.dumps(settings.to_json(), indent=1) + "\n").encode()
+    for name, content in files.items():
+        write_atomic(target / name, content)
     for old in target.glob("*"):
         if old.suffix in (".svg", ".csv") and old.name not in files:
             old.unlink()  # of an earlier run, with other data
-    for name, content in files.items():
-        write_atomic(target / name, content)
     return [target / name for name in files]
+
+
+def _drawn(report: Report) -> dict[str, bytes]:
+    """Its charts as files; where they cannot be drawn, that is missing."""
+    try:
+        return {f"{name}.svg": render(chart, "svg") for name, chart in report.charts.items()}
+    except FigureError as error:
+        report.missing.append(str(error))
+        return {}
 
 
 def read_reports(folder: Path, order: list[str]) -> list[dict[str, Any]]:

@@ -3,13 +3,15 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import altair as alt
+
 from timm_diffsens.errors import UsageError
 from timm_diffsens.files import write_atomic
 from timm_diffsens.results.page.build import render_page
 from timm_diffsens.results.records.memory import without_garbage_collection
 from timm_diffsens.results.report.board_charts import board_charts
 from timm_diffsens.results.report.board_text import MARKER, csv_text, markdown
-from timm_diffsens.results.report.export import render, unchecked
+from timm_diffsens.results.report.export import FigureError, render, unchecked
 from timm_diffsens.results.stats.leaderboard import Leaderboard
 
 _GUIDE = "CONTRIBUTING.md"
@@ -29,6 +31,7 @@ def write_board(board: Leaderboard, folder: Path, figures: Path | None = None) -
 
     Raises:
         UsageError: `README.md` is there and not from here.
+        FigureError: charts could not be drawn; everything else is written.
         DiffsensError: a file could not be written.
     """
     readme = folder / "README.md"
@@ -37,12 +40,16 @@ def write_board(board: Leaderboard, folder: Path, figures: Path | None = None) -
     with unchecked():
         content = _content(board, folder, figures)
     for path, data in content.items():
-        write_atomic(path, data)
+        if isinstance(data, bytes):
+            write_atomic(path, data)
+    for data in content.values():
+        if isinstance(data, FigureError):
+            raise data
     return list(content)
 
 
-def _content(board: Leaderboard, folder: Path, figures: Path | None) -> dict[Path, bytes]:
-    """What to write, by path. Charts are drawn outside of Python, so the page is made meanwhile."""
+def _content(board: Leaderboard, folder: Path, figures: Path | None) -> dict[Path, bytes | FigureError]:
+    """What to write, by path, or why not. Charts are drawn outside of Python; the page is made meanwhile."""
     charts = board_charts(board)
     guide = _GUIDE if (folder / _GUIDE).exists() else None
     places = [(folder / "figures", ("svg",)), *([(figures, FIGURE_FORMATS)] if figures else [])]
@@ -53,10 +60,17 @@ def _content(board: Leaderboard, folder: Path, figures: Path | None) -> dict[Pat
         for form in forms
     }
     with ThreadPoolExecutor(1) as beside:
-        drawn = beside.map(lambda chart: render(*chart), wanted.values())
+        drawn = beside.map(lambda chart: _drawn(*chart), wanted.values())
         listed = {folder / "leaderboard.csv": csv_text(board).encode()}
         pages = {
             folder / "README.md": markdown(board, charts, guide).encode(),
             folder / "index.html": render_page(board).encode(),
         }
         return {**listed, **dict(zip(wanted, drawn, strict=True)), **pages}
+
+
+def _drawn(chart: alt.TopLevelMixin, form: str) -> bytes | FigureError:
+    try:
+        return render(chart, form)
+    except FigureError as error:
+        return error

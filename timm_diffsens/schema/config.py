@@ -16,6 +16,8 @@ from pydantic.fields import FieldInfo
 
 from timm_diffsens import registry
 from timm_diffsens.errors import UsageError, unknown
+from timm_diffsens.files import absolute
+from timm_diffsens.schema import limits
 
 OptionGroup = Literal["model", "data", "protocol", "key", "run"]
 
@@ -91,13 +93,18 @@ def _whole(value: Any, word: str) -> int:
 
 
 def _count(value: Any) -> int | None:
-    return None if value is None or value == "all" else _whole(value, "all")
+    count = None if value is None or value == "all" else _whole(value, "all")
+    if count is not None and count > limits.IMAGES:
+        raise UsageError(f"must be at most {limits.shown(limits.IMAGES)}, got {value}")
+    return count
 
 
 def _batch_size(value: Any) -> int | str:
     size = value if value == "auto" else _whole(value, "auto")
     if size != "auto" and size < 1:
         raise UsageError(f"must be a positive number or auto, got {value}")
+    if size != "auto" and size > limits.BATCH:
+        raise UsageError(f"must be at most {limits.shown(limits.BATCH)}, got {value}")
     return size
 
 
@@ -112,6 +119,8 @@ def _size(value: Any) -> tuple[int, int] | None:
         sides = []
     if len(sides) not in (1, 2) or min(sides) < 2:
         raise UsageError(f"needs H or H,W of at least 2 pixels, got {value!r}")
+    if max(sides) > limits.SIDE:
+        raise UsageError(f"must be at most {limits.shown(limits.SIDE)} pixels a side, got {value!r}")
     return sides[0], sides[-1]
 
 
@@ -146,7 +155,8 @@ DEFAULT_VARIANTS = ("original", "channel-shuffled", "mean-channel")
 Count = Annotated[int | None, BeforeValidator(_count)]
 Sides = Annotated[tuple[int, int] | None, BeforeValidator(_size)]
 Floats = Annotated[tuple[float, ...] | None, BeforeValidator(_numbers)]
-Copies = Annotated[int, Field(ge=1)]
+Copies = Annotated[int, Field(ge=1, le=limits.COPIES)]
+Seed = Annotated[int, Field(ge=0, le=limits.SEED)]
 
 
 class Options(BaseModel):
@@ -224,7 +234,7 @@ class Config(Options):
         "diffeo", "Deformation; `diffsens ls deformations` lists the names.", metavar="SPEC"
     )
     delta: float = _perturbation(1.0, "Size of the deformation.", "pixels")
-    cut: int = _perturbation(3, "Cutoff of the deformation's Fourier modes.")
+    cut: Annotated[int, Field(le=limits.CUT)] = _perturbation(3, "Cutoff of the deformation's Fourier modes.")
     noise: Any = _perturbation("gaussian", "Noise; its norm is that of the deformation.", metavar="SPEC")
     corruption: Annotated[float, Field(ge=0, allow_inf_nan=False)] = _perturbation(
         0.0,
@@ -233,9 +243,7 @@ class Config(Options):
         metavar="SIGMA",
         aliases=("corrupt",),
     )
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = _perturbation(
-        0, "Of the sample, the perturbations, the shuffles and random weights."
-    )
+    seed: Seed = _perturbation(0, "Of the sample, the perturbations, the shuffles and random weights.")
     layers: Annotated[tuple[str, ...], BeforeValidator(_layers)] = _reading(
         ("blocks",), "stages, blocks (default), convs, all, or shell patterns.", repeatable=True
     )
@@ -279,7 +287,7 @@ class Config(Options):
         found: dict[str, Any] = {}
         for name, value in self.all_given().items():
             if isinstance(value, Path):
-                value = str(value.expanduser().absolute())
+                value = str(absolute(value))
             elif name in _SPECS:
                 if not isinstance(value, str):
                     raise UsageError(f"{name} must be a spec here, got a {type(value).__name__}")
@@ -320,11 +328,14 @@ def _usage_error(error: ValidationError, config: type[Options]) -> UsageError:
         return said if str(said).startswith("unknown ") else UsageError(f"{name} {said}")
     expected = fault["msg"].partition("should be ")[2]
     if fault["type"].startswith(("greater", "less")):
-        low, high = (_bound(config.model_fields[name], *kinds) for kinds in (["ge"], ["le", "lt"]))
-        expected = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+        ends = (_bound(config.model_fields[name], kind) for kind in ("ge", "le"))
+        low, high = (None if end is None else limits.shown(end) for end in ends)
+        expected = (
+            f"between {low} and {high}" if low and high else f"at least {low}" if low else f"at most {high}"
+        )
     return UsageError(f"{name} must be {expected}, got {fault['input']!r}")
 
 
-def _bound(field: FieldInfo, *kinds: str) -> float | None:
-    found = (getattr(data, kind, None) for data in field.metadata for kind in kinds)
+def _bound(field: FieldInfo, kind: str) -> float | None:
+    found = (getattr(data, kind, None) for data in field.metadata)
     return next((bound for bound in found if bound is not None), None)

@@ -7,12 +7,20 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from timm_diffsens.schema.config import MODEL, RUNNING, Options, option, options
+from timm_diffsens.schema import limits
+from timm_diffsens.schema.config import MODEL, RUNNING, Copies, Options, option, options
 
 _task = partial(option, section="Task")
 _model = partial(option, section=MODEL)
 _how = partial(option, section="Optimisation")
 _running = partial(option, section=RUNNING)
+
+
+_WIDTH, _DEPTH, _FILTER, _STRIDE = (
+    Field(le=limits.ARGUMENTS[name]) for name in ("width", "depth", "filter", "stride")
+)
+Images = Annotated[int | None, Field(le=limits.IMAGES)]
+Epochs = Annotated[int | None, Field(le=limits.EPOCHS)]
 
 
 class TrainOptions(Options):
@@ -22,8 +30,8 @@ class TrainOptions(Options):
     size: int | None = _task(None, "Side of the images.", "pixels")
     xi: float | None = _task(None, "scale1: the distance; scale2: side of a patch.", "pixels")
     gap: float | None = _task(None, "scale1: distances around xi that are left out.", "pixels")
-    train_images: int | None = _task(None, "How many, chosen by the seed.")
-    validation_images: int | None = _task(None, "Held out to choose the epoch; 0: none.")
+    train_images: Images = _task(None, "How many, chosen by the seed.")
+    validation_images: Images = _task(None, "Held out to choose the epoch; 0: none.")
     corruption: float = _task(
         0.0,
         "Standard deviation of noise that is fixed for each image, in units of the network's input.",
@@ -34,12 +42,12 @@ class TrainOptions(Options):
     data_dir: Path | None = _task(None, "cifar10: folder of the images.", metavar="DIR")
     test_dir: Path | None = _task(None, "Its test images, if elsewhere.", metavar="DIR")
     download: bool = _task(False, "Fetch cifar10.")
-    width: int | None = _model(None, "Channels, of the networks that have it.")
-    depth: int | None = _model(None, "Layers of net/simple.")
-    filter: int | None = _model(None, "Filter size of net/simple.")
-    stride: int | None = _model(None, "Stride of net/simple.")
-    epochs: int | None = _how(None, "Of training, and of the schedule if it stops before.")
-    batch_size: int | None = _how(None, "Images a step.")
+    width: Annotated[int | None, _WIDTH] = _model(None, "Channels, of the networks that have it.")
+    depth: Annotated[int | None, _DEPTH] = _model(None, "Layers of net/simple.")
+    filter: Annotated[int | None, _FILTER] = _model(None, "Filter size of net/simple.")
+    stride: Annotated[int | None, _STRIDE] = _model(None, "Stride of net/simple.")
+    epochs: Epochs = _how(None, "Of training, and of the schedule if it stops before.")
+    batch_size: Annotated[int | None, Field(le=limits.BATCH)] = _how(None, "Images a step.")
     optimizer: str | None = _how(None, "sgd, adam or adamw.")
     lr: float | None = _how(None, "Learning rate.")
     momentum: float = _how(0.9, "Momentum of sgd.")
@@ -47,7 +55,7 @@ class TrainOptions(Options):
     schedule: str = _how("cosine", "cosine or constant.")
     loss: str | None = _how(None, "hinge or cross-entropy.")
     augment: bool = _task(True, "cifar10: translations and flips.")
-    patience: int | None = _how(None, "Stop after so many epochs without a better one.")
+    patience: Epochs = _how(None, "Stop after so many epochs without a better one.")
     until_fitted: bool = _how(
         False,
         "Stop once the training error, in evaluation mode and without augmentation, is at most 1 %, "
@@ -56,7 +64,7 @@ class TrainOptions(Options):
     amp: bool = _how(False, "Train in bfloat16 (autocast).")
     half: bool = _how(False, "Round the trained weights to float16: small files.")
     seed: int = _how(0, "Of weights, images and order.")
-    seeds: Annotated[int, Field(ge=1)] = _how(1, "Train so many, from --seed on.", metavar="N")
+    seeds: Copies = _how(1, "Train so many, from --seed on.", metavar="N")
     track: str | None = _running(None, "Measure D, G and R after these epochs.", metavar="auto|E,...")
     device: str = _running("auto", "auto, cpu, cuda or cuda:i.")
     out: Path = _running(Path("runs"), "Files go below DIR/TASK.", metavar="DIR")

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from timm_diffsens.errors import UsageError
+from timm_diffsens.errors import UsageError, said
 
 BatchSize = int | Literal["auto"]
 
@@ -37,7 +37,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error is true memory exhaustion, on the GPU or the CPU; nothing else is retried."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
-    text = str(error)
+    text = said(error)
     return isinstance(error, RuntimeError) and (
         "DefaultCPUAllocator: can't allocate memory" in text
         or "DefaultCPUAllocator: not enough memory" in text

@@ -15,7 +15,7 @@ from timm_diffsens.device.precision import FULL, Precision
 from timm_diffsens.errors import MeasurementError, first_line, warn
 from timm_diffsens.perturb.deformation import Deformation
 from timm_diffsens.perturb.diffeo import Diffeo
-from timm_diffsens.schema.layers import LayerSensitivity
+from timm_diffsens.schema.layers import MEASURES, LayerSensitivity
 from timm_diffsens.sensitivities.batch_size import BatchSize, chosen_batch_size, is_out_of_memory
 from timm_diffsens.sensitivities.forwards import (
     AS_USUAL,
@@ -27,6 +27,8 @@ from timm_diffsens.sensitivities.forwards import (
 )
 from timm_diffsens.sensitivities.probe import Forward, Probe, model_output, unwrap
 from timm_diffsens.sensitivities.triplets import Perturbation, PerturbedImages, batches_of
+
+_NOT_DEFORMED = "the deformation changes these images by rounding alone"
 
 
 @dataclass
@@ -173,13 +175,16 @@ def _run_once(
         if done < 2:
             raise MeasurementError(f"at least 2 images are needed, got {done}")
         assert probe.trace is not None  # each forward was seen, or `run` raised
-        layers = probe.results()
+        layers = _without_deformation(probe.results(), images)
+        averages = (
+            _without_deformation(probe.mean_channel_results(), images) if settings.mean_channel else None
+        )
         reasons = Counter(layer.reason for layer in layers if layer.reason)
         if reasons.total() == len(layers):
             warn(f"no layer of {type(model).__name__} has a value: {reasons.most_common(1)[0][0]}")
         return Pass(
             layers=layers,
-            mean_channel=probe.mean_channel_results() if settings.mean_channel else None,
+            mean_channel=averages,
             wrong=int(wrong) if labels is not None and bool(wrong.isfinite()) else None,
             images=done,
             batch_size=size,
@@ -188,6 +193,14 @@ def _run_once(
             weights=probe.trace.weights,
             functional=probe.trace.functional,
         )
+
+
+def _without_deformation(layers: list[LayerSensitivity], images: PerturbedImages) -> list[LayerSensitivity]:
+    """No values where no image was deformed beyond rounding: D, G and R would be ratios of nothing."""
+    if images.deformed:
+        return layers
+    nothing = {**dict.fromkeys(MEASURES), "reason": _NOT_DEFORMED}
+    return [layer if layer.d is None else layer.model_copy(update=nothing) for layer in layers]
 
 
 def count_wrong(

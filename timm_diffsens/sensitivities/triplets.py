@@ -17,6 +17,8 @@ from timm_diffsens.perturb.noise import Noise, corrupt, matched_noise
 Batch = tuple[Sequence[int], torch.Tensor]  # indices of the images (their random streams), (n, c, h, w)
 Batches = Callable[[int], Iterator[Batch]]  # batch size -> batches; each call begins anew
 
+# Bilinear weights add up to one within two units in the last place, so that a flat image is changed by that.
+_ROUNDING_UNITS = 4
 KEPT = 2**25  # bytes of triplets kept for the other variants of a network: 900 images of 32 x 32
 
 
@@ -49,6 +51,8 @@ class Perturbation:
     ) -> torch.Tensor:
         """Clean, deformed and noised images: (n, c, h, w) -> (3 n, c, h, w).
 
+        An image that the deformation changes by rounding alone, such as a flat one, is not changed at all.
+
         Args:
             clean: the images.
             indices: of the images, for their streams.
@@ -65,6 +69,7 @@ class Perturbation:
         deformed = self.deformation(clean, self._streams("diffeo", indices))
         if deformed.shape != clean.shape:
             raise UsageError(f"expected deformed images {tuple(clean.shape)}, got {tuple(deformed.shape)}")
+        deformed = _without_rounding(clean, deformed)
         changed = deformed._version
         noise = self.noise(clean, deformed, self._streams("noise", indices))
         if clean._version != version or deformed._version != changed:
@@ -91,6 +96,7 @@ class PerturbedImages:
     def __init__(self, source: Batches, perturbation: Perturbation, keep: int = 0) -> None:
         self.source, self.perturbation, self.keep = source, perturbation, keep
         self._first: list[torch.Tensor | None] = []
+        self.deformed = False  # whether the deformation has changed any image so far
         self._batches: list[Batch] = []
         self._key: tuple[object, ...] | None = None  # of what is kept, once all of it is
 
@@ -142,6 +148,8 @@ class PerturbedImages:
             for indices, images in self.source(size):
                 clean = self.perturbation.corrupted(_of_type(images, like), indices)
                 triple = self.perturbation.triplets(clean, indices, layout)
+                n = len(indices)
+                self.deformed = self.deformed or not torch.equal(triple[:n], triple[n : 2 * n])
                 yield indices, triple.pin_memory() if like.device.type == "cuda" else triple
 
         if like.device.type == "cpu":
@@ -162,6 +170,18 @@ class PerturbedImages:
         finally:
             if not sound:
                 self._batches, self._key = [], None
+
+
+def _without_rounding(clean: torch.Tensor, deformed: torch.Tensor) -> torch.Tensor:
+    """The deformed images (n, ...), where no pixel differs by more than rounding the clean ones."""
+    if not len(clean):
+        return deformed
+    eps = min(torch.finfo(clean.dtype).eps, torch.finfo(torch.float32).eps)
+    change, size = ((deformed - clean).flatten(1), clean.flatten(1))
+    rounding = change.abs().amax(1) <= _ROUNDING_UNITS * eps * size.abs().amax(1)
+    if not rounding.any():
+        return deformed
+    return torch.where(rounding.view(-1, *[1] * (clean.ndim - 1)), clean, deformed)
 
 
 def batches_of(images: torch.Tensor | Iterable[Any]) -> Batches:

@@ -30,7 +30,9 @@ def work(job: Job) -> Outcome:
     try:
         with warnings.catch_warnings(record=True):  # a record keeps those that matter
             outcome = _done(job, clock)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # `sys.exit` of a model's own code too
         status: Status = "out of memory" if _memory_ran_out(error) else "failed"
         outcome = failed(job, status, time.perf_counter() - clock, error)
     try:

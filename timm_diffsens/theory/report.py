@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import sem
 
 from timm_diffsens.errors import UsageError, warn
+from timm_diffsens.schema import limits
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.theory.exponents import (
     Exponent,
@@ -110,15 +111,38 @@ def theory_setting(
     depth, size = _given(depth, _PAPER[task][0]), _given(filter_size, _PAPER[task][1])
     images = _given(images, _IMAGES[task])
     check_shape(depth, size, 1)
+    _check_numbers(depth, size, xi, seed)
     if images < 2 * GROUPS or images % GROUPS:
         raise UsageError(f"images must be a multiple of {GROUPS}, and {2 * GROUPS} or more, got {images}")
     if task == 1:
         length = _given(length, max(round(128 * depth / 12), 32))
+        _check_size(images, length)
         return Setting(1, depth, size, 1, length, _given(xi, max(round(14 * length / 128), 4)), images, seed)
+    length = _given(length, size ** max(depth, 3))
+    _check_size(images, length)
     xi = _given(xi, size ** max(depth - 2, 1))
     if int(xi) != xi:
         raise UsageError(f"xi is a whole number of pixels in task 2, got {xi:g}")
-    return Setting(2, depth, size, size, _given(length, size ** max(depth, 3)), xi, images, seed)
+    return Setting(2, depth, size, size, length, xi, images, seed)
+
+
+def _check_numbers(depth: int, filter_size: int, xi: float | None, seed: int) -> None:
+    for name, value in (("depth", depth), ("filter", filter_size)):
+        if value > limits.ARGUMENTS[name]:
+            raise UsageError(f"{name} must be at most {limits.ARGUMENTS[name]:,}, got {value}")
+    if not 0 <= seed <= limits.SEED:
+        raise UsageError(f"seed must be at least 0 and below 2^63, got {seed}")
+    if xi is not None and not math.isfinite(xi):
+        raise UsageError(f"xi must be a number of pixels, got {xi}")
+
+
+def _check_size(images: int, length: int) -> None:
+    if length > limits.LENGTH:
+        depth = "choose fewer layers" if length > limits.SEED else f"got {length}"
+        raise UsageError(f"length must be at most {limits.LENGTH:,} pixels; {depth}")
+    if images * length > limits.LINES:
+        most = limits.LINES // max(length, 1)
+        raise UsageError(f"images must be at most {most:,} at a length of {length} pixels, got {images}")
 
 
 def _given(value: Number | None, default: Number) -> Number:

@@ -104,7 +104,8 @@ def fit(
         data: on the same device.
         recipe: how.
         state_file: where the state is saved after each epoch, and resumed from.
-        watch: called before the first epoch and after each one. progress: called with each new row.
+        watch: called before the first epoch, after each one, and where a training is resumed.
+        progress: called with each new row.
 
     Raises:
         DivergedError: the loss became infinite or no number; the state of the last good epoch is kept.
@@ -116,9 +117,8 @@ def fit(
         state = State(weights, optimizer.state_dict(), weights)
     module.load_state_dict(state.model)
     optimizer.load_state_dict(state.optimizer)
-    if state.epoch == 0:
-        module.eval()
-        watch(0, module)
+    module.eval()
+    watch(state.epoch, module)  # of a resumed training again: the kill may have come before it
     # not channels-last: oneDNN's backward of narrow convolutions (4 channels) then writes past its memory
     with FULL.applied(next(module.parameters()).device):
         while state.epoch < _last_epoch(recipe, state):

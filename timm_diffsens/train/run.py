@@ -109,6 +109,7 @@ def train(
             (folder / name).unlink(missing_ok=True)
     done = read_result(folder, recipe)
     if done is not None:
+        (folder / STATE).unlink(missing_ok=True)
         return done
     target = devices.resolve_device(config.device)
     data = data or load_task(recipe, config)
@@ -200,7 +201,7 @@ def _finish(folder: Path, recipe: Recipe, loaded: LoadedModel, data: TaskData, s
             "environment": environment.describe(device, recipe.batch_size or 0, []).model_dump(mode="json"),
         },
     )
-    (folder / STATE).unlink(missing_ok=True)  # last: until here a kill loses nothing
+    (folder / STATE).unlink(missing_ok=True)  # last: until here it can be done again
     return TrainResult(recipe, folder, folder / CHECKPOINT, **result)
 
 

@@ -70,6 +70,31 @@ def test_a_kill_between_write_and_rename_leaves_the_old_file(tmp_path):
 
 
 @needs_signals
+def test_the_next_writer_removes_what_killed_writers_left_and_nothing_else(tmp_path):
+    path = write_record(tmp_path, make_record())
+    wait = "os.fsync = lambda *a: (print('writing', flush=True), sys.stdin.read())\n"
+    code = PREAMBLE + wait + "write_record(folder, make_record('slow'))"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    slow = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert slow.stdout.readline() == "writing\n"
+    die = "os.fsync = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
+    child = start(die + "write_record(folder, make_record(warnings=['new']))", tmp_path)
+    child.communicate(timeout=60)
+    others = [path.parent / name for name in (".notes.tmp", "0123456789ab.tmp", ".a.0123456789ab.tmp.bak")]
+    for other in others:
+        other.write_text("somebody else's")
+    os.mkfifo(path.parent / ".pipe.0123456789ab.tmp")
+    assert len(list(path.parent.glob(".*.json.*.tmp"))) == 2
+    write_record(tmp_path, make_record(warnings=["newer"]))
+    assert len(list(path.parent.glob(".*.json.*.tmp"))) == 1, "of the writer that is at work"
+    slow.communicate()
+    assert slow.returncode == 0
+    assert not list(path.parent.glob(".*.json.*.tmp"))
+    assert {record.model.spec for _, record in iter_records(tmp_path)} >= {"slow"}
+    assert all(other.exists() for other in [*others, path.parent / ".pipe.0123456789ab.tmp"])
+
+
+@needs_signals
 @pytest.mark.parametrize("delay", [0.011, 0.037])
 def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path, delay):
     one, two = make_record(), make_record(warnings=["new"])

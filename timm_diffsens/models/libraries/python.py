@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from timm_diffsens import registry
-from timm_diffsens.errors import UsageError, unknown
+from timm_diffsens.errors import UsageError, said, unknown
 from timm_diffsens.models.architectures import Architecture, installed_names
 from timm_diffsens.models.arguments import ModelArguments
 from timm_diffsens.models.first_conv import check_input_channels
@@ -73,8 +73,10 @@ def _call(spec: str, factory: Any, task: Mapping[str, Any], given: Mapping[str, 
         pass
     try:
         made = factory(**passed)
-    except (Exception, SystemExit) as error:
-        raise UsageError(f"{spec} raised {type(error).__name__}: {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # `sys.exit` too: the next model can be measured
+        raise UsageError(f"{spec} raised {type(error).__name__}: {said(error)}") from error
     if not isinstance(made, nn.Module):
         raise UsageError(f"{spec} gives a {type(made).__name__}, expected a torch.nn.Module")
     return made

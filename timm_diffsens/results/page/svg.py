@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import altair as alt
 
-from timm_diffsens.results.report.export import render
+from timm_diffsens.results.report.export import FigureError, render
 from timm_diffsens.results.report.theme import FONT
 
 WIDTH, HEIGHT = 250, 210  # of the plotted area, in CSS pixels where the chart is not scaled
@@ -32,7 +32,10 @@ def inline_svg(chart: Any, label: str, points: Sequence[dict[str, str]]) -> str:
         points: attributes of each, by number.
     """
     sized = chart.properties(width=WIDTH, height=HEIGHT).configure(**_CONFIG)
-    drawn = render(sized, "svg").decode()
+    try:
+        drawn = render(sized, "svg").decode()
+    except FigureError:  # it is reported where the charts' files are written
+        return '<p class="chart">not drawn on this machine</p>'
     root = ElementTree.fromstring(drawn)  # noqa: S314 the renderer's own output, a moment old
     for group in root.iter():
         if "points_marks" in group.get("class", ""):

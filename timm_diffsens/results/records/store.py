@@ -98,8 +98,7 @@ def iter_records(folder: Folder) -> Iterator[tuple[Path, Record | UsageError]]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"no folder {folder}: records are written by `diffsens bench`, under --out")
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise UsageError(f"cannot read the folder {folder}: permission denied")
+    check_readable(folder)
     for path in record_files(folder):
         try:
             yield path, load_record(path)
@@ -152,6 +151,17 @@ def read_records(folder: Folder) -> "pd.DataFrame":
         message = f"{len(bad)} left out: {named}{more if len(bad) > _MOST_NAMED else ''}"
         warnings.warn(message, DiffsensWarning, stacklevel=2)
     return records_frame(good)
+
+
+def check_readable(folder: Path) -> None:
+    """Raises: UsageError: the folder, or one below it, may not be read: what is there would be missing."""
+    for home, _, _ in os.walk(folder, onerror=_refuse):
+        if not os.access(home, os.R_OK | os.X_OK):
+            raise UsageError(f"cannot read the folder {home}: permission denied")
+
+
+def _refuse(error: OSError) -> None:
+    raise UsageError(f"cannot read the folder {error.filename}: {str(error.strerror).lower()}")
 
 
 def record_files(folder: Path, ending: str = ".json") -> list[Path]:
