@@ -1,5 +1,6 @@
 """`diffsens leaderboard`: does R predict the test error, over all records?"""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -77,8 +78,8 @@ def _check(files: list[Path], out: Path, as_json: bool) -> None:
     if not files:
         raise UsageError("--check needs the files of new records: `diffsens leaderboard --check FILE...`")
     named, board = files_named(files), None
-    aside = {path.resolve() for path in named}
+    aside = {os.path.realpath(path) for path in named}
     records = out / "records"
-    if records.is_dir() and any(path.resolve() not in aside for path in record_files(records)):
+    if records.is_dir() and any(os.path.realpath(path) not in aside for path in record_files(records)):
         board = build_leaderboard(out, Choices(resamples=_FEWEST_RESAMPLES), without=named)
     print_checked({path: submission_faults(path, board) for path in named}, as_json)

@@ -13,6 +13,7 @@ from timm_diffsens.cli.output import (
     Out,
     Quiet,
     plain_table,
+    print_error,
     print_json,
     progress_console,
     result_console,
@@ -45,6 +46,7 @@ def ls(
     quiet: Quiet = False,
 ) -> None:
     """List models, the layers of one, records, or what else there is, built in and of installed packages."""
+    bad: list[str] = []
     if topic == "models":
         rows = _models(pattern, pretrained)
     elif topic == "layers":
@@ -52,7 +54,7 @@ def ls(
     elif topic in _KINDS:
         rows = _things(topic, pattern)
     elif topic == "records":
-        rows = _records(pattern, out / "records")
+        rows, bad = _records(pattern, out / "records")
     else:
         raise unknown("topic", topic, TOPICS, f"expected one of {', '.join(TOPICS)}")
     if as_json:
@@ -64,6 +66,10 @@ def ls(
             typer.echo(row["name"])
     else:
         result_console().print(_table(rows))
+    for fault in bad:
+        print_error(f"left out: {fault}")
+    if bad:
+        raise typer.Exit(1)
 
 
 def _models(pattern: str | None, pretrained: bool) -> list[dict[str, Any]]:
@@ -112,13 +118,16 @@ def _things(kind: str, pattern: str | None) -> list[dict[str, Any]]:
     return [{"name": name, "description": described[name]} for name in found]
 
 
-def _records(pattern: str | None, folder: Path) -> list[dict[str, Any]]:
-    from timm_diffsens.results.records.frames import rows_of
-    from timm_diffsens.results.records.store import read_records
+def _records(pattern: str | None, folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The records, and what is wrong with other files."""
+    from timm_diffsens.results.records.frames import records_frame, rows_of
+    from timm_diffsens.results.records.store import split_records
 
+    good, bad = split_records(folder)
     columns = ["key", "model", "dataset", "n", "trained", "error"]
     columns += ["d", "g", "r", "r_stderr", "protocol", "path"]
-    return [row for row in rows_of(read_records(folder)[columns]) if matching([row["model"]], pattern)]
+    rows = rows_of(records_frame(good)[columns])
+    return [row for row in rows if matching([row["model"]], pattern)], [str(fault) for _, fault in bad]
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

@@ -1,6 +1,7 @@
 """`diffsens show`: one record."""
 
 import re
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_json, progress_console, result_console
-from timm_diffsens.errors import UsageError, unknown
+from timm_diffsens.errors import UsageError, unknown, warn
 from timm_diffsens.results.numbers import some_of, sparkline, with_error
 
 if TYPE_CHECKING:
@@ -64,11 +65,14 @@ def find(text: str, folder: Path) -> "Record":
     Raises:
         UsageError: there is none, or more than one.
     """
-    from timm_diffsens.results.records.store import load_record, split_records
+    from timm_diffsens.results.records.store import left_out, load_record, split_records
 
-    if Path(text).is_file() or text.endswith(".json"):
+    if is_path(text):
         return load_record(text)
-    records = [record for _, record in split_records(folder)[0]]
+    good, bad = split_records(folder)
+    records = [record for _, record in good]
+    if bad:
+        warn(left_out(bad))
     is_key = re.fullmatch(f"[0-9a-f]{{{_SHORTEST_KEY},64}}", text)
     matches = [r for r in records if is_key and r.key.startswith(text)]
     matches = matches or [r for r in records if r.model.spec == text]
@@ -81,6 +85,14 @@ def find(text: str, folder: Path) -> "Record":
         listed = some_of(names, _MOST_LISTED)
         raise UsageError(f"{len(matches)} records match {text!r}; give the start of a key: {listed}")
     return matches[0]
+
+
+def is_path(text: str) -> bool:
+    """Whether this names a file, or what stands in place of one."""
+    try:
+        return not stat.S_ISDIR(Path(text).stat().st_mode)
+    except (OSError, ValueError):
+        return text.endswith(".json")
 
 
 def print_record(

@@ -1,5 +1,6 @@
 """`diffsens validate`: are these records sound?"""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -18,9 +19,9 @@ def validate(
     quiet: Quiet = False,
 ) -> None:
     """Check records: schema, key, protocol hash, file name, ranges. Exit 1 if any is bad."""
-    from timm_diffsens.results.records.checks import checked
+    from timm_diffsens.results.records.store import checked_file
 
-    print_checked({path: checked(path)[1] for path in files_named(paths or [out / "records"])}, as_json)
+    print_checked({path: checked_file(path)[1] for path in files_named(paths or [out / "records"])}, as_json)
 
 
 def print_checked(found: dict[Path, list[str]], as_json: bool) -> None:
@@ -49,7 +50,7 @@ def files_named(paths: list[Path]) -> list[Path]:
 
     files: dict[Path, None] = {}
     for path in paths:
-        if not path.exists():
+        if not os.path.lexists(path):
             raise UsageError(f"no file or folder {path}")
         files |= dict.fromkeys(record_files(path) if path.is_dir() else [path])
     return list(files)

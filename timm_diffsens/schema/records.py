@@ -12,12 +12,12 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from timm_diffsens import registry
 from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
 from timm_diffsens.schema.protocol import Protocol, digest, protocol_hash
-from timm_diffsens.schema.values import FreeForm, Name, Number, Part
+from timm_diffsens.schema.values import Count, Fraction, FreeForm, Name, Part, Seed, Whole
 
 SCHEMA_VERSION: Final = 1
 
@@ -29,6 +29,12 @@ def _printable(name: str) -> str:
     if not name.isprintable():
         raise ValueError("must be printable")
     return name
+
+
+def _no_flag(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
 
 
 VariantName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
@@ -62,16 +68,16 @@ class Weights(Part):
         "initialised from `seed`; given: as the caller's own code made them"
     )
     detail: Name | None = Field(None, description="hub id, URL, weights name or file name")
-    seed: int | None = Field(None, description="seed of random weights")
+    seed: Seed | None = Field(None, description="seed of random weights")
     sha256: str = Field(description="over the state dict: names, dtypes, shapes and bytes, sorted by name")
 
 
 class InputSpec(Part):
     """What the network is shown: the preprocessing, after timm's `create_transform`."""
 
-    channels: int
-    height: int
-    width: int
+    channels: Count
+    height: Count
+    width: Count
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop_pct: float
@@ -85,8 +91,8 @@ class Model(Part):
     spec: Name = Field(description="as given to `diffsens bench`")
     arch: str = Field(description="architecture name, without weights tag or prefix")
     library: Literal["timm", "torchvision", "net", "python"]
-    parameters: int
-    classes: int | None = Field(None, description="number of classes, null without a classifier")
+    parameters: Whole
+    classes: Count | None = Field(None, description="number of classes, null without a classifier")
     weights: Weights
     input: InputSpec
     recipe: FreeForm | None = Field(None, description="training recipe, from the checkpoint's metadata")
@@ -99,9 +105,9 @@ class Data(Part):
 
     spec: Name
     split: str | None = None
-    n: int = Field(description="images measured")
+    n: Count = Field(description="images measured")
     sample_sha256: str = Field(description="over the sampled images' names, labels and bytes, in order")
-    seed: int = Field(description="seed that chose the sample")
+    seed: Seed = Field(description="seed that chose the sample")
     labelled: bool
     selection: Literal["random", "first", "all", "given"] = "random"
     skipped: list[Name] = Field(default_factory=list, description="images that could not be read, by name")
@@ -138,9 +144,9 @@ class TestError(Part):
 
     __test__ = False  # not a pytest class
 
-    value: Number | None = None
-    stderr: Number | None = None
-    n: int | None = None
+    value: Fraction | None = None
+    stderr: Fraction | None = None
+    n: Count | None = None
     source: Literal["measured", "measured on the full split", "recipe", "published", "given"] | None = Field(
         None, description="recipe: measured at the end of the training that made the checkpoint"
     )
@@ -158,8 +164,8 @@ class Environment(Part):
     torchvision: str | None = None
     platform: str
     device: str
-    threads: int
-    batch_size: int = Field(description="images a batch, as used in the end")
+    threads: Count
+    batch_size: Count = Field(description="images a batch, as used in the end")
     retries: list[str] = Field(default_factory=list, description="batch reductions after out of memory")
 
 
@@ -167,12 +173,12 @@ class Timings(Part):
     """Seconds and bytes; not part of the key, and the only fields that differ between equal runs."""
 
     started: str = Field(description="UTC, ISO 8601")
-    seconds: float
+    seconds: float = Field(ge=0)
     seconds_by_variant: Annotated[
         dict[str, float], AfterValidator(lambda value: dict(sorted(value.items())))
     ] = Field(default_factory=dict)
-    images_per_second: float
-    peak_memory_bytes: int | None = None
+    images_per_second: float = Field(ge=0)
+    peak_memory_bytes: Whole | None = None
 
 
 class Record(Part):
@@ -180,14 +186,14 @@ class Record(Part):
 
     sparse: ClassVar[tuple[str, ...]] = ("extensions",)
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Annotated[Literal[1], BeforeValidator(_no_flag)] = SCHEMA_VERSION
     key: str = Field(description="sha256 over all that changes the numbers: see `record_key`")
     model: Model
     data: Data
     protocol: Protocol
     test_error: TestError
     trained: bool | None = Field(description="false for random weights, null where nobody can know")
-    train_error: Number | None = Field(None, description="from the checkpoint's metadata, a fraction")
+    train_error: Fraction | None = Field(None, description="from the checkpoint's metadata, a fraction")
     variants: Annotated[
         dict[VariantName, list[LayerSensitivity]], AfterValidator(_by_variant), AfterValidator(_rounded)
     ]

@@ -147,7 +147,7 @@ _OF_RECORD: dict[str, tuple[str, Callable[[Record], Any]]] = {
     "weights_detail": (_TEXT, attrgetter("model.weights.detail")),
     "weights_sha256": (_TEXT, attrgetter("model.weights.sha256")),
     "network": (_TEXT, network_of),
-    "training_seed": ("Int64", _seed),
+    "training_seed": ("UInt64", _seed),
 }
 
 

@@ -1,5 +1,6 @@
 """The leaderboard: comparable records put together, with their correlations. Nothing is measured here."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,10 +168,10 @@ def build_leaderboard(
 
 def _read(folder: Path, without: Sequence[Path]) -> tuple[list[tuple[Path, Record]], list[tuple[Path, str]]]:
     """Records, in an order that does not depend on the names of their files; and what is none."""
-    aside = {path.resolve() for path in without}
+    aside = {os.path.realpath(path) for path in without}
     good, bad = split_records(folder / "records")
-    kept = [pair for pair in good if not aside or pair[0].resolve() not in aside]
-    faulty = [(path, str(fault)) for path, fault in bad if path.resolve() not in aside]
+    kept = [pair for pair in good if not aside or os.path.realpath(pair[0]) not in aside]
+    faulty = [(path, str(fault)) for path, fault in bad if os.path.realpath(path) not in aside]
     return sorted(kept, key=lambda pair: (pair[1].key, pair[0])), faulty
 
 
