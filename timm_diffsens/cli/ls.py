@@ -20,6 +20,7 @@ from timm_diffsens.cli.output import (
 )
 from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.patterns import matching
+from timm_diffsens.printable import spelt_out
 from timm_diffsens.results.numbers import MISSING, significant
 
 _KINDS = tuple(kind for kind in registry.KINDS if kind != "models")
@@ -63,7 +64,7 @@ def ls(
         progress_console().print("none")
     elif list(rows[0]) == ["name"]:
         for row in rows:
-            typer.echo(row["name"])
+            typer.echo(spelt_out(row["name"]))
     else:
         result_console().print(_table(rows))
     for fault in bad:

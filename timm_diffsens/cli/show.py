@@ -105,7 +105,8 @@ def print_record(
     for name, value in _header(record):
         console.print(f"{name:<11} {value}", soft_wrap=True)
     layers = record.variants[variant]
-    console.print(f"\n{variant}, {len(layers)} layers")
+    console.print()
+    console.print(f"{variant}, {len(layers)} layers")
     console.print(layer_table(layers, all_layers=all_layers, width=console.width))
     console.print()
     for line in [*_curves(record), *_spectra(record)]:

@@ -4,9 +4,10 @@ Overview charts are Altair's, drawn here as SVG; the curves of one network are d
 when it is selected. Vega in the page would take 0.9 MB of the 2 MB that a page with a hundred networks may
 have, would show nothing without JavaScript, and draws points that neither keyboard nor screen reader reach.
 
-Nothing of a record reaches the page but escaped: Jinja2 escapes all text, charts get theirs through an XML
-library, curves are base64, and the script builds elements and sets text, never markup. Should anything slip
-through, the page's content security policy runs only the script whose hash it names, and loads nothing.
+Nothing of a record reaches the page but spelt out (see `printable`) and escaped: Jinja2 escapes all text,
+charts get theirs through an XML library, curves are base64, and the script builds elements and sets text,
+never markup. Should anything slip through, the page's content security policy runs only the script whose hash
+it names, and loads nothing.
 """
 
 import base64
@@ -20,6 +21,7 @@ from typing import Any
 
 import jinja2
 
+from timm_diffsens.printable import spelt_out
 from timm_diffsens.results.numbers import PAGE, is_missing
 from timm_diffsens.results.page import tables as page_tables
 from timm_diffsens.results.page.correlation_lines import correlation_lines, style_name
@@ -39,7 +41,7 @@ def render_page(board: Leaderboard) -> str:
     theme = theme_of_records(record for _, record in board.records)
     script, style = _script(), _read("page.css") + _variant_styles(theme)
     rows = [page_tables.model_rows(group) for group in board.groups]
-    page = _template().render(
+    return _template().render(
         board=board,
         groups=[_group(group, own, theme) for group, own in zip(board.groups, rows, strict=True)],
         series=[_series(series, theme) for series in board.series],
@@ -51,8 +53,6 @@ def render_page(board: Leaderboard) -> str:
         faulty=[[path.name, fault.replace(str(path), path.name)] for path, fault in board.faulty],
         theme=_drawn(theme),
     )
-    # File names may hold bytes that are no text (lone surrogates in Python); they are spelt out.
-    return page.encode("utf-8", "backslashreplace").decode()
 
 
 def _group(group: Group, rows: list[ModelRow], theme: Theme) -> dict[str, Any]:
@@ -196,11 +196,17 @@ def _read(name: str) -> str:
     return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
+def _finished(value: Any) -> Any:
+    """What stands between braces in the template: text is spelt out, and escaped afterwards."""
+    return spelt_out(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
 @cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES, encoding="utf-8"),
         autoescape=True,
+        finalize=_finished,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

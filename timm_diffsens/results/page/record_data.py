@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from timm_diffsens.printable import all_spelt_out
 from timm_diffsens.results.report.summary import summary
 from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
 from timm_diffsens.schema.records import Record
@@ -24,7 +25,9 @@ _LEVEL = 6  # of deflate; given, so that equal records give equal bytes; 9 saves
 
 def packed(record: Record) -> str:
     """`contents(record)` as base64 of zlib-deflated JSON."""
-    text = json.dumps(contents(record), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(
+        all_spelt_out(contents(record)), ensure_ascii=False, separators=(",", ":"), allow_nan=False
+    )
     return base64.b64encode(zlib.compress(text.encode(), _LEVEL)).decode("ascii")
 
 

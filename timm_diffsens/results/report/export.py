@@ -1,11 +1,13 @@
 """Charts as files."""
 
 import io
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import altair as alt
 import vl_convert
@@ -13,6 +15,7 @@ from altair.utils.schemapi import debug_mode
 
 from timm_diffsens.errors import unknown
 from timm_diffsens.files import write_atomic
+from timm_diffsens.printable import all_spelt_out
 
 FORMATS = ("png", "svg", "pdf", "html")
 _PIXELS_PER_POINT = 2  # of PNG files
@@ -51,14 +54,33 @@ def render(chart: alt.TopLevelMixin, form: str) -> bytes:
     """
     if form == "html":
         text = io.StringIO()
-        chart.save(text, format=form, inline=True)
+        chart.save(text, format=form, inline=True, json_kwds={"cls": _InScript})
         return text.getvalue().encode()
     with alt.data_transformers.disable_max_rows():
-        spec = chart.to_dict(validate=False)
+        spec = _harmless(chart.to_dict(validate=False))
     version = "_".join(alt.SCHEMA_VERSION.split(".")[:2])
     finer = {"scale": _PIXELS_PER_POINT} if form == "png" else {}
     drawn = getattr(vl_convert, f"vegalite_to_{form}")(spec, vl_version=version, **finer)
     return _renumbered(drawn).encode() if form == "svg" else bytes(drawn)
+
+
+def _harmless(spec: dict[str, Any]) -> dict[str, Any]:
+    """All text of a chart spelt out, that of its rows too: the renderer ends the process on some of it."""
+    plain: dict[str, Any] = all_spelt_out(spec)
+    for name, rows in plain.get("datasets", {}).items():
+        if isinstance(rows, str) and "\\" in rows:  # JSON as text, with characters that are not ASCII
+            plain["datasets"][name] = json.dumps(all_spelt_out(json.loads(rows)))
+    return plain
+
+
+class _InScript(json.JSONEncoder):
+    """JSON for the inside of a script: no text in it can end the script."""
+
+    def encode(self, o: Any) -> str:
+        text = super().encode(_harmless(o) if isinstance(o, dict) else o)
+        for character in "<>&":
+            text = text.replace(character, f"\\u{ord(character):04x}")
+        return text
 
 
 def start_renderer() -> Thread:
