@@ -133,19 +133,23 @@ def _correlation(points: pd.DataFrame, variant: str, measure: str) -> dict[str, 
         "records": len(used),
         "left_out": 0,
     }
-    for name in ("pearson", "fisher", "partial", "exponent", "prefactor"):
+    for name in ("pearson", "fisher", "family", "without", "mixed", "partial", "exponent", "prefactor"):
         row |= {name: rho, f"{name}_low": rho - 0.1, f"{name}_high": rho + 0.1}
     return row | {
         "spearman": rho,
         "kendall": rho,
         "p": 0.01,
+        "p_family": 0.01,
         "p_corrected": 0.02,
+        "families": len(used),
+        "within": rho,
+        "within_p": 0.5,
         "note": "" if enough else "too few",
     }
 
 
 def _comparison(rival: str) -> dict[str, Any]:
-    numbers = {"difference": 0.1, "low": -0.05, "high": 0.2, "probability": 0.9}
+    numbers = {"difference": 0.1, "low": -0.05, "high": 0.2, "p": 0.3}
     return {"variant": "original", "rival": rival, "n": 12, **numbers, "answer": "undecided"}
 
 

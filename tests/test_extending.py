@@ -246,8 +246,8 @@ def test_a_variant_that_changes_the_original_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"deformation": "diffeo:delta=2", "delta": 3}, "diffeo has delta=2: leave out --delta 3"),
-        ({"deformation": Diffeo(2.0), "cut": 5}, "Diffeo has cut=3: leave out --cut 5|diffeo has cut=3"),
+        ({"deformation": "diffeo:delta=2", "delta": 3}, "diffeo has delta=2: leave out delta 3"),
+        ({"deformation": Diffeo(2.0), "cut": 5}, "Diffeo has cut=3: leave out cut 5|diffeo has cut=3"),
         ({"deformation": "shift.py:Shift", "delta": 2}, "shift.py:Shift takes no delta"),
         ({"dataset": "scale1:xi=11", "xi": 12}, "xi=11, but xi 12.0 is asked for too"),
         ({"dataset": "stripes.py:stripes", "split": "train"}, "split belongs to"),

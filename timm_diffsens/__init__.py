@@ -1,9 +1,10 @@
 """Layer-by-layer sensitivity of vision models to smooth deformations and to noise.
 
 The public names are loaded on first use, so that importing the package (and `diffsens --help`)
-does not import torch.
+does not import torch. Once it is imported, timm and torchvision can be imported wherever it can.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ _HOMES = {
     "correlate": "results.stats.correlate",
     "Executor": "sweep.executor",
 }
+_MODULES = {"runtime": "device.allocator"}
 
 __all__ = ["__version__", *_HOMES]
 
@@ -70,10 +72,24 @@ if TYPE_CHECKING:
     from timm_diffsens.sweep.executor import Executor
 
 
+class _Prepare:
+    """Lets `device.allocator.prepare` act before whoever it is imports torchvision or timm."""
+
+    @classmethod
+    def find_spec(cls, name: str, *_: object) -> None:
+        """Called by each import; finds nothing itself."""
+        if name in ("timm", "torchvision"):
+            sys.meta_path.remove(cls)
+            import_module("timm_diffsens.device.allocator").prepare()
+
+
+sys.meta_path.insert(0, _Prepare)
+
+
 def __getattr__(name: str) -> Any:
     """Load a public name from the module it lives in (PEP 562)."""
-    if name == "runtime":  # the name that the process's preparation had at first
-        return import_module("timm_diffsens.device.allocator")
+    if name in _MODULES:
+        return import_module(f"timm_diffsens.{_MODULES[name]}")
     if name not in _HOMES:
         raise AttributeError(f"module 'timm_diffsens' has no attribute {name!r}")
     if not _HOMES[name].startswith(("errors", "schema.", "results.")):  # those import no torch

@@ -1,12 +1,14 @@
 """Errors and warnings that speak to the user, and the search for the nearest valid name."""
 
 import difflib
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 _FEW = 12  # as many choices as fit in a sentence
+_SHOWN = 5  # things that a message names
 
 
 class DiffsensError(Exception):
@@ -52,10 +54,53 @@ def kept_warnings(kept: list[str]) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def collected_warnings() -> Iterator[list[str]]:
+    """The text of each `DiffsensWarning` inside is in the list afterwards; none is shown."""
+    texts: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DiffsensWarning)
+        yield texts
+    for each in caught:
+        if issubclass(each.category, DiffsensWarning):
+            texts.append(str(each.message))
+        else:
+            warnings.showwarning(each.message, each.category, each.filename, each.lineno)
+
+
+@contextmanager
+def errors_in_python() -> Iterator[None]:
+    """Errors that advise options of the command line name keyword arguments instead."""
+    try:
+        yield
+    except DiffsensError as error:
+        text = re.sub(r"--no-([a-z-]+)", r"--\1=False", str(error))
+        error.args = (re.sub(r"--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), text),)
+        raise
+
+
+def without_options(text: str, missing: Iterable[str]) -> str:
+    """A message without the advice to use options that a verb does not have (`--checkpoint`)."""
+    named = "|".join(map(re.escape, missing))
+    text = re.sub(rf"(?:{named})\b[^,;]*, or ", "", text)
+    return re.sub(rf"[;,:] [^;,:]*(?:{named})\b[^;,]*", "", text)
+
+
 def first_line(error: BaseException, most: int = 200) -> str:
     """What an error of another library says, in one line; its class where it says nothing."""
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:most]
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first few names, and how many more there are.
+
+    >>> listed("abcdefg")
+    'a, b, c, d, e and 2 more'
+    """
+    names = list(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:

@@ -54,12 +54,13 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def check_writable_folder(folder: Path) -> None:
-    """Make `folder` where it is missing, and try to write in it.
+    """Try to write in `folder`; what is made for that, where it is missing, is removed again.
 
     Raises:
         UsageError: no file can be written there.
     """
     probe = folder / f".{secrets.token_hex(6)}.tmp"
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_synchronised(probe, b"x")
@@ -69,6 +70,8 @@ def check_writable_folder(folder: Path) -> None:
     finally:
         with suppress(OSError):
             probe.unlink(missing_ok=True)
+            for each in missing:
+                each.rmdir()
 
 
 def _write_synchronised(path: Path, content: bytes) -> None:

@@ -17,8 +17,9 @@ import math
 import pkgutil
 import re
 import sys
+import typing
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -85,6 +86,7 @@ class Entry:
         order: built-ins come first, in this order.
         known_as: what records call it, where that is not its spec.
         sha256: of the source it is from; None for a built-in, which the package's version tells.
+        module: that it was found in; None for a built-in.
     """
 
     kind: str
@@ -97,6 +99,7 @@ class Entry:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
     sha256: str | None = None
+    module: Any = field(default=None, repr=False, compare=False)
 
     @property
     def spec(self) -> str:
@@ -124,6 +127,14 @@ class Entry:
         """Whether it has a parameter of that name that is for the user to give."""
         return self._made and name not in KINDS[self.kind].passed and _takes(self.thing, name)
 
+    def source(self) -> str:
+        """Hash of all source that the thing has used so far: code may import while it runs."""
+        home = getattr(self.thing, "__module__", None) or ""
+        same = home == getattr(self.module, "__name__", "")
+        defined = self.module if same else sys.modules.get(home, self.module)
+        files = {file for where in (self.module, defined) for file in _files(where)}
+        return source_sha256(files) if files else object_sha256(self.thing)
+
     def build(self, **offered: Any) -> Any:
         """The thing, ready for use.
 
@@ -138,9 +149,13 @@ class Entry:
             if not self.takes(name):
                 known = [known for known in parameters(self.thing) if self.takes(known)]
                 raise unknown(f"argument of the {kind.word} {self.name}", name, known)
+            _check_number(self, name)
         given = accepted(self.thing, **offered) | dict(self.parameters)
         if inspect.isclass(self.thing) or (inspect.isroutine(self.thing) and not kind.called):
-            with _failing(f"the {kind.word} {self.spec} cannot be made", DiffsensError):
+            with (
+                _failing(f"the {kind.word} {self.spec} cannot be made", DiffsensError),
+                beside(self.module),
+            ):
                 return self.thing(**given)
         return functools.partial(self.thing, **given) if given and self._made else self.thing
 
@@ -334,17 +349,15 @@ def _described(kind: str, name: str, thing: Any, module: Any) -> Entry:
     """The entry of somebody else's thing, with what it said of itself by `register`."""
     said = next((e for e in _registered[kind].values() if e.thing is thing), Entry(kind, name, thing))
     help = said.help or next(iter((inspect.getdoc(thing) or "").splitlines()), "")
-    home = getattr(thing, "__module__", None) or ""
-    defined = module if home == getattr(module, "__name__", "") else sys.modules.get(home, module)
-    files = {file for where in (module, defined) for file in _files(where)}
-    sha256 = source_sha256(files) if files else object_sha256(thing)
-    return replace(said, name=name, help=help, order=0, known_as="", sha256=sha256)
+    entry = replace(said, name=name, help=help, order=0, known_as="", module=module)
+    return replace(entry, sha256=entry.source())
 
 
 def _files(module: Any) -> list[Path]:
     """What a module's code depends on: its file and its helpers, or all of its package."""
-    if hasattr(module, "_diffsens_files"):
-        return list(module._diffsens_files)
+    if hasattr(module, "_diffsens_beside"):
+        found = {getattr(each, "__file__", None) for each in (module, *module._diffsens_beside.values())}
+        return sorted(Path(file) for file in found if file and file.endswith(".py"))
     name = str(getattr(module, "__name__", "")).partition(".")[0]
     if name in LIBRARIES:
         return []
@@ -355,7 +368,7 @@ def _files(module: Any) -> list[Path]:
     return files or ([Path(own)] if own and Path(own).is_file() else [])
 
 
-_imported: dict[Path, tuple[str, Any]] = {}  # by file, with the hash of what it depended on
+_imported: dict[Path, Any] = {}  # modules by their file
 
 
 def import_file(path: Path, word: str = "Python") -> Any:
@@ -372,13 +385,12 @@ def import_file(path: Path, word: str = "Python") -> Any:
         near = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise unknown(f"{word} file", str(path), near)
     if path in _imported and word != KINDS["models"].word:
-        before, module = _imported[path]
-        files = module._diffsens_files
-        if all(file.is_file() for file in files) and source_sha256(files) == before:
+        module = _imported[path]
+        files = _files(module)
+        if all(file.is_file() for file in files) and source_sha256(files) == module._diffsens_sha256:
             return module
-    module = _run_file(path)
-    _imported[path] = source_sha256(module._diffsens_files), module
-    return module
+    _imported[path] = _run_file(path)
+    return _imported[path]
 
 
 def _run_file(path: Path) -> Any:
@@ -387,26 +399,68 @@ def _run_file(path: Path) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module: Any = importlib.util.module_from_spec(spec)
-    known = set(sys.modules)
-    sys.modules[name] = module  # dataclasses look their module up there
-    sys.path.insert(0, str(path.parent))
-    helpers: dict[str, Path] = {}
+    module._diffsens_beside = {}
     try:
-        with _failing(f"cannot import {str(path)!r}"):
+        with _failing(f"cannot import {str(path)!r}"), beside(module):
             spec.loader.exec_module(module)
     except UsageError:
         del sys.modules[name]
         raise
-    finally:
-        sys.path.remove(str(path.parent))
-        for new in set(sys.modules) - known:
-            file = getattr(sys.modules[new], "__file__", None)
-            if file and new != name and Path(file).parent == path.parent:
-                helpers[new] = Path(file)
-        for new in helpers:  # another folder's file may have a helper of the same name
-            del sys.modules[new]
-    module._diffsens_files = (path, *helpers.values())
     return module
+
+
+@contextmanager
+def beside(module: Any) -> Iterator[None]:
+    """Inside, a file's code finds the files beside it, as by `python file.py`, and no other folder's.
+
+    Args:
+        module: that `import_file` gave; for any other nothing is done.
+    """
+    own: dict[str, Any] | None = getattr(module, "_diffsens_beside", None)
+    if own is None:
+        yield
+        return
+    folder = Path(module.__file__).parent
+    hidden = {name: sys.modules.pop(name) for name in _in_the_way(folder)}
+    sys.modules |= {**own, module.__name__: module}  # dataclasses look their module up by its name
+    known = set(sys.modules)
+    importlib.invalidate_caches()  # a file may have been written just now
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(str(folder))
+        new = {name: sys.modules[name] for name in set(sys.modules) - known}
+        own |= {n: m for n, m in new.items() if _top(n) not in known and _home(n) == folder}
+        module._diffsens_sha256 = source_sha256(_files(module))
+        for name in own:
+            sys.modules.pop(name, None)
+        sys.modules.update(hidden)
+
+
+def _top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _home(name: str) -> Path | None:
+    """The folder that a module, or the package it is in, was found in; None if it is from no file."""
+    top = sys.modules.get(_top(name))
+    file = getattr(top, "__file__", None)
+    places = (
+        [Path(file)] if file and not hasattr(top, "__path__") else map(Path, getattr(top, "__path__", ()))
+    )
+    return next((place.parent for place in places), None)
+
+
+def _in_the_way(folder: Path) -> list[str]:
+    """Modules of other folders by the names of files in this one; installed ones keep their names."""
+    here = {path.stem for path in folder.iterdir() if path.suffix == ".py" or path.is_dir()}
+    taken = here & {_top(name) for name in sys.modules} - sys.stdlib_module_names - LIBRARIES
+    homes = {name: _home(name) for name in taken}
+    installed = {"site-packages", "dist-packages"}
+    foreign = {n for n, home in homes.items() if home not in (None, folder) and not installed & {*home.parts}}
+    return [name for name in sys.modules if _top(name) in foreign]
 
 
 def parameters(thing: Any) -> list[str]:
@@ -423,6 +477,20 @@ def _signature(thing: Any) -> list[inspect.Parameter]:
         return [*inspect.signature(thing).parameters.values()]
     except (TypeError, ValueError):
         return []
+
+
+def _check_number(entry: Entry, name: str) -> None:
+    """Raises: UsageError: an argument is a word where the annotation says that it is a number."""
+    code = entry.thing.__init__ if inspect.isclass(entry.thing) else entry.thing
+    try:
+        hint = typing.get_type_hints(code).get(name)
+    except Exception:  # an annotation that means nothing here
+        return
+    value, kinds = entry.parameters[name], set(typing.get_args(hint) or (hint,))
+    if isinstance(value, str) and kinds <= {int, float, bool, type(None)}:
+        raise UsageError(
+            f"argument {name} of the {KINDS[entry.kind].word} {entry.name} must be a number, got {value!r}"
+        )
 
 
 def _is_plain(value: Any) -> bool:

@@ -49,6 +49,32 @@ def copies(m, seed=0):
 # ---- averages
 
 
+def test_the_interval_of_an_average_holds_the_draws_and_the_images():
+    """Four initialisations of one trained ResNet: between them R varies far more than over the images."""
+    drawn = [0.30, 0.45, 0.53, 0.81]
+    (found,) = average_layers([[layer(r=r, r_stderr=0.05)] for r in drawn])
+    images = math.sqrt(np.mean([(2 * 0.05 / r) ** 2 for r in drawn]))
+    draws = 3.182446 * np.std(drawn, ddof=1) / 2 / np.mean(drawn)  # t of 3 degrees of freedom
+    low, high = found.r_interval
+    assert math.log(high / low) / 2 == pytest.approx(math.hypot(images, draws), rel=1e-6)
+    assert math.sqrt(low * high) == pytest.approx(found.r, rel=1e-12)
+    assert low < min(drawn)
+    assert high > max(drawn)
+
+
+def test_equal_copies_have_the_interval_of_one():
+    one = layer(r=0.5, r_stderr=0.03)
+    (found,) = average_layers([[one], [one], [one]])
+    assert found.r_interval == pytest.approx(one.r_interval, rel=1e-12)
+
+
+def test_an_average_without_r_has_no_interval():
+    (found,) = average_layers(
+        [[layer(r_low=0.4, r_high=0.6)], [layer(r=None, r_stderr=None, reason="constant")]]
+    )
+    assert found.r_interval is None
+
+
 @pytest.mark.parametrize("m", [2, 3, 7])
 @pytest.mark.parametrize("name", VALUES)
 def test_mean_and_standard_error(m, name):
@@ -92,7 +118,7 @@ def test_no_copies():
 def test_everything_else_is_that_of_the_copies():
     passes = copies(3)
     for found, copy in zip(average_layers(passes), passes[0], strict=True):
-        changed = {*VALUES, *(f"{name}_stderr" for name in VALUES)}
+        changed = {*VALUES, *(f"{name}_stderr" for name in VALUES), "r_low", "r_high"}
         for name in set(LayerSensitivity.model_fields) - changed:
             assert getattr(found, name) == getattr(copy, name)
         assert found.reason is None

@@ -177,6 +177,61 @@ def test_error_is_measured_on_labelled_images_of_fitting_classes(pictures, tmp_p
     assert some.variants["original"][-1].reason == "input-independent"  # the zero weights: 0/0, said so
 
 
+class Shade(torch.nn.Module):
+    """Class k of grey images of brightness k / 5, or what `order` makes of k."""
+
+    def __init__(self, order=range(6)):
+        super().__init__()
+        self.scale = torch.nn.Conv2d(3, 3, 1)
+        self.order, self.num_classes = list(order), 6
+
+    def forward(self, x):
+        grey = x.mean((1, 2, 3)) + 0 * self.scale(x).mean((1, 2, 3))
+        return -(grey[:, None] - torch.linspace(0, 1, 6)).abs()[:, self.order]
+
+
+@pytest.fixture
+def shades(tmp_path):
+    for k in range(6):
+        folder = tmp_path / "shades" / f"shade{k}"
+        folder.mkdir(parents=True)
+        for i in range(6):
+            Image.new("RGB", (16, 16), (51 * k,) * 3).save(folder / f"{i}.png")
+    return {"data_dir": tmp_path / "shades", "dataset": "folder", "images": 36, "layers": "all"} | {
+        "input_size": 16,
+        "mean": 0.0,
+        "std": 1.0,
+        "variants": ["original"],
+    }
+
+
+def test_an_error_that_is_worse_than_guessing_is_said(shades):
+    right = bench(Shade(), **shades)
+    assert (right.test_error.value, right.warnings) == (0, [])
+    assert right.data.classes.names == [f"shade{k}" for k in range(6)]
+    words = (
+        r"worse than guessing: do the labels fit\? 100.0% of 36 .* 83.3% would be by a guess among 6 classes"
+    )
+    with pytest.warns(DiffsensWarning, match=words):
+        wrong = bench(Shade([1, 2, 3, 4, 5, 0]), **shades)
+    assert (wrong.test_error.value, len(wrong.warnings)) == (1, 1)
+    with pytest.warns(DiffsensWarning, match=words):
+        bench(Shade([1, 2, 3, 4, 5, 0]), **shades | {"images": 24}, full_error=True)
+    # one class in six right, which is what a guess would have
+    assert bench(Shade([0, 2, 3, 4, 5, 1]), **shades).warnings == []
+
+
+def test_what_was_odd_when_the_folder_was_opened_is_in_the_record(shades):
+    (shades["data_dir"] / "shade3").rename(shades["data_dir"] / "shade10")
+    with pytest.warns(
+        DiffsensWarning, match="natural order: class 2 is 'shade2'; .* it is 'shade10'"
+    ) as said:
+        record = bench(Shade(), **shades)
+    assert record.data.classes.names[-1] == "shade10"
+    assert record.warnings == [str(each.message) for each in said]
+    assert len(record.warnings) == 1
+
+
 def test_classes_that_do_not_fit_give_null_and_a_warning(pictures):
     with pytest.warns(DiffsensWarning, match="no test error: .*3 classes.*1000"):
         record = bench("test_resnet", **QUICK, dataset="folder", data_dir=pictures, variants=["original"])
@@ -199,7 +254,7 @@ def test_a_checkpoint_is_measured_as_the_module_it_came_from(tmp_path):
 
 
 def test_a_given_module_needs_an_input_size_unless_it_is_timms():
-    with pytest.raises(UsageError, match="--input-size"):
+    with pytest.raises(UsageError, match=r"pass input_size, and mean and std"):
         bench(torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3)), images=4)
 
 
@@ -220,12 +275,12 @@ def test_shuffles_and_initialisations_are_averaged_with_their_spread():
         ({"cut": 1}, "cut must be"),
         ({"delta": -1}, "delta must be"),
         ({"images": 1}, "2"),
-        ({"batch_size": 0}, "--batch-size"),
+        ({"batch_size": 0}, "^batch_size"),
         ({"test_error": 7.0}, "between 0 and 1"),
         ({"corrupt": -0.1}, "corrupt"),
-        ({"input_size": (0, 3)}, "--input-size"),
-        ({"mean": (0.5, 0.5)}, "--mean needs 1 or 3"),
-        ({"std": 0.0}, "--std must be positive"),
+        ({"input_size": (0, 3)}, "^input_size"),
+        ({"mean": (0.5, 0.5)}, "^mean needs 1 or 3"),
+        ({"std": 0.0}, "^std must be positive"),
         ({"imges": 4}, "unknown option 'imges'.*images"),
         ({"shuffles": 0}, "shuffles must be"),
         ({"seed": -1}, "seed"),
@@ -365,3 +420,17 @@ def test_a_fixed_size_network_is_built_for_the_size_asked_for():
     record = bench("deit_tiny_patch16_224", pretrained=False, images=2, layers="output", input_size=64)
     assert record.model.input.height == 64
     assert record.output.r is not None
+
+
+def test_errors_name_keywords():
+    """What the command line calls `--no-pretrained` is `pretrained=False` in Python."""
+    for options, words in (
+        ({}, r"pass checkpoint FILE, or pretrained=False for random weights"),
+        ({"pretrained": False, "shuffles": 0}, r"^shuffles must be at least 1, got 0"),
+        ({"pretrained": False, "init_samples": -1}, r"^init_samples must be at least 1"),
+        ({"pretrained": False, "dataset": "folder"}, r"needs data_dir"),
+        ({"pretrained": False, "tf32": True, "device": "cpu"}, r"^tf32 is for CUDA devices"),
+    ):
+        with pytest.raises(UsageError, match=words) as error:
+            bench("net/lenet", images=4, **options)
+        assert "--" not in str(error.value)

@@ -4,11 +4,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from timm_diffsens.benchmark.run import bench
 from timm_diffsens.cli import app
+from timm_diffsens.errors import DiffsensError, MeasurementError
+from timm_diffsens.results.records.store import load_record
 from timm_diffsens.schema.records import Record
 
 QUICK = ["--no-pretrained", "--images", "8", "--layers", "stages", "--variants", "original"]
@@ -86,6 +90,16 @@ def test_options_that_list_take_commas_and_repetition(tmp_path):
         (["test_resnet", "--imags", "8"], "--images"),
         (["test_resnet", "test_vit", "--checkpoint", "x"], "one model"),
         (["missing.py:net"], "missing.py"),
+        (["net/lenet", "--no-pretrained", "--layers", "nosuch*"], "nosuch*"),
+        (["net/lenet", "--checkpoint", __file__], "cannot be read"),
+        (
+            ["net/lenet", "--deformation", "diffeo:delta=abc"],
+            "argument delta of the deformation diffeo must be",
+        ),
+        (
+            ["net/lenet", "--deformation", "diffeo:cut=three,delta=2"],
+            "argument cut of the deformation diffeo must",
+        ),
     ],
 )
 def test_wrong_use_is_exit_2_in_a_line_or_two(args, words, tmp_path):
@@ -95,7 +109,7 @@ def test_wrong_use_is_exit_2_in_a_line_or_two(args, words, tmp_path):
     assert words in message
     assert "Traceback" not in message
     assert len(message.strip().splitlines()) <= 3
-    assert not list(tmp_path.rglob("*.json"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_one_model_that_fails_does_not_end_the_others(tmp_path):
@@ -111,7 +125,45 @@ def test_one_model_that_fails_does_not_end_the_others(tmp_path):
     result = run(*args, "--out", tmp_path, "--json")
     assert result.exit_code == 1
     assert "ValueError: no good" in result.stderr
-    assert [r["model"]["spec"] for r in json.loads(result.stdout)] == ["net/lenet"]
+    failed, measured = json.loads(result.stdout)
+    assert failed == {"model": args[0], "error": "broken.py:Net could not be run: ValueError: no good"}
+    assert measured["model"]["spec"] == "net/lenet"
+    alone = run(args[0], *args[2:], "--out", tmp_path, "--json")
+    assert alone.exit_code == 1
+    assert json.loads(alone.stdout) == [failed]
+    assert alone.stderr.endswith(f"error: {failed['error']}\n")
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_record_that_cannot_be_written_is_printed(form, tmp_path, monkeypatch):
+    def full(path, content):
+        raise DiffsensError(f"cannot write {path.name}: No space left on device")
+
+    monkeypatch.setattr("timm_diffsens.results.records.store.write_atomic", full)
+    result = run("net/lenet", *QUICK, "--out", tmp_path, *form)
+    assert result.exit_code == 1
+    assert "No space left" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+    if form:
+        (record,) = json.loads(result.stdout)
+        assert Record.model_validate(record).output.r > 0
+    else:
+        assert "output" in result.stdout
+    with pytest.raises(MeasurementError, match="No space left") as error:
+        bench("net/lenet", pretrained=False, images=8, variants="original", out=tmp_path)
+    assert error.value.record.output.r > 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_standard_output_on_a_full_disk_loses_no_record(tmp_path):
+    command = [sys.executable, "-m", "timm_diffsens", "bench", "net/lenet", *QUICK, "--out", str(tmp_path)]
+    for form in ([], ["--json"]):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run([*command, *form], stdout=full, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 1
+        assert done.stderr.endswith("error: what was found cannot be printed: No space left on device\n")
+        (path,) = (tmp_path / "records").rglob("*.json")
+        assert load_record(path).output.layer == "output"
 
 
 def test_published_weights_out_of_reach_are_exit_2_with_a_way_out(tmp_path):
@@ -139,13 +191,10 @@ def test_ctrl_c_is_exit_130_and_leaves_nothing_half_written(tmp_path):
         # a background job of a shell ignores Ctrl-C, and its children inherit that
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    # the output folder is tried first; after that the model is loaded and measured
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "records").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    line = process.stderr.readline()  # of the images, before they are measured
     time.sleep(2)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    assert process.returncode == 130, line + errors
     assert "Traceback" not in errors
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []

@@ -32,7 +32,7 @@ def test_table_verdict_and_files(folder, records):
     assert result.exit_code == 0, result.output
     for record in records:
         assert record.model.spec in result.stdout
-    for word in ("cifar10, val", "95 % BCa", "Over 8 networks", "R correlates", "channel-shuffled"):
+    for word in ("cifar10, val", "95 % families", "Over 8 networks", "R correlates", "channel-shuffled"):
         assert word in result.stdout
     for name in ("leaderboard.csv", "README.md", "index.html"):
         assert (folder / name).stat().st_size > 500

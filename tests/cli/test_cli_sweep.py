@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ from typer.testing import CliRunner
 
 from timm_diffsens.cli import app, sweep_view
 from timm_diffsens.cli.output import progress_console
+from timm_diffsens.errors import without_options
+from timm_diffsens.schema.config import ONE_MODEL
 
 QUICK = ["--no-pretrained", "--images", "2", "--layers", "output", "--variants", "original", "--threads", "1"]
 
@@ -150,6 +153,9 @@ def test_what_ends_a_sweep_before_it_begins_is_no_interruption(tmp_path):
         (["net/lenet", "--threads", "0"], "--threads must be at least 1"),
         (["net/lenet", "--address", "auto"], "--address is for --engine ray"),
         (["net/lenet", "--slurm", "partition=a"], "--slurm is for --engine slurm"),
+        (["net/lenet", "--engine", "ray", "--jobs", "2"], "--jobs is for --engine local or slurm"),
+        (["net/lenet", "--gpus", "1"], "--gpus is for --engine ray or slurm, got --engine local"),
+        (["net/lenet:pretrained=true"], "net/lenet"),
         (["net/lenet", "--variants", "shuffled"], "channel-shuffled"),
         (["net/lenet", "--images", "many"], "--images needs a whole number or all"),
         (["net/lenet", "--dataset", "cifra10"], "cifar10"),
@@ -162,7 +168,7 @@ def test_wrong_use_is_exit_2_in_a_line_or_two(args, words, tmp_path):
     assert result.exit_code == 2, (result.stdout, result.stderr)
     assert words in result.stderr
     assert "Traceback" not in result.stderr
-    assert not list(tmp_path.rglob("*.json"))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("engine", "package"), [("ray", "ray"), ("slurm", "submitit")])
@@ -177,3 +183,29 @@ def test_the_number_of_parameters_has_a_unit(tmp_path):
     result = run("net/lenet", "--structure", "--max-parameters", "60K", "--out", tmp_path, "--json")
     assert result.exit_code == 0
     assert json.loads(result.stdout)["status"] == {"left out": 1}
+
+
+@pytest.mark.parametrize("spec", ["net/lenet", "swinv2_cr_tiny_224"])
+def test_errors_advise_options_that_a_sweep_has(spec, tmp_path):
+    """What `bench` advises beside, `--checkpoint`, belongs to one model."""
+    result = run(spec, "--images", "2", "--threads", "1", "--out", tmp_path, "--json")
+    said = result.stderr + result.stdout
+    known = run("--help").stdout
+    assert result.exit_code in (1, 2)
+    assert spec in said
+    flags = set(re.findall(r"--[a-z][a-z-]+", said))
+    assert "--no-pretrained" in flags
+    assert all(flag in known for flag in flags), flags
+
+
+def test_advice_is_left_out_where_it_cannot_be_followed():
+    for text, told in (
+        (
+            "no weights; pass --checkpoint FILE, or --no-pretrained for random",
+            "no weights; pass --no-pretrained for random",
+        ),
+        ("no test error: unlabelled; pass --test-error if it is known", "no test error: unlabelled"),
+        ("it takes no weights: chosen by --checkpoint and --no-pretrained", "it takes no weights"),
+        ("unknown size; pass --input-size, and --mean", "unknown size; pass --input-size, and --mean"),
+    ):
+        assert without_options(text, ONE_MODEL) == told

@@ -1,5 +1,6 @@
 """A model spec becomes the right network, with the right preprocessing and the right story of its weights."""
 
+import importlib
 import math
 import shutil
 import sys
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg
 from torch import nn
 
+from timm_diffsens.benchmark.run import bench
 from timm_diffsens.data.loading import image_transform
 from timm_diffsens.errors import DiffsensWarning, UsageError
 from timm_diffsens.models import hub
@@ -364,6 +366,8 @@ def test_classes_of_imagenet_by_their_wordnet_ids():
         names = load(spec).class_names
         assert names is not None
         assert (len(names), names[0], names[-1]) == (1000, "n01440764", "n15075141")  # tench, toilet tissue
+    plain = nn.Sequential(nn.Conv2d(3, 1000, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())  # no linear layer
+    assert given_model(plain, InputOptions((32, 32), (0.5,), (0.5,))).class_names == names
     assert load("net/lenet").class_names is None
     assert given_model(timm.create_model("test_resnet", num_classes=7), InputOptions()).class_names is None
 
@@ -393,6 +397,104 @@ def test_classes_of_a_given_network(net, classes):
     net.train()
     assert given_model(net, InputOptions(size=(4, 4), mean=HALF, std=HALF)).classes == classes
     assert all(module.training for module in net.modules())
+
+
+LAZY = """
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5))
+
+def never():
+    net = make()
+    net.unused = nn.LazyLinear(3)
+    net.forward = lambda x: nn.functional.relu(x)
+    return net
+
+def small():
+    return nn.Sequential(nn.LazyConv2d(4, 9), nn.LazyConv2d(4, 9))
+
+def meta():
+    return make()[:1].append(nn.Conv2d(4, 4, 3, device="meta"))
+
+def buffer():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    net[1].running_mean = net[1].running_mean.to("meta")
+    return net
+"""
+
+
+@pytest.fixture
+def lazy_file(tmp_path: Path) -> Path:
+    (tmp_path / "lazy.py").write_text(LAZY)
+    return tmp_path / "lazy.py"
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "channels"),
+    [(HALF, HALF, 3), ((0.5,), (0.25,), 3), ((0.1, 0.2, 0.3, 0.4), (1.0,), 4), ((0.5,), (1.0, 2.0), 2)],
+)
+def test_lazy_layers_get_their_sizes_from_the_input_and_their_weights_from_the_seed(
+    mean, std, channels, lazy_file
+):
+    one, same, other = (load_file(lazy_file, "make", seed=s, mean=mean, std=std) for s in (1, 1, 2))
+    assert one.input.channels == one.module[0].in_channels == len(one.input.mean) == channels
+    assert one.classes == 5
+    assert one.weights.sha256 == same.weights.sha256 != other.weights.sha256
+    assert (one.weights.source, one.weights.seed) == ("random", 1)
+    assert torch.equal(one.module[1].running_mean, torch.zeros(4))  # evaluation mode: it saw no data
+    fresh = one.fresh(5)
+    assert fresh[0].weight.shape == one.module[0].weight.shape
+    assert not torch.equal(fresh[0].weight, one.module[0].weight)
+
+
+def test_a_checkpoint_fills_lazy_layers(lazy_file, tmp_path):
+    known = load_file(lazy_file, "make", seed=3)
+    torch.save({"model": known.module.state_dict()}, tmp_path / "w")
+    options = InputOptions(size=(8, 8), mean=HALF, std=HALF)
+    model = load_model(f"{lazy_file}:make", checkpoint=tmp_path / "w", input_options=options)
+    assert model.weights.sha256 == known.weights.sha256
+
+
+def test_lazy_layers_of_a_given_network_read_what_the_images_have():
+    net = nn.Sequential(nn.LazyConv2d(2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    record = bench(net, dataset=torch.rand(6, 1, 9, 9), layers="output", variants="original")
+    assert (net[0].in_channels, record.model.input.channels) == (1, 1)
+    assert record.output.r is not None
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        (
+            "small",
+            r"lazy layers of .*lazy\.py:small get their sizes from a forward of \(3, 8, 8\), which failed",
+        ),
+        ("never", r"of .*lazy\.py:never is lazy and was not called"),
+        ("meta", r"1\.weight is on the meta device"),
+        ("buffer", r"1\.running_mean is on the meta device"),
+    ],
+)
+def test_networks_without_numbers_are_refused_by_name(factory, message, lazy_file):
+    with pytest.raises(UsageError, match=message):
+        load_file(lazy_file, factory)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        [nn.Flatten(), nn.Linear(192, 1000)],
+        [nn.Conv2d(3, 1000, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()],
+        [nn.Flatten(), nn.Linear(192, 1000), nn.LayerNorm(1000), nn.Softmax(-1)],
+    ],
+    ids=["linear", "convolution", "normed"],
+)
+def test_any_network_with_a_thousand_outputs_has_the_classes_of_imagenet(head):
+    options = InputOptions(size=(8, 8), mean=HALF, std=HALF)
+    known = load("test_resnet").class_names
+    assert given_model(nn.Sequential(*head), options).class_names == known
+    assert known[0] == "n01440764"
+    assert given_model(nn.Sequential(nn.Flatten(), nn.Linear(192, 10)), options).class_names is None
 
 
 # --- published weights
@@ -586,6 +688,81 @@ def test_a_file_does_not_take_the_place_of_an_installed_module(model_file):
 def test_factories_that_are_none(model_file, factory, message):
     with pytest.raises(UsageError, match=message):
         load_file(model_file, factory)
+
+
+FACTORY = """
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Conv2d(3, SIZE, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+"""
+NEIGHBOURS = {
+    "beside": ("from shapes import width", "width", {"shapes.py": "width = WIDTH"}),
+    "in the factory": ("", "__import__('shapes').width", {"shapes.py": "width = WIDTH"}),
+    "lazily through another": (
+        "import first",
+        "first.width()",
+        {"first.py": "def width():\n    from second import w\n    return w", "second.py": "w = WIDTH"},
+    ),
+    "a package": (
+        "from pieces.inner import w",
+        "w",
+        {"pieces/__init__.py": "", "pieces/inner.py": "w = WIDTH"},
+    ),
+    "a folder": (
+        "import pieces.inner as i",
+        "i.w",
+        {"pieces/inner.py": "from pieces.more import w", "pieces/more.py": "w = WIDTH"},
+    ),
+    "as the standard library": ("import colorsys", "colorsys.w", {"colorsys.py": "w = WIDTH"}),
+}
+
+
+@pytest.mark.parametrize("kind", NEIGHBOURS)
+def test_files_beside_a_factory(kind, tmp_path, monkeypatch):
+    """As by `python file.py`; and a file of another folder by the same name is another file."""
+    imports, width, files = NEIGHBOURS[kind]
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    path, modules = list(sys.path), dict(sys.modules)
+    hashes = set()
+    for number in (4, 6, 4):
+        folder = tmp_path / str(number)
+        for name, text in {"net.py": f"{imports}\n{FACTORY.replace('SIZE', width)}", **files}.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text.replace("WIDTH", str(number)))
+        model = load_file(folder / "net.py", "make")
+        assert model.module[0].out_channels == number
+        assert model.fresh(3)[0].out_channels == number
+        hashes.add(model.code_sha256)
+    assert len(hashes) == 2
+    names = {name.partition(".")[0] for name in ("shapes", "first", "second", "pieces", "colorsys")}
+    assert not names & {*sys.modules} - {*modules}
+    assert sys.path == path
+
+
+def test_the_hash_covers_what_a_factory_imports_while_it_runs(tmp_path):
+    (tmp_path / "net.py").write_text(FACTORY.replace("SIZE", "int(__import__('shapes').width)"))
+    hashes = []
+    for text in ("width = 4", "width = 4.0", "width = 4"):
+        (tmp_path / "shapes.py").write_text(text)
+        hashes.append(load_file(tmp_path / "net.py", "make").code_sha256)
+    assert hashes[0] == hashes[2] != hashes[1]
+
+
+def test_a_file_of_the_callers_own_does_not_get_in_the_way(tmp_path, monkeypatch):
+    """The caller's script has a neighbour of the same name, and has imported it."""
+    for name, number in (("mine", 3), ("theirs", 5)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "shapes.py").write_text(f"width = {number}")
+        (tmp_path / name / "net.py").write_text(
+            f"from shapes import width\n{FACTORY.replace('SIZE', 'width')}"
+        )
+    monkeypatch.syspath_prepend(tmp_path / "mine")
+    own = importlib.import_module("shapes")
+    for name, number in (("theirs", 5), ("mine", 3)):
+        assert load_file(tmp_path / name / "net.py", "make").module[0].out_channels == number
+        assert sys.modules["shapes"] is own
+    monkeypatch.delitem(sys.modules, "shapes")
 
 
 def test_files_that_are_not_there_or_broken(model_file):

@@ -154,8 +154,8 @@ def test_files_without_a_recipe(path, tmp_path):
     torch.save({"a": torch.ones(1)}, tmp_path / "w.pt")
     assert read_recipe(tmp_path / "w.pt") is None
     path.write_bytes(b"no such format")
-    with pytest.raises(UsageError, match=r"checkpoint 'w\.safetensors' cannot be read"):
-        read_recipe(path)
+    with pytest.raises(UsageError, match=rf"checkpoint '{path.name}' cannot be read: it is neither"):
+        load_model("net/lenet", checkpoint=path)
     with pytest.raises(UsageError, match="does not exist or is not a file"):
         load_model("net/lenet", checkpoint=tmp_path / "none.safetensors")
 

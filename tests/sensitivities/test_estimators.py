@@ -543,8 +543,8 @@ def state_bytes(estimator):
 
 
 def test_the_state_does_not_grow():
-    # A vector of the layer's size, a second while a block of 16 is open, and some twenty float64 numbers.
-    vector, numbers = LARGE * 4, 40 * 8
+    # A vector of the layer's size, a second while a block of 16 is open, and some 300 float64 numbers.
+    vector, numbers = LARGE * 4, 330 * 8
     estimator, parts = SensitivityEstimator(), three_parts(8, (LARGE,), torch.float32)
     for step in range(1, 41):
         estimator.update(*parts)

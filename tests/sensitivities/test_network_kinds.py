@@ -40,6 +40,11 @@ def of_layers(results, *names):
     return {layer.layer: layer for layer in results if not names or layer.layer in names}
 
 
+def _parts():
+    perturbed = PerturbedImages(batches_of(images()), Perturbation())
+    return [triplets for _, triplets in perturbed.batches(N, torch.empty(0), torch.contiguous_format)]
+
+
 # ---- drawn networks
 
 
@@ -273,6 +278,18 @@ def test_outputs_that_are_no_plain_array_have_a_reason(kind):
     assert found["last"].r is not None
 
 
+def test_a_network_may_give_a_sparse_tensor():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), Called(lambda x: x.to_sparse()))
+    done = run_pass(
+        net,
+        PerturbedImages(batches_of(images()), Perturbation()),
+        PassSettings("all"),
+        labels=dict.fromkeys(range(N), 0),
+    )
+    assert done.wrong is None
+    assert [layer.r is not None for layer in done.layers] == [True, True, False]
+
+
 # ---- averages that are only rounding
 
 
@@ -343,6 +360,25 @@ def test_of_several_maps_the_deepest_is_the_output(form):
     deepest = net(images(side=40))["2" if form == "dict" else 2]
     assert found[-1].shape == tuple(deepest.shape[1:])
     assert found[-1].depth == 1
+
+
+def test_hidden_states_of_one_size_end_with_the_last():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mix = nn.ModuleList(nn.Linear(3, 3) for _ in range(3))
+
+        def forward(self, x):
+            states = [x.flatten(2).transpose(1, 2)]
+            for mix in self.mix:
+                states.append(mix(states[-1]).tanh())
+            return tuple(states)
+
+    net = seeded(Tokens)
+    found = measure(net, images(), layers="all")[-1]
+    with Probe(nn.Sequential(net, Called(lambda states: states[-1])), "output") as probe, torch.no_grad():
+        probe.model(torch.cat(_parts()))
+    assert found.r == pytest.approx(probe.results()[-1].r, rel=1e-5)
 
 
 def test_scores_come_before_what_is_beside_them():

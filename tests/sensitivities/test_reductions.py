@@ -12,7 +12,7 @@ from timm_diffsens.device import threads
 from timm_diffsens.sensitivities.reductions import reference
 from timm_diffsens.sensitivities.reductions.dispatch import add_rows
 from timm_diffsens.sensitivities.reductions.reference import square_norm
-from timm_diffsens.sensitivities.reductions.state import TILE, Block, RunningSums, blocks_of
+from timm_diffsens.sensitivities.reductions.state import KEPT, TILE, Block, RunningSums, blocks_of
 
 SIZES = [0, 1, 7, TILE - 1, TILE, TILE + 1, 5 * TILE + 321, 70 * TILE + 9]
 # A float32 sum of TILE squares in at least eight lanes: TILE / 8 roundings of half a unit, at most.
@@ -39,13 +39,13 @@ def new_sums():
 
 
 def truth(parts, first, last, pivot, before):
-    """Gaps to the pivot (n, d), and the sums and products of (a, g, b)."""
+    """Gaps to the pivot (n, d), the sums and products of (a, g, b), and what they are of each image."""
     clean, deformed, noised = parts[:, first:last].double()
     gaps = clean - pivot.double()
     squares = torch.stack([deformed - clean, noised - clean, gaps]).square().sum(2)
     in_block = squares[2].sum()
     squares[2] *= 2 * before / (before + 1)
-    return gaps, torch.cat([squares.sum(1)[None], squares @ squares.T, squares[:, :1].T]), in_block
+    return gaps, torch.cat([squares.sum(1)[None], squares @ squares.T]), in_block, squares.T
 
 
 @pytest.mark.parametrize("add", [add_rows, reference.add_rows])
@@ -55,10 +55,12 @@ def test_sums_inside_a_block_are_those_of_float64(add, given, real, tolerance, d
     parts, pivot, drift = case(d, given, real)
     before, start = drift.clone(), pivot.clone()
     sums = new_sums()
-    add(parts, [Block(1, 4, 0, opens=False, after=0)], pivot, drift, sums)
-    gaps, expected, in_block = truth(parts, 1, 4, pivot, 0)
+    add(parts, [Block(1, 4, 0, number=1, after=0)], pivot, drift, sums)
+    gaps, expected, in_block, each = truth(parts, 1, 4, pivot, 0)
     # products of two sums have twice their relative error
-    torch.testing.assert_close(sums.memory[:5], expected, rtol=2.1 * tolerance, atol=0)
+    torch.testing.assert_close(sums.memory[:4], expected, rtol=2.1 * tolerance, atol=0)
+    torch.testing.assert_close(sums.images[1:4], each, rtol=tolerance, atol=0)
+    assert not sums.images[[0, *range(4, KEPT)]].any()
     torch.testing.assert_close(sums.in_block, in_block, rtol=tolerance, atol=0)
     assert torch.equal(pivot, start)
     # three additions of sums below 6 standard deviations
@@ -72,12 +74,13 @@ def test_sums_inside_a_block_are_those_of_float64(add, given, real, tolerance, d
 @pytest.mark.parametrize("kept", [True, False], ids=["drift", "brief"])
 def test_the_end_of_a_block_moves_the_pivot_to_the_mean(add, given, real, tolerance, d, kept):
     parts, pivot, drift = case(d, given, real, n=4)
-    gaps, expected, in_block = truth(parts, 0, 4, pivot, 6)
+    gaps, expected, in_block, each = truth(parts, 0, 4, pivot, 6)
     mean = pivot.double() + gaps.sum(0) / 10
     sums = new_sums()
     drift.fill_(torch.nan)  # what it held before is of no account
-    add(parts, [Block(0, 4, 6, opens=True, after=10)], pivot, drift if kept else None, sums)
-    torch.testing.assert_close(sums.memory[:4], expected[:4], rtol=2.1 * tolerance, atol=0)
+    add(parts, [Block(0, 4, 6, number=6, after=10)], pivot, drift if kept else None, sums)
+    torch.testing.assert_close(sums.memory[:4], expected, rtol=2.1 * tolerance, atol=0)
+    torch.testing.assert_close(sums.images[6:10], each, rtol=tolerance, atol=0)
     assert not sums.first.any()  # these are not the first
     assert sums.in_block == 0
     settled = in_block - gaps.sum(0).square().sum() / 10
@@ -128,7 +131,7 @@ def test_parts_need_not_be_contiguous():
     results = []
     for given in (parts, spread):
         sums, total = new_sums(), drift.clone()
-        add_rows(given, [Block(0, 5, 0, opens=False, after=0)], pivot, total, sums)
+        add_rows(given, [Block(0, 5, 0, number=2, after=0)], pivot, total, sums)
         results.append((sums.memory, total))
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
@@ -140,7 +143,7 @@ def one_pass(threads, kept, after):
     sums, before = new_sums(), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        add_rows(parts, [Block(0, 5, 3, opens=True, after=after)], pivot, drift if kept else None, sums)
+        add_rows(parts, [Block(0, 5, 3, number=3, after=after)], pivot, drift if kept else None, sums)
     finally:
         torch.set_num_threads(before)
     return sums.memory, pivot
@@ -179,15 +182,30 @@ def test_pytorchs_own_threads_run_the_kernel():
     assert run.stdout.strip() == "1"  # one OpenMP in the process
 
 
+@pytest.mark.parametrize("add", [add_rows, reference.add_rows])
+def test_the_first_images_are_kept_and_no_more(add):
+    parts, pivot, _ = case(40, torch.float64, torch.float64, n=KEPT + 20)
+    sums, drift, count, still_open = new_sums(), torch.zeros_like(pivot), 0, 0
+    for batch in parts.split(KEPT - 3, dim=1):  # the limit lies inside the second
+        blocks = blocks_of(batch.shape[1], count, still_open)
+        add(batch, blocks, pivot, drift, sums)
+        count += batch.shape[1]
+        still_open = 0 if blocks[-1].after else count - blocks[-1].before
+    clean, deformed, noised = parts[:, :KEPT]
+    expected = torch.stack([deformed - clean, noised - clean], dim=2).square().sum(1)
+    torch.testing.assert_close(sums.images[:, :2], expected, rtol=1e-12, atol=0)
+    assert sums.memory.shape == (5 + KEPT, 3)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("add", [add_rows, reference.add_rows])
 def test_what_is_not_finite_stays_so(add, bad):
     parts, pivot, drift = case(TILE + 100)
     parts[1, 2, 17] = bad
     sums = new_sums()
-    add(parts, [Block(0, 5, 4, opens=False, after=0)], pivot, drift, sums)
+    add(parts, [Block(0, 5, 4, number=6, after=0)], pivot, drift, sums)
     assert sums.totals.isfinite().tolist() == [False, True, True]
-    assert sums.memory[5].isfinite().all()
+    assert sums.memory[4].isfinite().all()
 
 
 @pytest.mark.parametrize("d", SIZES)

@@ -1,9 +1,11 @@
 """From passes to the record: averages over copies of a network, and the record's own types."""
 
 import math
+import statistics
 from collections.abc import Sequence
 
 import torch
+from scipy import special
 
 from timm_diffsens.errors import UsageError
 from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
@@ -14,7 +16,8 @@ def average_layers(passes: Sequence[list[LayerSensitivity]]) -> list[LayerSensit
     """Average D, G and R of m copies (shuffles, initialisations) layer by layer.
 
     The copies saw the same images, so their errors over images do not average out: the squared standard
-    error is the mean of theirs, plus their variance over m for the choice of copies.
+    error is the mean of theirs, plus their variance over m for the choice of copies. Of few copies that is
+    little to judge by, so R gets an interval of its own, see `_spread`.
     """
     if len(passes) == 1:
         return passes[0]
@@ -34,7 +37,25 @@ def _average(copies: list[LayerSensitivity]) -> LayerSensitivity:
         within = sum(e**2 for e in errors) / len(errors)
         changes |= {name: mean, f"{name}_stderr": math.sqrt(within + between)}
     reason = next((copy.reason for copy in copies if copy.reason), None)
-    return copies[0].model_copy(update={"reason": reason, **changes})
+    average = copies[0].model_copy(update={"reason": reason, "r_low": None, "r_high": None, **changes})
+    spread = _spread(copies)
+    return average if spread is None else average.with_r_spread(spread)
+
+
+def _spread(copies: list[LayerSensitivity]) -> float | None:
+    """Half the width of the 95 % interval of the log of the mean R.
+
+    Those of the images (mean square over the copies) and of the choice of copies (Student's t of m - 1
+    degrees of freedom) in quadrature, each with a factor of its own: Graybill and Wang 1980.
+    """
+    intervals = [copy.r_interval for copy in copies]
+    known = [interval for interval in intervals if interval is not None]
+    if len(known) < len(copies):
+        return None
+    m, values = len(copies), [copy.r or 0.0 for copy in copies]
+    within = sum((math.log(high / low) / 2) ** 2 for low, high in known) / m
+    relative = statistics.stdev(values) / statistics.fmean(values) / math.sqrt(m)
+    return math.hypot(math.sqrt(within), float(special.stdtrit(m - 1, 0.975)) * relative)
 
 
 def filter_spectra(weights: dict[str, torch.Tensor]) -> list[Spectrum]:

@@ -10,7 +10,8 @@ from timm_diffsens.models.loading import LoadedModel
 from timm_diffsens.registry import Entry
 from timm_diffsens.schema import records
 from timm_diffsens.schema.config import Config
-from timm_diffsens.schema.protocol import Protocol, protocol_hash
+from timm_diffsens.schema.families import family_of_name
+from timm_diffsens.schema.protocol import Protocol, digest, protocol_hash
 from timm_diffsens.sensitivities.statistics import STATISTICS_BATCH
 
 
@@ -31,12 +32,20 @@ def model_part(loaded: LoadedModel) -> records.Model:
         spec=loaded.spec,
         arch=loaded.arch,
         library=loaded.library,
+        family=_family(loaded),
         parameters=loaded.parameters,
         classes=loaded.classes,
         weights=loaded.weights,
         input=loaded.input,
         recipe=recipe_in(loaded.metadata),
     )
+
+
+def _family(loaded: LoadedModel) -> str:
+    """The library's module that the network is in, or its name without its size."""
+    home = type(loaded.module).__module__
+    known = loaded.library in ("timm", "torchvision") and home.startswith(f"{loaded.library}.models.")
+    return home.rpartition(".")[2] if known else family_of_name(loaded.arch)
 
 
 def train_error(recipe: dict[str, Any] | None) -> float | None:
@@ -74,6 +83,13 @@ def data_part(sample: ImageSample) -> records.Data:
         note=sample.note,
         title=sample.title,
         parameters=sample.task.parameters() if sample.task else None,
+        classes=None if sample.class_names is None else _classes(sample.class_names),
+    )
+
+
+def _classes(names: tuple[str, ...]) -> records.Classes:
+    return records.Classes(
+        count=len(names), names=list(names[: records.CLASSES_NAMED]), sha256=digest(list(names))
     )
 
 

@@ -225,7 +225,9 @@ def _input_options(config: Config, source: ImageSource) -> InputOptions:
     if config.mean is not None or config.std is not None:
         raise UsageError(f"images of {source.origin.spec} are normalised as they are: no --mean, no --std")
     sides = (shape[1], shape[2]) if len(shape) == len(_IMAGE) else None
-    return InputOptions(config.input_size or sides, mean=(0.0,), std=(1.0,))
+    return InputOptions(
+        config.input_size or sides, mean=(0.0,), std=(1.0,), channels=shape[0] if shape else None
+    )
 
 
 def _sample(source: ImageSource, config: Config, loaded: LoadedModel, images: int | None) -> ImageSample:
@@ -254,4 +256,4 @@ def _load(model: str | nn.Module | LoadedModel, config: Config, source: ImageSou
             return model
         plain = plain_input(model.input.channels, (model.input.height, model.input.width))
         return replace(model, input=plain)  # tensors are shown as they are
-    return given_model(model, _input_options(config, source))
+    return given_model(model, _input_options(config, source), config.seed)

@@ -19,6 +19,7 @@ from timm_diffsens.errors import (
     DiffsensError,
     MeasurementError,
     UsageError,
+    errors_in_python,
     first_line,
     kept_warnings,
     warn,
@@ -35,6 +36,7 @@ from timm_diffsens.sensitivities.run import Pass, count_wrong, run_pass
 from timm_diffsens.sensitivities.statistics import set_running_statistics
 from timm_diffsens.sensitivities.triplets import KEPT, Batch, PerturbedImages
 
+_WORSE = 0.01  # level of the test for errors that are worse than guessing
 _NO_SCORES = "the network's output is not a finite score for each class"
 
 Progress = Callable[[str, int, int], None]  # variant, images done, images in all
@@ -71,18 +73,26 @@ def bench(
         >>> record.output.layer, record.data.spec, record.trained
         ('output', 'dead-leaves', False)
     """
-    config = (
-        config.changed(**options) if isinstance(config, Config) else Config(**{**(config or {}), **options})
-    )
-    if out is None:
-        return run(prepare(model, config), progress)
-    refuse_weights(model, config)
-    inputs, folder = Inputs.of(config), Path(out) / "records"
-    check_writable(folder, inputs.source.origin.spec)
-    return run_once(prepare(model, inputs), folder, force=force, progress=progress)[0]
+    with errors_in_python():
+        asked = config if isinstance(config, Config) else Config(**(config or {}))
+        asked = asked.changed(**options)
+        if out is None:
+            return run(prepare(model, asked), progress)
+        refuse_weights(model, asked)
+        inputs, folder = Inputs.of(asked), Path(out) / "records"
+        check_writable(folder, inputs.source.origin.spec)
+        return run_once(prepare(model, inputs), folder, force=force, progress=progress)[0]
 
 
 bench.__doc__ = f"{bench.__doc__}\n    Options:\n\n{described(Config)}\n"
+
+
+class UnwrittenError(MeasurementError):
+    """A record was measured, and is here, but could not be written."""
+
+    def __init__(self, message: str, record: records.Record) -> None:
+        super().__init__(message)
+        self.record = record
 
 
 def run_once(
@@ -92,12 +102,18 @@ def run_once(
 
     Returns:
         The record, its file, and whether it was measured now.
+
+    Raises:
+        UnwrittenError: it was measured but could not be written; the record is the error's `record`.
     """
     done = None if force else find_record(folder, plan.key)
     if done is not None:
         return load_record(done), done, False
     record = run(plan, progress)
-    return record, write_record(folder, record), True
+    try:
+        return record, write_record(folder, record), True
+    except DiffsensError as error:
+        raise UnwrittenError(str(error), record) from error.__cause__
 
 
 def run(plan: Plan, progress: Progress | None = None) -> records.Record:
@@ -237,6 +253,7 @@ class _Run:
         if stated is not None and (original.images < stated[1]):
             return _fraction(round(stated[0] * stated[1]), stated[1], "recipe")
         if original.wrong is not None:
+            self._warn_if_worse_than_guessing(original.wrong, original.images, plan.labels or {})
             return _fraction(original.wrong, original.images, "measured")
         if plan.labels is not None:
             return records.TestError(reason=_NO_SCORES)
@@ -255,7 +272,21 @@ class _Run:
         wrong, n = count_wrong(module, self._perturbed(whole), labels, self.settings, progress)
         if wrong is None:
             return records.TestError(reason=_NO_SCORES)
+        self._warn_if_worse_than_guessing(wrong, n, labels)
         return _fraction(wrong, n, "measured on the full split")
+
+    def _warn_if_worse_than_guessing(self, wrong: int, n: int, labels: Mapping[int, int]) -> None:
+        """A binomial test against guesses among the classes that occur; random weights guess among all."""
+        from scipy.special import bdtr
+
+        classes = len(set(labels.values()))
+        if self.model.weights.source == "random":
+            classes = max(classes, self.model.classes or 0)
+        if classes > 1 and bdtr(n - wrong, n, 1 / classes) < _WORSE:
+            warn(
+                f"worse than guessing: do the labels fit? {wrong / n:.1%} of {n} images are wrong, "
+                f"{1 - 1 / classes:.1%} would be by a guess among {classes} classes"
+            )
 
     def _perturbed(self, sample: ImageSample, keep: int = 0) -> PerturbedImages:
         def batches(size: int) -> Iterator[Batch]:

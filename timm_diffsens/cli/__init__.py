@@ -3,6 +3,7 @@
 Nothing heavy is imported before a verb runs, so that `diffsens --help` is quick.
 """
 
+import errno
 import os
 import sys
 from contextlib import suppress
@@ -69,6 +70,12 @@ class _Verbs(TyperGroup):
         except BrokenPipeError:
             _forget_output()
             raise typer.Exit(_BROKEN_PIPE) from None
+        except OSError as error:  # standard output on a full disk, say
+            if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+                raise
+            _forget_output()
+            print_error(f"what was found cannot be printed: {error.strerror}")
+            raise typer.Exit(1) from None
 
 
 def _forget_output() -> None:

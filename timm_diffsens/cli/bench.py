@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -49,24 +49,25 @@ def _bench(
 ) -> None:
     """Measure models layer by layer: deformations (D), noise (G) and R = D/G. Writes a record of each."""
     inputs = _checked(models, config, out)
-    records, failed = [], 0
+    results: list[Any] = []
+    failures: list[DiffsensError] = []
     for spec in models:
         try:
-            record = _measure(spec, inputs, out / "records", force, quiet or as_json)
+            result: Any = _measure(spec, inputs, out / "records", force, quiet or as_json)
         except DiffsensError as error:
-            if len(models) == 1:
-                raise
-            print_error(f"{spec}: {error}")
-            failed += 1
-            continue
-        records.append(record)
-        if not as_json:
-            _print(record, all_layers, quiet)
+            failures.append(error)
+            print_error(f"{spec}: {error}" if len(models) > 1 else str(error))
+            # one that was measured but not written is lost nowhere else
+            result = getattr(error, "record", {"model": spec, "error": str(error)})
+        results.append(result)
+        if not as_json and not isinstance(result, dict):
+            _print(result, all_layers, quiet)
     if as_json:
-        print_json(records)
-    if failed:
-        print_error(f"{failed} of {len(models)} models failed; the records of the others are written")
-        raise typer.Exit(1)
+        print_json(results)
+    if failures and len(models) > 1:
+        print_error(f"{len(failures)} of {len(models)} models failed; the records of the others are written")
+    if failures:
+        raise typer.Exit(failures[0].exit_code if len(models) == 1 else 1)
 
 
 _bench.__name__ = "bench"

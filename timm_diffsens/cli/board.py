@@ -64,11 +64,11 @@ def _models_table(group: "Group") -> "Table":
 
 
 def _correlation_table(group: "Group") -> "Table":
-    heads = ["variant", "X", "n", "rho", "95 % BCa", "Fisher z", "Spearman", "Kendall", "p"]
+    heads = ["variant", "X", "n", "rho", "95 % families", "Fisher z", "Spearman", "Kendall", "p"]
     table = plain_table([*heads, "partial", "exponent"], left=["variant", "X"])
     table.columns[0].no_wrap = True
     for row in rows_of(group.correlations):
-        cells = [PLAIN.decimals(row["pearson"]), *(PLAIN.interval_of(row, x) for x in ("pearson", "fisher"))]
+        cells = [PLAIN.decimals(row["pearson"]), *(PLAIN.interval_of(row, x) for x in ("family", "fisher"))]
         cells += [PLAIN.decimals(row["spearman"]), PLAIN.decimals(row["kendall"])]
         cells += [PLAIN.p_value(row["p_corrected"]), PLAIN.decimals(row["partial"])]
         cells += [row["note"] or PLAIN.decimals(row["exponent"])]
@@ -77,7 +77,7 @@ def _correlation_table(group: "Group") -> "Table":
 
 
 def _series_table(series: "Series") -> "Table":
-    table = plain_table(["corruption sigma", "X", "n", "rho", "95 % BCa"], left=["corruption sigma"])
+    table = plain_table(["corruption sigma", "X", "n", "rho", "95 % families"], left=["corruption sigma"])
     for row in rows_of(series.rows):
         cells = [str(row["n"]), PLAIN.decimals(row["pearson"]), PLAIN.interval_of(row, "pearson")]
         table.add_row(f"{row['sigma']:g}", row["measure"].upper(), *cells)

@@ -28,7 +28,7 @@ def demo(
 ) -> None:
     """Train small networks on scale detection, measure them, and build the leaderboard with its page.
 
-    A run that was interrupted goes on where it was.
+    It takes about three minutes on two cores; a run that was interrupted goes on where it was.
     """
     from timm_diffsens.device import allocator, devices
     from timm_diffsens.files import check_writable_folder

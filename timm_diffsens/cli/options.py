@@ -9,9 +9,10 @@ import typer
 from pydantic.fields import FieldInfo
 
 from timm_diffsens.cli.output import nothing_but_json
+from timm_diffsens.errors import DiffsensError, UsageError, without_options
 from timm_diffsens.schema.config import MODEL as MODEL
+from timm_diffsens.schema.config import ONE_MODEL, Config, Option, Options, options
 from timm_diffsens.schema.config import RUNNING as RUNNING
-from timm_diffsens.schema.config import Config, Option, Options, options
 
 
 def option(*names: str, help: str, panel: str, metavar: str | None = None) -> Any:
@@ -40,11 +41,27 @@ def configured(verb: Callable[..., None], *, sweep: bool = False, config: type[O
     def run(**given: Any) -> None:
         values = {name: given.pop(name) for name in fields}
         with nothing_but_json(given["as_json"]):  # whatever the user's own code prints
-            verb(**given, config=config(**{n: v for n, v in values.items() if v is not None}))
+            try:
+                verb(**given, config=_made(config, {n: v for n, v in values.items() if v is not None}))
+            except DiffsensError as error:
+                if sweep:
+                    error.args = (without_options(str(error), ONE_MODEL),)
+                raise
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def _made(config: type[Options], values: dict[str, Any]) -> Options:
+    """The configuration; what is wrong with a field is said of its option."""
+    try:
+        return config(**values)
+    except UsageError as error:
+        name, *said = str(error).split(" ", 1)
+        if name in config.model_fields:
+            error.args = (" ".join([f"--{name.replace('_', '-')}", *said]),)
+        raise
 
 
 def _parameter(name: str, field: FieldInfo, known: Option) -> inspect.Parameter:

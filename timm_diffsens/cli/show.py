@@ -119,7 +119,8 @@ def print_record(
 
 def _header(record: "Record") -> list[tuple[str, str]]:
     model, data, protocol = record.model, record.data, record.protocol
-    weights = model.weights.source + (f" ({model.weights.detail})" if model.weights.detail else "")
+    named = ": ".join(filter(None, (model.weights.detail, model.weights.entry)))
+    weights = model.weights.source + (f" ({named})" if named else "")
     trained = {True: "", False: ", untrained", None: ", not known whether trained"}[record.trained]
     split = f", {data.split}" if data.split else ""
     note = f" ({data.note})" if data.note else ""

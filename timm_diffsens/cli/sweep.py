@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -50,7 +50,7 @@ def _sweep(
         ),
     ] = None,
     threads: Annotated[int | None, option("--threads", help="CPU threads a model.", panel=_MACHINES)] = None,
-    gpus: Annotated[float, option("--gpus", help="ray, slurm: GPUs a model.", panel=_MACHINES)] = 0,
+    gpus: Annotated[float | None, option("--gpus", help="ray, slurm: GPUs a model.", panel=_MACHINES)] = None,
     shard: Annotated[
         str | None, option("--shard", help="Do the i-th of N parts.", panel=_MACHINES, metavar="i/N")
     ] = None,
@@ -86,8 +86,10 @@ def _sweep(
     for name, value in (("--jobs", jobs), ("--threads", threads)):
         if value is not None and value < 1:
             raise UsageError(f"{name} must be at least 1, got {value}")
+    models = take_shard(find_models(patterns, config.pretrained and not structure), shard)
+    given = {"jobs": jobs, "gpus": gpus, "address": address, "options": slurm}
     jobs = jobs or ((os.cpu_count() or 1) if structure and engine == "local" else 1)
-    executor = _executor(engine, out, jobs, threads, gpus, address, slurm)
+    executor = _executor(engine, out, given, jobs, threads)
     job = Job(
         "",
         out=str(out.resolve()),
@@ -96,7 +98,6 @@ def _sweep(
         threads=_threads(engine, jobs, threads),
         force=force,
     )
-    models = take_shard(find_models(patterns, config.pretrained and not structure), shard)
     outcomes: list[Outcome] = []
     interrupted = False
     try:
@@ -134,27 +135,25 @@ def _conclude(job: "Job", outcomes: "Sequence[Outcome]", left: int, as_json: boo
     return written
 
 
-def _executor(
-    engine: str,
-    out: Path,
-    jobs: int,
-    threads: int | None,
-    gpus: float,
-    address: str | None,
-    slurm: Sequence[str] | None,
-) -> "Executor":
+def _executor(engine: str, out: Path, given: dict[str, Any], jobs: int, threads: int | None) -> "Executor":
+    """The engine with the options that it takes.
+
+    Raises:
+        UsageError: one of `given` (parameter -> value, None where it was not given) that it does not take.
+    """
     entry = registry.find("executors", engine)
-    for option_name, parameter, value in (("--address", "address", address), ("--slurm", "options", slurm)):
-        if value and not entry.takes(parameter):
+    for parameter, value in given.items():
+        if value is not None and not entry.takes(parameter):
+            name = "--slurm" if parameter == "options" else f"--{parameter}"
             owners = [other.name for other in registry.entries("executors") if other.takes(parameter)]
-            raise UsageError(f"{option_name} is for --engine {' or '.join(owners)}, got --engine {engine}")
+            raise UsageError(f"{name} is for --engine {' or '.join(owners)}, got --engine {engine}")
     executor: Executor = entry.build(
         jobs=jobs,
         threads=threads or 1,
-        gpus=gpus,
-        address=address,
+        gpus=given["gpus"] or 0,
+        address=given["address"],
         folder=(out / "sweep" / entry.name.rpartition(":")[2]).resolve(),
-        options=_pairs(slurm or []),
+        options=_pairs(given["options"] or []),
     )
     if not callable(getattr(executor, "run", None)):
         raise UsageError(f"--engine {engine} is a {type(executor).__name__} without run(jobs, started)")

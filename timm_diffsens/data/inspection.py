@@ -1,18 +1,17 @@
 """Every image of a sample is read once before anything is measured: damaged ones are named and left out."""
 
-import itertools
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from PIL import UnidentifiedImageError
 
-from timm_diffsens.data.source import ImageSource, Item, SequentialSource
-from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError, warn
+from timm_diffsens.data.source import ImageSource, Item, LeftOut, SequentialSource
+from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError, listed, warn
 
-MAX_CORRUPT = 0.01  # share of the sample that may be unreadable
+MAX_CORRUPT = 0.01  # share of the sample that may be damaged
+MAX_LEFT_OUT = 0.5  # share that may be missing, too large for a rule, or damaged
 _WINDOW = 1024  # images inspected before results are collected
-_SHOWN = 5  # damaged images that a message names
 
 
 def inspect_images(
@@ -22,24 +21,25 @@ def inspect_images(
 
     Raises:
         UsageError: fewer than two can be read.
-        MeasurementError: more than 1 % cannot.
+        MeasurementError: more than 1 % are damaged, or more than half cannot be used.
     """
     found = list(zip(indices, _inspect_each(source, indices, channels), strict=True))
     items = [result for _, result in found if isinstance(result, Item)]
     faults = {source.name(i): _reason(result) for i, result in found if not isinstance(result, Item)}
-    listed = ", ".join(f"{name} ({reason})" for name, reason in itertools.islice(faults.items(), _SHOWN))
-    listed += f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+    named = listed(f"{name} ({reason})" for name, reason in faults.items())
+    damaged = sum(not isinstance(result, Item | LeftOut) for _, result in found)
     spec, share = source.origin.spec, f"{len(faults)} of {len(indices)} images"
     if not items:
-        raise UsageError(f"{spec} has no readable image: {listed}")
-    if len(faults) > MAX_CORRUPT * len(indices):
+        raise UsageError(f"{spec} has no readable image: {named}")
+    if damaged > MAX_CORRUPT * len(indices) or len(faults) > MAX_LEFT_OUT * len(indices):
+        most = "1 %" if damaged > MAX_CORRUPT * len(indices) else "half"
         raise MeasurementError(
-            f"{share} of {spec} cannot be read, more than 1 %: {listed}; replace or remove them"
+            f"{share} of {spec} cannot be read, more than {most}: {named}; replace or remove them"
         )
     if len(items) < 2:
         raise UsageError(f"{spec} has one readable image; sensitivities need at least 2")
     if faults:
-        warn(f"{share} cannot be read and are left out: {listed}")
+        warn(f"{share} cannot be read and are left out: {named}")
     return items, tuple(faults)
 
 

@@ -7,6 +7,7 @@ decoded before anything is measured: what cannot be read is named, left out and 
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from timm_diffsens.errors import DiffsensError, MeasurementError, UsageError, wa
 from timm_diffsens.schema.records import InputSpec
 
 _STREAM = 0x5A3B1E  # keeps the sampling apart from every other use of the same seed
+_LONGEST = 16  # length of an image over its width that is resized as a whole, for a square crop
 _WORDNET_ID = re.compile(r"n\d{8}")
 
 UNKNOWN_CLASSES = "class names unknown: labels are taken as the model's class indices"
@@ -154,6 +156,8 @@ def load_images(
     if seed < 0:
         raise UsageError(f"--seed must not be negative, got {seed}")
     source = open_images(data, data_dir=data_dir, split=split, download=download, parameters=parameters)
+    for remark in source.remarks:
+        warn(remark)
     if images == "default":
         images = None if source.all_by_default else 500
     if channels not in MODES and source.shape(channels) is None:
@@ -231,7 +235,24 @@ def image_transform(spec: InputSpec) -> Callable[[Image.Image], torch.Tensor]:
         crop_pct=spec.crop_pct,
         crop_mode=spec.crop_mode,
     )
-    return cast(Callable[[Image.Image], torch.Tensor], transform)
+    if spec.crop_mode == "squash":
+        return cast(Callable[[Image.Image], torch.Tensor], transform)
+    border = spec.crop_mode == "border"  # shows all of an image, with at least one pixel across
+    sides = sorted((spec.height, spec.width))
+    longest = sides[0] if border else _LONGEST * math.ceil(sides[1] / sides[0])
+    return lambda image: cast(torch.Tensor, transform(_without_ends(image, longest)))
+
+
+def _without_ends(image: Image.Image, longest: int) -> Image.Image:
+    """The middle of an image that is more than `longest` times as long as wide, else the image itself.
+
+    The ends of so long an image are cropped away after it is resized, which would take gigabytes.
+    """
+    most = longest * min(image.size)
+    cut = [max(0, side - most) // 2 for side in image.size]  # the same at both ends: the centre stays
+    if not any(cut):
+        return image
+    return image.crop((cut[0], cut[1], image.width - cut[0], image.height - cut[1]))
 
 
 def match_labels(

@@ -9,7 +9,7 @@ from typing import Any
 from timm_diffsens import registry
 from timm_diffsens.data.given import given_source
 from timm_diffsens.data.source import ImageSource, Request
-from timm_diffsens.errors import UsageError
+from timm_diffsens.errors import UsageError, collected_warnings
 
 _SPLIT_PATTERN = r"[\w\[\]{}%:+|,.-]+"  # nothing that could be read as a path or a command
 
@@ -63,10 +63,11 @@ def open_images(
             raise UsageError(f"{key} belongs to {owners or 'no data set'}, not to {entry.name}")
     folder = None if data_dir is None else Path(data_dir).expanduser().absolute()
     shown = entry.recorded if entry.sha256 is not None else data if name else entry.name
-    found = entry.build(request=Request(shown, name, folder, split, download), **given)
-    opened = found if isinstance(found, ImageSource) else given_source(found, shown)
+    with collected_warnings() as remarks:
+        found = entry.build(request=Request(shown, name, folder, split, download), **given)
+        opened = found if isinstance(found, ImageSource) else given_source(found, shown)
     opened.origin = replace(opened.origin, spec=shown)
-    opened.entry = entry
+    opened.entry, opened.remarks = entry, tuple(remarks)
     return opened
 
 

@@ -6,6 +6,7 @@ Which of them are measured, and what happens when one cannot be read, is decided
 import hashlib
 import importlib.metadata
 import importlib.util
+import io
 import numbers
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
     from timm_diffsens.registry import Entry
 
 MODES = {1: "L", 3: "RGB"}  # channels -> PIL mode
+MAX_PIXELS = 2 * 89_478_485  # where Pillow, too, takes a file for a decompression bomb
+MAX_BYTES = 2**30
+
+
+class LeftOut(Exception):
+    """An image that is left out by a rule, and not because it is damaged."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,7 @@ class ImageSource:
         word: what messages call it.
         task: the scale-detection task, if it is one; it has a deformation of its own.
         entry: the registry's, if it was found by name.
+        remarks: what was odd when it was opened; whoever takes images of it is warned.
     """
 
     paired: ClassVar[bool] = False
@@ -110,6 +118,7 @@ class ImageSource:
     word: ClassVar[str] = "data set"
     task: "ScaleDetection | None" = None
     entry: "Entry | None" = None
+    remarks: tuple[str, ...] = ()
 
     def __init__(self, origin: Origin, size: int, class_names: tuple[str, ...] | None = None) -> None:
         self.origin, self.size, self.class_names = origin, size, class_names
@@ -136,6 +145,24 @@ class ImageSource:
         return None
 
 
+class Encoded(ImageSource, ABC):
+    """Images that are encoded files, by whose bytes they are known."""
+
+    @abstractmethod
+    def encoded(self, index: int) -> tuple[bytes, int | None]:
+        """The file and the label of image `index`."""
+
+    def inspect(self, index: int, channels: int) -> Item:
+        """Hash the encoded bytes, and decode them to know that it can be done."""
+        data, label = self.encoded(index)
+        convert(opened(data), channels)
+        return Item(index, label, hashlib.sha256(data).hexdigest())
+
+    def image(self, index: int, channels: int) -> Image.Image:
+        """Read and decode."""
+        return convert(opened(self.encoded(index)[0]), channels)
+
+
 class SequentialSource(ImageSource, ABC):
     """Images that come one after the other, from the first.
 
@@ -149,6 +176,21 @@ class SequentialSource(ImageSource, ABC):
     @abstractmethod
     def first(self, count: int | None, channels: int) -> list[Item]:
         """The first `count` images (None: all), or as many as there are."""
+
+
+def opened(data: bytes) -> Image.Image:
+    """An encoded image, of which no more than the header is decoded.
+
+    Raises:
+        LeftOut: it has too many pixels. OSError and others: it is no image.
+    """
+    try:
+        image = Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise LeftOut(f"more than {MAX_PIXELS:,} pixels") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise LeftOut(f"{image.width} x {image.height}: more than {MAX_PIXELS:,} pixels")
+    return image
 
 
 def convert(image: Image.Image, channels: int) -> Image.Image:

@@ -1,14 +1,10 @@
-"""Data sets that timm's `create_dataset` opens, and those of them that hold encoded files."""
+"""Data sets that timm's `create_dataset` opens, and those of them that are tables of encoded files."""
 
 import contextlib
-import hashlib
-import io
 import sys
 from typing import Any
 
-from PIL import Image
-
-from timm_diffsens.data.source import ImageSource, Item, Origin, as_label, convert
+from timm_diffsens.data.source import Encoded, Origin, as_label
 from timm_diffsens.errors import UsageError, first_line
 
 
@@ -27,8 +23,8 @@ def create(spec: str, advice: str, **arguments: Any) -> Any:
         raise UsageError(f"{spec} could not be opened: {reason}; {advice}") from error
 
 
-class Encoded(ImageSource):
-    """timm's `ImageDataset` over encoded files, through its public reader.
+class Table(Encoded):
+    """timm's `ImageDataset` over a table of encoded files, through its public reader.
 
     Not through its `__getitem__`, which puts the next image in the place of one that cannot be decoded.
     """
@@ -37,23 +33,17 @@ class Encoded(ImageSource):
         self.reader = dataset.reader
         classes = self.reader.class_to_idx
         names = tuple(str(name) for name in sorted(classes, key=lambda name: classes[name]))
-        self.labelled = "" not in names  # timm's class for images in the root folder itself
-        super().__init__(origin, len(self.reader), names if names and self.labelled else None)
+        super().__init__(origin, len(self.reader), names or None)
 
-    def _bytes(self, index: int) -> tuple[bytes, Any]:
+    def encoded(self, index: int) -> tuple[bytes, int | None]:
+        """From the reader.
+
+        Raises:
+            UsageError: the table has other columns.
+        """
         try:
             handle, label = self.reader[index]
         except KeyError as error:
             raise UsageError(f"{self.origin.spec} has no {error}: expected 'image' and 'label'") from None
         with handle:
-            return handle.read(), label
-
-    def inspect(self, index: int, channels: int) -> Item:
-        """Hash the encoded bytes, and decode them to know that it can be done."""
-        data, label = self._bytes(index)
-        convert(Image.open(io.BytesIO(data)), channels)
-        return Item(index, as_label(label) if self.labelled else None, hashlib.sha256(data).hexdigest())
-
-    def image(self, index: int, channels: int) -> Image.Image:
-        """Read and decode."""
-        return convert(Image.open(io.BytesIO(self._bytes(index)[0])), channels)
+            return handle.read(), as_label(label)

@@ -30,8 +30,9 @@ class Architecture:
     Attributes:
         arch: name, without arguments. library: where it is from.
         build: makes it with fresh random weights. pretrained: makes it with its published weights.
-        input: its preprocessing, None where only the module knows it. detail: which weights are published.
-        published_error, code_sha256: see `models.loading.LoadedModel`.
+        input: its preprocessing, None where only the module can tell. detail: which weights are published.
+        published_error: see `models.loading.LoadedModel`.
+        source: gives the hash of the source of an architecture that is no library's, once it was built.
         arguments: of `find_architecture`, and those of the same names in the spec.
         fixed_size: whether it takes images of one size only (timm's `img_size`).
     """
@@ -43,7 +44,7 @@ class Architecture:
     input: InputSpec | None = None
     detail: str | None = None
     published_error: float | None = None
-    code_sha256: str | None = None
+    source: Callable[[], str] | None = None
     arguments: ModelArguments = NO_ARGUMENTS
     fixed_size: bool = False
 

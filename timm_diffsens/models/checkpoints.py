@@ -2,57 +2,67 @@
 
 import hashlib
 import json
-import pickle
-import zipfile
+import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from timm_diffsens.errors import DiffsensError, UsageError, first_line
+from timm_diffsens.errors import DiffsensError, UsageError, first_line, nearest, warn
 from timm_diffsens.files import write_atomic
+from timm_diffsens.models.weight_files import Checkpoint, read_checkpoint, read_metadata
 
 _SUFFIX = ".safetensors"
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net")
-_PREFIXES = ("module.", "_orig_mod.", "model.")
+# what torch's own wrappers put into names, at any depth
+_INSIDE = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_DEEPEST_PREFIX, _NAMED = 4, 3
 
 
-def load_checkpoint(module: nn.Module, path: Path) -> dict[str, str]:
-    """Fill a module's weights from a file, strictly; returns the file's metadata.
+def load_checkpoint(module: nn.Module, path: Path) -> Checkpoint:
+    """Fill a module's weights from a file, strictly; returns what was in the file.
 
     Args:
         module: filled in place.
-        path: a safetensors file, or a torch file (zip format), which is read with `weights_only=True`.
-            `state_dict` and `model` wrappers and `module.` prefixes are understood.
+        path: a safetensors file, or one that `torch.load(weights_only=True)` reads: told apart by content. Of
+            averaged (EMA) and raw weights the averaged are taken, as timm does. Wrappers around the state
+            dict, and prefixes before its names, are left out.
 
     Raises:
         UsageError: no such file, unreadable, unsafe (it would run code), or not this network's weights.
     """
-    _require_file(path)
-    state, metadata = _read(path)
+    found = read_checkpoint(path)
     expected = module.state_dict()
-    state = _without_prefix(state, set(expected))
+    state = _without_prefix(found.state, expected, path)
     # batch-norm's counter is not in files of old torch versions, and evaluation does not read it
     state = {**{n: v for n, v in expected.items() if n.endswith("num_batches_tracked")}, **state}
     missing, extra = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
     wrong = [
-        f"{name} {tuple(state[name].shape)} where {tuple(expected[name].shape)} is expected"
-        for name in expected
-        if name in state and state[name].shape != expected[name].shape
+        f"{name} {tuple(value.shape)} where {tuple(expected[name].shape)} is expected"
+        for name, value in state.items()
+        if name in expected and getattr(value, "shape", None) != getattr(expected[name], "shape", None)
     ]
     faults = [
-        f"{len(names)} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+        f"{len(names)} {what}: {_few(names)}"
         for what, names in (("missing", missing), ("unexpected", extra), ("of another shape", wrong))
         if names
     ]
     if faults:
-        raise UsageError(f"checkpoint {path.name!r} does not fit the model; {'; '.join(faults)}")
-    module.load_state_dict(state, strict=True)
-    return metadata
+        near = nearest(missing[0], extra, 1) if missing else []
+        hint = f"; nearest to {missing[0]} is {near[0]}" if near else ""
+        raise UsageError(f"checkpoint {path.name!r} does not fit the model; {'; '.join(faults)}{hint}")
+    try:
+        module.load_state_dict(state, strict=True)
+    except RuntimeError as error:  # of a module that reads its state in a way of its own
+        raise UsageError(f"checkpoint {path.name!r} does not fit the model: {first_line(error)}") from error
+    return found
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
 def save_checkpoint(module: nn.Module, path: Path, recipe: dict[str, Any], *, half: bool = False) -> None:
@@ -117,14 +127,7 @@ def read_recipe(path: Path) -> dict[str, Any] | None:
     Raises:
         UsageError: no such file, or a safetensors file that cannot be read.
     """
-    _require_file(path)
-    if path.suffix != _SUFFIX:
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            return recipe_in(file.metadata())
-    except (SafetensorError, OSError) as error:
-        raise UsageError(f"checkpoint {path.name!r} cannot be read: {first_line(error)}") from error
+    return recipe_in(read_metadata(path))
 
 
 def recipe_in(metadata: Mapping[str, str] | None) -> dict[str, Any] | None:
@@ -136,68 +139,42 @@ def recipe_in(metadata: Mapping[str, str] | None) -> dict[str, Any] | None:
     return recipe if isinstance(recipe, dict) else None
 
 
-def _require_file(path: Path) -> None:
-    if not path.is_file():
-        raise UsageError(f"checkpoint {str(path)!r} does not exist or is not a file")
+def _without_prefix(state: dict[str, Any], expected: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The entries under the prefix that wrappers put before names, without it, and without counters.
 
-
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    if path.suffix == _SUFFIX:
-        return _read_safetensors(path)
-    if not zipfile.is_zipfile(path):
+    Of all prefixes in the file, and none, it is the one under which most of the expected names are.
+    """
+    if not any(map(_INSIDE.search, expected)):
+        state = {_INSIDE.sub("", name): value for name, value in state.items()}
+    fitting = Counter({"": sum(name in expected for name in state)})
+    for name in state:
+        parts = name.split(".")
+        for k in range(1, min(len(parts), _DEEPEST_PREFIX + 1)):
+            fitting[".".join(parts[:k]) + "."] += ".".join(parts[k:]) in expected
+    most = max(fitting.values())
+    prefixes = [prefix for prefix, count in fitting.items() if count == most]
+    if "" in prefixes:  # the network's own names, or names that fit in no way
+        return {name: value for name, value in state.items() if name in expected or not _is_counter(value)}
+    needed = {name for name in expected if not name.endswith("num_batches_tracked")}
+    whole = [prefix for prefix in prefixes if all(prefix + name in state for name in needed)]
+    if len(whole) > 1:
+        named = ", ".join(whole)
         raise UsageError(
-            f"checkpoint {path.name!r} is neither a safetensors file nor a torch zip file; "
-            "old torch files are refused: save it again with torch.save, or as safetensors"
+            f"checkpoint {path.name!r} holds several networks that fit: {named}; save the one meant"
         )
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UsageError(
-            f"checkpoint {path.name!r} was refused: it holds more than tensors, and could run code; "
-            "save its state_dict alone, best as safetensors"
-        ) from error
-    except Exception as error:  # a damaged file fails in many ways, and none of them is ours to mend
-        raise UsageError(f"checkpoint {path.name!r} cannot be read: {first_line(error)}") from error
-    return _unwrap(loaded, path), {}
+    prefix = min(whole or prefixes, key=len)
+    under = {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}
+    beside = {n: v for n, v in state.items() if not n.startswith(prefix) and not _is_counter(v)}
+    if not whole:
+        return {**beside, **under}  # to be named in the error
+    if beside:
+        warn(f"checkpoint {path.name!r}: only what is under {prefix} is measured, not {_few(sorted(beside))}")
+    return under
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UsageError(f"checkpoint {path.name!r} cannot be read: {first_line(error)}") from error
-
-
-def _unwrap(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
-    """The state dict inside the usual wrappers."""
-    for _ in range(3):
-        if (
-            isinstance(loaded, Mapping)
-            and loaded
-            and all(isinstance(v, torch.Tensor) for v in loaded.values())
-        ):
-            return {str(name): value for name, value in loaded.items()}
-        inner = [
-            loaded[k] for k in _WRAPPERS if isinstance(loaded, Mapping) and isinstance(loaded.get(k), Mapping)
-        ]
-        if not inner:
-            break
-        loaded = inner[0]
-    found = ", ".join(map(str, list(loaded)[:5])) if isinstance(loaded, Mapping) else type(loaded).__name__
-    raise UsageError(f"checkpoint {path.name!r} holds no state dict; found: {found}")
-
-
-def _without_prefix(state: dict[str, torch.Tensor], expected: set[str]) -> dict[str, torch.Tensor]:
-    """Drop the prefixes that wrappers put before every name, as long as they are not the network's own."""
-    for _ in range(3):
-        if set(state) & expected:
-            break
-        prefix = next((p for p in _PREFIXES if state and all(name.startswith(p) for name in state)), None)
-        if prefix is None:
-            break
-        state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
+def _is_counter(value: Any) -> bool:
+    """How often weights were averaged, say: no network is made of a single whole number."""
+    return isinstance(value, torch.Tensor) and value.ndim == 0 and not value.is_floating_point()
 
 
 def state_sha256(state: Mapping[str, Any]) -> str:

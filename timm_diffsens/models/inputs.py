@@ -17,11 +17,15 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class InputOptions:
-    """What the user asks for instead of the model's own preprocessing; None keeps the model's."""
+    """What the user asks for instead of the model's own preprocessing; None keeps the model's.
+
+    `channels` are for a network whose first convolution is lazy and reads what it is given.
+    """
 
     size: tuple[int, int] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    channels: int | None = None
 
 
 def plain_input(
@@ -76,7 +80,9 @@ def find_input(
             )
         if asked.mean is None or asked.std is None:
             warn(f"mean and std of {spec} are not known: ImageNet's are used; pass --mean and --std")
-        known = plain_input(input_channels(module), asked.size, _IMAGENET_MEAN, _IMAGENET_STD)
+        given = max(len(asked.mean or ()), len(asked.std or ()))
+        channels = input_channels(module, asked.channels or (given if given > 1 else None))
+        known = plain_input(channels, asked.size, _IMAGENET_MEAN, _IMAGENET_STD)
     changes: dict[str, Any] = {}
     if asked.size is not None:
         if min(asked.size) < 1:
@@ -107,9 +113,10 @@ def _spread(values: Sequence[float], channels: int) -> tuple[float, ...]:
     return tuple(float(v) for v in values) if same else (float(sum(values) / len(values)),) * channels
 
 
-def input_channels(module: nn.Module) -> int:
-    """What the first convolution reads; colour images where there is none."""
-    return next((int(m.in_channels) for m in module.modules() if isinstance(m, _ConvNd)), len(_IMAGENET_MEAN))
+def input_channels(module: nn.Module, given: int | None = None) -> int:
+    """What the first convolution reads; what is given if it is lazy; colours where nothing says it."""
+    first = next((int(m.in_channels) for m in module.modules() if isinstance(m, _ConvNd)), None)
+    return first or (given if first is not None and given else len(_IMAGENET_MEAN))
 
 
 def timm_input(module: nn.Module) -> InputSpec | None:

@@ -1,5 +1,6 @@
 """A model spec or a checkpoint -> a `LoadedModel`: the module, its preprocessing, where it is from."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,18 +9,19 @@ import torch
 from torch import nn
 
 from timm_diffsens.device import allocator, seeding
-from timm_diffsens.device.evaluation import evaluating
 from timm_diffsens.errors import DiffsensError, UsageError, first_line
 from timm_diffsens.models.architectures import Architecture, Library, find_architecture, shown_spec
 from timm_diffsens.models.arguments import NO_ARGUMENTS, ModelArguments
 from timm_diffsens.models.checkpoints import load_checkpoint, read_recipe, state_sha256
+from timm_diffsens.models.classes import classes_of, classes_seen, imagenet_names
 from timm_diffsens.models.code import code_sha256
 from timm_diffsens.models.hub import fetch
 from timm_diffsens.models.inputs import InputOptions as InputOptions
 from timm_diffsens.models.inputs import find_input, input_channels, task_input
 from timm_diffsens.models.inputs import timm_input as timm_input
-from timm_diffsens.models.trace import pick_output
+from timm_diffsens.models.lazy import complete
 from timm_diffsens.models.variants.init import reinitialise
+from timm_diffsens.models.weights import is_lazy, refuse_meta
 from timm_diffsens.schema.records import InputSpec, Weights, WeightsOrigin
 
 _ADVICE = "pass --checkpoint FILE for weights on disk, or --no-pretrained for random ones"
@@ -115,7 +117,7 @@ def load_model(
         (160, 1000, 'random')
     """
     allocator.prepare()
-    metadata, asked = None, input_options or InputOptions()
+    found_weights, asked = None, input_options or InputOptions()
     recipe_arguments, recipe_input = (
         (None, None) if checkpoint is None else _read_recipe(spec, Path(checkpoint))
     )
@@ -130,11 +132,6 @@ def load_model(
         else:
             module = found.build()
             origin = ("random", None, seed)
-    if found.library == "python" and _brings_weights(found, module, seed):
-        build, origin = None, ("given", None, None)
-    if checkpoint is not None:
-        metadata = load_checkpoint(module, Path(checkpoint))
-        origin = ("checkpoint", Path(checkpoint).name, None)
     module.eval()
     if origin[0] == "pretrained":  # prepared as its authors did, at whatever size
         known, asked = find_architecture(spec).input, replace(asked, size=asked.size or arguments.sides)
@@ -142,6 +139,19 @@ def load_model(
         known = recipe_input or found.input
         known = known or task_input(arguments, timm_input(module), input_channels(module))
     spec_of_input = find_input(spec, known, module, asked, arguments.dims)
+    if is_lazy(module):
+        build = functools.partial(complete, spec, found.build, _input_shape(spec_of_input, arguments.dims))
+        found = replace(found, build=build)
+        with seeding.seeded(seed):
+            module = build()
+        module.eval()
+    refuse_meta(module)
+    if found.library == "python" and _brings_weights(found, module, seed):
+        build, origin = None, ("given", None, None)
+    if checkpoint is not None:
+        found_weights = load_checkpoint(module, Path(checkpoint))
+        origin = ("checkpoint", Path(checkpoint).name, None)
+    classes = _classes_found(spec, found, module, spec_of_input, arguments)
     published = origin[0] == "pretrained" and not arguments.given
     return LoadedModel(
         spec=shown_spec(spec) if found.library == "python" else spec,
@@ -149,15 +159,21 @@ def load_model(
         library=found.library,
         module=module,
         input=spec_of_input,
-        classes=_classes_found(spec, found, module, spec_of_input, arguments),
+        classes=classes,
         weights=Weights(
-            source=origin[0], detail=origin[1], seed=origin[2], sha256=state_sha256(module.state_dict())
+            source=origin[0],
+            detail=origin[1],
+            seed=origin[2],
+            sha256=state_sha256(module.state_dict()),
+            entry=found_weights.entry if found_weights else None,
         ),
         build=build,
-        class_names=_imagenet_names(module),
+        class_names=imagenet_names(classes),
         published_error=found.published_error if published else None,
-        code_sha256=code_sha256(module, found.code_sha256) if found.library == "python" else None,
-        metadata=metadata,
+        code_sha256=code_sha256(module, found.source and found.source())
+        if found.library == "python"
+        else None,
+        metadata=found_weights.metadata if found_weights else None,
         arguments=arguments,
     )
 
@@ -197,44 +213,42 @@ def _arch(found: Architecture, module: nn.Module) -> str:
     return str((config or {}).get("architecture") or found.arch)
 
 
-def given_model(module: nn.Module, asked: InputOptions) -> LoadedModel:
+def given_model(module: nn.Module, asked: InputOptions, seed: int = 0) -> LoadedModel:
     """A module that the caller made, with the preprocessing asked for or timm's own for it.
 
+    Its lazy layers are run once, under the seed.
+
     Raises:
-        UsageError: the input size is not known.
+        UsageError: the input size is not known; parameters are on the meta device.
     """
     allocator.prepare()
     name = type(module).__name__
     spec_of_input = find_input(name, None, module, asked)
+    refuse_meta(module)
+    if is_lazy(module):
+        with seeding.seeded(seed):
+            complete(name, lambda: module, _input_shape(spec_of_input, 2))
+    classes = classes_seen(module, _input_shape(spec_of_input, 2))
     return LoadedModel(
         spec=name,
         arch=name,
         library="python",
         module=module,
         input=spec_of_input,
-        classes=_classes_seen(module, _input_shape(spec_of_input, 2)),
+        classes=classes,
         code_sha256=code_sha256(module),
         weights=Weights(source="given", detail=None, seed=None, sha256=state_sha256(module.state_dict())),
         build=None,
-        class_names=_imagenet_names(module),
+        class_names=imagenet_names(classes),
     )
-
-
-def _classes(module: nn.Module) -> int | None:
-    """What the model says about itself, or else the width of its last linear layer."""
-    said = getattr(module, "num_classes", None)
-    if isinstance(said, int):
-        return said or None
-    linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
-    return linear[-1].out_features if linear else None
 
 
 def _classes_found(
     spec: str, found: Architecture, module: nn.Module, shown: InputSpec, arguments: ModelArguments
 ) -> int | None:
     if found.library != "python":
-        return _classes(module)
-    classes = _classes_seen(module, _input_shape(shown, arguments.dims))
+        return classes_of(module)
+    classes = classes_seen(module, _input_shape(shown, arguments.dims))
     if arguments.num_classes not in (None, classes) and classes is not None:
         raise UsageError(
             f"{spec} gives {classes} scores where num_classes={arguments.num_classes} was asked for; "
@@ -245,23 +259,6 @@ def _classes_found(
 
 def _input_shape(spec: InputSpec, dims: int) -> tuple[int, ...]:
     return (spec.channels, spec.width) if dims == 1 else (spec.channels, spec.height, spec.width)
-
-
-def _classes_seen(module: nn.Module, shape: tuple[int, ...]) -> int | None:
-    """The width of the network's output (n, classes), seen on a blank image; None for another output.
-
-    A timm model says itself whether what it gives are classes or features.
-    """
-    if timm_input(module) is not None:
-        return _classes(module)
-    like = next(iter(module.parameters()), torch.empty(0))
-    try:
-        with torch.no_grad(), evaluating(module):
-            blank = torch.zeros(2, *shape, dtype=like.dtype, device=like.device)
-            found = pick_output(module(blank))
-    except Exception:  # it will fail again when it is measured, where that is reported
-        return _classes(module)
-    return found[1].shape[1] if found is not None and found[1].ndim == 2 else None
 
 
 def _resized(found: Architecture, asked: InputOptions | None) -> Architecture:
@@ -284,13 +281,3 @@ def _resized(found: Architecture, asked: InputOptions | None) -> Architecture:
 
     pretrained = at(found.pretrained) if found.pretrained is not None else None
     return replace(found, build=at(found.build), pretrained=pretrained)
-
-
-def _imagenet_names(module: nn.Module) -> tuple[str, ...] | None:
-    from timm.data import ImageNetInfo, infer_imagenet_subset
-
-    if not hasattr(module, "pretrained_cfg"):
-        subset = "imagenet-1k" if _classes(module) == 1000 else None
-    else:
-        subset = infer_imagenet_subset(module) if _classes(module) else None
-    return tuple(ImageNetInfo(subset).label_names()) if subset else None

@@ -29,7 +29,7 @@ _SUSPICIOUS = 1000  # units in the last place: a repeated forward tells whether 
 _REPEATS = 8  # of a forward that draws random numbers: rare events (drop path) may miss one
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _TWO_ROWS = 6  # numbers of a signature that tells the two images apart
-_MAP = 4  # axes of a batch of maps
+_SCORES, _MAP = 2, 4  # axes of a batch of scores, and of maps
 _MIXED = "the images of a batch cannot be told apart along dim 0"
 _RANDOM = "random in evaluation mode: two forwards of the same images differ"
 _BATCH_STATISTICS = "depends on the other images of its batch (batch statistics)"
@@ -118,7 +118,11 @@ def trace(model: nn.Module, batch: Callable[[Sequence[int]], Arguments]) -> Trac
         frozenset(n for n, m in one.modules.items() if isinstance(m, _CONTAINERS) or n not in called),
         one.aliases,
         one.weights,
-        [name for name, module in one.modules.items() if name in called and _convolves(module, one)],
+        [
+            name or type(module).__name__
+            for name, module in one.modules.items()
+            if name in called and _convolves(module, one)
+        ],
         int(getattr(model, "num_prefix_tokens", 0) or 0),
     )
 
@@ -244,21 +248,21 @@ def call_name(module: str, count: int) -> str:
 def pick_output(value: Any) -> tuple[str, torch.Tensor] | None:
     """The tensor that counts as the network's output.
 
-    Itself; the one called out or logits; of several maps the deepest, which is the coarsest; else the first.
+    Itself; the one called out or logits; the first, but of several maps (or lists of tokens) like it the
+    deepest, which is the coarsest.
     """
     found = [(path, t) for path, t in tensors(value) if t.is_floating_point()]
     for wanted in ("[out]", "[logits]"):
         for path, tensor in found:
             if path == wanted:
                 return path, tensor
-    if found and all(tensor.ndim == _MAP for _, tensor in found):
-        return min(reversed(found), key=lambda item: _side(item[1]))
-    return found[0] if found else None
+    alike = [(path, tensor) for path, tensor in found if tensor.ndim == found[0][1].ndim > _SCORES]
+    return min(reversed(alike), key=lambda item: _extent(item[1])) if alike else next(iter(found), None)
 
 
-def _side(image: torch.Tensor) -> int:
-    """Of a map, wherever its channels are: the middle one of three sizes of which two are sides."""
-    return sorted(image.shape[1:])[1]
+def _extent(tensor: torch.Tensor) -> int:
+    """A map's side, the middle one of its sizes wherever its channels are; of other tensors their numbers."""
+    return sorted(tensor.shape[1:])[1] if tensor.ndim == _MAP else tensor.numel()
 
 
 def _fuses(module: nn.Module) -> bool:

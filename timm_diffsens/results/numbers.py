@@ -7,8 +7,9 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
+from timm_diffsens.schema.layers import LayerSensitivity
+
 MISSING = "-"
-SIGMAS = 2.0  # standard errors to either side that a statement needs
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -58,6 +59,10 @@ class Notation:
     def statistic(self, row: Mapping[str, Any], name: str, none: str = "") -> str:
         """A statistic with its interval, as `with_interval`."""
         return self.with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], none=none)
+
+    def rho(self, row: Mapping[str, Any], none: str = "") -> str:
+        """A correlation with its interval over families, as `with_interval`."""
+        return self.with_interval(row["pearson"], row["family_low"], row["family_high"], none=none)
 
     def measured(self, row: Mapping[str, Any], name: str) -> str:
         """`with_error` of the columns `name` and `name_stderr`."""
@@ -180,11 +185,11 @@ def sparkline(
 
 @dataclass(frozen=True)
 class Factor:
-    """The ratio of two measured values, with the range at two standard errors.
+    """The ratio of two measured values, with its 95 % interval.
 
-    The errors are those of the logarithms, added in quadrature as if the two were independent. Values from
-    the same images mostly err in the same direction, so the range is mostly too wide: it rather leaves a
-    question open than answers it wrongly.
+    The widths of their intervals, in logarithms, are added in quadrature as if the two were independent
+    (Zou and Donner 2008). Values from the same images mostly err in the same direction, so it is mostly too
+    wide: it rather leaves a question open than answers it wrongly.
     """
 
     value: float
@@ -193,7 +198,7 @@ class Factor:
 
     @property
     def decided(self) -> bool:
-        """Whether the range leaves out 1: the two values differ."""
+        """Whether the interval leaves out 1: the two values differ."""
         return not self.low <= 1 <= self.high
 
     @property
@@ -205,17 +210,18 @@ class Factor:
         return f"{self.value:.3g} (between {self.low:.3g} and {self.high:.3g})"
 
 
-def factor(
-    top: float | None, top_stderr: float | None, bottom: float | None, bottom_stderr: float | None
-) -> Factor | None:
-    """`top / bottom`; None where a value or an error is missing, or a value is zero.
+def factor(top: LayerSensitivity, bottom: LayerSensitivity) -> Factor | None:
+    """R of one layer over R of another; None where one has no interval.
 
     Example:
-        >>> print(factor(2.0, 0.02, 1.0, 0.01))
+        >>> layers = [LayerSensitivity.of(500, r=r, r_stderr=r / 100) for r in (2.0, 1.0)]
+        >>> print(factor(*layers))
         2 (between 1.94 and 2.06)
     """
-    if not top or not bottom or top_stderr is None or bottom_stderr is None:
+    above, below = top.r_interval, bottom.r_interval
+    if not top.r or not bottom.r or above is None or below is None:
         return None
-    ratio = top / bottom
-    spread = math.exp(SIGMAS * math.hypot(top_stderr / top, bottom_stderr / bottom))
-    return Factor(ratio, ratio / spread, ratio * spread)
+    ratio = top.r / bottom.r
+    down = math.hypot(math.log(top.r / above[0]), math.log(below[1] / bottom.r))
+    up = math.hypot(math.log(above[1] / top.r), math.log(bottom.r / below[0]))
+    return Factor(ratio, ratio * math.exp(-down), ratio * math.exp(up))

@@ -246,9 +246,9 @@ class Config(Options):
         repeatable=True,
         group="key",
     )
-    shuffles: Copies = _reading(1, "Channel-shuffled copies that are averaged.")
+    shuffles: Copies = _reading(3, "Channel-shuffled copies that are averaged.")
     shuffle_linear: bool = _reading(False, "Shuffle the inputs of linear layers too.")
-    init_samples: Copies = _reading(1, "Fresh initialisations that are averaged.")
+    init_samples: Copies = _reading(3, "Fresh initialisations that are averaged.")
     device: str = _running("auto", "auto, cpu, cuda or cuda:i.")
     batch_size: Annotated[int | Literal["auto"], BeforeValidator(_batch_size)] = _running(
         "auto", "Images a batch; a forward sees three times as many.", metavar="N|auto", text=True
@@ -299,6 +299,10 @@ def options(config: type[Options]) -> dict[str, Option]:
     return {name: field.json_schema_extra["option"] for name, field in fields.items()}
 
 
+# options that a sweep does not have
+ONE_MODEL = [f"--{name.replace('_', '-')}" for name, each in options(Config).items() if each.one_model]
+
+
 def described(config: type[Config]) -> str:
     """A line for each option: its name, its default, and what it is."""
     return "\n".join(
@@ -311,14 +315,14 @@ def _usage_error(error: ValidationError, config: type[Options]) -> UsageError:
     """The first fault, with the option's name, what was expected, and what came."""
     fault = error.errors(include_url=False)[0]
     name = str(fault["loc"][0])
-    flag, said = f"--{name.replace('_', '-')}", fault.get("ctx", {}).get("error")
+    said = fault.get("ctx", {}).get("error")
     if said is not None:
-        return said if str(said).startswith("unknown ") else UsageError(f"{flag} {said}")
+        return said if str(said).startswith("unknown ") else UsageError(f"{name} {said}")
     expected = fault["msg"].partition("should be ")[2]
     if fault["type"].startswith(("greater", "less")):
         low, high = (_bound(config.model_fields[name], *kinds) for kinds in (["ge"], ["le", "lt"]))
         expected = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
-    return UsageError(f"{flag} must be {expected}, got {fault['input']!r}")
+    return UsageError(f"{name} must be {expected}, got {fault['input']!r}")
 
 
 def _bound(field: FieldInfo, *kinds: str) -> float | None:

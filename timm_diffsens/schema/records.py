@@ -20,6 +20,7 @@ from timm_diffsens.schema.protocol import Protocol, digest, protocol_hash
 from timm_diffsens.schema.values import Count, Fraction, FreeForm, Name, Part, Seed, Whole
 
 SCHEMA_VERSION: Final = 1
+CLASSES_NAMED: Final = 1000
 
 WeightsOrigin = Literal["pretrained", "checkpoint", "random", "given"]
 _Value = TypeVar("_Value")
@@ -63,6 +64,8 @@ def _rounded(value: dict[str, list[LayerSensitivity]]) -> dict[str, list[LayerSe
 class Weights(Part):
     """Where the weights are from."""
 
+    sparse: ClassVar[tuple[str, ...]] = ("entry",)
+
     source: WeightsOrigin = Field(
         description="pretrained: fetched by timm or torchvision; checkpoint: a file; random: freshly "
         "initialised from `seed`; given: as the caller's own code made them"
@@ -70,6 +73,10 @@ class Weights(Part):
     detail: Name | None = Field(None, description="hub id, URL, weights name or file name")
     seed: Seed | None = Field(None, description="seed of random weights")
     sha256: str = Field(description="over the state dict: names, dtypes, shapes and bytes, sorted by name")
+    entry: Name | None = Field(
+        None,
+        description="which of several state dicts in the file; left out if it holds one",
+    )
 
 
 class InputSpec(Part):
@@ -88,9 +95,16 @@ class InputSpec(Part):
 class Model(Part):
     """Which network."""
 
+    sparse: ClassVar[tuple[str, ...]] = ("family",)
+
     spec: Name = Field(description="as given to `diffsens bench`")
     arch: str = Field(description="architecture name, without weights tag or prefix")
     library: Literal["timm", "torchvision", "net", "python"]
+    family: Name | None = Field(
+        None,
+        description="networks of one family are not independent: the module of timm or torchvision that has "
+        "it, else its name without its size; left out by older records, where it follows from the name",
+    )
     parameters: Whole
     classes: Count | None = Field(None, description="number of classes, null without a classifier")
     weights: Weights
@@ -98,10 +112,19 @@ class Model(Part):
     recipe: FreeForm | None = Field(None, description="training recipe, from the checkpoint's metadata")
 
 
+class Classes(Part):
+    """The classes of labelled images, in the order of their labels."""
+
+    count: Whole
+    names: list[Name] = Field(description=f"the first {CLASSES_NAMED:,} of them")
+    sha256: str = Field(description="over all of the names, in order, as a JSON list")
+
+
 class Data(Part):
     """Which images."""
 
     later: ClassVar[tuple[str, ...]] = ("title",)
+    sparse: ClassVar[tuple[str, ...]] = ("classes",)
 
     spec: Name
     split: str | None = None
@@ -114,6 +137,7 @@ class Data(Part):
     note: str | None = Field(None, description="what the reader must know about the set, e.g. synthetic")
     title: Name | None = Field(None, description="shown where `spec` would mislead: CIFAR-10 (JPEG)")
     parameters: FreeForm | None = Field(None, description="of a set made here: the scale-detection task")
+    classes: Classes | None = Field(None, description="left out where labels or names of classes are unknown")
 
 
 class ExtensionLook(Part):
@@ -204,7 +228,7 @@ class Record(Part):
     not_called: list[str] = Field(
         default_factory=list, description="modules with parameters that no forward called, so no hook saw"
     )
-    warnings: list[str] = Field(default_factory=list)
+    warnings: list[Name] = Field(default_factory=list)
     extensions: list[Extension] = Field(
         default_factory=list, description="what was used that is no part of this package; left out if nothing"
     )
@@ -227,13 +251,16 @@ def record_key(
 ) -> str:
     """Hash of everything that changes the numbers: network, weights, preprocessing, images, protocol.
 
-    Left out: what was found on the way (skipped images, sha256 of the protocol) and what only names things.
+    Left out: what was found on the way (skipped images, sha256 of the protocol) and what only names things
+    (classes, weights: the labels are in the sample's hash, weights have their own).
     """
     return digest(
         {
             "schema": SCHEMA_VERSION,
-            "model": model.model_dump(mode="json", exclude={"recipe"}),
-            "data": data.model_dump(mode="json", exclude={"skipped", "note", "title"}),
+            "model": model.model_dump(
+                mode="json", exclude={"recipe": True, "family": True, "weights": {"entry"}}
+            ),
+            "data": data.model_dump(mode="json", exclude={"skipped", "note", "title", "classes"}),
             "protocol": protocol_hash(protocol),
             "variants": sorted(variants),
             "extra": extra or {},

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from scipy import special
 
 from timm_diffsens.errors import UsageError
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.sensitivities.reductions.dispatch import add_rows
-from timm_diffsens.sensitivities.reductions.state import RunningSums, blocks_of
+from timm_diffsens.sensitivities.reductions.state import KEPT, RunningSums, blocks_of
 
 # Rounding of a forward differs with the position in the batch (blocked matrix products), by some ten units
 # in the last place; a spread below that is no spread.
@@ -95,7 +96,9 @@ class SensitivityEstimator:
 
         Var(D) ~ sum (a_i - D b_i)^2 / (n (n - 1) B^2), likewise for G and R = mean(a) / mean(g).
 
-    The state is a vector of the layer's size (two while a block is open) and some twenty numbers.
+    Of few images that is too small an error; with at most `KEPT` of them R has an interval of its own, see
+    `log_ratio_spread`. The state is a vector of the layer's size (two while a block is open) and some three
+    hundred numbers.
 
     Example:
         >>> import torch
@@ -206,7 +209,9 @@ class SensitivityEstimator:
         sums = RunningSums(self.sums.memory + other.sums.memory)
         sums.totals[2] += share
         sums.products.add_(_cross_terms(other.sums.first, share))
-        sums.first.copy_(self.sums.first)
+        sums.images.copy_(self.sums.images)
+        space = sums.images[one.count :]
+        space.copy_(other.sums.images[: len(space)])
         sums.in_block.zero_()
         sums.settled.fill_(both.centred_square_sum)
         return SensitivityEstimator(both.count, pivot=both.mean, sums=sums, eps=max(self.eps, other.eps))
@@ -248,7 +253,9 @@ class SensitivityEstimator:
         }
         if g == 0:
             return measured(**values, reason="noise does not move it")
-        return measured(**values, r=a / g, r_stderr=_ratio_stderr(products, 0, 1, a / g, n, g / n))
+        values |= {"r": a / g, "r_stderr": _ratio_stderr(products, 0, 1, a / g, n, g / n)}
+        spread = log_ratio_spread(sums.images[:n, :2]) if n <= KEPT else None
+        return measured(**values) if spread is None else measured(**values).with_r_spread(spread)
 
 
 def _cross_terms(first: torch.Tensor, share: float) -> torch.Tensor:
@@ -263,6 +270,24 @@ def _ratio_stderr(
     """Delta method for mean(x) / mean(y): sqrt(sum (x_i - ratio y_i)^2 / (n (n - 1))) / mean(y)."""
     square = products[top][top] - 2 * ratio * products[top][bottom] + ratio**2 * products[bottom][bottom]
     return math.sqrt(max(square, 0.0) / (n * (n - 1))) / mean
+
+
+def log_ratio_spread(pairs: torch.Tensor) -> float | None:
+    """Half the width of the 95 % interval of log(mean(a) / mean(g)); None where an image decides its sign.
+
+    The jackknife over images with Student's t of n - 1 degrees of freedom (Tukey 1958). Of 20 images with
+    lognormal distances it holds the truth in 93 to 94 %, the delta method in 89 to 91 %
+    (docs/statistics.md).
+
+    Args:
+        pairs: (n, 2), a and g of each image, n at least 2.
+    """
+    n = len(pairs)
+    without = (pairs.sum(dim=0) - pairs).clamp_min(0).log()
+    logs = without[:, 0] - without[:, 1]
+    if not bool(logs.isfinite().all()):
+        return None
+    return float(special.stdtrit(n - 1, 0.975)) * math.sqrt((n - 1) * float(logs.var(correction=0)))
 
 
 def _pivot_dtype(d: int, given: torch.dtype = torch.float32) -> torch.dtype:

@@ -225,8 +225,8 @@ def _wrong(output: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
     A single score stands for two classes by its sign; zero is wrong.
     """
-    scores = output[: len(truth)]
-    if scores.ndim != 2:
+    scores = output[: len(truth)] if output.layout == torch.strided else output
+    if scores.layout != torch.strided or scores.ndim != 2:
         return torch.tensor(torch.nan, device=output.device)
     if scores.shape[1] == 1:
         errors = (scores[:, 0].sign() != 2 * truth - 1).sum().to(torch.float32)

@@ -10,8 +10,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-from timm_diffsens.errors import DiffsensError, first_line
+from timm_diffsens.errors import DiffsensError, first_line, without_options
 from timm_diffsens.files import write_atomic
+from timm_diffsens.schema.config import ONE_MODEL
 from timm_diffsens.sweep.jobs import Job, versions
 
 Status = Literal["done", "left out", "failed", "out of memory", "lost"]
@@ -62,7 +63,7 @@ def ended(job: Job, status: Status, seconds: float, **more: Any) -> Outcome:
 def failed(job: Job, status: Status, seconds: float, error: BaseException) -> Outcome:
     """The outcome of an attempt that raised; named after what lies behind an error of this package."""
     behind = error.__cause__ if isinstance(error, DiffsensError) and error.__cause__ else error
-    message = first_line(error, _LONGEST_MESSAGE)
+    message = without_options(first_line(error, _LONGEST_MESSAGE), ONE_MODEL)
     return ended(job, status, seconds, error=type(behind).__name__, message=message)
 
 
@@ -105,6 +106,7 @@ def log_error(out: Path, outcome: Outcome) -> None:
     }
     path = out / "errors.jsonl"
     try:
+        out.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             size = os.fstat(descriptor).st_size  # 0 of what is no regular file

@@ -253,8 +253,9 @@ def test_a_folder_that_refuses_even_root():
 
 
 def test_checking_leaves_nothing_behind(tmp_path):
-    check_writable(tmp_path / "a" / "records")
-    assert [p.name for p in (tmp_path / "a").rglob("*")] == ["records"]
+    (tmp_path / "there").mkdir()
+    check_writable(tmp_path / "there" / "a" / "records", "cifar10")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_file(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from record_factory import RESNET18, make_layer, make_layers, make_record, null_
 from timm_diffsens.results.numbers import factor, sparkline, with_error
 from timm_diffsens.results.report.advice import advice
 from timm_diffsens.results.report.summary import summary
+from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.schema.records import Record
 
 
@@ -60,10 +61,24 @@ def test_sparklines_are_logarithmic_and_leave_blanks():
     assert len(sparkline([1.0 + i for i in range(500)], width=60)) == 60
 
 
+def of_r(r, **fields):
+    return LayerSensitivity.of(500, r=r, **fields)
+
+
+def test_a_factor_has_the_intervals_of_both_in_quadrature():
+    top, bottom = of_r(2.0, r_low=1.0, r_high=3.0), of_r(1.0, r_low=0.8, r_high=1.1)
+    found = factor(top, bottom)
+    assert found.low == pytest.approx(2 * np.exp(-np.hypot(np.log(2 / 1), np.log(1.1 / 1))))
+    assert found.high == pytest.approx(2 * np.exp(np.hypot(np.log(3 / 2), np.log(1 / 0.8))))
+    assert factor(bottom, top).inverse.low == pytest.approx(found.low)
+    assert factor(top, of_r(1.0)) is None
+    assert factor(top, of_r(0.0, r_stderr=0.0)) is None
+
+
 def test_the_range_of_a_factor_covers():
     """Two values of 5 % error each: the range of two standard errors holds the truth in 95 % of draws."""
     draws = np.random.default_rng(0).normal(1, 0.05, size=(4000, 2))
-    ranges = [factor(3 * a, 0.15, b, 0.05) for a, b in draws]
+    ranges = [factor(of_r(3 * a, r_stderr=0.15), of_r(b, r_stderr=0.05)) for a, b in draws]
     covered = sum(r.low <= 3 <= r.high for r in ranges) / len(ranges)
     assert abs(covered - 0.9545) < 4 * (0.9545 * 0.0455 / 4000) ** 0.5 + 0.003
 
@@ -87,28 +102,53 @@ def test_a_rise_is_a_factor_above_one():
     assert "moves more under deformations than under noise" in text
 
 
+def with_middle(ends, *middle):
+    """A record whose R and standard error are given layer by layer."""
+    values = [ends[0], *middle, ends[1]]
+    names = ["stem", *(f"layer{i + 1}" for i in range(len(middle))), "fc"]
+    record = make_record(names=names, variants=("original",))
+    for index, (name, (r, stderr)) in enumerate(zip(names, values, strict=True)):
+        record = replace_layer(record, index, make_layer(index, len(names), name, r=r, r_stderr=stderr))
+    return record
+
+
+@pytest.mark.parametrize(
+    ("middle", "said"),
+    [
+        ([(0.2, 0.001)], "R rises from 0.200 ± 0.001 at layer1 to 0.400 ± 0.004 at fc, by a factor of 2 ("),
+        ([(3.0, 0.01)], "R rises from 1.00 ± 0.001 at stem to 3.00 ± 0.01 at layer1, by a factor of 3 ("),
+        ([(0.8, 0.001), (0.3, 0.001), (0.7, 0.001)], "R rises from 0.300 ± 0.001 at layer2 to 0.700"),
+        ([(0.39, 0.05)], None),  # below the output, within the errors
+        ([(0.7, 0.001)], None),
+        ([(0.7, 0.001), (0.75, 0.04)], None),
+    ],
+)
+def test_a_fall_that_is_none_at_some_step_says_so(middle, said):
+    text = summary(with_middle([(1.0, 0.001), (0.4, 0.004)], *middle))
+    assert "R falls from 1.00" in text
+    again = "That is not so at every step: "
+    assert (again + said in text) if said else (again not in text)
+    turned = summary(with_middle([(0.4, 0.004), (1.0, 0.001)], *reversed(middle)))
+    assert (again + "R falls" in turned) == (said is not None)
+
+
 @pytest.mark.parametrize(
     ("middle", "said"),
     [
         ((0.2, 0.001), "On the way R is lower than at both: 0.200 ± 0.001 at layer1."),
         ((3.0, 0.01), "On the way R is higher than at both: 3.00 ± 0.01 at layer1."),
-        ((0.39, 0.05), None),  # below both, within the errors
-        ((0.7, 0.001), None),
+        ((0.9, 0.1), None),
     ],
 )
-def test_a_turn_on_the_way_is_told(middle, said):
-    record = make_record(names=["stem", "layer1", "fc"], variants=("original",))
-    for index, (name, (r, stderr)) in enumerate(
-        (("stem", (1.0, 0.001)), ("layer1", middle), ("fc", (0.4, 0.001)))
-    ):
-        record = replace_layer(record, index, make_layer(index, 3, name, r=r, r_stderr=stderr))
-    text = summary(record)
+def test_a_turn_between_equal_ends_is_told(middle, said):
+    text = summary(with_middle([(1.0, 0.1), (1.0, 0.1)], middle))
+    assert "no change at 95 %" in text
     assert (said in text) if said else ("On the way" not in text)
 
 
 def test_overlap_is_undecided():
     text = summary(two_layers((1.0, 0.2), (0.9, 0.2)))
-    assert "no change within two standard errors" in text
+    assert "no change at 95 %" in text
     assert "under noise of the same norm is undecided" in text
     assert "falls" not in text
 
@@ -134,8 +174,18 @@ def test_a_change_is_never_claimed_inside_two_standard_errors(first, last, first
 
 
 def test_shuffling_that_raises_r_speaks_of_channel_pooling():
+    text = summary(with_output(make_record(protocol={"shuffles": 3}), "channel-shuffled", 0.72, 0.02))
+    assert "Shuffling the channels (mean of 3 draws) raises R at the output by a factor of 9.98 (" in text
+
+
+def test_one_draw_decides_nothing():
+    """Four initialisations of one trained network gave R = 0.30, 0.45, 0.53 and 0.81."""
     text = summary(with_output(make_record(), "channel-shuffled", 0.72, 0.02))
-    assert "Shuffling the channels (one draw) raises R at the output by a factor of 9.98" in text
+    assert "One draw of shuffled channels has 9.98 times that R at the output; how far draws differ" in text
+    assert "One draw of fresh random weights has 7.91 times that R" in text
+    assert "--init-samples 3" in text
+    assert "Shuffling the channels" not in text
+    assert "larger R" not in text
 
 
 def test_shuffling_within_the_errors_is_undecided():
@@ -154,9 +204,8 @@ def test_a_network_without_convolutions_has_nothing_to_shuffle():
 
 
 def test_fresh_weights_are_compared_only_with_trained_ones():
-    assert "Fresh random weights (one draw) give a larger R at the output, by a factor of 7.91" in summary(
-        make_record()
-    )
+    text = summary(make_record(protocol={"init_samples": 3}))
+    assert "Fresh random weights (mean of 3 draws) give a larger R at the output, by a factor of 7.91" in text
     untrained = summary(make_record(trained=False))
     assert "architecture at initialisation, not a trained network" in untrained
     assert "Fresh random weights" not in untrained

@@ -48,7 +48,11 @@ def trained(
             layers.append(make_layer(k, 4, name, d=d, g=g, r=d / g))
         variants[variant] = layers
     fields = {
-        "model": {"weights": {"source": "checkpoint", "sha256": f"{i:064x}"}, "parameters": 10_000 + 977 * i},
+        "model": {
+            "weights": {"source": "checkpoint", "sha256": f"{i:064x}"},
+            "parameters": 10_000 + 977 * i,
+            "family": f"family{i}",
+        },
         "test_error": {"value": math.exp(quality - 2)},
         "train_error": 0.0,
         **changes,
@@ -242,19 +246,31 @@ def tables(r=(0.9, 0.8, 0.95), d=(0.6, 0.3, 0.8), answer="yes", n=20, init=None)
     rows = [("original", name, *values) for name, values in names.items()]
     rows += [("init", "r", *init)] if init else []
     columns = ["variant", "measure", "pearson", "pearson_low", "pearson_high"]
-    frame = pd.DataFrame(rows, columns=columns).assign(n=n, note="")
+    frame = pd.DataFrame(rows, columns=columns).assign(
+        n=n, note="", families=9, within=math.nan, within_p=math.nan
+    )
+    frame["family_low"], frame["family_high"] = frame["pearson_low"], frame["pearson_high"]
+    excluded = (frame["pearson_low"] > 0) | (frame["pearson_high"] < 0)
+    frame["p_corrected"] = [0.01 if clear else 0.3 for clear in excluded]
     for name in ("exponent", "partial"):
         for end in ("", "_low", "_high"):
             frame[name + end] = frame["pearson" + end]
     low = {"yes": 0.1, "no": -0.4, "undecided": -0.1}[answer]
-    pairs = [("original", rival, n, low + 0.1, low, low + 0.2, 0.9, answer) for rival in "dg"]
-    names = ["variant", "rival", "n", "difference", "low", "high", "probability", "answer"]
+    p = 0.4 if answer == "undecided" else 0.02
+    pairs = [("original", rival, n, low + 0.1, low, low + 0.2, p, answer) for rival in "dg"]
+    names = ["variant", "rival", "n", "difference", "low", "high", "p", "answer"]
     return frame, pd.DataFrame(pairs, columns=names)
 
 
 def test_a_clear_verdict():
     words = verdict(*tables(), {"d": 1.0, "g": None, "r": 0.6})
-    for part in ("Over 20 networks", "0.90 (0.80 to 0.95)", "better than D", "better than G", "depth 0.6 on"):
+    for part in (
+        "Over 20 networks of 9 families",
+        "0.90 (0.80 to 0.95)",
+        "better than D",
+        "better than G",
+        "depth 0.6 on",
+    ):
         assert part in words
     assert "undecided" not in words
 
@@ -269,8 +285,8 @@ def test_what_the_comparison_does_not_allow_is_not_said(answer, part):
     assert "depth" not in words
 
 
-def test_an_interval_that_holds_zero_decides_nothing():
-    assert "undecided, the interval holds 0" in verdict(*tables(r=(0.3, -0.2, 0.7)), {"r": None})
+def test_a_test_that_fails_decides_nothing():
+    assert "undecided (p = 0.3)" in verdict(*tables(r=(0.3, -0.2, 0.7)), {"r": None})
     assert "against the paper" in verdict(*tables(r=(-0.6, -0.8, -0.3)), {"r": None})
 
 
@@ -278,6 +294,36 @@ def test_a_sign_against_the_papers_is_told():
     assert "larger D err less, against" in verdict(*tables(d=(-0.6, -0.8, -0.2)), {"r": None})
     assert "against" not in verdict(*tables(d=(-0.3, -0.8, 0.2)), {"r": None})
     assert "against" not in verdict(*tables(), {"r": None})
+
+
+def test_a_correlation_that_turns_inside_of_families_is_not_the_networks_own():
+    """On a board of 16 networks D went against the error over all, and with it within families."""
+    correlations, comparisons = tables(d=(-0.6, -0.8, -0.2))
+    correlations.loc[0, ["within", "within_p"]] = 0.89, 0.02
+    words = verdict(correlations, comparisons, {"r": None})
+    assert "larger D err less" not in words
+    assert (
+        "Within families it is the other way for D: rho = 0.89 (p = 0.02), against -0.60 over all." in words
+    )
+    correlations.loc[0, "within_p"] = 0.2
+    assert "Within families" not in verdict(correlations, comparisons, {"r": None})
+
+
+def test_an_interval_without_its_test_says_nothing():
+    correlations, comparisons = tables(init=(0.6, 0.3, 0.8))
+    words = verdict(correlations.assign(p_corrected=0.06), comparisons, {"d": 1.0, "g": None, "r": 0.6})
+    for part in ("err less", "depth 0.6", "seen too"):
+        assert part not in words
+
+
+def test_too_few_families_decide_nothing():
+    correlations, comparisons = tables()
+    correlations = correlations.assign(p_corrected=math.nan, families=2)
+    words = verdict(correlations, comparisons, {"r": 0.6})
+    assert words == (
+        "Undecided: over 20 networks of 2 families rho(test error, R) = 0.90, and an interval needs at least "
+        "3 families."
+    )
 
 
 def test_initialisation_is_set_beside():
@@ -422,7 +468,7 @@ def test_the_page_in_markdown_shows_the_numbers(board):
     page = markdown(board, board_charts(board), "CONTRIBUTING.md")
     assert page.startswith(MARKER)
     row = board.main.correlations.to_dict("records")[2]
-    assert f"| original | R | 12 | {row['pearson']:.2f} |" in page
+    assert f"| original | R | 12 | 12 | {row['pearson']:.2f} |" in page
     for model in board.main.models["model"]:
         assert f"`{model}`" in page
     assert "delta: 2 instead of 1" in page

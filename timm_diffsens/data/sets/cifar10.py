@@ -1,6 +1,5 @@
 """CIFAR-10, from torchvision's files or from a folder for each class."""
 
-import os
 from dataclasses import replace
 
 from timm_diffsens import registry
@@ -8,6 +7,7 @@ from timm_diffsens.data.sets.folder import ImageFolder
 from timm_diffsens.data.sets.torchvision import torchvision
 from timm_diffsens.data.source import ImageSource, Request
 from timm_diffsens.data.splits import exists
+from timm_diffsens.data.walking import subfolders
 from timm_diffsens.errors import UsageError
 
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -27,7 +27,7 @@ def cifar10(request: Request) -> ImageSource:
     if request.download or home is None or not exists(home) or exists(home / _CIFAR10_FILES):
         return torchvision(replace(request, name="cifar10"))
     home = request.folder()
-    if not any(entry.is_dir() for entry in os.scandir(home)):
+    if not subfolders(home):
         raise UsageError(
             f"no CIFAR-10 in {str(home)!r}: expected {_CIFAR10_FILES}/ or one folder of images per class; "
             "pass --download to fetch it, or another --data-dir"

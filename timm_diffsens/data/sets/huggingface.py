@@ -7,7 +7,7 @@ from timm_diffsens import registry
 from timm_diffsens.data.source import Origin, Request
 from timm_diffsens.data.splits import check_name
 from timm_diffsens.data.streaming import Stream, located
-from timm_diffsens.data.through_timm import Encoded, create
+from timm_diffsens.data.through_timm import Table, create
 
 _HUB_NAME = r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?"
 _HUB_ADVICE = "check the name and --split; without a network, give a cache that holds it with --data-dir"
@@ -19,13 +19,13 @@ _HUB_ADVICE = "check the name and --split; without a network, give a cache that 
     help="a data set of the Hugging Face Hub, fetched whole (package `datasets`)",
     order=7,
 )
-def hub(request: Request) -> Encoded:
+def hub(request: Request) -> Table:
     """A table of images; --data-dir is the cache."""
     check_name("hfds", request.name, _HUB_NAME)
     request.require("datasets", "datasets", 4)
     split = request.split or "validation"
     dataset = create(request.spec, _HUB_ADVICE, **located(request, f"hfds/{request.name}"), split=split)
-    return Encoded(Origin(request.spec, split), dataset)
+    return Table(Origin(request.spec, split), dataset)
 
 
 @registry.register(

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from timm_diffsens import registry
+from timm_diffsens.data.sets.folder import PlainFolder
 from timm_diffsens.data.source import ImageSource, Origin, Request
-from timm_diffsens.data.splits import exists, split_folder, two_way_split
+from timm_diffsens.data.splits import exists, two_way_split
 from timm_diffsens.data.through_timm import create
 from timm_diffsens.errors import UsageError, unknown
 
@@ -42,9 +43,11 @@ class Decoded(ImageSource):
     help=f"torchvision's sets, with --download for most: {', '.join(_NAMES)}",
     order=6,
 )
-def torchvision(request: Request) -> Decoded:
+def torchvision(request: Request) -> ImageSource:
     """Open one of torchvision's sets."""
     name, home = request.name.lower(), request.data_dir
+    if name in _FOLDERS:
+        return PlainFolder(request, request.folder())
     if name not in _NAMES:
         raise unknown("data set", request.spec, [f"torch/{known}" for known in _NAMES])
     if home is not None and not exists(home):
@@ -56,9 +59,7 @@ def torchvision(request: Request) -> Decoded:
         home = request.folder()
     split = request.split or "validation"
     shown: str | None = split
-    if name in _FOLDERS:
-        home, shown = split_folder(home, request.split)
-    elif name in _TWO_SPLITS:
+    if name in _TWO_SPLITS:
         split = shown = two_way_split(request.split)
     if any(home.glob("*/processed/*.pt")):
         raise UsageError(

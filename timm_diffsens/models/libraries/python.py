@@ -31,23 +31,25 @@ class PythonModels:
         return Architecture(
             arch=factory,
             library="python",
-            build=functools.partial(_make, name, entry.thing, arguments, given),
-            code_sha256=None if where and not where.endswith(".py") else entry.sha256,
+            build=functools.partial(_make, name, entry, arguments, given),
+            source=None if where and not where.endswith(".py") else entry.source,
             arguments=arguments,
         )
 
 
-def _make(spec: str, factory: Any, arguments: ModelArguments, given: Mapping[str, Any]) -> nn.Module:
+def _make(spec: str, entry: registry.Entry, arguments: ModelArguments, given: Mapping[str, Any]) -> nn.Module:
     """A new module.
 
     Raises:
         UsageError: it cannot be called, fails, gives no module, or one for another number of channels.
     """
-    if isinstance(factory, nn.Module) and not given:
-        made = copy.deepcopy(factory)
+    if isinstance(entry.thing, nn.Module) and not given:
+        made = copy.deepcopy(entry.thing)
     else:
         task = {"in_chans": arguments.in_chans, "num_classes": arguments.num_classes}
-        made = _call(spec, factory, {word: value for word, value in task.items() if value is not None}, given)
+        asked = {word: value for word, value in task.items() if value is not None}
+        with registry.beside(entry.module):
+            made = _call(spec, entry.thing, asked, given)
     if arguments.in_chans is not None:
         sides = arguments.sides or (32, 32)
         check_input_channels(made, (arguments.in_chans, *sides[2 - arguments.dims :]), spec)

@@ -115,7 +115,7 @@ def _rho(measure: str, row: dict[str, Any] | None) -> str:
     if row is None or is_missing(row["pearson"]):
         return f"{measure.upper()}: no correlation, too few networks"
     note = f" ({row['note']})" if row["note"] else ""
-    return f"{measure.upper()}: ρ = {PAGE.statistic(row, 'pearson')}{note}"
+    return f"{measure.upper()}: ρ = {PAGE.rho(row)}{note}"
 
 
 def _describe_lines(measure: str, rows: list[dict[str, Any]], field: str, title: str) -> str:

@@ -57,7 +57,9 @@ def model_rows(group: Group) -> list[ModelRow]:
                 point=network_point(group, text(model["network"])) if in_fit else name,
                 model=text(model["model"]),
                 note=_note(model),
-                search=" ".join(text(model.get(field)) for field in ("arch", "library", "error_source")),
+                search=" ".join(
+                    text(model.get(field)) for field in ("arch", "family", "library", "error_source")
+                ),
                 in_fit=in_fit,
                 cells=_cells(model, measured),
             )
@@ -86,26 +88,29 @@ def dots(group: Group, rows: Sequence[ModelRow], measure: str) -> list[Dot]:
 
 
 def correlation_rows(group: Group) -> list[list[str]]:
-    """Variant, measure, n, Pearson (bootstrap interval), Fisher's interval, ranks, partial, exponent, p."""
+    """Variant, measure, n, families, Pearson, p, plain intervals, within families, ranks, partial, b."""
     return [
         [
             text(row["variant"]),
             row["measure"].upper(),
             f"{row['n']}",
-            PAGE.statistic(row, "pearson") + (f" ({row['note']})" if row["note"] else ""),
+            f"{row['families']}",
+            PAGE.rho(row) + (f" ({row['note']})" if row["note"] else ""),
+            PAGE.p_value(row["p_corrected"]),
+            PAGE.interval_of(row, "pearson"),
             PAGE.interval_of(row, "fisher"),
+            PAGE.decimals(row["within"]),
             PAGE.decimals(row["spearman"]),
             PAGE.decimals(row["kendall"]),
             PAGE.statistic(row, "partial"),
             PAGE.statistic(row, "exponent"),
-            PAGE.p_value(row["p_corrected"]),
         ]
         for row in rows_of(group.correlations)
     ]
 
 
 def comparison_rows(group: Group) -> list[list[str]]:
-    """Variant, rival, n, difference of |rho|, its interval, share of the bootstrap samples, answer."""
+    """Variant, rival, n, difference of |rho|, its interval, p, answer."""
     return [
         [
             text(row["variant"]),
@@ -113,7 +118,7 @@ def comparison_rows(group: Group) -> list[list[str]]:
             f"{row['n']}",
             PAGE.decimals(row["difference"]),
             PAGE.interval(row["low"], row["high"]),
-            PAGE.missing if (share := row["probability"]) is None else f"{share:.0%}",
+            PAGE.p_value(row["p"]),
             text(row["answer"]),
         ]
         for row in rows_of(group.comparisons)

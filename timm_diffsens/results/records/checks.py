@@ -83,6 +83,11 @@ def _values(layer: LayerSensitivity) -> Iterator[str]:
             yield f"{name} is {value}, expected 0 or a number between {_LEAST} and {_MOST}"
         if stderr is not None and stderr > _MOST_RELATIVE * value:
             yield f"{name}_stderr is {stderr}, more than {_MOST_RELATIVE} times the value"
+    low, high = layer.r_low, layer.r_high
+    if (low is None) != (high is None) or (
+        low is not None and high is not None and not _LEAST**2 <= low <= high <= _MOST**2
+    ):
+        yield f"the interval of r is {low} to {high}, expected two numbers that ascend"
     if layer.reason is None and None in (layer.d, layer.g, layer.r):
         yield "a value is null without a reason"
     if layer.n < 1 and not (layer.d is layer.g is layer.r is None):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from timm_diffsens.schema.families import family_of
 from timm_diffsens.schema.layers import MEASURES, LayerSensitivity
 from timm_diffsens.schema.protocol import digest
 from timm_diffsens.schema.records import Record, in_order, variants_in
@@ -127,6 +128,7 @@ _OF_RECORD: dict[str, tuple[str, Callable[[Record], Any]]] = {
     "key": (_TEXT, attrgetter("key")),
     "model": (_TEXT, attrgetter("model.spec")),
     "arch": (_TEXT, attrgetter("model.arch")),
+    "family": (_TEXT, lambda record: family_of(record.model)),
     "library": (_TEXT, attrgetter("model.library")),
     "weights": (_TEXT, attrgetter("model.weights.source")),
     "parameters": ("int64", attrgetter("model.parameters")),

@@ -113,7 +113,7 @@ def read_records(folder: Folder) -> "pd.DataFrame":
 
     Columns, in order; a value that does not exist is missing (NaN or NA):
 
-    - `key`, `file` (name), `model` (spec), `arch`, `library`, `weights` (source), `parameters`,
+    - `key`, `file` (name), `model` (spec), `arch`, `family`, `library`, `weights` (source), `parameters`,
       `dataset` (spec), `protocol` and `sample` (hashes: equal ones are comparable), `n` (images), `trained`;
     - `error`, `error_stderr` (top-1, a fraction), `error_source`, `train_error`;
     - `split`, `data_parameters` (JSON, of generated sets), `corruption_sigma`, `height`, `width` (of the

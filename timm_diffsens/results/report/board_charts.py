@@ -89,7 +89,7 @@ def _rho(group: Group, measure: str) -> str:
     rows = rows_of(table[(table["variant"] == "original") & (table["measure"] == measure)])
     if not rows or rows[0]["pearson"] is None:
         return "rho: no value"
-    return f"rho = {PLAIN.statistic(rows[0], 'pearson', rows[0]['note'] or 'no interval')}"
+    return f"rho = {PLAIN.rho(rows[0], rows[0]['note'] or 'no interval')}"
 
 
 def depth_correlation_chart(group: Group, theme: Theme) -> alt.TopLevelMixin:
@@ -102,7 +102,7 @@ def depth_correlation_chart(group: Group, theme: Theme) -> alt.TopLevelMixin:
     by_measure = {measure: group.by_depth[group.by_depth["measure"] == measure] for measure in MEASURES}
     panels = [_depth_panel(measure, encodings(theme)) for measure in MEASURES]
     whole = alt.vconcat(legend(theme), alt.hconcat(*panels, spacing=28), spacing=24)
-    note = "bands: 95 % BCa intervals over networks, of the original networks, one depth at a time"
+    note = "bands: 95 % intervals over families, of the original networks, one depth at a time"
     data: dict[str, list[Row]] = {measure: rows_of(table[names]) for measure, table in by_measure.items()}
     return _figure(group.title, [note], whole, data | {"zero": [{"zero": 0}]})
 
@@ -149,7 +149,7 @@ def series_chart(series: Series) -> alt.TopLevelMixin:
     lines = base.mark_line(strokeWidth=1.4).encode(y=y)
     panel = alt.layer(bars.encode(y=low, y2="pearson_high:Q"), lines, points)
     panel = panel.properties(width=420, height=280)
-    return _figure(series.title, ["bars: 95 % BCa intervals over networks"], panel, {"rows": rows})
+    return _figure(series.title, ["bars: 95 % intervals over families"], panel, {"rows": rows})
 
 
 def _figure(title: str, subtitle: list[str], whole: Any, data: dict[str, list[Row]]) -> Any:

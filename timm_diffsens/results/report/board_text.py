@@ -18,14 +18,17 @@ _KEY_DIGITS = 12
 _MOST_ROWS = 200  # of a table in the page; the CSV file has all
 _READING = """\
 rho is the Pearson correlation of log test error with log X over networks; trainings of one network that
-differ by their seed are one point. Its interval, 95 %, comes from a BCa bootstrap of the networks; the one of
-Fisher's z is beside it. In simulations of 15 and 60 networks, intervals of 95 % held the truth this often:
-with normal logarithms, Fisher's in 95 % and BCa in 92 to 94 %; with heavy tails (Student's t, 3 degrees of
-freedom), Fisher's in 70 to 83 % and BCa in 86 to 90 %. So trust Fisher's where the points scatter evenly
-about the line, BCa where there are outliers, and neither to the last digit. p is two-sided, corrected for
-all tests of its table after Holm. The partial correlation is given the logarithm of the number of parameters.
-Intervals over depth hold for one depth at a time. All intervals take networks as independent draws; those of
-one family are not, so that a board of few families is less certain than its intervals say."""
+differ by their seed are one point. Networks of one family (a module of timm or torchvision, a kind of
+network) are not independent, so what counts is the interval "families": the jackknife that leaves out
+whole families, with Student's t. p is its two-sided test, corrected for all tests of the table after
+Holm, and a sentence is said where it is at most 0.05. BCa (bootstrap) and Fisher's z take networks as
+independent draws and are too short where families differ. "Without one family" is the range of rho when
+one of them is missing. "Within" is the correlation inside of families, with the p of a permutation inside
+of them, corrected likewise. The partial correlation is given the logarithm of the number of parameters;
+its interval, those of b and those over depth are over families too, the last for one depth at a time. "b,
+mixed" is the exponent with a random intercept for each family. Whether R is better than D or G is asked
+by exchanging the two in whole families; the p is that of the exchange, corrected for both. How often all
+of these hold is simulated in docs/statistics.md."""
 
 
 def csv_text(board: Leaderboard) -> str:
@@ -105,16 +108,30 @@ def _picture(name: str, alt: str, figures: Collection[str]) -> Iterator[str]:
 
 def correlations(group: Group, variants: Collection[str] | None = None) -> str:
     """The table of a group's correlations, of all variants or of these."""
-    head = ["variant", "X", "n", "rho", "BCa", "Fisher z", "Spearman", "Kendall", "p", "partial"]
+    head = [
+        "variant",
+        "X",
+        "n",
+        "families",
+        "rho",
+        "families, 95 %",
+        "p",
+        "without one family",
+        "within",
+        "BCa",
+    ]
+    head += ["Fisher z", "Spearman", "Kendall", "partial", "b, mixed"]
     rows = []
     for row in rows_of(group.correlations):
         if variants is not None and row["variant"] not in variants:
             continue
-        cells = [text(row["variant"]), row["measure"].upper(), str(row["n"])]
-        cells += [PLAIN.decimals(row["pearson"]), _interval(row, "pearson"), _interval(row, "fisher")]
+        cells = [text(row["variant"]), row["measure"].upper(), str(row["n"]), str(row["families"])]
+        cells += [PLAIN.decimals(row["pearson"]), _interval(row, "family"), PLAIN.p_value(row["p_corrected"])]
+        within = f" (p {PLAIN.p_value(row['within_p'])})" if row["within_p"] is not None else ""
+        cells += [PLAIN.interval_of(row, "without"), PLAIN.decimals(row["within"]) + within]
+        cells += [_interval(row, "pearson"), _interval(row, "fisher")]
         cells += [PLAIN.decimals(row["spearman"]), PLAIN.decimals(row["kendall"])]
-        cells += [PLAIN.p_value(row["p_corrected"])]
-        cells += [PLAIN.statistic(row, name) for name in ("partial", "exponent")]
+        cells += [PLAIN.statistic(row, name) for name in ("partial", "mixed", "exponent")]
         cells += [text(row["note"]) if row["note"] else significant(row["prefactor"])]
         rows.append(cells)
     return table([*head, "b of e ~ a X^b", "a"], rows, first=2)
@@ -127,12 +144,12 @@ def _comparisons(group: Group) -> str:
             f"R and {row['rival'].upper()}",
             str(row["n"]),
             PLAIN.with_interval(row["difference"], row["low"], row["high"], sign="+"),
-            PLAIN.decimals(row["probability"]),
+            PLAIN.p_value(row["p"]),
             row["answer"],
         ]
         for row in rows_of(group.comparisons)
     ]
-    head = ["variant", "pair", "n", "difference of absolute rho", "resamples with R ahead", "R better"]
+    head = ["variant", "pair", "n", "difference of absolute rho", "p", "R better"]
     return table(head, rows, first=2)
 
 
@@ -149,11 +166,18 @@ def _models(group: Group) -> str:
     for row in rows_of(group.models)[:_MOST_ROWS]:
         seed = "" if row["seed"] is None else str(row["seed"])
         error = PLAIN.percentage(row["error"], row["error_stderr"])
-        cells = [code(row["model"]), seed, f"{row['parameters']:,}", error, text(row["error_source"] or "-")]
+        cells = [
+            code(row["model"]),
+            text(row["family"]),
+            seed,
+            f"{row['parameters']:,}",
+            error,
+            text(row["error_source"] or "-"),
+        ]
         cells += [PLAIN.measured(row, name) for name in ("d", "g", "r", *(f"{v}_r" for v in variants))]
         cells += ["yes" if row["in_fit"] else "no", f"[{row['key'][:_KEY_DIGITS]}]({link(row['file'])})"]
         rows.append(cells)
-    head = ["network", "seed", "parameters", "test error", "source", "D", "G", "R"]
+    head = ["network", "family", "seed", "parameters", "test error", "source", "D", "G", "R"]
     more = len(group.models) - _MOST_ROWS
     note = f"\n\n{more} more are in `leaderboard.csv`." if more > 0 else ""
     head += [f"R, {text(name)}" for name in variants]
@@ -165,7 +189,7 @@ def _series_table(series: Series) -> str:
     for row in rows_of(series.rows):
         cells = [f"{row['sigma']:g}", row["measure"].upper(), str(row["n"])]
         rows.append([*cells, PLAIN.decimals(row["pearson"]), _interval(row, "pearson")])
-    return table(["corruption sigma", "X", "n", "rho", "BCa"], rows)
+    return table(["corruption sigma", "X", "n", "rho", "families, 95 %"], rows)
 
 
 def _series_alt(series: Series) -> str:

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
-from timm_diffsens.results.numbers import SIGMAS, Factor, factor, with_error
+from timm_diffsens.results.numbers import Factor, factor, with_error
 from timm_diffsens.results.records.frames import output_layer
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.schema.records import Record, built_in_variants
 
 
 def summary(record: Record) -> str:
-    """What the record says, in one paragraph that claims no more than two standard errors allow.
+    """What the record says, in one paragraph that claims no more than 95 % intervals allow.
 
     How R changes from the first layer to the output; D, G and R at the output; whether channel pooling and
     training change R there; and what is undecided or not known.
@@ -23,8 +23,7 @@ def _sentences(record: Record) -> Iterator[str]:
     if not valued:
         yield f"No layer of {record.model.spec} has a value of R{_why(layers)}: there is nothing to read."
         return
-    yield _over_depth(record, valued[0], valued[-1])
-    yield from _on_the_way(valued)
+    yield _over_depth(record, valued)
     yield _at_output(layers[-1])
     yield from _shuffled(record)
     yield from _trained(record)
@@ -32,8 +31,8 @@ def _sentences(record: Record) -> Iterator[str]:
     yield from _limits(record, layers, valued)
 
 
-def _over_depth(record: Record, first: LayerSensitivity, last: LayerSensitivity) -> str:
-    name = record.model.spec
+def _over_depth(record: Record, valued: list[LayerSensitivity]) -> str:
+    name, first, last = record.model.spec, valued[0], valued[-1]
     if first is last:
         return f"In {name} only {first.layer} has a value of R, {_r(first)}: that says nothing about depth."
     span = f"from {_r(first)} at {first.layer} to {_r(last)} at {last.layer}"
@@ -41,14 +40,13 @@ def _over_depth(record: Record, first: LayerSensitivity, last: LayerSensitivity)
     if change is None:
         return f"In {name} R goes {span}; without standard errors that decides nothing."
     if not change.decided:
-        return f"In {name} R goes {span}, which is no change within two standard errors."
-    if change.value > 1:
-        verb, sense = "falls", "less"
-    else:
-        verb, sense, change = "rises", "more", change.inverse
+        return f"In {name} R goes {span}, which is no change at 95 %.{_turn(valued)}"
+    verb, sense = ("falls", "less") if change.value > 1 else ("rises", "more")
+    by = change if change.value > 1 else change.inverse
+    back = _way_back(valued, falling=change.value > 1)
     return (
-        f"In {name} R {verb} {span}, by a factor of {change}: the last layer is {sense} sensitive to "
-        f"{_deformations(record)}, relative to noise of the same norm, than the first."
+        f"In {name} R {verb} {span}, by a factor of {by}: the last layer is {sense} sensitive to "
+        f"{_deformations(record)}, relative to noise of the same norm, than the first.{back}"
     )
 
 
@@ -58,8 +56,22 @@ def _deformations(record: Record) -> str:
     return "smooth deformations" if own else "these deformations"
 
 
-def _on_the_way(valued: list[LayerSensitivity]) -> Iterator[str]:
-    """Layers in between whose R is decidedly below, or above, that of both ends."""
+def _way_back(valued: list[LayerSensitivity], falling: bool) -> str:
+    """Where R decidedly goes the other way, by most; empty where it does so nowhere."""
+    start, found, most = valued[0], "", 1.0
+    for layer in valued[1:]:
+        change = _ratio(layer, start) if falling else _ratio(start, layer)
+        if change is not None and change.low > most:
+            verb, most = ("rises" if falling else "falls"), change.low
+            ends = f"from {_r(start)} at {start.layer} to {_r(layer)} at {layer.layer}"
+            found = f" That is not so at every step: R {verb} {ends}, by a factor of {change}."
+        if ((layer.r or 0.0) < (start.r or 0.0)) == falling:
+            start = layer
+    return found
+
+
+def _turn(valued: list[LayerSensitivity]) -> str:
+    """A layer in between whose R is decidedly below, or above, that of both ends."""
     first, last = valued[0], valued[-1]
     for word, sign in (("lower", 1), ("higher", -1)):
         extreme = min(valued[1:-1], key=lambda layer: sign * (layer.r or 0.0), default=None)
@@ -67,7 +79,8 @@ def _on_the_way(valued: list[LayerSensitivity]) -> Iterator[str]:
             continue
         changes = [_ratio(end, extreme) for end in (first, last)]
         if all(c is not None and c.decided and sign * (c.value - 1) > 0 for c in changes):
-            yield f"On the way R is {word} than at both: {_r(extreme)} at {extreme.layer}."
+            return f" On the way R is {word} than at both: {_r(extreme)} at {extreme.layer}."
+    return ""
 
 
 def _at_output(output: LayerSensitivity) -> str:
@@ -77,16 +90,17 @@ def _at_output(output: LayerSensitivity) -> str:
         f"{name} = {with_error(getattr(output, field), getattr(output, f'{field}_stderr'))}"
         for name, field in (("D", "d"), ("G", "g"), ("R", "r"))
     )
-    return f"At the output {values}{_against_one(output.r, output.r_stderr)}."
+    return f"At the output {values}{_against_one(output)}."
 
 
-def _against_one(r: float, stderr: float | None) -> str:
+def _against_one(output: LayerSensitivity) -> str:
     """R = 1 is where the output moves as much under a deformation as under noise of the same norm."""
-    if stderr is None:
+    if output.r_interval is None:
         return ""
-    if abs(r - 1) <= SIGMAS * stderr:
+    low, high = output.r_interval
+    if low <= 1 <= high:
         return "; whether it moves more under deformations or under noise of the same norm is undecided"
-    more, less = ("deformations", "noise") if r > 1 else ("noise", "deformations")
+    more, less = ("deformations", "noise") if low > 1 else ("noise", "deformations")
     return f": it moves more under {more} than under {less} of the same norm"
 
 
@@ -95,14 +109,16 @@ def _shuffled(record: Record) -> Iterator[str]:
     if shuffled and [layer.r for layer in shuffled] == [layer.r for layer in original]:
         yield "Shuffling the channels changed nothing: no convolution here has channels to shuffle."
         return
-    change = _at_outputs(record, "channel-shuffled")
+    change, shuffles = _at_outputs(record, "channel-shuffled"), record.protocol.shuffles
     if change is None:
         return
-    draws = _draws(record.protocol.shuffles, "draw")
-    if not change.decided:
+    draws = f"mean of {shuffles} draws"
+    if shuffles == 1:
+        yield _one_draw("One draw of shuffled channels", change, "--shuffles")
+    elif not change.decided:
         yield (
             f"Whether shuffling the channels ({draws}) changes R at the output is undecided: the two agree "
-            "within two standard errors."
+            "at 95 %."
         )
     elif change.value > 1:
         yield (
@@ -122,12 +138,14 @@ def _trained(record: Record) -> Iterator[str]:
         return
     if record.trained is None:
         yield "Whether these weights are trained is not known."
-    change = _at_outputs(record, "init")
+    change, samples = _at_outputs(record, "init"), record.protocol.init_samples
     if change is None:
         return
-    fresh = f"Fresh random weights ({_draws(record.protocol.init_samples, 'draw')})"
-    if not change.decided:
-        yield f"{fresh} give the same R at the output within two standard errors."
+    fresh = f"Fresh random weights (mean of {samples} draws)"
+    if samples == 1:
+        yield _one_draw("One draw of fresh random weights", change, "--init-samples")
+    elif not change.decided:
+        yield f"Whether fresh random weights (mean of {samples} draws) change R at the output is undecided."
     elif change.value > 1:
         yield f"{fresh} give a larger R at the output, by a factor of {change}."
     else:
@@ -141,7 +159,7 @@ def _of_others(record: Record) -> Iterator[str]:
         if change is None:
             continue
         if not change.decided:
-            yield f"The variant {name} gives the same R at the output within two standard errors."
+            yield f"Whether the variant {name} changes R at the output is undecided."
         elif change.value > 1:
             yield f"The variant {name} gives a larger R at the output, by a factor of {change}."
         else:
@@ -168,12 +186,15 @@ def _at_outputs(record: Record, variant: str) -> Factor | None:
 
 
 def _ratio(top: LayerSensitivity, bottom: LayerSensitivity) -> Factor | None:
-    return factor(top.r, top.r_stderr, bottom.r, bottom.r_stderr)
+    return factor(top, bottom)
 
 
-def _draws(count: int, name: str) -> str:
-    """How many random copies were averaged; from one, their spread is not known and not in the error."""
-    return f"one {name}" if count == 1 else f"mean of {count} {name}s"
+def _one_draw(drawn: str, change: Factor, option: str) -> str:
+    """Without an interval: from one draw nobody knows how much they differ."""
+    return (
+        f"{drawn} has {change.value:.3g} times that R at the output; how far draws differ is not known from "
+        f"one, {option} 3 tells."
+    )
 
 
 def _r(layer: LayerSensitivity) -> str:

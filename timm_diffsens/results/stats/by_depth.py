@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from timm_diffsens.results.stats.families import jackknife_rho, leave_families_out
 from timm_diffsens.results.stats.population import FEWEST, MEASURES
-from timm_diffsens.results.stats.resampling import RESAMPLES, Array, bca, patterns, resampled_fits
+from timm_diffsens.results.stats.resampling import Array, patterns, weighted_fits
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.schema.records import Record, variants_in
 
@@ -33,9 +34,7 @@ def correlate_by_depth(
     records: Sequence[Record],
     networks: Sequence[str],
     errors: Array,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    families: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Pearson correlation of the log test error with log D_k, G_k, R_k at each tenth of relative depth.
 
@@ -45,15 +44,16 @@ def correlate_by_depth(
         records: those in the fits.
         networks: which network each is a training of (`frames.network_of`).
         errors: (records,), above 0.
-        resamples: bootstrap samples.
-        seed: of these samples.
+        families: of each record; without them every network is one of its own.
 
     Returns:
         A row for each variant, measure and depth where there are values: `n` networks, `pearson`, and its
-        95 % BCa interval (missing below five networks), which holds for one depth, not for all at once.
+        95 % interval by leaving out whole families (missing below five networks or three families), which
+        holds for one depth, not for all at once.
     """
     rows: list[dict[str, Any]] = []
     error = _by_network(np.log(errors)[:, None], networks)[:, 0]
+    family = pd.Series(list(networks if families is None else families)).groupby(np.asarray(networks)).first()
     for variant in variants_in(records):
         layers = [record.variants.get(variant, []) for record in records]
         if not any(layers):
@@ -61,7 +61,7 @@ def correlate_by_depth(
         curves = [np.array([log_curve(one, measure) for one in layers]) for measure in MEASURES]
         columns = np.hstack([_by_network(curve, networks) for curve in curves])
         keys = [(measure, depth) for measure in MEASURES for depth in DEPTHS]
-        for key, row in zip(keys, _correlated(columns, error, resamples, seed), strict=True):
+        for key, row in zip(keys, _correlated(columns, error, family.to_numpy(str)), strict=True):
             if row["n"]:
                 rows.append({"variant": variant, "measure": key[0], "depth": key[1], **row})
     table: pd.DataFrame = pd.DataFrame(rows, columns=_COLUMNS)
@@ -75,25 +75,28 @@ def _by_network(values: Array, networks: Sequence[str]) -> Array:
     return averaged
 
 
-def _correlated(table: Array, error: Array, resamples: int, seed: int) -> list[dict[str, Any]]:
+def _correlated(table: Array, error: Array, families: Array) -> list[dict[str, Any]]:
     """A row for each column of `table`; columns with values for the same networks are done at once."""
     rows: list[dict[str, Any]] = [{"n": int(n)} for n in np.isfinite(table).sum(axis=0)]
     for present, columns in patterns(table):
         n = int(present.sum())
         if n < 3:
             continue  # any two points lie on a line
-        drawn = resamples if n >= FEWEST else 1
-        pearson = resampled_fits(table[np.ix_(present, columns)], error[present], drawn, seed).pearson
+        weights = leave_families_out(families[present])
+        pearson = weighted_fits(table[np.ix_(present, columns)], error[present], weights).pearson
         for place, column in enumerate(columns):
             rows[column]["pearson"] = pearson[0, place]
             if n >= FEWEST:
-                low, high = bca(pearson[:, place], n)
-                rows[column] |= {"pearson_low": low, "pearson_high": high}
+                found = jackknife_rho(pearson[:, place])
+                rows[column] |= {"pearson_low": found.low, "pearson_high": found.high}
     return rows
 
 
 def from_which_depth(by_depth: pd.DataFrame, measure: str) -> float | None:
     """The smallest depth from which on the interval excludes zero, on the side that it has at the output.
+
+    The depths are tested in order from the output, up to the first that does not: such a sequence needs no
+    correction for their number (Maurer, Hothorn and Lehmacher 1995).
 
     Args:
         by_depth: from `correlate_by_depth`; the original networks count.

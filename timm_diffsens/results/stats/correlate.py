@@ -7,6 +7,14 @@ import pandas as pd
 from scipy import stats
 
 from timm_diffsens.results.records.frames import Row, columns_of, variants_of
+from timm_diffsens.results.stats.families import (
+    Jackknifed,
+    jackknife,
+    jackknife_rho,
+    leave_families_out,
+    random_intercept,
+    within_families,
+)
 from timm_diffsens.results.stats.population import (
     COMPARABLE,
     FEWEST,
@@ -23,6 +31,7 @@ from timm_diffsens.results.stats.resampling import (
     patterns,
     resampled_fits,
     varies,
+    weighted_fits,
 )
 
 _STATISTICS = [
@@ -34,7 +43,17 @@ _STATISTICS = [
     "spearman",
     "kendall",
     "p",
+    "family_low",
+    "family_high",
+    "p_family",
     "p_corrected",
+    "without_low",
+    "without_high",
+    "within",
+    "within_p",
+    "mixed",
+    "mixed_low",
+    "mixed_high",
     "partial",
     "partial_low",
     "partial_high",
@@ -45,8 +64,10 @@ _STATISTICS = [
     "prefactor_low",
     "prefactor_high",
 ]
-COLUMNS = ["variant", "measure", "n", "records", "left_out", *_STATISTICS, "note"]
-_TYPES = dict.fromkeys(_STATISTICS, "float64") | dict.fromkeys(["n", "records", "left_out"], "int64")
+COLUMNS = ["variant", "measure", "n", "families", "records", "left_out", *_STATISTICS, "note"]
+_TYPES = dict.fromkeys(_STATISTICS, "float64") | dict.fromkeys(
+    ["n", "families", "records", "left_out"], "int64"
+)
 _TYPES |= dict.fromkeys(["variant", "measure", "note", *COMPARABLE], "string") | {"group": "int64"}
 
 
@@ -75,12 +96,17 @@ def correlate(
         A row for each group (largest first), variant and measure, with columns
 
         - `group` (number), `dataset`, `split`, `data_parameters`, `protocol`, `sample`, `variant`, `measure`;
-        - `n` networks from `records` records, with `left_out` records of the group;
-        - `pearson` with its 95 % intervals, BCa bootstrap (`_low`, `_high`) and Fisher z (`fisher_`);
-        - `spearman`, `kendall` (tau-b); `p` of the Pearson correlation (two-sided t test), and `p_corrected`
-          after Holm 1979 for all tests of the group, which holds however the tests depend on one another;
+        - `n` networks of `families` families from `records` records, with `left_out` records of the group;
+        - `pearson` with its 95 % intervals as if networks were independent, BCa bootstrap (`_low`, `_high`)
+          and Fisher z (`fisher_`), and `p` (two-sided t test); `spearman`, `kendall` (tau-b);
+        - `family_low`, `family_high` and `p_family`: the same of whole families (`families.jackknife_rho`),
+          and `p_corrected` after Holm 1979 for all tests of the group, however they depend on one another;
+        - `without_low`, `without_high`: the least and the most that `pearson` is without one of the families;
+        - `within`: the correlation inside of families, and `within_p` of its permutation test, corrected too;
+        - `mixed`: the exponent b with an intercept for each family, random (`families.random_intercept`);
         - `partial`: the Pearson correlation given the logarithm of the number of parameters;
-        - `exponent` b and `prefactor` a of e ~ a X^b, least squares on the logarithms, BCa intervals;
+        - `exponent` b and `prefactor` a of e ~ a X^b, least squares on the logarithms; the intervals of these
+          three leave out whole families;
         - `note`: "too few" below five networks, where there are no intervals and no p.
 
     Example:
@@ -121,28 +147,37 @@ def correlate_networks(points: pd.DataFrame, *, resamples: int = RESAMPLES, seed
             left = int(points["seeds"][~present].sum())
             rows |= {place: row | {"left_out": left} for place, row in zip(places, found, strict=True)}
     table = pd.DataFrame([names[place] | rows[place] for place in sorted(rows)], columns=COLUMNS)
-    table["p_corrected"] = holm(table["p"].to_numpy(dtype=float))
+    table["p_corrected"] = holm(table["p_family"].to_numpy(dtype=float))
+    table["within_p"] = holm(table["within_p"].to_numpy(dtype=float))
     typed: pd.DataFrame = table.astype({name: _TYPES[name] for name in COLUMNS})
     return typed
 
 
 def _rows(used: pd.DataFrame, logs: Array, resamples: int, seed: int) -> list[Row]:
     """A row for each column of `logs`, (networks, columns), all finite."""
-    n = len(used)
+    n, families = len(used), used["family"].to_numpy(dtype=str)
     y, size = (np.log(used[name].to_numpy(dtype=float)) for name in ("error", "parameters"))
-    rows: list[Row] = [{"n": n, "records": int(used["seeds"].sum()), "note": ""} for _ in logs.T]
-    few = n < FEWEST
-    line = None if few else resampled_fits(logs, y, resamples, seed)
-    sizes = None if few else resampled_fits(np.column_stack([logs, y]), size, resamples, seed).pearson
+    known = {"n": n, "families": len(set(families)), "records": int(used["seeds"].sum()), "note": ""}
+    rows: list[Row] = [dict(known) for _ in logs.T]
+    if n < FEWEST:
+        few = {"note": "too few"}
+        return [
+            row | _ranks(x, y) | {"pearson": _pearson(x, y)} | few
+            for row, x in zip(rows, logs.T, strict=True)
+        ]
+    plain = resampled_fits(logs, y, resamples, seed).pearson
+    weights = leave_families_out(families)
+    lines = weighted_fits(logs, y, weights)
+    sizes = weighted_fits(np.column_stack([logs, y]), size, weights).pearson
     for place, (row, x) in enumerate(zip(rows, logs.T, strict=True)):
-        if line is None or sizes is None:
-            row |= _ranks(x, y) | {"pearson": _pearson(x, y), "note": "too few"}
-        elif not varies(x) or not varies(y):
+        if not varies(x) or not varies(y):
             row["note"] = f"all networks have the same {'value' if varies(y) else 'test error'}"
-        else:
-            row |= _ranks(x, y) | {"p": float(stats.pearsonr(x, y).pvalue)}
-            row |= _resampled(line.pearson[:, place], line.slope[:, place], line.intercept[:, place], n)
-            row |= _partial(line.pearson[:, place], sizes[:, place], sizes[:, -1], n)
+            continue
+        row |= _ranks(x, y) | _independent(x, y, plain[:, place])
+        row |= _of_families(lines.pearson[:, place], lines.slope[:, place], lines.intercept[:, place])
+        row |= _partial(lines.pearson[:, place], sizes[:, place], sizes[:, -1])
+        row["within"], row["within_p"] = within_families(x, y, families, resamples, seed)
+        row |= _ends("mixed", random_intercept(x, y, families))
     return rows
 
 
@@ -161,25 +196,39 @@ def _ranks(x: Array, y: Array) -> Row:
     }
 
 
-def _resampled(pearson: Array, slope: Array, intercept: Array, n: int) -> Row:
-    """Values and intervals; each argument has a weighting a row, as in `resampling.ResampledFits`."""
-    low, high = bca(pearson, n)
-    fisher_low, fisher_high = fisher_z(pearson[0], n)
-    exponent_low, exponent_high = bca(slope, n)
-    prefactor_low, prefactor_high = _exp(np.array(bca(intercept, n)))
+def _independent(x: Array, y: Array, pearson: Array) -> Row:
+    """As if networks were independent; `pearson` as `bca` takes it."""
+    low, high = bca(pearson, len(x))
+    fisher_low, fisher_high = fisher_z(pearson[0], len(x))
     return {
         "pearson": pearson[0],
         "pearson_low": low,
         "pearson_high": high,
         "fisher_low": fisher_low,
         "fisher_high": fisher_high,
-        "exponent": slope[0],
-        "exponent_low": exponent_low,
-        "exponent_high": exponent_high,
-        "prefactor": float(_exp(intercept[0])),
-        "prefactor_low": prefactor_low,
-        "prefactor_high": prefactor_high,
+        "p": float(stats.pearsonr(x, y).pvalue),
     }
+
+
+def _of_families(pearson: Array, slope: Array, intercept: Array) -> Row:
+    """By leaving out families; each argument has a weighting a row, as in `leave_families_out`."""
+    rho, prefactor = jackknife_rho(pearson), jackknife(intercept)
+    without = pearson[1:][np.isfinite(pearson[1:])]
+    return {
+        "family_low": rho.low,
+        "family_high": rho.high,
+        "p_family": rho.p,
+        "without_low": without.min() if len(without) else np.nan,
+        "without_high": without.max() if len(without) else np.nan,
+        **_ends("exponent", jackknife(slope)),
+        "prefactor": float(_exp(prefactor.value)),
+        "prefactor_low": float(_exp(prefactor.low)),
+        "prefactor_high": float(_exp(prefactor.high)),
+    }
+
+
+def _ends(name: str, found: Jackknifed) -> Row:
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
 def _exp(value: Any) -> Any:
@@ -187,12 +236,11 @@ def _exp(value: Any) -> Any:
     return np.exp(np.clip(value, -700, 700))
 
 
-def _partial(xy: Array, xs: Array, ys: Array, n: int) -> Row:
+def _partial(xy: Array, xs: Array, ys: Array) -> Row:
     """rho_xy.s = (rho_xy - rho_xs rho_ys) / sqrt((1 - rho_xs^2)(1 - rho_ys^2)); NaN for equal sizes."""
     with np.errstate(divide="ignore", invalid="ignore"):
         partial = np.clip((xy - xs * ys) / np.sqrt((1 - xs**2) * (1 - ys**2)), -1, 1)
-    low, high = bca(partial, n)
-    return {"partial": partial[0], "partial_low": low, "partial_high": high}
+    return _ends("partial", jackknife_rho(partial))
 
 
 def holm(p: Array) -> Array:

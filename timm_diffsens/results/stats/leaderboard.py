@@ -39,14 +39,14 @@ class Group:
 
     - `models`: one row a record, sorted by test error. `model` (a readable name), `network` (records of one
       network differ by their training seed alone), `spec` (what `diffsens bench` was given), `arch`,
-      `library`, `weights`, `parameters`, `error`, `error_stderr`,
+      `family`, `library`, `weights`, `parameters`, `error`, `error_stderr`,
       `error_source`, `train_error`, `trained`, `d`, `g`, `r` and their `_stderr`, the same for the other
       variants (`channel-shuffled_r`, ...), `seed` (of the training), `input` (height x width), `in_fit`
       (bool), `reason` (why it is not in the fits), `key`, `file` (path below the board's
       folder, with /).
     - `points`: one row a network in the fits, geometric means over its training seeds: `network`, `model`,
-      `seeds`, `parameters`, `error`, `error_stderr`, `d`, `g`, `r`, `<variant>_d`, ... The correlations are
-      those of these points.
+      `family`, `seeds`, `parameters`, `error`, `error_stderr`, `d`, `g`, `r`, `<variant>_d`, ... The
+      correlations are those of these points.
     - `correlations`: see `correlate`; one row for each variant and measure.
     - `comparisons`: see `compare`; is |rho| of R larger than that of D, and of G, for each variant.
     - `by_depth`: `variant`, `measure`, `depth` (0.1 to 1), `n`, `pearson`, `pearson_low`, `pearson_high`.
@@ -74,7 +74,8 @@ class Group:
 class Series:
     """Groups that differ only in the noise on their images: the correlation against its size (Fig. 1 right).
 
-    `rows`: `sigma` (input units), `measure`, `n`, `pearson`, `pearson_low`, `pearson_high`, sorted.
+    `rows`: `sigma` (input units), `measure`, `n`, `pearson` and its interval over families (`pearson_low`,
+    `pearson_high`), sorted.
     """
 
     title: str
@@ -183,7 +184,7 @@ def _group(title: str, rows: pd.DataFrame, records: list[Record], choices: Choic
     correlations = correlate_networks(points, **drawn)
     comparisons = compare(points, **drawn)
     measured, errors = [records[place] for place in used.index], used["error"].to_numpy(float)
-    by_depth = correlate_by_depth(measured, list(used["network"]), errors, **drawn)
+    by_depth = correlate_by_depth(measured, list(used["network"]), errors, list(used["family"]))
     from_depth = {measure: from_which_depth(by_depth, measure) for measure in MEASURES}
     first = records[rows.index[0]]
     unfitted = used.loc[used["train_error"] > MOST_TRAIN_ERROR, "network"].nunique()
@@ -218,8 +219,9 @@ def _series(made: list[Group], firsts: list[Record]) -> list[Series]:
             _original(made[place].correlations).assign(sigma=firsts[place].protocol.corruption_sigma)
             for place in places
         ]
-        columns = ["sigma", "measure", "n", "pearson", "pearson_low", "pearson_high"]
-        rows = pd.concat(parts)[columns].sort_values(["sigma", "measure"], ignore_index=True)
+        columns = {"family_low": "pearson_low", "family_high": "pearson_high"}
+        found_rows = pd.concat(parts)[["sigma", "measure", "n", "pearson", *columns]].rename(columns=columns)
+        rows = found_rows.sort_values(["sigma", "measure"], ignore_index=True)
         slug = f"{names.group_slug(cleanest)}-noise"
         found.append(Series(title=names.series_title(cleanest), slug=slug, rows=rows))
     return found

@@ -85,9 +85,9 @@ def networks(frame: pd.DataFrame) -> pd.DataFrame:
         frame: the rows of one group that are in the fits.
 
     Returns:
-        Columns `network`, `model`, `arch`, `seeds` (records), `parameters`, `error`, `error_stderr`, and D, G
-        and R of every variant, those of the original with `_stderr`. Seeds without a value, or with 0, do
-        not count; where no seed has one, it is NaN.
+        Columns `network`, `model`, `arch`, `family`, `seeds` (records), `parameters`, `error`,
+        `error_stderr`, and D, G and R of every variant, those of the original with `_stderr`. Seeds without a
+        value, or with 0, do not count; where no seed has one, it is NaN.
     """
     values = [
         "error",
@@ -97,6 +97,7 @@ def networks(frame: pd.DataFrame) -> pd.DataFrame:
     first = by_network.agg(
         model=("model", "first"),
         arch=("arch", "first"),
+        family=("family", "first"),
         seeds=("key", "size"),
         parameters=("parameters", "first"),
     )

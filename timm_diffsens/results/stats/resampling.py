@@ -19,7 +19,7 @@ LEVEL = 0.95
 _CONSTANT = 1e-12  # variance, relative to that of the data, below which a resample has no spread
 _SAME = 1e-8  # range of logarithms below which all values are equal: records have seven digits
 _ROUNDING = 1e-12
-_EXACT = 1e-9  # spread of a statistic over the resamples below which it has no error
+EXACT = 1e-9  # spread of a statistic over the resamples below which it has no error
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,11 @@ def resampled_fits(x: Array, y: Array, resamples: int = RESAMPLES, seed: int = 0
         resamples: bootstrap samples; equal n and seed give the same ones, so statistics are paired.
         seed: of the samples.
     """
-    weights = _weightings(len(y), resamples, seed)
+    return weighted_fits(x, y, _weightings(len(y), resamples, seed))
+
+
+def weighted_fits(x: Array, y: Array, weights: Array) -> ResampledFits:
+    """The same for these weightings of the networks: (weightings, n), rows sum to 1."""
     x_mean, y_mean = x.mean(axis=0), y.mean()
     x, y = x - x_mean, (y - y_mean)[:, None]  # centred first: no digits are lost in the squares
     columns = x.shape[1]
@@ -108,7 +112,7 @@ def bca(statistic: Array, n: int, level: float = LEVEL) -> tuple[float, float]:
     jackknife = jackknife[np.isfinite(jackknife)]
     if not np.isfinite(value) or 2 * len(samples) < max(len(statistic) - n - 1, 2) or not len(jackknife):
         return np.nan, np.nan
-    if np.ptp(samples) <= _EXACT * max(abs(value), 1.0):
+    if np.ptp(samples) <= EXACT * max(abs(value), 1.0):
         return float(value), float(value)
     rounding = _ROUNDING * max(abs(value), 1.0)  # of samples that are the data in another order
     below = (np.mean(samples < value - rounding) + np.mean(samples <= value + rounding)) / 2

@@ -13,7 +13,7 @@ from timm_diffsens.schema.records import Record, built_in_variants
 _DIGITS = 7  # of the numbers on the board: what lies beyond may differ between machines
 _DESCRIBED = ["model", "key", "file"]
 _OF_RECORD = [
-    *("model", "network", "spec", "arch", "library", "weights", "parameters"),
+    *("model", "network", "spec", "arch", "family", "library", "weights", "parameters"),
     *("error", "error_stderr", "error_source", "train_error", "trained"),
 ]
 _LAST = ["seed", "input", "in_fit", "reason", "key", "file"]

@@ -8,8 +8,11 @@ import pandas as pd
 
 from timm_diffsens.results.numbers import PLAIN
 from timm_diffsens.results.records.frames import Row
-from timm_diffsens.results.stats.population import FEWEST, MOST_TRAIN_ERROR
+from timm_diffsens.results.stats.families import FEWEST_FAMILIES
+from timm_diffsens.results.stats.population import FEWEST, MEASURES, MOST_TRAIN_ERROR
+from timm_diffsens.results.stats.resampling import LEVEL
 
+_LEAST = 1 - LEVEL  # p-value above which nothing is said
 EXPECTED = {"d": 1, "g": -1}  # sign of the correlation with the test error (arXiv 2210.01506, Fig. 1)
 
 
@@ -19,7 +22,9 @@ def verdict(
     from_depth: dict[str, float | None],
     unfitted: int = 0,
 ) -> str:
-    """What the correlations say, in one paragraph that claims no more than their 95 % intervals allow.
+    """What the correlations say, in one paragraph in which every statement has passed its corrected test.
+
+    Tests and intervals take whole families of networks, not networks, as independent.
 
     Args:
         correlations: from `correlate_networks`.
@@ -56,38 +61,64 @@ def _sentences(
     if isnan(found["pearson"]):
         yield f"Undecided: {found['note']}."
         return
+    if isnan(found["p_corrected"]):
+        yield (
+            f"Undecided: {_over(found)} rho(test error, R) = {PLAIN.decimals(found['pearson'])}, and an "
+            f"interval needs at least {FEWEST_FAMILIES} families."
+        )
+        return
     yield _of_r(found)
     rivals: Any = comparisons[comparisons["variant"] == "original"].to_dict("records")
     yield from (_against(row, rows.get(("original", row["rival"]))) for row in rivals)
     for measure, expected in EXPECTED.items():
         row = rows.get(("original", measure))
-        if row is not None and not isnan(row["pearson"]) and _sign(row) == -expected:
+        if row is not None and _sign(row) == -expected and not _turned(row):
             more = "larger" if expected > 0 else "smaller"
             yield f"Networks with a {more} {measure.upper()} err less, against the paper's finding."
+    yield from (_within(row) for m in MEASURES if (row := rows.get(("original", m))) and _turned(row))
     if not isnan(found["partial"]):
         yield _given_size(found)
     depth = from_depth.get("r")
-    if depth is not None:
+    if depth is not None and _sign(found):
         span = "at the output only" if depth == 1 else f"from relative depth {depth:g} on"
         yield f"The interval of R_k excludes zero {span}."
     yield from _at_initialisation(rows.get(("init", "r")))
 
 
+def _over(row: Row) -> str:
+    return f"over {_count(row['n'])} of {row['families']} famil{'y' if row['families'] == 1 else 'ies'}"
+
+
 def _of_r(row: Row) -> str:
-    over = f"Over {_count(row['n'])} rho(test error, R) = {_value(row, 'pearson')} on logarithms"
-    if _sign(row) > 0:
-        return f"{over}: networks with a smaller R at the output err less (e ~ R^{_value(row, 'exponent')})."
+    over = f"{_over(row).capitalize()} rho(test error, R) = {_value(row)} on logarithms"
+    if not _sign(row):
+        p = PLAIN.p_value(row["p_corrected"])
+        return f"{over}: whether the test error goes with R is undecided (p = {p})."
     if _sign(row) < 0:
         return f"{over}: networks with a larger R at the output err less, against the paper's finding."
-    return f"{over}: whether the test error goes with R is undecided, the interval holds 0."
+    exponent = PLAIN.statistic(row, "exponent", "no interval")
+    return f"{over}: networks with a smaller R at the output err less (e ~ R^{exponent})."
+
+
+def _turned(row: Row) -> bool:
+    """Whether, inside of families, the correlation decidedly has the other sign."""
+    return bool(row["within"] * row["pearson"] < 0 and row["within_p"] <= _LEAST)
+
+
+def _within(row: Row) -> str:
+    name = row["measure"].upper()
+    return (
+        f"Within families it is the other way for {name}: rho = {PLAIN.decimals(row['within'])} "
+        f"(p = {PLAIN.p_value(row['within_p'])}), against {PLAIN.decimals(row['pearson'])} over all."
+    )
 
 
 def _against(row: Row, rival: Row | None) -> str:
     name = row["rival"].upper()
     if rival is None or row["answer"] == "too few" or isnan(row["difference"]):
         return f"Whether R does better than {name} is undecided: too few networks have both."
-    theirs = f"rho({name}) = {_value(rival, 'pearson')}"
-    by = f"|rho| differs by {PLAIN.with_interval(row['difference'], row['low'], row['high'], sign='+')}"
+    theirs = f"rho({name}) = {_value(rival)}"
+    by = f"|rho| differs by {PLAIN.decimals(row['difference'], '+')} (p = {PLAIN.p_value(row['p'])})"
     if row["answer"] == "yes":
         return f"R correlates better than {name}: {theirs}, {by}."
     if row["answer"] == "no":
@@ -96,24 +127,24 @@ def _against(row: Row, rival: Row | None) -> str:
 
 
 def _given_size(row: Row) -> str:
-    value = f"Given the number of parameters it is {_value(row, 'partial')}"
-    side = 1 if row["partial_low"] > 0 else -1 if row["partial_high"] < 0 else 0
-    return f"{value}{'.' if side and side == _sign(row) else ', which decides nothing.'}"
+    value = f"Given the number of parameters it is {PLAIN.statistic(row, 'partial', 'no interval')}"
+    decided = row["partial_low"] > 0 or row["partial_high"] < 0
+    return f"{value}{'.' if decided else ', which decides nothing.'}"
 
 
 def _at_initialisation(row: Row | None) -> Iterator[str]:
     if row is not None and row["n"] >= FEWEST and not isnan(row["pearson"]):
         held = "is seen too" if _sign(row) else "cannot be told from none"
-        yield f"At initialisation a correlation with R {held}: {_value(row, 'pearson')}."
+        yield f"At initialisation a correlation with R {held}: {_value(row)}."
 
 
 def _sign(row: Row) -> int:
-    """On which side of 0 the whole interval lies; 0 if on neither."""
-    return 1 if row["pearson_low"] > 0 else -1 if row["pearson_high"] < 0 else 0
+    """On which side of 0 a correlation is; 0 where its corrected test does not say."""
+    return 0 if not row["p_corrected"] <= _LEAST else 1 if row["pearson"] > 0 else -1
 
 
-def _value(row: Row, name: str) -> str:
-    return PLAIN.statistic(row, name, "no interval")
+def _value(row: Row) -> str:
+    return PLAIN.rho(row, "no interval")
 
 
 def _count(n: int) -> str:

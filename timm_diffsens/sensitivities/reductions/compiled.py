@@ -18,7 +18,7 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from timm_diffsens.device import threads
-from timm_diffsens.sensitivities.reductions.state import TILE, Block, RunningSums
+from timm_diffsens.sensitivities.reductions.state import KEPT, TILE, Block, RunningSums
 
 _FAST_MATH = {"reassoc", "contract", "nsz"}  # sums in vector lanes; infinities and nans stay what they are
 # Tiles that a thread takes at once: more of them read memory in longer runs, fewer share a layer evenly.
@@ -27,7 +27,7 @@ _LONG, _LONG_FROM = 4, 64 * TILE
 # A task in 64-bit integers: three counters that the threads share, numbers, and addresses; then its blocks.
 _TAKEN, _TEAM, _DONE, _CHUNK, _IMAGES, _WIDTH, _BRIEF, _BLOCKS = range(8)
 _PARTS, _PIVOT, _DRIFT, _SQUARES, _SUMS, _FIELDS = range(8, 14)
-_FIRST, _LAST, _BEFORE, _OPENS, _AFTER = range(len(Block._fields))
+_FIRST, _LAST, _BEFORE, _NUMBER, _AFTER = range(len(Block._fields))
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -80,8 +80,8 @@ def _move(origin: Any, total: Any, share: Any, real: Any) -> Any:
 @numba.njit  # type: ignore[untyped-decorator]
 def _tally(squares: Any, memory: Any, images: int, which: int, block: Any) -> None:
     """Add the sums over tiles, taken in float64, to those of the layer: the memory of `RunningSums`."""
-    totals, products, first = memory[0], memory[1:4], memory[4]
-    in_block, settled = memory[5, :1], memory[5, 1:2]
+    totals, products, kept = memory[0], memory[1:4], memory[5:]
+    in_block, settled = memory[4, :1], memory[4, 1:2]
     before, after = block[_BEFORE], block[_AFTER]
     for i in range(block[_FIRST], block[_LAST]):
         a, g, b = 0.0, 0.0, 0.0
@@ -91,10 +91,10 @@ def _tally(squares: Any, memory: Any, images: int, which: int, block: Any) -> No
             b += squares[tile, 2 * images + i]
         in_block[0] += b
         b *= 2 * before / (before + 1)
-        image = (a, g, b)
+        image, number = (a, g, b), block[_NUMBER] + i - block[_FIRST]
         for kind in range(3):
-            if before + i == block[_FIRST]:
-                first[kind] = image[kind]
+            if number < len(kept):
+                kept[number, kind] = image[kind]
             totals[kind] += image[kind]
             for other in range(3):
                 products[kind, other] += image[kind] * image[other]
@@ -109,7 +109,8 @@ def _tally(squares: Any, memory: Any, images: int, which: int, block: Any) -> No
 def _kernel(given: Any, real: Any) -> Callable[[Any], None]:
     """What each thread does for a task; `given` is the type of the layer, `real` that of the pivot."""
 
-    tile = TILE  # of the closure: numba's cache on disk looks at that, not at globals of other files
+    # of the closure: numba's cache on disk looks at that, not at globals of other files
+    tile, rows = TILE, 5 + KEPT
     width = len(Block._fields)
 
     def share(task: Any) -> None:
@@ -130,7 +131,7 @@ def _kernel(given: Any, real: Any) -> Callable[[Any], None]:
             shift = own - start if it[_BRIEF] else 0
             for which in range(count):
                 block = blocks[which]
-                if block[_OPENS]:
+                if block[_NUMBER] == block[_BEFORE]:
                     drift[start + shift : stop + shift] = 0
                 for row in range(block[_FIRST], block[_LAST]):
                     for a in range(start, stop, tile):
@@ -152,7 +153,7 @@ def _kernel(given: Any, real: Any) -> Callable[[Any], None]:
                         part = real(1 / block[_AFTER])
                         squares[a // tile, 3 * images + which] = _move(pivot[a:b], total, part, real)
             if _count(task, _DONE) == chunks - 1:  # all the others have been written
-                memory = carray(_pointer(it[_SUMS]), (6, 3), np.float64)
+                memory = carray(_pointer(it[_SUMS]), (rows, 3), np.float64)
                 for which in range(count):
                     _tally(squares, memory, images, which, blocks[which])
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from timm_diffsens.sensitivities.reductions.state import TILE, Block, RunningSums
+from timm_diffsens.sensitivities.reductions.state import KEPT, TILE, Block, RunningSums
 
 # Columns taken at once: their temporaries are small beside an activation, and the launches on a GPU few; on
 # a CPU they stay in the caches.
@@ -57,8 +57,9 @@ def _tally(squares: torch.Tensor, block: Block, sums: RunningSums) -> None:
     squares[2] *= 2 * block.before / (block.before + 1)
     sums.totals.add_(squares.sum(dim=1))
     sums.products.add_(squares @ squares.T)
-    if block.before == 0:
-        sums.first.copy_(squares[:, 0])
+    if block.number < KEPT:
+        images = sums.images[block.number : block.number + squares.shape[1]]
+        images.copy_(squares.T[: len(images)])
 
 
 def square_norm(x: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 # they stay in a core's first-level cache.
 TILE = 2**12
 MOST_IMAGES = 16  # of a block; the more, the less the pivot is written
+KEPT = 100  # images whose own numbers are kept, for intervals from few images; more do without
 
 
 class Block(NamedTuple):
@@ -18,15 +19,20 @@ class Block(NamedTuple):
     Attributes:
         first, last: the images of the batch that belong to the block, `last` not among them.
         before: images before the block, whose mean the pivot is.
-        opens: whether they are the first of the block.
+        number: images before `first`, those of the block included.
         after: images up to its end, if they are its last, else 0.
     """
 
     first: int
     last: int
     before: int
-    opens: bool
+    number: int
     after: int
+
+    @property
+    def opens(self) -> bool:
+        """Whether these are the first images of the block."""
+        return self.number == self.before
 
 
 @functools.lru_cache(64)
@@ -41,12 +47,12 @@ def blocks_of(n: int, count: int, open_count: int) -> tuple[Block, ...]:
     made: list[Block] = []
     first = 0
     while first < n:
-        before, opens = count - open_count, open_count == 0
+        before, number = count - open_count, count
         last = min(n, first + _block_end(count) - count)
         count += last - first
         closes = count == _block_end(count - 1)
         open_count = 0 if closes else open_count + last - first
-        made.append(Block(first, last, before, opens, count if closes else 0))
+        made.append(Block(first, last, before, number, count if closes else 0))
         first = last
     return tuple(made)
 
@@ -66,7 +72,7 @@ class RunningSums:
     image, N being the number of images before its block.
 
     Attributes:
-        memory: (6, 3), of which the others are views.
+        memory: (5 + KEPT, 3), of which the others are views.
     """
 
     memory: torch.Tensor
@@ -74,7 +80,7 @@ class RunningSums:
     @classmethod
     def of_layers(cls, count: int, device: torch.device) -> "list[RunningSums]":
         """Those of so many layers, all zero, in one piece of memory."""
-        return [cls(memory) for memory in torch.zeros(count, 6, 3, dtype=torch.float64, device=device)]
+        return [cls(memory) for memory in torch.zeros(count, 5 + KEPT, 3, dtype=torch.float64, device=device)]
 
     def to_cpu(self) -> "RunningSums":
         """All of them at once: a device is waited for once."""
@@ -91,16 +97,21 @@ class RunningSums:
         return self.memory[1:4]
 
     @property
-    def first(self) -> torch.Tensor:
-        """(a, g, b) of the first image: (3,)."""
-        return self.memory[4]
-
-    @property
     def in_block(self) -> torch.Tensor:
         """Sum of ||clean - pivot||^2 over the open block: ()."""
-        return self.memory[5, 0]
+        return self.memory[4, 0]
 
     @property
     def settled(self) -> torch.Tensor:
         """Sum of ||clean - mean||^2 over the images before the open block: ()."""
-        return self.memory[5, 1]
+        return self.memory[4, 1]
+
+    @property
+    def images(self) -> torch.Tensor:
+        """(a, g, b) of each of the first images; zero where there are fewer: (KEPT, 3)."""
+        return self.memory[5:]
+
+    @property
+    def first(self) -> torch.Tensor:
+        """(a, g, b) of the first image: (3,)."""
+        return self.images[0]
