@@ -121,14 +121,14 @@ def _things(kind: str, pattern: str | None) -> list[dict[str, Any]]:
 
 def _records(pattern: str | None, folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """The records, and what is wrong with other files."""
-    from timm_diffsens.results.records.frames import records_frame, rows_of
-    from timm_diffsens.results.records.store import split_records
+    from timm_diffsens.results.records.frames import rows_frame, rows_of
+    from timm_diffsens.results.records.store import read_rows
 
-    good, bad = split_records(folder)
+    good, bad = read_rows(folder, parallel=True)
     columns = ["key", "model", "dataset", "n", "trained", "error"]
     columns += ["d", "g", "r", "r_stderr", "protocol", "path"]
-    rows = rows_of(records_frame(good)[columns])
-    return [row for row in rows if matching([row["model"]], pattern)], [str(fault) for _, fault in bad]
+    rows = rows_of(rows_frame(good)[columns])
+    return [row for row in rows if matching([row["model"]], pattern)], bad
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

@@ -65,26 +65,25 @@ def find(text: str, folder: Path) -> "Record":
     Raises:
         UsageError: there is none, or more than one.
     """
-    from timm_diffsens.results.records.store import left_out, load_record, split_records
+    from timm_diffsens.results.records.store import left_out, load_record, read_rows
 
     if is_path(text):
         return load_record(text)
-    good, bad = split_records(folder)
-    records = [record for _, record in good]
+    rows, bad = read_rows(folder, parallel=True)
     if bad:
         warn(left_out(bad))
     is_key = re.fullmatch(f"[0-9a-f]{{{_SHORTEST_KEY},64}}", text)
-    matches = [r for r in records if is_key and r.key.startswith(text)]
-    matches = matches or [r for r in records if r.model.spec == text]
-    matches = matches or [r for r in records if r.model.arch == text]
+    matches = [row for row in rows if is_key and row["key"].startswith(text)]
+    matches = matches or [row for row in rows if row["model"] == text]
+    matches = matches or [row for row in rows if row["arch"] == text]
     if not matches:
         hint = f"records are looked up below {folder}; `diffsens ls records` lists them"
-        raise unknown("record", text, sorted({r.model.spec for r in records}), hint)
+        raise unknown("record", text, sorted({row["model"] for row in rows}), hint)
     if len(matches) > 1:
-        names = [f"{r.key[:12]} ({r.model.spec} on {r.data.spec}, n = {r.data.n})" for r in matches]
+        names = [f"{r['key'][:12]} ({r['model']} on {r['dataset']}, n = {r['n']})" for r in matches]
         listed = some_of(names, _MOST_LISTED)
         raise UsageError(f"{len(matches)} records match {text!r}; give the start of a key: {listed}")
-    return matches[0]
+    return load_record(matches[0]["path"])
 
 
 def is_path(text: str) -> bool:

@@ -19,9 +19,11 @@ def validate(
     quiet: Quiet = False,
 ) -> None:
     """Check records: schema, key, protocol hash, file name, ranges. Exit 1 if any is bad."""
-    from timm_diffsens.results.records.store import checked_file
+    from timm_diffsens.results.records.memory import mapped
+    from timm_diffsens.results.records.store import faults_in
 
-    print_checked({path: checked_file(path)[1] for path in files_named(paths or [out / "records"])}, as_json)
+    files = files_named(paths or [out / "records"])
+    print_checked(dict(zip(files, mapped(faults_in, files, parallel=True), strict=True)), as_json)
 
 
 def print_checked(found: dict[Path, list[str]], as_json: bool) -> None:

@@ -25,14 +25,16 @@ from timm_diffsens.printable import spelt_out
 from timm_diffsens.results.numbers import PAGE, is_missing
 from timm_diffsens.results.page import tables as page_tables
 from timm_diffsens.results.page.correlation_lines import correlation_lines, style_name
-from timm_diffsens.results.page.record_data import packed
+from timm_diffsens.results.page.record_data import deflated, pack
 from timm_diffsens.results.page.scatter import scatter
 from timm_diffsens.results.page.tables import ModelRow
 from timm_diffsens.results.records.frames import rows_of
-from timm_diffsens.results.report.theme import MEASURES, OUTLINES, Theme, theme_of_records
+from timm_diffsens.results.report.theme import MEASURES, OUTLINES, Theme, spread_out, theme_of_records
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard, Series
 
 TEMPLATES = Path(__file__).parent / "templates"
+_TOGETHER = 16  # records that are deflated together: they share the names of layers and of facts
+_MOST_DOTS = 600  # of a scatter plot
 SCRIPTS = ("plot.js", "tips.js", "table.js", "details.js", "page.js")  # in the order in which they run
 
 
@@ -94,8 +96,11 @@ def _scatter_plots(group: Group, rows: list[ModelRow]) -> list[tuple[str, str]]:
         if own:
             fit = rows_of(group.fits[group.fits["measure"] == measure])
             label = f"Test error against {measure.upper()} of {len(own)} networks, both axes logarithmic."
-            chart = scatter(own, fit, MEASURES[measure], errors, label)
-            plots.append((_rho(measure, correlations.get(measure)), chart))
+            by_x = sorted(own, key=lambda dot: dot.x)
+            drawn = [by_x[place] for place in spread_out(len(own), _MOST_DOTS)]
+            chart = scatter(drawn, fit, MEASURES[measure], errors, label)
+            some = f"; {len(drawn)} of {len(own)} networks are drawn" if len(drawn) < len(own) else ""
+            plots.append((_rho(measure, correlations.get(measure)) + some, chart))
     return plots
 
 
@@ -129,10 +134,15 @@ def _describe_lines(measure: str, rows: list[dict[str, Any]], field: str, title:
 
 def _for_script(board: Leaderboard, rows: list[ModelRow], theme: Theme) -> str:
     """What the script needs, as JSON that is safe inside `<script>`: no `<`, `>` or `&`."""
-    records = {record.key: record for _, record in board.records}
+    pages = {record.key: board.pages.get(record.key) or pack(record) for _, record in board.records}
+    known = [row for row in rows if row.key in pages]
+    parts = [known[first : first + _TOGETHER] for first in range(0, len(known), _TOGETHER)]
     content = {
         "variants": _drawn(theme),
-        "records": {row.id: packed(records[row.key]) for row in rows if row.key in records},
+        "places": {
+            row.id: [number, place] for number, part in enumerate(parts) for place, row in enumerate(part)
+        },
+        "parts": [deflated([pages[row.key] for row in part]) for part in parts],
     }
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     for character in "<>&":

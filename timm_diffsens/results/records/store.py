@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from timm_diffsens.errors import DiffsensWarning, UsageError
 from timm_diffsens.files import check_writable_folder, slug, write_atomic
+from timm_diffsens.results.records.memory import mapped
 from timm_diffsens.results.records.reading import checked
 from timm_diffsens.results.records.reading import load_record as load_record
 from timm_diffsens.schema.records import Record
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from timm_diffsens.results.records.frames import Row
 
 Folder = str | Path
 KEY_DIGITS = 12  # of the key in the file name: enough that no two records of a folder ever meet
@@ -79,33 +82,35 @@ def checked_file(path: Path) -> tuple[Record | None, list[str]]:
     return record, found
 
 
+def faults_in(path: Path) -> list[str]:
+    """What `checked_file` finds."""
+    return checked_file(path)[1]
+
+
 def iter_records(folder: Folder) -> Iterator[tuple[Path, Record | UsageError]]:
     """Every record file below `folder`, sorted by path, with its record or what is wrong with it.
 
     Raises:
         UsageError: there is no such folder, or it cannot be read.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UsageError(f"no folder {folder}: records are written by `diffsens bench`, under --out")
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise UsageError(f"cannot read the folder {folder}: permission denied")
-    for path in record_files(folder):
+    for path in files_below(Path(folder)):
         try:
             yield path, load_record(path)
         except UsageError as error:
             yield path, error
 
 
-def split_records(folder: Folder) -> tuple[list[tuple[Path, Record]], list[tuple[Path, UsageError]]]:
-    """What `iter_records` finds: the records, and apart from them what is wrong with the other files."""
-    good, bad = [], []
-    for path, found in iter_records(folder):
-        if isinstance(found, UsageError):
-            bad.append((path, found))
-        else:
-            good.append((path, found))
-    return good, bad
+def files_below(folder: Path) -> list[Path]:
+    """As `record_files`.
+
+    Raises:
+        UsageError: there is no such folder, or it cannot be read.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"no folder {folder}: records are written by `diffsens bench`, under --out")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise UsageError(f"cannot read the folder {folder}: permission denied")
+    return record_files(folder)
 
 
 def read_records(folder: Folder) -> "pd.DataFrame":
@@ -133,17 +138,37 @@ def read_records(folder: Folder) -> "pd.DataFrame":
         ...     len(read_records(folder))
         0
     """
-    from timm_diffsens.results.records.frames import records_frame
+    from timm_diffsens.results.records.frames import rows_frame
 
-    good, bad = split_records(folder)
+    rows, bad = read_rows(folder)
     if bad:
         warnings.warn(left_out(bad), DiffsensWarning, stacklevel=2)
-    return records_frame(good)
+    return rows_frame(rows)
 
 
-def left_out(bad: Sequence[tuple[Path, UsageError]]) -> str:
+def read_rows(folder: Folder, *, parallel: bool = False) -> tuple[list["Row"], list[str]]:
+    """A row of the table for each record below `folder`, sorted by path; and what is wrong with other files.
+
+    Raises:
+        UsageError: there is no such folder, or it cannot be read.
+    """
+    found = list(mapped(_row_in, files_below(Path(folder)), parallel=parallel))
+    bad = [fault for fault in found if isinstance(fault, str)]
+    return [row for row in found if not isinstance(row, str)], bad
+
+
+def _row_in(path: Path) -> "Row | str":
+    from timm_diffsens.results.records.frames import record_row
+
+    try:
+        return record_row(path, load_record(path))
+    except UsageError as error:
+        return str(error)
+
+
+def left_out(bad: Sequence[str]) -> str:
     """The files that are no records, and why, in one sentence."""
-    named = "; ".join(str(fault) for _, fault in bad[:_MOST_NAMED])
+    named = "; ".join(bad[:_MOST_NAMED])
     more = f"; and {len(bad) - _MOST_NAMED} more (`diffsens validate` lists them)"
     return f"{len(bad)} left out: {named}{more if len(bad) > _MOST_NAMED else ''}"
 
