@@ -1,10 +1,12 @@
-"""How long `diffsens leaderboard` takes over many records.
+"""How long `diffsens leaderboard` takes over many records, and how much memory.
 
     python benchmarks/board.py 1500
 
 Each record is the project's own of EfficientNet-Lite0 (18 layers, five variants, spectra: 56 kB) with other
 weights, test error and numbers: every D and G is moved at random, and R at the output goes with the error.
-The command runs in a process of its own, Python's start included; the seconds are the wall clock's. What the
+The command runs in a process of its own, Python's start included; the seconds are the wall clock's and, on a
+machine that does other things too, those of the processors, over all its processes. Memory is that of its
+largest process. What the
 records are made of decides the time as much as their number does: `--layers` cuts them to the first few.
 """
 
@@ -41,7 +43,8 @@ def main() -> None:
         size = sum(path.stat().st_size for path in folder.rglob("records/*/*.json"))
         print(f"{options.records} records, {size / 1e6:.0f} MB")
         for _ in range(options.repeats):
-            print(f"{timed(folder):.1f} s")
+            wall, processors = timed(folder)
+            print(f"{wall:.1f} s, {processors:.1f} s of processors")
         page = (folder / "index.html").stat().st_size
         memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         print(f"page {page / 1e6:.1f} MB; peak memory {memory / 1024:.0f} MiB")
@@ -85,12 +88,14 @@ def moved(source: random.Random, layer: LayerSensitivity, quality: float) -> dic
     return fields
 
 
-def timed(folder: Path) -> float:
-    """Seconds of one run of the command."""
+def timed(folder: Path) -> tuple[float, float]:
+    """Seconds of one run of the command: of the clock, and of the processors (user and system)."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "timm_diffsens", "leaderboard", "--include-unfitted", "--quiet"]
     started = time.perf_counter()
     subprocess.run([*command, "--out", str(folder)], check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - started
+    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 # A file imports only from its own part and from the parts before it.
 ORDER = [
     "errors",
+    "printable",
     "files",
     "patterns",
     "fingerprint",
@@ -31,7 +32,7 @@ ORDER = [
 ORDER += ["perturb", "sensitivities", "spectra", "theory", "benchmark", "train", "sweep", "reproduce"]
 ORDER += ["integrations", "cli"]  # the last ones know all the others
 RESULTS = ["numbers", "records", "stats", "report", "page", "board"]  # the same inside of results
-NO_TORCH = {"errors", "files", "patterns", "fingerprint", "registry", "schema", "results", ""}
+NO_TORCH = {"errors", "printable", "files", "patterns", "fingerprint", "registry", "schema", "results", ""}
 HEAVY = {"torch", "torchvision", "timm"}
 SLOW = HEAVY | {"numba", "pandas", "altair", "scipy", "numpy"}  # to import
 

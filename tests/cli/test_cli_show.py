@@ -255,19 +255,21 @@ def damage(folder: Path) -> None:
     (folder / "records" / "half.json").write_text('{"schema')
 
 
-def test_warnings_are_lines_on_standard_error(out):
+def test_what_is_left_out_is_named_on_standard_error(out):
     damage(out)
     before = warnings.filters[:]
     result = run("ls", "records", "--out", out, "--json")
-    assert result.exit_code == 0
+    assert result.exit_code == 1
     assert len(json.loads(result.stdout)) == 3
-    assert result.stderr.startswith("warning: 1 left out: ")
+    assert result.stderr.startswith("error: left out: ")
     assert "half.json" in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert warnings.filters == before
 
 
-@pytest.mark.parametrize("arguments", [["--quiet", "ls", "records"], ["ls", "records", "--quiet"]], ids=str)
+@pytest.mark.parametrize(
+    "arguments", [["--quiet", "show", "vit_tiny.augreg"], ["show", "vit_tiny.augreg", "--quiet"]], ids=str
+)
 def test_quiet_silences_warnings(out, arguments):
     damage(out)
     result = run(*arguments, "--out", out)

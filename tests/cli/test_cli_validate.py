@@ -39,7 +39,11 @@ def test_a_good_record(good, tmp_path):
     ("old", "new", "word"),
     [
         ('"parameters": 11689512', '"parameters": 11689513', "key does not follow"),
-        ('"value": 0.288', '"value": 28.8', "expected a fraction"),
+        (
+            '"value": 0.288',
+            '"value": 28.8',
+            "test_error.value: Input should be less than or equal to 1, got 28.8",
+        ),
         ('"train_error": null', '"train_error": NaN', "train_error"),
         ('"warnings": []', '"warning": []', "warning"),
         ('"schema_version": 1', '"schema_version": 9', "version 9"),

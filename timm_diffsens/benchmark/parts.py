@@ -49,9 +49,9 @@ def _family(loaded: LoadedModel) -> str:
 
 
 def train_error(recipe: dict[str, Any] | None) -> float | None:
-    """Error on the training set, a fraction, if the recipe states it."""
+    """Error on the training set, if the recipe states it as a fraction."""
     value = (recipe or {}).get("train_error")
-    return float(value) if isinstance(value, int | float) else None
+    return float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None
 
 
 def stated_test_error(
@@ -64,7 +64,9 @@ def stated_test_error(
     # of CIFAR-10 there are several encodings, and the recipe's is not known to be this one
     if not same or data.parameters is None or data.split != "test" or training.get("corrupt") != corruption:
         return None
-    return (float(value), int(n)) if isinstance(value, int | float) and isinstance(n, int) else None
+    if not (isinstance(value, int | float) and isinstance(n, int)):
+        return None
+    return (float(value), int(n)) if 0 <= value <= 1 and 1 <= n < 2**53 else None
 
 
 def data_part(sample: ImageSample) -> records.Data:

@@ -1,5 +1,6 @@
 """`diffsens leaderboard`: does R predict the test error, over all records?"""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -53,11 +54,13 @@ def leaderboard(
     if files:
         raise UsageError(f"{files[0]} is given without --check; records are read from {out / 'records'}")
     from timm_diffsens.results.board import write_board
+    from timm_diffsens.results.page.record_data import pack
     from timm_diffsens.results.report.export import FigureError, start_renderer
     from timm_diffsens.results.stats.leaderboard import Choices, build_leaderboard
 
     start_renderer()
-    board = build_leaderboard(out, Choices(errors, include_unfitted, resamples, seed))
+    choices = Choices(errors, include_unfitted, resamples, seed)
+    board = build_leaderboard(out, choices, pack=pack, parallel=True)
     written, not_drawn = list[Path](), None
     try:
         written = [] if board.main is None else write_board(board, out, figures)
@@ -84,6 +87,7 @@ def leaderboard(
 def _check(files: list[Path], out: Path, as_json: bool) -> None:
     """Each file with what is wrong with it; exit 1 if anything is."""
     from timm_diffsens.cli.validate import files_named, print_checked
+    from timm_diffsens.results.page.record_data import pack
     from timm_diffsens.results.records.store import record_files
     from timm_diffsens.results.report.submission import submission_faults
     from timm_diffsens.results.stats.leaderboard import Choices, build_leaderboard
@@ -91,8 +95,10 @@ def _check(files: list[Path], out: Path, as_json: bool) -> None:
     if not files:
         raise UsageError("--check needs the files of new records: `diffsens leaderboard --check FILE...`")
     named, board = files_named(files), None
-    aside = {path.resolve() for path in named}
+    aside = {os.path.realpath(path) for path in named}
     records = out / "records"
-    if records.is_dir() and any(path.resolve() not in aside for path in record_files(records)):
-        board = build_leaderboard(out, Choices(resamples=_FEWEST_RESAMPLES), without=named)
+    if records.is_dir() and any(os.path.realpath(path) not in aside for path in record_files(records)):
+        board = build_leaderboard(
+            out, Choices(resamples=_FEWEST_RESAMPLES), without=named, pack=pack, parallel=True
+        )
     print_checked({path: submission_faults(path, board) for path in named}, as_json)

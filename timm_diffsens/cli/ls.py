@@ -13,12 +13,14 @@ from timm_diffsens.cli.output import (
     Out,
     Quiet,
     plain_table,
+    print_error,
     print_json,
     progress_console,
     result_console,
 )
 from timm_diffsens.errors import UsageError, failing, unknown
 from timm_diffsens.patterns import matching
+from timm_diffsens.printable import spelt_out
 from timm_diffsens.results.numbers import MISSING, significant
 
 _KINDS = tuple(kind for kind in registry.KINDS if kind != "models")
@@ -45,6 +47,7 @@ def ls(
     quiet: Quiet = False,
 ) -> None:
     """List models, the layers of one, records, or what else there is, built in and of installed packages."""
+    bad: list[str] = []
     if topic == "models":
         rows = _models(pattern, pretrained)
     elif topic == "layers":
@@ -52,7 +55,7 @@ def ls(
     elif topic in _KINDS:
         rows = _things(topic, pattern)
     elif topic == "records":
-        rows = _records(pattern, out / "records")
+        rows, bad = _records(pattern, out / "records")
     else:
         raise unknown("topic", topic, TOPICS, f"expected one of {', '.join(TOPICS)}")
     if as_json:
@@ -61,9 +64,13 @@ def ls(
         progress_console().print("none")
     elif list(rows[0]) == ["name"]:
         for row in rows:
-            typer.echo(row["name"])
+            typer.echo(spelt_out(row["name"]))
     else:
         result_console().print(_table(rows))
+    for fault in bad:
+        print_error(f"left out: {fault}")
+    if bad:
+        raise typer.Exit(1)
 
 
 def _models(pattern: str | None, pretrained: bool) -> list[dict[str, Any]]:
@@ -115,13 +122,16 @@ def _things(kind: str, pattern: str | None) -> list[dict[str, Any]]:
     return [{"name": name, "description": described[name]} for name in found]
 
 
-def _records(pattern: str | None, folder: Path) -> list[dict[str, Any]]:
-    from timm_diffsens.results.records.frames import rows_of
-    from timm_diffsens.results.records.store import read_records
+def _records(pattern: str | None, folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The records, and what is wrong with other files."""
+    from timm_diffsens.results.records.frames import rows_frame, rows_of
+    from timm_diffsens.results.records.store import read_rows
 
+    good, bad = read_rows(folder, parallel=True)
     columns = ["key", "model", "dataset", "n", "trained", "error"]
     columns += ["d", "g", "r", "r_stderr", "protocol", "path"]
-    return [row for row in rows_of(read_records(folder)[columns]) if matching([row["model"]], pattern)]
+    rows = rows_of(rows_frame(good)[columns])
+    return [row for row in rows if matching([row["model"]], pattern)], bad
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

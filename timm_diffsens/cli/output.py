@@ -5,17 +5,19 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from timm_diffsens.errors import DiffsensWarning
+from timm_diffsens.printable import spelt_out
 from timm_diffsens.results.numbers import with_error
 
 if TYPE_CHECKING:
@@ -60,7 +62,21 @@ def _console(stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     asked = stream.isatty() or "COLUMNS" in os.environ
     width = None if asked else _PIPED_WIDTH
-    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+    return _Edge(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+
+
+class _Edge(Console):
+    """All text is spelt out before it reaches the terminal: what strangers named does nothing there."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Of a string."""
+        return super().render_str(spelt_out(text), **options)
+
+    def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
+        """Of whatever is shown; what rich draws itself (bars, tables) comes here part by part."""
+        if isinstance(renderable, Text) and not renderable.plain.isprintable():
+            renderable = Text(spelt_out(renderable.plain), style=renderable.style)
+        return super().render(renderable, options)
 
 
 @contextmanager
@@ -103,7 +119,7 @@ def print_json(value: Any) -> None:
     Raises:
         ValueError: there is a NaN or an infinity in it.
     """
-    text = json.dumps(value, indent=2, allow_nan=False, default=_plain)
+    text = json.dumps(value, indent=2, allow_nan=False, default=_plain).replace("\x7f", "\\u007f")
     stream = _for_json[-1] if _for_json else sys.stdout
     stream.write(text + "\n")
     stream.flush()
@@ -154,7 +170,13 @@ def showing_warnings() -> Iterator[None]:
 
         def show(message: Any, category: Any, *place: Any, **more: Any) -> None:
             if not issubclass(category, DiffsensWarning):
-                show_others(message, category, *place, **more)
+                lines = [spelt_out(line) for line in str(message).split("\n")]
+                show_others(
+                    message if "\n".join(lines) == str(message) else "\n".join(lines),
+                    category,
+                    *place,
+                    **more,
+                )
             elif str(message) not in shown:
                 shown.add(str(message))
                 print_warning(str(message))

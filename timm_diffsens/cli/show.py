@@ -1,6 +1,7 @@
 """`diffsens show`: one record."""
 
 import re
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_json, progress_console, result_console
-from timm_diffsens.errors import UsageError, unknown
+from timm_diffsens.errors import UsageError, unknown, warn
 from timm_diffsens.results.numbers import some_of, sparkline, with_error
 
 if TYPE_CHECKING:
@@ -64,23 +65,33 @@ def find(text: str, folder: Path) -> "Record":
     Raises:
         UsageError: there is none, or more than one.
     """
-    from timm_diffsens.results.records.store import load_record, split_records
+    from timm_diffsens.results.records.store import left_out, load_record, read_rows
 
-    if Path(text).is_file() or text.endswith(".json"):
+    if is_path(text):
         return load_record(text)
-    records = [record for _, record in split_records(folder)[0]]
+    rows, bad = read_rows(folder, parallel=True)
+    if bad:
+        warn(left_out(bad))
     is_key = re.fullmatch(f"[0-9a-f]{{{_SHORTEST_KEY},64}}", text)
-    matches = [r for r in records if is_key and r.key.startswith(text)]
-    matches = matches or [r for r in records if r.model.spec == text]
-    matches = matches or [r for r in records if r.model.arch == text]
+    matches = [row for row in rows if is_key and row["key"].startswith(text)]
+    matches = matches or [row for row in rows if row["model"] == text]
+    matches = matches or [row for row in rows if row["arch"] == text]
     if not matches:
         hint = f"records are looked up below {folder}; `diffsens ls records` lists them"
-        raise unknown("record", text, sorted({r.model.spec for r in records}), hint)
+        raise unknown("record", text, sorted({row["model"] for row in rows}), hint)
     if len(matches) > 1:
-        names = [f"{r.key[:12]} ({r.model.spec} on {r.data.spec}, n = {r.data.n})" for r in matches]
+        names = [f"{r['key'][:12]} ({r['model']} on {r['dataset']}, n = {r['n']})" for r in matches]
         listed = some_of(names, _MOST_LISTED)
         raise UsageError(f"{len(matches)} records match {text!r}; give the start of a key: {listed}")
-    return matches[0]
+    return load_record(matches[0]["path"])
+
+
+def is_path(text: str) -> bool:
+    """Whether this names a file, or what stands in place of one."""
+    try:
+        return not stat.S_ISDIR(Path(text).stat().st_mode)
+    except (OSError, ValueError):
+        return text.endswith(".json")
 
 
 def print_record(
@@ -93,7 +104,8 @@ def print_record(
     for name, value in _header(record):
         console.print(f"{name:<11} {value}", soft_wrap=True)
     layers = record.variants[variant]
-    console.print(f"\n{variant}, {len(layers)} layers")
+    console.print()
+    console.print(f"{variant}, {len(layers)} layers")
     console.print(layer_table(layers, all_layers=all_layers, width=console.width))
     console.print()
     for line in [*_curves(record), *_spectra(record)]:

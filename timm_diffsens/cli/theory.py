@@ -132,6 +132,7 @@ def _write(
 
     from timm_diffsens.files import write_atomic
     from timm_diffsens.results.report.export import save_chart
+    from timm_diffsens.results.report.tables import csv_table
     from timm_diffsens.results.report.theory_chart import theory_chart
     from timm_diffsens.theory.report import theory_rows
     from timm_diffsens.theory.trained import trained_rows
@@ -140,7 +141,7 @@ def _write(
     rows += [row for found in trained for row in trained_rows(found)]
     if out is not None:
         table, text = pd.DataFrame(rows), json.dumps(document, indent=2, allow_nan=False)
-        for name, content in (("theory.csv", table.to_csv(index=False)), ("theory.json", text + "\n")):
+        for name, content in (("theory.csv", csv_table(table, None)), ("theory.json", text + "\n")):
             write_atomic(out / name, content.encode())
             yield out / name
     for path in filter(None, (figure, out and out / "theory.svg")):

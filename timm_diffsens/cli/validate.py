@@ -1,5 +1,6 @@
 """`diffsens validate`: are these records sound?"""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -18,9 +19,11 @@ def validate(
     quiet: Quiet = False,
 ) -> None:
     """Check records: schema, key, protocol hash, file name, ranges. Exit 1 if any is bad."""
-    from timm_diffsens.results.records.checks import checked
+    from timm_diffsens.results.records.memory import mapped
+    from timm_diffsens.results.records.store import faults_in
 
-    print_checked({path: checked(path)[1] for path in files_named(paths or [out / "records"])}, as_json)
+    files = files_named(paths or [out / "records"])
+    print_checked(dict(zip(files, mapped(faults_in, files, parallel=True), strict=True)), as_json)
 
 
 def print_checked(found: dict[Path, list[str]], as_json: bool) -> None:
@@ -49,7 +52,7 @@ def files_named(paths: list[Path]) -> list[Path]:
 
     files: dict[Path, None] = {}
     for path in paths:
-        if not path.exists():
+        if not os.path.lexists(path):
             raise UsageError(f"no file or folder {path}")
         if path.is_dir():
             check_readable(path)

@@ -13,10 +13,10 @@ from timm_diffsens.files import write_atomic
 from timm_diffsens.reproduce.claims import Claim, Numbers
 from timm_diffsens.reproduce.settings import Settings
 from timm_diffsens.results.report.export import FigureError, render
+from timm_diffsens.results.report.tables import csv_table
 from timm_diffsens.schema.protocol import digest
 
 REPORT = "report.json"
-_NUMBER = "%.7g"
 
 
 @dataclass
@@ -62,7 +62,7 @@ def write_report(report: Report, folder: Path, settings: Settings) -> list[Path]
     files = _drawn(report)
     figures = list(files)
     for name, table in report.tables.items():
-        files[f"{name}.csv"] = table.to_csv(index=False, float_format=_NUMBER, lineterminator="\n").encode()
+        files[f"{name}.csv"] = csv_table(table).encode()
     listed: dict[str, Any] = {
         "target": report.target,
         "title": report.title,

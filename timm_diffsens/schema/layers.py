@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from timm_diffsens.schema.values import Grid, Number, Numbers, Part, rounded
+from timm_diffsens.schema.values import Count, Fraction, Grid, Numbers, Part, Size, Whole, rounded
 
 SIGMAS = 2.0  # standard errors to either side that an interval of 95 % has
 _WIDEST = 100.0  # of half an interval of log R: its ends stay finite
@@ -34,26 +34,29 @@ class LayerSensitivity(Part):
     sparse: ClassVar[tuple[str, ...]] = ("r_low", "r_high")
 
     layer: str = Field(description="module path; `#k` the k-th further call, `[j]` an item of the output")
-    index: int = Field(description="0-based order of execution among the measured layers")
+    index: Whole = Field(description="0-based order of execution among the measured layers")
     depth: float = Field(ge=0, le=1, description="(index + 1) / number of measured layers; the output is 1")
-    d: float | None
-    g: float | None
-    r: float | None
-    d_stderr: float | None
-    g_stderr: float | None
-    r_stderr: float | None
-    n: int
+    d: float | None = Field(ge=0)
+    g: float | None = Field(ge=0)
+    r: float | None = Field(ge=0)
+    d_stderr: float | None = Field(ge=0)
+    g_stderr: float | None = Field(ge=0)
+    r_stderr: float | None = Field(ge=0)
+    n: Whole
     r_low: float | None = Field(
         None,
+        gt=0,
         description="lower end of the 95 % interval of R, where it is not R exp(-2 r_stderr / R): from few "
         "images or several draws",
     )
-    r_high: float | None = Field(None, description="upper end, likewise")
+    r_high: float | None = Field(None, gt=0, description="upper end, likewise")
     reason: str | None = Field(None, description="why a value is null")
     kind: str = Field("", description="class of the module")
     aliases: tuple[str, ...] = Field((), description="other names of the same tensor")
-    shape: tuple[int, ...] = Field((), description="shape of one sample")
-    channel_axis: int | None = Field(None, description="axis of the channels in `shape`, null where unknown")
+    shape: tuple[Whole, ...] = Field((), description="shape of one sample")
+    channel_axis: Whole | None = Field(
+        None, description="axis of the channels in `shape`, null where unknown"
+    )
 
     @classmethod
     def of(cls, n: int, **known: Any) -> "LayerSensitivity":
@@ -97,11 +100,11 @@ class Spectrum(Part):
     """One convolution's filters on the eigenvectors of the grid Laplacian: Eq. 3 of arXiv 2210.01506."""
 
     layer: str
-    kernel: list[int]
+    kernel: list[Count]
     eigenvalues: Grid = Field(description="of the modes, ascending")
     power: Numbers = Field(description="gamma: mean squared projection on each mode")
-    low_frequency_share: Number | None = Field(description="share of the constant mode in the power")
-    mean_frequency: Number | None = Field(description="power-weighted mean eigenvalue")
+    low_frequency_share: Fraction | None = Field(description="share of the constant mode in the power")
+    mean_frequency: Size | None = Field(description="power-weighted mean eigenvalue")
     levels: Grid = Field(default_factory=list, description="distinct eigenvalues, ascending")
     level_power: Numbers = Field(
         default_factory=list, description="power summed over the modes of each distinct eigenvalue"

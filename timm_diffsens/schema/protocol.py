@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from timm_diffsens.schema.values import FreeForm, Number, Part
+from timm_diffsens.schema.values import Count, FreeForm, Part, Seed, Size
 
 
 class Protocol(Part):
@@ -20,21 +20,21 @@ class Protocol(Part):
         description="max-entropy; active pixels: of scale detection, each moves by at most one pixel; or the "
         "spec of another, with the hash of its source",
     )
-    delta: Number | None = Field(
+    delta: Size | None = Field(
         description="deformation size in pixels, by the relation T = 4 delta^2/(pi n^2 ln cut); max-entropy"
     )
-    cut: int | None = Field(description="cutoff of the displacement field's Fourier modes; max-entropy")
-    rms_displacement: Number | None = Field(
+    cut: Count | None = Field(description="cutoff of the displacement field's Fourier modes; max-entropy")
+    rms_displacement: Size | None = Field(
         description="exact rms displacement in pixels at this input size, null where not known"
     )
     noise: str = "gaussian, norm matched image by image"
-    corruption_sigma: Number = Field(0.0, description="sd of the noise fixed for each image, in input units")
-    seed: int
+    corruption_sigma: Size = Field(0.0, description="sd of the noise fixed for each image, in input units")
+    seed: Seed
     layers: list[str] = Field(description="the layer selection, as asked for")
     dtype: str = "float32"
-    shuffles: int = Field(1, description="channel-shuffled copies averaged over")
+    shuffles: Count = Field(1, description="channel-shuffled copies averaged over")
     shuffle_linear: bool = False
-    init_samples: int = Field(1, description="fresh initialisations averaged over")
+    init_samples: Count = Field(1, description="fresh initialisations averaged over")
     init_statistics: str = Field(
         "",
         description="running statistics of norms in fresh initialisations; left out: zero and one, as made",

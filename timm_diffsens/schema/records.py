@@ -12,12 +12,12 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from timm_diffsens import registry
 from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
 from timm_diffsens.schema.protocol import Protocol, digest, protocol_hash
-from timm_diffsens.schema.values import FreeForm, Name, Number, Part
+from timm_diffsens.schema.values import Count, Fraction, FreeForm, Name, Part, Seed, Whole
 
 SCHEMA_VERSION: Final = 1
 CLASSES_NAMED: Final = 1000
@@ -30,6 +30,12 @@ def _printable(name: str) -> str:
     if not name.isprintable():
         raise ValueError("must be printable")
     return name
+
+
+def _no_flag(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
 
 
 VariantName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
@@ -65,7 +71,7 @@ class Weights(Part):
         "initialised from `seed`; given: as the caller's own code made them"
     )
     detail: Name | None = Field(None, description="hub id, URL, weights name or file name")
-    seed: int | None = Field(None, description="seed of random weights")
+    seed: Seed | None = Field(None, description="seed of random weights")
     sha256: str = Field(description="over the state dict: names, dtypes, shapes and bytes, sorted by name")
     entry: Name | None = Field(
         None,
@@ -76,9 +82,9 @@ class Weights(Part):
 class InputSpec(Part):
     """What the network is shown: the preprocessing, after timm's `create_transform`."""
 
-    channels: int
-    height: int
-    width: int
+    channels: Count
+    height: Count
+    width: Count
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop_pct: float
@@ -99,8 +105,8 @@ class Model(Part):
         description="networks of one family are not independent: the module of timm or torchvision that has "
         "it, else its name without its size; left out by older records, where it follows from the name",
     )
-    parameters: int
-    classes: int | None = Field(None, description="number of classes, null without a classifier")
+    parameters: Whole
+    classes: Count | None = Field(None, description="number of classes, null without a classifier")
     weights: Weights
     input: InputSpec
     recipe: FreeForm | None = Field(None, description="training recipe, from the checkpoint's metadata")
@@ -109,7 +115,7 @@ class Model(Part):
 class Classes(Part):
     """The classes of labelled images, in the order of their labels."""
 
-    count: int
+    count: Whole
     names: list[Name] = Field(description=f"the first {CLASSES_NAMED:,} of them")
     sha256: str = Field(description="over all of the names, in order, as a JSON list")
 
@@ -122,9 +128,9 @@ class Data(Part):
 
     spec: Name
     split: str | None = None
-    n: int = Field(description="images measured")
+    n: Count = Field(description="images measured")
     sample_sha256: str = Field(description="over the sampled images' names, labels and bytes, in order")
-    seed: int = Field(description="seed that chose the sample")
+    seed: Seed = Field(description="seed that chose the sample")
     labelled: bool
     selection: Literal["random", "first", "all", "given"] = "random"
     skipped: list[Name] = Field(default_factory=list, description="images that could not be read, by name")
@@ -162,9 +168,9 @@ class TestError(Part):
 
     __test__ = False  # not a pytest class
 
-    value: Number | None = None
-    stderr: Number | None = None
-    n: int | None = None
+    value: Fraction | None = None
+    stderr: Fraction | None = None
+    n: Count | None = None
     source: Literal["measured", "measured on the full split", "recipe", "published", "given"] | None = Field(
         None, description="recipe: measured at the end of the training that made the checkpoint"
     )
@@ -182,8 +188,8 @@ class Environment(Part):
     torchvision: str | None = None
     platform: str
     device: str
-    threads: int
-    batch_size: int = Field(description="images a batch, as used in the end")
+    threads: Count
+    batch_size: Count = Field(description="images a batch, as used in the end")
     retries: list[str] = Field(default_factory=list, description="batch reductions after out of memory")
 
 
@@ -191,12 +197,12 @@ class Timings(Part):
     """Seconds and bytes; not part of the key, and the only fields that differ between equal runs."""
 
     started: str = Field(description="UTC, ISO 8601")
-    seconds: float
+    seconds: float = Field(ge=0)
     seconds_by_variant: Annotated[
         dict[str, float], AfterValidator(lambda value: dict(sorted(value.items())))
     ] = Field(default_factory=dict)
-    images_per_second: float
-    peak_memory_bytes: int | None = None
+    images_per_second: float = Field(ge=0)
+    peak_memory_bytes: Whole | None = None
 
 
 class Record(Part):
@@ -204,14 +210,14 @@ class Record(Part):
 
     sparse: ClassVar[tuple[str, ...]] = ("extensions",)
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Annotated[Literal[1], BeforeValidator(_no_flag)] = SCHEMA_VERSION
     key: str = Field(description="sha256 over all that changes the numbers: see `record_key`")
     model: Model
     data: Data
     protocol: Protocol
     test_error: TestError
     trained: bool | None = Field(description="false for random weights, null where nobody can know")
-    train_error: Number | None = Field(None, description="from the checkpoint's metadata, a fraction")
+    train_error: Fraction | None = Field(None, description="from the checkpoint's metadata, a fraction")
     variants: Annotated[
         dict[VariantName, list[LayerSensitivity]], AfterValidator(_by_variant), AfterValidator(_rounded)
     ]

@@ -9,11 +9,15 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     SerializerFunctionWrapHandler,
     model_serializer,
 )
 
 _FORM = "%.7g"
+_MOST_COUNT = 2**53  # above it a double, JavaScript's only number, no longer holds every whole number
+_DEEPEST = 32  # levels of a free-form value
+_LONGEST = 100_000  # characters of a text
 
 
 def rounded(value: float) -> float:
@@ -43,6 +47,8 @@ def _printable(value: Any) -> Any:
 
 def _jsonable(value: dict[str, Any]) -> dict[str, Any]:
     """As it will be read back: keys sorted at every level, tuples as lists, no NaN."""
+    if _deeper(value, _DEEPEST):
+        raise ValueError(f"is nested more than {_DEEPEST} levels deep")
     try:
         plain: dict[str, Any] = json.loads(json.dumps(value, sort_keys=True, allow_nan=False))
     except TypeError as error:
@@ -50,6 +56,19 @@ def _jsonable(value: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether a value is nested more than so many levels deep."""
+    if not isinstance(value, dict | list | tuple):
+        return False
+    inside = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper(item, levels - 1) for item in inside)
+
+
+Count = Annotated[int, Field(ge=1, lt=_MOST_COUNT)]
+Whole = Annotated[int, Field(ge=0, lt=_MOST_COUNT)]  # a count that may be none
+Seed = Annotated[int, Field(ge=0, lt=2**64)]
+Size = Annotated[float, Field(ge=0, le=1e100), AfterValidator(rounded)]
+Fraction = Annotated[float, Field(ge=0, le=1), AfterValidator(rounded)]
 Number = Annotated[float, AfterValidator(rounded)]
 Numbers = Annotated[list[float], AfterValidator(_all_rounded)]
 Grid = Annotated[list[float], AfterValidator(_grid_rounded)]
@@ -64,7 +83,9 @@ class Part(BaseModel):
     first records did not have, where they were not given: what was read is written again to the byte.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="strings")
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="strings", str_max_length=_LONGEST
+    )
     sparse: ClassVar[tuple[str, ...]] = ()
     later: ClassVar[tuple[str, ...]] = ()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from timm_diffsens.files import write_atomic
+from timm_diffsens.printable import csv_cell
 from timm_diffsens.sweep.jobs import Job, Kind, outcome_folder, versions
 from timm_diffsens.sweep.outcomes import Outcome, read_outcome
 
@@ -51,7 +52,7 @@ def table_text(outcomes: Sequence[Outcome]) -> str:
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({n: f"{v:.4g}" if isinstance(v, float) else v for n, v in row.items()})
+        writer.writerow({n: f"{v:.4g}" if isinstance(v, float) else csv_cell(v) for n, v in row.items()})
     return text.getvalue()
 
 

@@ -21,7 +21,7 @@ from record_factory import VARIANTS, make_record, null_layer, replace_layer
 from timm_diffsens.results.numbers import PAGE
 from timm_diffsens.results.page import svg as page_svg
 from timm_diffsens.results.page.build import SCRIPTS, render_page
-from timm_diffsens.results.page.record_data import packed
+from timm_diffsens.results.page.record_data import deflated, pack
 from timm_diffsens.results.page.scatter import log_ticks
 from timm_diffsens.results.records.store import write_record
 from timm_diffsens.results.report.export import render
@@ -93,9 +93,15 @@ class Page(HTMLParser):
         return plain
 
 
-def unpacked(text: str) -> dict[str, Any]:
-    """What the browser gets from `packed`."""
+def unpacked(text: str) -> list[dict[str, Any]]:
+    """What the browser gets from `deflated`."""
     return json.loads(zlib.decompress(base64.b64decode(text)))
+
+
+def embedded_records(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Id of a row -> what the page has of its record."""
+    parts = [unpacked(part) for part in data["parts"]]
+    return {row: parts[part][place] for row, (part, place) in data["places"].items()}
 
 
 def records(count: int = 12) -> list[Record]:
@@ -185,7 +191,7 @@ def test_a_hundred_networks_of_fifty_layers_fit_in_two_megabytes():
     """Four variants and spectra with random digits, which no compressor can shorten: the worst case."""
     many = render_page(make_board([random_record(f"network_{i}", i, 50, FOUR) for i in range(100)]))
     assert len(many.encode()) < 2_000_000
-    assert len(Page(many).data["records"]) == 100
+    assert len(Page(many).data["places"]) == 100
 
 
 def test_the_charts_are_what_vega_lite_takes(board, monkeypatch):
@@ -280,10 +286,10 @@ def rounded(values: list[float | None], digits: int) -> list[float | None]:
 
 def test_the_embedded_data_are_those_of_the_records(board, page):
     rows = {a["data-model"]: a["id"] for a, _ in page.all("tr") if "data-model" in a}
-    embedded = page.data["records"]
+    embedded = embedded_records(page.data)
     assert set(rows.values()) == set(embedded)
     for _, record in board.records:
-        content = unpacked(embedded[rows[record.model.spec]])
+        content = embedded[rows[record.model.spec]]
         assert set(content["variants"]) == set(record.variants)
         for variant, layers in record.variants.items():
             columns = content["variants"][variant]
@@ -305,7 +311,7 @@ def test_the_embedded_data_are_those_of_the_records(board, page):
 
 def test_layers_without_a_value_stay_without():
     record = replace_layer(make_record(variants=("original",)), 2, null_layer(2, 10, "layer1.1", "constant"))
-    content = unpacked(packed(record))
+    content = unpacked(deflated([pack(record)]))[0]
     assert numbers(content["variants"]["original"]["r"])[2] is None
     assert "constant" in content["summary"]
 
@@ -314,7 +320,7 @@ def test_a_variant_with_layers_of_its_own_keeps_their_names():
     record = make_record(variants=("original", "mean-filter"))
     shorter = record.variants["mean-filter"][:-1]
     record = record.model_copy(update={"variants": {**record.variants, "mean-filter": shorter}})
-    content = unpacked(packed(record))
+    content = unpacked(deflated([pack(record)]))[0]
     assert content["variants"]["mean-filter"]["layers"] == content["layers"][:-1]
     assert "layers" not in content["variants"]["original"]
 
@@ -346,7 +352,7 @@ def test_hostile_names_are_text(attack):
     assert not hostile.unbalanced
     assert attack in [a.get("data-model") for a, _ in hostile.all("tr")]
     assert [text for a, text in hostile.all("span") if a.get("class") == "name"].count(attack) == 1
-    (content,) = [c for c in map(unpacked, hostile.data["records"].values()) if attack in c["layers"]]
+    (content,) = [c for c in embedded_records(hostile.data).values() if attack in c["layers"]]
     assert ["note on the images", attack] in content["facts"]
 
 
@@ -382,7 +388,7 @@ def test_ids_are_unique_and_what_refers_to_them_is_right():
             assert set(attributes.get(name, "").split()) <= set(ids), (tag, attributes)
     assert len(page.all("option")) == 1 + len(groups)
     # Rows of one record in two groups are two rows with curves of their own.
-    assert len(page.data["records"]) == 12
+    assert len(page.data["places"]) == 12
 
 
 def test_landmarks_headings_and_language(page):
@@ -471,7 +477,7 @@ def test_colours_have_enough_contrast(page):
 def test_no_records():
     page = Page(render_page(make_board([])))
     assert not page.all("table")
-    assert page.data["records"] == {}
+    assert page.data["places"] == {}
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
@@ -521,7 +527,7 @@ def test_a_board_built_from_files(tmp_path):
     text = render_page(build_leaderboard(tmp_path, Choices(resamples=200)))
     page = Page(text)
     assert len([a for a, _ in page.all("tr") if "data-model" in a]) == 9
-    assert len(page.data["records"]) == 9
+    assert len(page.data["places"]) == 9
     assert len([a for a, _ in page.all("path") if "data-point" in a]) == 3 * 9
     assert "half.json" in [cell for _, cell in page.all("td")]
     assert str(tmp_path) not in text

@@ -13,6 +13,7 @@ from browser import Browser, find_browser, running
 from record_factory import make_record
 
 from timm_diffsens.results.page.build import render_page
+from timm_diffsens.results.page.record_data import pack
 
 COMMAND = find_browser()
 pytestmark = pytest.mark.skipif(COMMAND is None, reason="no Chromium here (apt-get install chromium)")
@@ -153,6 +154,25 @@ def test_hostile_names_are_shown_and_not_run(browser):
     assert browser.evaluate(
         "[...document.querySelectorAll('svg')].every(s => s.matches('.chart, [aria-hidden=true]'))"
     )
+
+
+def test_a_page_of_thousands_shows_curves_alone(started, tmp_path):
+    records = [random_record(f"net_{i}", i, 6) for i in range(6)]
+    board = make_board(records, pages={record.key: pack(record, brief=True) for record in records})
+    path = tmp_path / "index.html"
+    path.write_text(render_page(board), encoding="utf-8")
+    started.events.clear()
+    started.open(path)
+    select(started, "net_2")
+    assert started.evaluate("document.querySelectorAll('.details figure').length") == 4  # no power
+    started.evaluate("document.querySelector('.details details').open = true")
+    started.wait("document.querySelector('.details details table')")
+    shown = started.evaluate(
+        "[...document.querySelectorAll('.details details tbody tr')].map(r => r.cells[5].textContent)"
+    )
+    measured = [layer.r for layers in records[2].variants.values() for layer in layers]
+    assert [float(text) for text in shown] == pytest.approx(measured, rel=0.012)
+    assert not started.methods("Runtime.exceptionThrown")
 
 
 def test_a_point_says_what_it_is_and_opens_its_network(browser):

@@ -10,7 +10,13 @@ from record_factory import make_layer, make_record
 from scipy import stats
 
 from timm_diffsens.results.records.frames import network_of, records_frame
-from timm_diffsens.results.stats.by_depth import DEPTHS, correlate_by_depth, from_which_depth, log_curve
+from timm_diffsens.results.stats.by_depth import (
+    DEPTHS,
+    correlate_by_depth,
+    from_which_depth,
+    log_curve,
+    log_curves,
+)
 from timm_diffsens.results.stats.comparisons import compare, power_law
 from timm_diffsens.results.stats.correlate import correlate, correlate_networks, holm
 from timm_diffsens.results.stats.population import groups, left_out, networks
@@ -456,7 +462,7 @@ def by_depth() -> pd.DataFrame:
         r = np.exp(quality * share + noise * (1 - share))
         records.append(record_with([float(v) for v in r], math.exp(0.3 * quality - 2), f"net{i}"))
     errors = np.array([record.test_error.value for record in records])
-    return correlate_by_depth(records, [f"net{i}" for i in range(20)], errors)
+    return correlate_by_depth([*map(log_curves, records)], [f"net{i}" for i in range(20)], errors)
 
 
 def test_the_correlation_grows_with_depth(by_depth):
@@ -494,7 +500,7 @@ def test_deep_and_shallow_networks_are_compared_where_both_have_layers():
     deep = [record_with([float(v) for v in np.exp(rng.normal(0, 1, 10))], 0.1 + 0.01 * i) for i in range(6)]
     shallow = [record_with([1.0 + i, 0.5 + i], 0.2 + 0.01 * i) for i in range(3)]
     errors = np.array([record.test_error.value for record in deep + shallow])
-    table = correlate_by_depth(deep + shallow, [str(i) for i in range(9)], errors)
+    table = correlate_by_depth([*map(log_curves, deep + shallow)], [str(i) for i in range(9)], errors)
     rows = table[table["measure"] == "r"].set_index("depth")
     assert list(rows["n"]) == [6] * 4 + [9] * 6
     x = [log_curve(record.variants["original"], "r")[6] for record in deep + shallow]

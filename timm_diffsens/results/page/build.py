@@ -4,9 +4,10 @@ Overview charts are Altair's, drawn here as SVG; the curves of one network are d
 when it is selected. Vega in the page would take 0.9 MB of the 2 MB that a page with a hundred networks may
 have, would show nothing without JavaScript, and draws points that neither keyboard nor screen reader reach.
 
-Nothing of a record reaches the page but escaped: Jinja2 escapes all text, charts get theirs through an XML
-library, curves are base64, and the script builds elements and sets text, never markup. Should anything slip
-through, the page's content security policy runs only the script whose hash it names, and loads nothing.
+Nothing of a record reaches the page but spelt out (see `printable`) and escaped: Jinja2 escapes all text,
+charts get theirs through an XML library, curves are base64, and the script builds elements and sets text,
+never markup. Should anything slip through, the page's content security policy runs only the script whose hash
+it names, and loads nothing.
 """
 
 import base64
@@ -20,17 +21,20 @@ from typing import Any
 
 import jinja2
 
+from timm_diffsens.printable import spelt_out
 from timm_diffsens.results.numbers import PAGE, is_missing
 from timm_diffsens.results.page import tables as page_tables
 from timm_diffsens.results.page.correlation_lines import correlation_lines, style_name
-from timm_diffsens.results.page.record_data import packed
+from timm_diffsens.results.page.record_data import deflated, pack
 from timm_diffsens.results.page.scatter import scatter
 from timm_diffsens.results.page.tables import ModelRow
 from timm_diffsens.results.records.frames import rows_of
-from timm_diffsens.results.report.theme import MEASURES, OUTLINES, Theme, theme_of_records
+from timm_diffsens.results.report.theme import MEASURES, OUTLINES, Theme, spread_out, theme_of_records
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard, Series
 
 TEMPLATES = Path(__file__).parent / "templates"
+_TOGETHER = 16  # records that are deflated together: they share the names of layers and of facts
+_MOST_DOTS = 600  # of a scatter plot
 SCRIPTS = ("plot.js", "tips.js", "table.js", "details.js", "page.js")  # in the order in which they run
 
 
@@ -39,7 +43,7 @@ def render_page(board: Leaderboard) -> str:
     theme = theme_of_records(record for _, record in board.records)
     script, style = _script(), _read("page.css") + _variant_styles(theme)
     rows = [page_tables.model_rows(group) for group in board.groups]
-    page = _template().render(
+    return _template().render(
         board=board,
         groups=[_group(group, own, theme) for group, own in zip(board.groups, rows, strict=True)],
         series=[_series(series, theme) for series in board.series],
@@ -51,8 +55,6 @@ def render_page(board: Leaderboard) -> str:
         faulty=[[path.name, fault.replace(str(path), path.name)] for path, fault in board.faulty],
         theme=_drawn(theme),
     )
-    # File names may hold bytes that are no text (lone surrogates in Python); they are spelt out.
-    return page.encode("utf-8", "backslashreplace").decode()
 
 
 def _group(group: Group, rows: list[ModelRow], theme: Theme) -> dict[str, Any]:
@@ -94,8 +96,11 @@ def _scatter_plots(group: Group, rows: list[ModelRow]) -> list[tuple[str, str]]:
         if own:
             fit = rows_of(group.fits[group.fits["measure"] == measure])
             label = f"Test error against {measure.upper()} of {len(own)} networks, both axes logarithmic."
-            chart = scatter(own, fit, MEASURES[measure], errors, label)
-            plots.append((_rho(measure, correlations.get(measure)), chart))
+            by_x = sorted(own, key=lambda dot: dot.x)
+            drawn = [by_x[place] for place in spread_out(len(own), _MOST_DOTS)]
+            chart = scatter(drawn, fit, MEASURES[measure], errors, label)
+            some = f"; {len(drawn)} of {len(own)} networks are drawn" if len(drawn) < len(own) else ""
+            plots.append((_rho(measure, correlations.get(measure)) + some, chart))
     return plots
 
 
@@ -129,10 +134,15 @@ def _describe_lines(measure: str, rows: list[dict[str, Any]], field: str, title:
 
 def _for_script(board: Leaderboard, rows: list[ModelRow], theme: Theme) -> str:
     """What the script needs, as JSON that is safe inside `<script>`: no `<`, `>` or `&`."""
-    records = {record.key: record for _, record in board.records}
+    pages = {record.key: board.pages.get(record.key) or pack(record) for _, record in board.records}
+    known = [row for row in rows if row.key in pages]
+    parts = [known[first : first + _TOGETHER] for first in range(0, len(known), _TOGETHER)]
     content = {
         "variants": _drawn(theme),
-        "records": {row.id: packed(records[row.key]) for row in rows if row.key in records},
+        "places": {
+            row.id: [number, place] for number, part in enumerate(parts) for place, row in enumerate(part)
+        },
+        "parts": [deflated([pages[row.key] for row in part]) for part in parts],
     }
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     for character in "<>&":
@@ -196,11 +206,17 @@ def _read(name: str) -> str:
     return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
+def _finished(value: Any) -> Any:
+    """What stands between braces in the template: text is spelt out, and escaped afterwards."""
+    return spelt_out(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
 @cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES, encoding="utf-8"),
         autoescape=True,
+        finalize=_finished,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

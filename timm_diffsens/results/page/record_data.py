@@ -1,42 +1,58 @@
-"""One record's curves, spectra and facts as the page carries them: JSON, deflated, in base64.
+"""What the page has of records: curves, spectra and facts; JSON, some records deflated together, in base64.
 
 A hundred networks have some hundred thousand numbers. Rounded to four significant digits (two for standard
 errors), written as one text a column and deflated, they take a few kilobytes a network; the browser unpacks
-one network at a time, when it is selected. Base64 has no character that HTML could mistake for its own.
+a few networks at a time, when one is selected. Base64 has no character that HTML could mistake for its own.
+
+Of boards with thousands of records the page has curves alone, to one per cent: as differences of logarithms,
+which deflate to a byte or two a number.
 """
 
 import base64
 import json
+import math
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from timm_diffsens.printable import all_spelt_out
 from timm_diffsens.results.report.summary import summary
 from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
 from timm_diffsens.schema.records import Record
 
 DIGITS = 4  # of a value
+_STEPS = 200  # of a curve, to a decade: 0.6 % to either side
+_BRIEF = ("numbers", "to one per cent; with standard errors and spectra they are in the record's file")
+_LONGEST = 2000  # characters of a fact
 STDERR_DIGITS = 2  # of a standard error
 MEASURES = ("d", "g", "r")
 _LEVEL = 6  # of deflate; given, so that equal records give equal bytes; 9 saves 0.2 % more in twice the time
 
 
-def packed(record: Record) -> str:
-    """`contents(record)` as base64 of zlib-deflated JSON."""
-    text = json.dumps(contents(record), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+def pack(record: Record, brief: bool = False) -> str:
+    """`contents(record)` as JSON; every text in it spelt out."""
+    plain = all_spelt_out(contents(record, brief))
+    return json.dumps(plain, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def deflated(records: Sequence[str]) -> str:
+    """Records as `pack` writes them, as base64 of a zlib-deflated JSON list."""
+    text = f"[{','.join(records)}]"
     return base64.b64encode(zlib.compress(text.encode(), _LEVEL)).decode("ascii")
 
 
-def contents(record: Record) -> dict[str, Any]:
-    """What the page shows of a selected record; numbers as `column` writes them.
+def contents(record: Record, brief: bool = False) -> dict[str, Any]:
+    """What the page shows of a selected record; numbers as `column` writes them, or `curve` where `brief`.
 
     `summary`: a paragraph; `facts`: pairs of a name and a text; `layers` and `depth` of the first variant;
     `variants`: for each its columns `d`, `g`, `r`, `d_stderr`, ..., and `layers`, `depth` where they are not
     the first one's; `spectra`: for each variant the columns `layers`, `kernels`, `mean` (mean frequency),
-    `power` (one text a convolution) and `grid`, the place of its eigenvalues in `grids`.
+    `power` (one text a convolution) and `grid`, the place of its eigenvalues in `grids`. Where `brief`, there
+    are no standard errors and no powers.
     """
-    variants = {str(name): _columns(layers) for name, layers in record.variants.items() if layers}
+    write = _brief_columns if brief else _columns
+    variants = {str(name): write(layers) for name, layers in record.variants.items() if layers}
     first: dict[str, Any] = next(iter(variants.values()), {"layers": [], "depth": ""})
     shared = {"layers": first["layers"], "depth": first["depth"]}
     for columns in variants.values():
@@ -44,13 +60,14 @@ def contents(record: Record) -> dict[str, Any]:
             if columns[name] == values:
                 del columns[name]
     grids: dict[str, int] = {}
-    spectra = {name: [s for s in listed if s.power] for name, listed in record.spectra.items()}
+    found = {name: [s for s in listed if s.power] for name, listed in record.spectra.items()}
+    spectra = {name: _spectra(listed, grids, brief) for name, listed in found.items() if listed}
     return {
         "summary": summary(record),
-        "facts": facts(record),
+        "facts": [*facts(record), *([_BRIEF] if brief else [])],
         **shared,
         "variants": variants,
-        "spectra": {name: _spectra(listed, grids) for name, listed in spectra.items() if listed},
+        "spectra": spectra,
         "grids": list(grids),
     }
 
@@ -64,6 +81,26 @@ def column(values: Sequence[float | None], digits: int = DIGITS) -> str:
     """
     form = f"%.{digits}g"
     return " ".join(["-" if value is None else form % value for value in values])
+
+
+def curve(values: Sequence[float | None]) -> str:
+    """Positive numbers to one per cent, as the differences of their logarithms; `-` for none, `z` for zero.
+
+    `~` marks it: each number is 10 to the sum of the differences up to it, over 200.
+
+    Example:
+        >>> curve([1.0, 10.0, None, 0.0, 9.0])
+        '~0 200 - z -9'
+    """
+    written, last = [], 0
+    for value in values:
+        if value:
+            place = round(_STEPS * math.log10(value))
+            written.append(str(place - last))
+            last = place
+        else:
+            written.append("-" if value is None else "z")
+    return "~" + " ".join(written)
 
 
 def facts(record: Record) -> list[tuple[str, str]]:
@@ -87,7 +124,7 @@ def facts(record: Record) -> list[tuple[str, str]]:
         ("measured with", f"timm-diffsens {record.environment.package}, torch {record.environment.torch}"),
         ("key", record.key),
     ]
-    return [(name, text) for name, text in listed if text]
+    return [(name, text[:_LONGEST]) for name, text in listed if text]
 
 
 def _weights(record: Record) -> str:
@@ -122,8 +159,16 @@ def _columns(layers: Sequence[LayerSensitivity]) -> dict[str, Any]:
     return columns
 
 
-def _spectra(spectra: Sequence[Spectrum], grids: dict[str, int]) -> dict[str, Any]:
+def _brief_columns(layers: Sequence[LayerSensitivity]) -> dict[str, Any]:
+    columns: dict[str, Any] = {"layers": [layer.layer for layer in layers]}
+    columns["depth"] = column([layer.depth for layer in layers], 3)
+    return columns | {measure: curve([getattr(layer, measure) for layer in layers]) for measure in MEASURES}
+
+
+def _spectra(spectra: Sequence[Spectrum], grids: dict[str, int], brief: bool) -> dict[str, Any]:
     """Columns of one variant; eigenvalues that are not yet in `grids` are added to it."""
+    if brief:
+        return {"layers": [s.layer for s in spectra], "mean": curve([s.mean_frequency for s in spectra])}
     levels = [_levels(s) for s in spectra]
     return {
         "layers": [s.layer for s in spectra],

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import altair as alt
 
+from timm_diffsens.printable import spelt_out
 from timm_diffsens.results.report.export import FigureError, render
 from timm_diffsens.results.report.theme import FONT
 
@@ -40,7 +41,8 @@ def inline_svg(chart: Any, label: str, points: Sequence[dict[str, str]]) -> str:
     for group in root.iter():
         if "points_marks" in group.get("class", ""):
             for path in group:
-                path.attrib |= points[int(path.attrib["aria-label"])]
+                said = points[int(path.attrib["aria-label"])]
+                path.attrib |= {name: spelt_out(text) for name, text in said.items()}
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]  # inside HTML the namespace goes without saying
         kept = {k: _shortened(k, v) for k, v in element.attrib.items() if not _NOISE.match(k)}
@@ -51,7 +53,7 @@ def inline_svg(chart: Any, label: str, points: Sequence[dict[str, str]]) -> str:
     for name in ("width", "height"):
         del root.attrib[name]
     root.attrib["viewBox"] = _frame(root)
-    root.attrib |= {"class": "chart", "role": "img", "aria-label": label}
+    root.attrib |= {"class": "chart", "role": "img", "aria-label": spelt_out(label)}
     return ElementTree.tostring(root, encoding="unicode")
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from timm_diffsens.schema.families import family_of
 from timm_diffsens.schema.layers import MEASURES, LayerSensitivity
 from timm_diffsens.schema.protocol import digest
-from timm_diffsens.schema.records import Record, in_order, variants_in
+from timm_diffsens.schema.records import Record, built_in_variants, in_order
 
 Row = dict[str, Any]  # of a table, or of a chart's data
 _TEXT = "string"
@@ -29,11 +29,17 @@ _LAYER_COLUMNS = {
 
 def records_frame(records: Sequence[tuple[Path, Record]]) -> pd.DataFrame:
     """One row a record; `store.read_records` documents the columns."""
-    names = variants_in(record for _, record in records)
+    return rows_frame([record_row(path, record) for path, record in records])
+
+
+def rows_frame(rows: Sequence[Row]) -> pd.DataFrame:
+    """The same of what `record_row` gives."""
+    found = {name.removesuffix("_r"): None for row in rows for name in row if name.endswith("_r")}
+    names = in_order([*built_in_variants(), *found])
     of_outputs = [column for variant in names for column in columns_of(variant)]
     columns = {"key": _TEXT, "file": _TEXT} | {name: kind for name, (kind, _) in _OF_RECORD.items()}
     columns |= {**dict.fromkeys(of_outputs, "float64"), "path": _TEXT}
-    return _frame([_row(path, record) for path, record in records], columns)
+    return _frame(list(rows), columns)
 
 
 def columns_of(variant: str, measures: Sequence[str] = MEASURES) -> list[str]:
@@ -149,11 +155,12 @@ _OF_RECORD: dict[str, tuple[str, Callable[[Record], Any]]] = {
     "weights_detail": (_TEXT, attrgetter("model.weights.detail")),
     "weights_sha256": (_TEXT, attrgetter("model.weights.sha256")),
     "network": (_TEXT, network_of),
-    "training_seed": ("Int64", _seed),
+    "training_seed": ("UInt64", _seed),
 }
 
 
-def _row(path: Path, record: Record) -> Row:
+def record_row(path: Path, record: Record) -> Row:
+    """A record's row of the table of records."""
     row = {name: get(record) for name, (_, get) in _OF_RECORD.items()}
     row |= {"file": path.name, "path": str(path)}
     for variant in record.variants:

@@ -3,19 +3,21 @@
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-from pydantic_core import from_json
-
 from timm_diffsens.errors import DiffsensWarning, UsageError
 from timm_diffsens.files import check_writable_folder, slug, write_atomic
-from timm_diffsens.schema.records import SCHEMA_VERSION, Record, verify_key
+from timm_diffsens.results.records.memory import mapped
+from timm_diffsens.results.records.reading import checked
+from timm_diffsens.results.records.reading import load_record as load_record
+from timm_diffsens.schema.records import Record
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from timm_diffsens.results.records.frames import Row
 
 Folder = str | Path
 KEY_DIGITS = 12  # of the key in the file name: enough that no two records of a folder ever meet
@@ -60,23 +62,6 @@ def check_writable(folder: Folder, dataset: str | None = None) -> None:
     check_writable_folder(Path(folder) / slug(dataset) if dataset else Path(folder))
 
 
-def load_record(path: Folder) -> Record:
-    """Read one record.
-
-    Raises:
-        UsageError: no such file, not a record, half-written, or of another schema version.
-    """
-    path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
-    try:
-        return Record.model_validate_json(content, strict=True)
-    except ValidationError as error:
-        raise UsageError(f"{path} is not a record: {_fault(content, error)}") from None
-
-
 def find_record(folder: Folder, key: str) -> Path | None:
     """The file that holds the record of this key, or None; a damaged or altered file does not count."""
     for path in record_files(Path(folder), f".{key[:KEY_DIGITS]}.json"):
@@ -84,9 +69,22 @@ def find_record(folder: Folder, key: str) -> Path | None:
             record = load_record(path)
         except UsageError:
             continue
-        if record.key == key and verify_key(record):
+        if record.key == key:
             return path
     return None
+
+
+def checked_file(path: Path) -> tuple[Record | None, list[str]]:
+    """As `reading.checked`; the name of the file must agree with the key too."""
+    record, found = checked(path)
+    if record is not None and not path.name.endswith(ending := f".{record.key[:KEY_DIGITS]}.json"):
+        found.append(f"the file name does not end in {ending}, the start of its key")
+    return record, found
+
+
+def faults_in(path: Path) -> list[str]:
+    """What `checked_file` finds."""
+    return checked_file(path)[1]
 
 
 def iter_records(folder: Folder) -> Iterator[tuple[Path, Record | UsageError]]:
@@ -95,26 +93,23 @@ def iter_records(folder: Folder) -> Iterator[tuple[Path, Record | UsageError]]:
     Raises:
         UsageError: there is no such folder, or it cannot be read.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UsageError(f"no folder {folder}: records are written by `diffsens bench`, under --out")
-    check_readable(folder)
-    for path in record_files(folder):
+    for path in files_below(Path(folder)):
         try:
             yield path, load_record(path)
         except UsageError as error:
             yield path, error
 
 
-def split_records(folder: Folder) -> tuple[list[tuple[Path, Record]], list[tuple[Path, UsageError]]]:
-    """What `iter_records` finds: the records, and apart from them what is wrong with the other files."""
-    good, bad = [], []
-    for path, found in iter_records(folder):
-        if isinstance(found, UsageError):
-            bad.append((path, found))
-        else:
-            good.append((path, found))
-    return good, bad
+def files_below(folder: Path) -> list[Path]:
+    """As `record_files`.
+
+    Raises:
+        UsageError: there is no such folder, or it cannot be read.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"no folder {folder}: records are written by `diffsens bench`, under --out")
+    check_readable(folder)
+    return record_files(folder)
 
 
 def read_records(folder: Folder) -> "pd.DataFrame":
@@ -142,15 +137,39 @@ def read_records(folder: Folder) -> "pd.DataFrame":
         ...     len(read_records(folder))
         0
     """
-    from timm_diffsens.results.records.frames import records_frame
+    from timm_diffsens.results.records.frames import rows_frame
 
-    good, bad = split_records(folder)
+    rows, bad = read_rows(folder)
     if bad:
-        named = "; ".join(str(fault) for _, fault in bad[:_MOST_NAMED])
-        more = f"; and {len(bad) - _MOST_NAMED} more (`diffsens validate` lists them)"
-        message = f"{len(bad)} left out: {named}{more if len(bad) > _MOST_NAMED else ''}"
-        warnings.warn(message, DiffsensWarning, stacklevel=2)
-    return records_frame(good)
+        warnings.warn(left_out(bad), DiffsensWarning, stacklevel=2)
+    return rows_frame(rows)
+
+
+def read_rows(folder: Folder, *, parallel: bool = False) -> tuple[list["Row"], list[str]]:
+    """A row of the table for each record below `folder`, sorted by path; and what is wrong with other files.
+
+    Raises:
+        UsageError: there is no such folder, or it cannot be read.
+    """
+    found = list(mapped(_row_in, files_below(Path(folder)), parallel=parallel))
+    bad = [fault for fault in found if isinstance(fault, str)]
+    return [row for row in found if not isinstance(row, str)], bad
+
+
+def _row_in(path: Path) -> "Row | str":
+    from timm_diffsens.results.records.frames import record_row
+
+    try:
+        return record_row(path, load_record(path))
+    except UsageError as error:
+        return str(error)
+
+
+def left_out(bad: Sequence[str]) -> str:
+    """The files that are no records, and why, in one sentence."""
+    named = "; ".join(bad[:_MOST_NAMED])
+    more = f"; and {len(bad) - _MOST_NAMED} more (`diffsens validate` lists them)"
+    return f"{len(bad)} left out: {named}{more if len(bad) > _MOST_NAMED else ''}"
 
 
 def check_readable(folder: Path) -> None:
@@ -165,31 +184,12 @@ def _refuse(error: OSError) -> None:
 
 
 def record_files(folder: Path, ending: str = ".json") -> list[Path]:
-    """Files below `folder` whose name ends so, sorted; hidden ones (temporary files, .git) are no records."""
-    found = (path for path in folder.rglob(f"*{ending}") if path.is_file())
+    """What lies below `folder` with a name that ends so, sorted: files, and what stands in place of one.
+
+    Hidden ones (temporary files, .git) are no records.
+    """
+    found = (path for path in folder.rglob(f"*{ending}") if not path.is_dir())
     return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-
-
-def _fault(content: bytes, error: ValidationError) -> str:
-    """The first thing that is wrong, in one line."""
-    first = error.errors(include_url=False)[0]
-    if first["type"] == "json_invalid":
-        return "empty file" if not content.strip() else f"damaged or half-written JSON ({_reason(first)})"
-    data = from_json(content)
-    if not isinstance(data, dict) or "schema_version" not in data:
-        return "foreign JSON (no schema_version)"
-    if data["schema_version"] != SCHEMA_VERSION:
-        version = data["schema_version"]
-        return (
-            f"schema version {version!r}, this package reads {SCHEMA_VERSION}; install the one that wrote it"
-        )
-    place = ".".join(str(part) for part in first["loc"])
-    more = f" (and {error.error_count() - 1} more faults)" if error.error_count() > 1 else ""
-    return f"{place}: {first['msg']}{more}"
-
-
-def _reason(fault: Any) -> str:
-    return str(fault.get("ctx", {}).get("error", fault["msg"]))
 
 
 def _format(value: Any, indent: str) -> str:

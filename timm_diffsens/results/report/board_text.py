@@ -9,11 +9,11 @@ import pandas as pd
 from timm_diffsens.results.numbers import PLAIN, significant
 from timm_diffsens.results.records.frames import rows_of
 from timm_diffsens.results.report.markdown import code, link, table, text
+from timm_diffsens.results.report.tables import csv_table
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard, Series
 from timm_diffsens.results.stats.tables import shown_variants
 
 MARKER = "<!-- written by `diffsens leaderboard`; edits will be lost -->"
-_NUMBER = "%.7g"
 _KEY_DIGITS = 12
 _MOST_ROWS = 200  # of a table in the page; the CSV file has all
 _READING = """\
@@ -38,8 +38,7 @@ def csv_text(board: Leaderboard) -> str:
         return ""
     whole = pd.concat(tables, ignore_index=True)
     ordered = whole[["group", *(name for name in whole.columns if name != "group")]]
-    lines: str = ordered.to_csv(index=False, float_format=_NUMBER, lineterminator="\n")
-    return lines
+    return csv_table(ordered)
 
 
 def markdown(board: Leaderboard, figures: Collection[str] = (), guide: str | None = None) -> str:

@@ -17,6 +17,7 @@ from altair.utils.schemapi import debug_mode
 
 from timm_diffsens.errors import DiffsensError, unknown
 from timm_diffsens.files import write_atomic
+from timm_diffsens.printable import all_spelt_out
 
 FORMATS = ("png", "svg", "pdf", "html")
 _PIXELS_PER_POINT = 2  # of PNG files
@@ -72,10 +73,10 @@ def render(chart: alt.TopLevelMixin, form: str) -> bytes:
         if limit is not None:
             raise _too_narrow(limit)
         text = io.StringIO()
-        chart.save(text, format=form, inline=True)
+        chart.save(text, format=form, inline=True, json_kwds={"cls": _InScript})
         return text.getvalue().encode()
     with alt.data_transformers.disable_max_rows():
-        spec = chart.to_dict(validate=False)
+        spec = _harmless(chart.to_dict(validate=False))
     version = "_".join(alt.SCHEMA_VERSION.split(".")[:2])
     finer = {"scale": _PIXELS_PER_POINT} if form == "png" else {}
     options = {"vl_version": version, **finer}
@@ -112,6 +113,25 @@ def _too_narrow(limit: int) -> FigureError:
         f"figures cannot be drawn in an address space of {limit / 2**30:.3g} GiB (`ulimit -v`): the renderer "
         "reserves 64 GiB of addresses, not memory; everything else is written"
     )
+
+
+def _harmless(spec: dict[str, Any]) -> dict[str, Any]:
+    """All text of a chart spelt out, that of its rows too: the renderer ends the process on some of it."""
+    plain: dict[str, Any] = all_spelt_out(spec)
+    for name, rows in plain.get("datasets", {}).items():
+        if isinstance(rows, str) and "\\" in rows:  # JSON as text, with characters that are not ASCII
+            plain["datasets"][name] = json.dumps(all_spelt_out(json.loads(rows)))
+    return plain
+
+
+class _InScript(json.JSONEncoder):
+    """JSON for the inside of a script: no text in it can end the script."""
+
+    def encode(self, o: Any) -> str:
+        text = super().encode(_harmless(o) if isinstance(o, dict) else o)
+        for character in "<>&":
+            text = text.replace(character, f"\\u{ord(character):04x}")
+        return text
 
 
 def start_renderer() -> Thread | None:

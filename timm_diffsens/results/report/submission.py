@@ -3,14 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from timm_diffsens.results.records.checks import checked
+from timm_diffsens.results.records.store import checked_file
 from timm_diffsens.results.report.advice import FEWEST_IMAGES
 from timm_diffsens.results.stats import groups as names
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.schema.records import Record
 
-_RATIO_ERROR = 1e-5  # of R beside D / G: each of the three is rounded to seven digits
 _WIDEST = 1e3  # D or G above which even an untrained network is not: 1 is the distance of two images
 
 
@@ -21,7 +20,7 @@ def submission_faults(path: Path, board: Leaderboard | None) -> list[str]:
         path: of the new record's file.
         board: built without it, or None where there is none yet.
     """
-    record, found = checked(path)
+    record, found = checked_file(path)
     if record is None:
         return found
     found += _implausible(record)
@@ -48,8 +47,6 @@ def _implausible(record: Record) -> Iterator[str]:
 def _implausible_layer(layer: LayerSensitivity, images: int) -> Iterator[str]:
     if layer.d is None or layer.g is None or layer.r is None:
         return
-    if layer.g and abs(layer.r - layer.d / layer.g) > _RATIO_ERROR * layer.r:
-        yield f"R is {layer.r}, but D / G = {layer.d / layer.g:.7g}"
     for name in ("d", "g"):
         value = getattr(layer, name)
         if value > _WIDEST:

@@ -1,6 +1,6 @@
 """The same correlation layer by layer: of the test error with D_k, G_k and R_k over relative depth."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from timm_diffsens.results.stats.families import jackknife_rho, leave_families_o
 from timm_diffsens.results.stats.population import FEWEST, MEASURES
 from timm_diffsens.results.stats.resampling import Array, patterns, weighted_fits
 from timm_diffsens.schema.layers import LayerSensitivity
-from timm_diffsens.schema.records import Record, variants_in
+from timm_diffsens.schema.records import Record, in_order
 
 DEPTHS = tuple(round(0.1 * step, 1) for step in range(1, 11))
 _COLUMNS = ["variant", "measure", "depth", "n", "pearson", "pearson_low", "pearson_high"]
@@ -30,8 +30,17 @@ def log_curve(layers: Sequence[LayerSensitivity], measure: str) -> Array:
     return curve
 
 
+def log_curves(record: Record) -> dict[str, Array]:
+    """Variant -> log D, G and R at the depths of `DEPTHS`; (3, 10)."""
+    return {
+        variant: np.array([log_curve(layers, measure) for measure in MEASURES])
+        for variant, layers in record.variants.items()
+        if layers
+    }
+
+
 def correlate_by_depth(
-    records: Sequence[Record],
+    curves: Sequence[Mapping[str, Array]],
     networks: Sequence[str],
     errors: Array,
     families: Sequence[str] | None = None,
@@ -41,7 +50,7 @@ def correlate_by_depth(
     The same test error at every depth; the trainings of a network are averaged as at the output.
 
     Args:
-        records: those in the fits.
+        curves: those of each record in the fits, see `log_curves`.
         networks: which network each is a training of (`frames.network_of`).
         errors: (records,), above 0.
         families: of each record; without them every network is one of its own.
@@ -54,12 +63,10 @@ def correlate_by_depth(
     rows: list[dict[str, Any]] = []
     error = _by_network(np.log(errors)[:, None], networks)[:, 0]
     family = pd.Series(list(networks if families is None else families)).groupby(np.asarray(networks)).first()
-    for variant in variants_in(records):
-        layers = [record.variants.get(variant, []) for record in records]
-        if not any(layers):
-            continue
-        curves = [np.array([log_curve(one, measure) for one in layers]) for measure in MEASURES]
-        columns = np.hstack([_by_network(curve, networks) for curve in curves])
+    none = np.full((len(MEASURES), len(DEPTHS)), np.nan)
+    for variant in in_order(name for own in curves for name in own):
+        values = np.array([own.get(variant, none) for own in curves])
+        columns = _by_network(values.reshape(len(curves), -1), networks)
         keys = [(measure, depth) for measure in MEASURES for depth in DEPTHS]
         for key, row in zip(keys, _correlated(columns, error, family.to_numpy(str)), strict=True):
             if row["n"]:

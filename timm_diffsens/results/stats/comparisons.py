@@ -17,6 +17,7 @@ from timm_diffsens.results.stats.resampling import (
 )
 
 _TIE = 1e-9  # differences below it are rounding
+_MOST_DRAWN, _FEWEST_DRAWS = 2**22, 400  # numbers exchanged, and exchanges, where networks are many
 
 
 def compare(points: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
@@ -85,6 +86,7 @@ def swapped(x: Array, y: Array, families: Array, most: int = RESAMPLES, seed: in
         seed: of those drawn.
     """
     _, place = np.unique(families, return_inverse=True)
+    most = min(most, max(_FEWEST_DRAWS, _MOST_DRAWN // len(place)))
     count = int(place.max()) + 1
     if 2**count <= most:
         chosen = (np.arange(2**count)[:, None] >> np.arange(count)) & 1 == 1
@@ -93,10 +95,12 @@ def swapped(x: Array, y: Array, families: Array, most: int = RESAMPLES, seed: in
         chosen[0] = False  # the data
     x, y = _standardised(x), _standardised(y)
     x = x * np.where(y @ x < 0, -1.0, 1.0)
-    exchange = chosen[:, place]
-    first, second = (_standardised(np.where(exchange, x[:, i], x[:, 1 - i]).T) for i in (1, 0))
-    n = len(y)
-    found = _williams(y @ first / n, y @ second / n, np.sum(first * second, axis=0) / n, n)
+    n, parts = len(y), []
+    for start in range(0, len(chosen), _MOST_DRAWN // n):
+        exchange = chosen[start : start + _MOST_DRAWN // n, place]
+        first, second = (_standardised(np.where(exchange, x[:, i], x[:, 1 - i]).T) for i in (1, 0))
+        parts.append(_williams(y @ first / n, y @ second / n, np.sum(first * second, axis=0) / n, n))
+    found = np.concatenate(parts)
     return float(np.mean(np.abs(found) >= abs(found[0]) - _TIE))
 
 

@@ -7,11 +7,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special
 
-from timm_diffsens.results.stats.resampling import EXACT, Array
+from timm_diffsens.results.stats.resampling import EXACT, MANY, Array, Weightings
 
 FEWEST_FAMILIES = 3  # that an interval over families needs
 _FOR_VARIANCE = 5  # families that a variance between families needs
 _MOST_LOG_RATIO = 12.0  # of the variance between families to that within
+_TOGETHER = 2**20  # numbers in memory at a time
+_MOST_DRAWN, _FEWEST_DRAWS = 2**22, 400  # numbers permuted, and permutations, where networks are many
 _LARGEST = 1 - 1e-12  # correlation that still has a Fisher z
 
 
@@ -25,10 +27,25 @@ class Jackknifed:
     p: float = np.nan
 
 
-def leave_families_out(families: Array) -> Array:
+@dataclass(frozen=True)
+class _WithoutEach:
+    """What `leave_families_out` gives, without holding it."""
+
+    place: npt.NDArray[np.intp]
+
+    def __matmul__(self, values: Array) -> Array:
+        sums = np.column_stack([np.bincount(self.place, column) for column in values.T])
+        left = len(values) - np.bincount(self.place)[:, None]
+        total = values.sum(axis=0, keepdims=True)
+        return np.concatenate([total / len(values), np.where(left, total - sums, 0) / np.maximum(left, 1)])
+
+
+def leave_families_out(families: Array) -> Array | Weightings:
     """Weightings of the networks: all of them, then without each family; (1 + families, n), rows sum to 1."""
     _, place = np.unique(families, return_inverse=True)
     count = place.max(initial=-1) + 1
+    if len(place) > MANY:
+        return _WithoutEach(place)
     kept = np.vstack([np.ones(len(place)), place != np.arange(count)[:, None]])
     weights: Array = kept / np.maximum(kept.sum(axis=1, keepdims=True), 1)
     return weights
@@ -74,6 +91,7 @@ def within_families(x: Array, y: Array, families: Array, draws: int, seed: int) 
         draws: permutations. seed: of these.
     """
     _, place, sizes = np.unique(families, return_inverse=True, return_counts=True)
+    draws = min(draws, max(_FEWEST_DRAWS, _MOST_DRAWN // len(place)))
     order = np.argsort(place, kind="stable")
     order = order[sizes[place[order]] > 1]
     place = place[order]
@@ -83,8 +101,12 @@ def within_families(x: Array, y: Array, families: Array, draws: int, seed: int) 
     scale = float(np.sqrt(np.sum(x**2) * np.sum(y**2)))
     if scale <= EXACT:
         return np.nan, np.nan
-    keys = np.random.default_rng(seed).random((draws, len(order))) + place  # sorts inside of families
-    permuted = np.abs(y[np.argsort(keys, axis=1)] @ x) / scale
+    rng, permuted = np.random.default_rng(seed), np.empty(draws)
+    together = max(_TOGETHER // len(order), 1)  # draws of a block: all of them may be more than the memory
+    for first in range(0, draws, together):
+        block = permuted[first : first + together]
+        keys = rng.random((len(block), len(order))) + place  # sorts inside of families
+        block[:] = np.abs(y[np.argsort(keys, axis=1)] @ x) / scale
     rho = float(x @ y) / scale
     return rho, float((1 + np.sum(permuted >= abs(rho) - EXACT)) / (1 + draws))
 

@@ -11,7 +11,6 @@ from timm_diffsens.errors import UsageError
 from timm_diffsens.results.records.frames import readable_name, records_frame
 from timm_diffsens.results.records.memory import without_garbage_collection
 from timm_diffsens.results.records.published import read_errors, with_published
-from timm_diffsens.results.records.store import split_records
 from timm_diffsens.results.stats import groups as names
 from timm_diffsens.results.stats import tables
 from timm_diffsens.results.stats.by_depth import correlate_by_depth, from_which_depth
@@ -25,7 +24,8 @@ from timm_diffsens.results.stats.population import (
     left_out,
     networks,
 )
-from timm_diffsens.results.stats.resampling import RESAMPLES
+from timm_diffsens.results.stats.reading import Pack, read_board
+from timm_diffsens.results.stats.resampling import RESAMPLES, Array
 from timm_diffsens.results.stats.verdict import verdict
 from timm_diffsens.schema.records import Record
 
@@ -89,7 +89,8 @@ class Leaderboard:
     groups: list[Group]  # the main one first; each further one has at least five records
     series: list[Series]
     not_comparable: pd.DataFrame  # `model`, `key`, `file`, `dataset`, `reason`: what differs
-    records: list[tuple[Path, Record]]  # of all groups, in the order of their files; paths as given
+    records: list[tuple[Path, Record]]  # of all groups; with `pages`, the output layers alone
+    pages: dict[str, str] = field(default_factory=dict)  # key -> what `pack` made of the record in full
     faulty: list[tuple[Path, str]] = field(default_factory=list)  # files that are no records, and why
     notes: list[str] = field(default_factory=list)  # on the whole board, one line each
 
@@ -118,7 +119,12 @@ class Choices:
 
 @without_garbage_collection()
 def build_leaderboard(
-    folder: str | Path, choices: Choices | None = None, *, without: Sequence[Path] = ()
+    folder: str | Path,
+    choices: Choices | None = None,
+    *,
+    without: Sequence[Path] = (),
+    pack: Pack | None = None,
+    parallel: bool = False,
 ) -> Leaderboard:
     """Read the records below `folder`/records, and put together those that may be compared.
 
@@ -130,13 +136,17 @@ def build_leaderboard(
         folder: of the leaderboard.
         choices: published errors, what is in the fits, the bootstrap.
         without: files of records to leave aside, as they were not there.
+        pack: see `Leaderboard.pages`.
+        parallel: read in several processes where that pays; see `records.memory.mapped`.
 
     Raises:
         UsageError: there is no such folder, it holds no record files, or the published errors cannot be read.
     """
     folder, choices = Path(folder), choices or Choices()
     published = None if choices.errors is None else read_errors(choices.errors)
-    found, faulty = _read(folder, without)
+    kept_records, faulty = read_board(folder / "records", without, pack, parallel=parallel)
+    found = [(one.path, one.record) for one in kept_records]
+    curves = [one.curves for one in kept_records]
     if not found and not faulty:
         raise UsageError(
             f"no records below {folder / 'records'}: `diffsens bench --out {folder}` writes them"
@@ -155,34 +165,32 @@ def build_leaderboard(
     kept = [rows for place, rows in enumerate(parts) if place == 0 or len(rows) >= FEWEST]
     records = [record for _, record in found]
     titles = names.titles([records[rows.index[0]] for rows in kept])
-    made = [_group(title, rows, records, choices) for title, rows in zip(titles, kept, strict=True)]
+    made = [_group(title, rows, records, curves, choices) for title, rows in zip(titles, kept, strict=True)]
     return Leaderboard(
         groups=made,
         series=_series(made, [records[rows.index[0]] for rows in kept]),
         not_comparable=tables.not_comparable(kept, parts[len(kept) :], records),
         records=[found[place] for rows in kept for place in rows.index],
+        pages={one.record.key: one.page for one in kept_records if one.page},
         faulty=faulty,
         notes=notes,
     )
 
 
-def _read(folder: Path, without: Sequence[Path]) -> tuple[list[tuple[Path, Record]], list[tuple[Path, str]]]:
-    """Records, in an order that does not depend on the names of their files; and what is none."""
-    aside = {path.resolve() for path in without}
-    good, bad = split_records(folder / "records")
-    kept = [pair for pair in good if not aside or pair[0].resolve() not in aside]
-    faulty = [(path, str(fault)) for path, fault in bad if path.resolve() not in aside]
-    return sorted(kept, key=lambda pair: (pair[1].key, pair[0])), faulty
-
-
-def _group(title: str, rows: pd.DataFrame, records: list[Record], choices: Choices) -> Group:
+def _group(
+    title: str,
+    rows: pd.DataFrame,
+    records: list[Record],
+    curves: list[dict[str, Array]],
+    choices: Choices,
+) -> Group:
     reasons = left_out(rows, choices.include_unfitted)
     used = rows[reasons.isna()]
     points = networks(used)
     drawn: dict[str, Any] = {"resamples": choices.resamples, "seed": choices.seed}
     correlations = correlate_networks(points, **drawn)
     comparisons = compare(points, **drawn)
-    measured, errors = [records[place] for place in used.index], used["error"].to_numpy(float)
+    measured, errors = [curves[place] for place in used.index], used["error"].to_numpy(float)
     by_depth = correlate_by_depth(measured, list(used["network"]), errors, list(used["family"]))
     from_depth = {measure: from_which_depth(by_depth, measure) for measure in MEASURES}
     first = records[rows.index[0]]

@@ -7,6 +7,7 @@ intervals (a test compares them) one statistic at a time, which is too slow for 
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ LEVEL = 0.95
 _CONSTANT = 1e-12  # variance, relative to that of the data, below which a resample has no spread
 _SAME = 1e-8  # range of logarithms below which all values are equal: records have seven digits
 _ROUNDING = 1e-12
+MANY = 1000  # networks above which no matrix of all weightings is made
+_TOGETHER = 2**20  # numbers in memory at a time
 EXACT = 1e-9  # spread of a statistic over the resamples below which it has no error
 
 
@@ -48,7 +51,7 @@ def resampled_fits(x: Array, y: Array, resamples: int = RESAMPLES, seed: int = 0
     return weighted_fits(x, y, _weightings(len(y), resamples, seed))
 
 
-def weighted_fits(x: Array, y: Array, weights: Array) -> ResampledFits:
+def weighted_fits(x: Array, y: Array, weights: "Array | Weightings") -> ResampledFits:
     """The same for these weightings of the networks: (weightings, n), rows sum to 1."""
     x_mean, y_mean = x.mean(axis=0), y.mean()
     x, y = x - x_mean, (y - y_mean)[:, None]  # centred first: no digits are lost in the squares
@@ -63,7 +66,7 @@ def weighted_fits(x: Array, y: Array, weights: Array) -> ResampledFits:
         pearson = np.where(flat, np.nan, np.clip(xy / np.sqrt(xx * yy), -1, 1))
         slope = np.where(flat, np.nan, xy / xx)
     intercept = (mean_y + y_mean) - slope * (mean_x + x_mean)
-    return ResampledFits(weights.shape[1], pearson, slope, intercept)
+    return ResampledFits(len(y), pearson, slope, intercept)
 
 
 def varies(values: Array) -> npt.NDArray[np.bool_]:
@@ -72,9 +75,39 @@ def varies(values: Array) -> npt.NDArray[np.bool_]:
     return different
 
 
-@lru_cache(maxsize=2)
-def _weightings(n: int, resamples: int, seed: int) -> Array:
+class Weightings(Protocol):
+    """Weightings of many networks: as a matrix they would not fit into memory."""
+
+    def __matmul__(self, values: Array) -> Array:
+        """Weighted means of (n, columns)."""
+
+
+@dataclass(frozen=True)
+class _OfMany:
+    """What `_weightings` holds, without holding it."""
+
+    resamples: int
+    seed: int
+
+    def __matmul__(self, values: Array) -> Array:
+        n, mean = len(values), values.mean(axis=0, keepdims=True)
+        source = np.random.default_rng(self.seed)
+        means = [mean, (n * mean - values) / (n - 1)]
+        together = max(_TOGETHER // n, 1)
+        for first in range(0, self.resamples, together):
+            count = min(together, self.resamples - first)
+            drawn = source.integers(0, n, (count, n)) + n * np.arange(count)[:, None]
+            means.append(np.bincount(drawn.ravel(), minlength=count * n).reshape(count, n) @ values / n)
+        return np.concatenate(means)
+
+
+def _weightings(n: int, resamples: int, seed: int) -> "Array | Weightings":
     """(1 + n + resamples, n); each row sums to 1."""
+    return _OfMany(resamples, seed) if n > MANY else _matrix(n, resamples, seed)
+
+
+@lru_cache(maxsize=2)
+def _matrix(n: int, resamples: int, seed: int) -> Array:
     data = np.full((1, n), 1 / n)
     jackknife = (1 - np.eye(n)) / max(n - 1, 1)
     drawn = np.random.default_rng(seed).integers(0, n, (resamples, n))

@@ -19,7 +19,20 @@ function element(name, text, className) {
 
 /** The numbers of a column, which is one text; null for a missing one. */
 function column(text) {
+  if (text === undefined) return [];
+  if (text.startsWith("~")) return curve(text.slice(1));
   return text === "" ? [] : text.split(" ").map((value) => (value === "-" ? null : Number(value)));
+}
+
+/** Numbers that are written as differences of logarithms: 200 to a decade. */
+function curve(text) {
+  let sum = 0;
+  return text.split(" ").map((value) => {
+    if (value === "-") return null;
+    if (value === "z") return 0;
+    sum += Number(value);
+    return 10 ** (sum / 200);
+  });
 }
 
 function valueWithError(value, stderr) {
@@ -45,7 +58,8 @@ function depthLines(record, theme, measure) {
 function frequencyLines(record, theme) {
   return Object.entries(record.spectra).map(([name, columns]) => {
     const points = column(columns.mean).map((y, i) => {
-      const tip = `${columns.layers[i]} (${columns.kernels[i]}), ${name}: mean eigenvalue ${valueWithError(y)}`;
+      const kernel = columns.kernels ? ` (${columns.kernels[i]})` : "";
+      const tip = `${columns.layers[i]}${kernel}, ${name}: mean eigenvalue ${valueWithError(y)}`;
       return { x: i + 1, y, tip };
     });
     return { name, ...theme[name], points };
@@ -109,6 +123,7 @@ function spectrumFigures(record, theme, model) {
     xTitle: "convolution, in order", yTitle: "mean eigenvalue", xWhole: true,
     lines: frequencyLines(record, theme),
   }));
+  if (!record.grids.length) return row;
   const one = element("div");
   const label = element("label", "Convolution ");
   const choice = element("select");

@@ -68,7 +68,8 @@ async function select(section, row) {
   panel.dataset.row = row.id;
   const status = section.querySelector(".status");
   try {
-    const record = await unpack(content.records[row.id]);
+    const [part, place] = content.places[row.id];
+    const record = (await unpack(content.parts[part]))[place];
     if (panel.dataset.row !== row.id) return; // another one was selected meanwhile
     fillPanel(panel, row.dataset.model, record, content.variants);
     status.textContent = `Curves of ${row.dataset.model} are shown below the table.`;
