@@ -217,8 +217,8 @@ def test_checkpoints_have_their_ending(tmp_path):
     ("changes", "message"),
     [
         ({"input": {"height": 10**9}}, r"input.height must be from 1 to 8,192, got 1000000000"),
-        ({"input": {"width": 0}}, r"input.width must be from 1 to 8,192, got 0"),
-        ({"input": {"channels": 10**20}}, r"input.channels must be from 1 to 4,096"),
+        ({"input": {"width": 0}}, r"input.width: Input should be greater than or equal to 1, got 0"),
+        ({"input": {"channels": 10**20}}, r"input.channels: Input should be less than "),
         ({"input": {"height": 8192, "width": 8192}}, r"an input holds at most 4,194,304 numbers"),
         ({"input": {"mean": [0.0] * 7}}, r"mean needs 1 number, got 7"),
         ({"input": {"std": [0.0]}}, r"std must be positive"),

@@ -220,7 +220,7 @@ def test_a_full_disk_is_an_error_of_the_job(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     (job,) = jobs(tmp_path, "net/lenet")
-    monkeypatch.setattr("timm_diffsens.files._write_synchronised", full)
+    monkeypatch.setattr("timm_diffsens.files.os.fsync", full)
     outcome = work(job)
     assert outcome.status == "failed"
     assert "No space left" in outcome.message

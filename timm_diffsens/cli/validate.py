@@ -1,6 +1,5 @@
 """`diffsens validate`: are these records sound?"""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -52,8 +51,12 @@ def files_named(paths: list[Path]) -> list[Path]:
 
     files: dict[Path, None] = {}
     for path in paths:
-        if not os.path.lexists(path):
-            raise UsageError(f"no file or folder {path}")
+        try:
+            path.lstat()
+        except OSError as error:
+            missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+            what = f"no file or folder {path}" if missing else f"cannot read {path}: {error.strerror}"
+            raise UsageError(what) from None
         if path.is_dir():
             check_readable(path)
         files |= dict.fromkeys(record_files(path) if path.is_dir() else [path])

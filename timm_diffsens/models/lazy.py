@@ -12,12 +12,12 @@ from timm_diffsens.errors import UsageError, first_line
 from timm_diffsens.models.weights import is_lazy, refuse_meta
 
 
-def sized(model: nn.Module, run: Callable[[], Any]) -> None:
+def sized(model: nn.Module, run: Callable[[], Any], what: str = "") -> None:
     """Let lazy layers get their sizes, and their random weights, from a forward; others need none.
 
     Args:
         model: changed in place.
-        run: a forward of it.
+        run: a forward of it. what: it is, and of what, in words.
 
     Raises:
         UsageError: a parameter is on the meta device; the forward fails.
@@ -29,10 +29,8 @@ def sized(model: nn.Module, run: Callable[[], Any]) -> None:
         with torch.no_grad(), evaluating(model):
             run()
     except Exception as error:
-        raise UsageError(
-            f"lazy layers of {type(model).__name__} get their sizes from a forward, which failed: "
-            f"{first_line(error)}"
-        ) from error
+        what = what or f"{type(model).__name__} get their sizes from a forward"
+        raise UsageError(f"lazy layers of {what}, which failed: {first_line(error)}") from error
 
 
 def complete(spec: str, make: Callable[[], nn.Module], shape: tuple[int, ...]) -> nn.Module:
@@ -43,7 +41,8 @@ def complete(spec: str, make: Callable[[], nn.Module], shape: tuple[int, ...]) -
     """
     module = make()
     like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
-    sized(module, lambda: module(torch.zeros(2, *shape, dtype=like.dtype, device=like.device)))
+    images = torch.zeros(2, *shape, dtype=like.dtype, device=like.device)
+    sized(module, lambda: module(images), f"{spec} get their sizes from a forward of {shape}")
     for name, values in (*module.named_parameters(), *module.named_buffers()):
         if is_uninitialized(values):
             raise UsageError(

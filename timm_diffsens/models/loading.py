@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from timm_diffsens import registry
@@ -235,8 +236,15 @@ def _read_recipe(spec: str, checkpoint: str | Path | None) -> tuple[ModelArgumen
             check_input(shown)
         return arguments, shown
     except ValueError as error:  # ours and pydantic's
-        text = first_line(error)
+        text = _first_fault(error)
         raise UsageError(f"the recipe in checkpoint {checkpoint.name!r} is not understood: {text}") from error
+
+
+def _first_fault(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return first_line(error)
+    fault = error.errors(include_url=False)[0]
+    return f"input.{'.'.join(map(str, fault['loc']))}: {fault['msg']}, got {str(fault['input'])[:50]}"
 
 
 def _refuse_larger(found: Architecture, checkpoint: Path) -> None:

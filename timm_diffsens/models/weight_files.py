@@ -4,6 +4,7 @@ import argparse
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from timm_diffsens.errors import UsageError, first_line, warn
 
 _AVERAGED = ("state_dict_ema", "model_ema")  # timm's order: averaged weights go before raw ones
 AVERAGED_NAME = re.compile(r"(?<![a-z])(ema|swa|averag[a-z]*)(?![a-z])", re.IGNORECASE)
+_MOST_PACKED = 4  # times its size that a file may unpack to: weights hardly compress
 _WRAPPERS = (*_AVERAGED, "state_dict", "model", "model_state_dict", "module", "net")
 # what training scripts keep beside the weights, and what cannot run code: arguments (timm's own), accuracies
 _SCALAR, _SCALAR_NAMES = np.float64(0).__reduce__()[0], ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -91,6 +93,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         with _opened(path) as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return Checkpoint(state, dict(file.metadata() or {}))
+    _refuse_packed(path)
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_HARMLESS), path.open("rb") as file:
             warnings.simplefilter("ignore", UserWarning)  # torch's, of what it then reads or refuses
@@ -98,6 +101,21 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except Exception as error:  # a damaged file fails in many ways, and none of them is ours to mend
         raise _unreadable(path, error) from error
     return _unwrap(loaded, path)
+
+
+def _refuse_packed(path: Path) -> None:
+    """Refuse a zip file that unpacks to far more than it is, from its directory: torch packs nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return  # no zip file, or a damaged one, which torch refuses
+    size = path.stat().st_size
+    if unpacked > _MOST_PACKED * size:
+        raise UsageError(
+            f"checkpoint {path.name!r} was refused: it unpacks to {unpacked:,} bytes from {size:,}, and "
+            "torch packs nothing; save its state_dict again"
+        )
 
 
 def _unreadable(path: Path, error: Exception) -> UsageError:

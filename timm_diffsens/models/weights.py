@@ -68,7 +68,7 @@ def _computed(name: str, how: str) -> UsageError:
 
 def _is_known(module: nn.Module) -> bool:
     """Whether it applies its weight as it is, by its class; code of others may do anything."""
-    known = type(module).__module__.startswith(("torch.nn.modules.", "timm.layers."))
+    known = type(module).__module__.startswith(("torch.nn.modules.", "timm.layers.")) or _scales(module)
     return known and not module._forward_pre_hooks and "forward" not in vars(module)
 
 
@@ -137,8 +137,13 @@ def copied_weights(modules: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
     return {
         name: module.weight.detach().to("cpu", copy=True)
         for name, module in modules.items()
-        if isinstance(module, _ConvNd)
+        if isinstance(module, _ConvNd) and not _scales(module)
     }
+
+
+def _scales(module: nn.Module) -> bool:
+    """Whether it applies its weight times a constant, which shuffles and averages go through."""
+    return bool(getattr(type(module), "scales_weight", False))
 
 
 def check_applied(given: Mapping[str, torch.Tensor], applied: Mapping[str, torch.Tensor]) -> None:

@@ -19,6 +19,8 @@ class _MeanFieldConv(_ConvNd):
     weight decay, would lead to another function. Mean-field scaling is about that step.
     """
 
+    scales_weight = True  # what is applied is the weight times a number that does not depend on it
+
     def reset_parameters(self) -> None:
         """Weights N(0, 1), biases 0."""
         nn.init.normal_(self.weight)
@@ -58,6 +60,8 @@ class MeanFieldConv2d(_MeanFieldConv, nn.Conv2d):
 
 class MeanFieldLinear(nn.Linear):
     """A read-out whose weight is applied divided by the number of inputs, with weights N(0, 1)."""
+
+    scales_weight = True
 
     def reset_parameters(self) -> None:
         """Weights N(0, 1), biases 0."""
