@@ -1,6 +1,7 @@
 """Job arrays, with submitit's stand-in for Slurm: processes on this machine."""
 
 import os
+import time
 
 import pytest
 from sweeps import Here, jobs, network, numbers
@@ -34,6 +35,11 @@ def test_leaving_early_cancels_what_is_under_way(tmp_path):
         pass
 
     def interrupt(job):
+        # a signal to a process that is still being started is lost where its parent ignores it
+        logs, until = tmp_path / "slurm", time.monotonic() + 60
+        while not any("Loading" in log.read_text() for log in logs.glob("*_log.out")):
+            assert time.monotonic() < until
+            time.sleep(0.05)
         raise Interrupted
 
     slow = network(tmp_path, "slow", "import time; time.sleep(600)")
