@@ -424,6 +424,7 @@ def _run_file(path: Path) -> Any:
     except BaseException:
         sys.modules.pop(name, None)
         raise
+    sys.modules[name] = module  # not an older file's by that name: the source of classes is looked up there
     return module
 
 

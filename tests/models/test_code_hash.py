@@ -59,6 +59,13 @@ def test_the_source_of_a_class_counts(tmp_path):
     assert from_file(tmp_path, 2) != from_file(tmp_path, 3)
 
 
+def test_the_source_is_that_of_the_file_read_last(tmp_path):
+    for name in ("one", "two"):  # files by one name in two folders
+        (tmp_path / name).mkdir()
+    found = [from_file(tmp_path / name, factor) for name, factor in (("one", 2), ("two", 3), ("two", 4))]
+    assert len({*found}) == len(found)
+
+
 def test_a_class_without_source_still_has_a_hash():
     made = type("Typed", (nn.Identity,), {"__module__": "__main__"})
     assert code_sha256(made()) == code_sha256(made())

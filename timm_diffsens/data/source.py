@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from timm_diffsens.registry import Entry
 
 MODES = {1: "L", 3: "RGB"}  # channels -> PIL mode
-MAX_PIXELS = 89_478_485  # where Pillow, too, begins to warn of a decompression bomb
+MAX_PIXELS = 2**26  # with up to 20 bytes each while it is converted, a process stays below 2 GB
 MAX_BYTES = 2**30
 
 
