@@ -163,7 +163,7 @@ def test_classes_are_the_top_folders(folders, classes, said, make_folder):
         ("train_images", "val_images"),
         ("images", "masks"),
         ("training_set/training_set", "test_set/test_set"),
-        ("pets/one", "pets/two", "pets/three"),
+        ("pets/part1", "pets/part2", "pets/part3"),
     ],
 )
 def test_folders_with_the_same_classes_inside_are_no_classes(folders, make_folder):
@@ -176,6 +176,15 @@ def test_folders_with_the_same_classes_inside_are_no_classes(folders, make_folde
     assert sample.class_names == ("cats", "dogs")
     tops = tuple(sorted({folder.split("/")[0] for folder in folders}))
     assert read(root, "torch/folder")[0].class_names == tops  # where they are classes nevertheless
+
+
+def test_top_folders_by_other_names_are_classes_whatever_they_hold(make_folder):
+    root = make_folder(classes=[f"{top}/{name}" for top in ("cat", "dog") for name in ("a", "b")])
+    sample, said = read(root)
+    assert sample.class_names == ("cat", "dog")
+    assert re.search(
+        r"the classes are the top folders, cat, dog, each with the same sub-folders \(a, b\)", said
+    )
 
 
 def test_an_empty_class_keeps_the_labels_of_the_others(make_folder):

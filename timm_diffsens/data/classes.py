@@ -1,5 +1,6 @@
 """The classes of a folder of images: its top folders, in natural order."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,6 +8,9 @@ from pathlib import Path
 
 from timm_diffsens.data.walking import IMAGES, NOWHERE, Tree, natural
 from timm_diffsens.errors import UsageError, listed, warn
+
+# names of sets, not of classes
+_OF_SETS = re.compile(r"train|val|test|eval|dev|set|split|fold|part|image|mask|label|annot", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -101,9 +105,21 @@ class _Layout:
         return (base, inside) if several else ("", top)
 
     def refuse_sets(self, root: Path, folders: list[str]) -> None:
-        """Raises: UsageError: the folders have two or more sub-folders of images each, by the same names."""
+        """Where the folders have two or more sub-folders of images each, by the same names: sets, it may be.
+
+        Raises:
+            UsageError: they are called so (`training_set`, `images`); else a warning says what is taken.
+        """
         inside = [self._sub_folders(folder) for folder in folders]
-        if len(folders) > 1 and len(inside[0]) > 1 and all(names == inside[0] for names in inside):
+        if len(folders) < 2 or len(inside[0]) < 2 or any(names != inside[0] for names in inside):
+            return
+        if not all(_OF_SETS.search(folder) for folder in folders):
+            warn(
+                f"the classes are the top folders, {listed(folders)}, each with the same sub-folders "
+                f"({listed(sorted(inside[0], key=natural))}): if those are the classes, give one top folder "
+                "with --data-dir"
+            )
+        else:
             raise UsageError(
                 f"--data-dir {str(root)!r}: {listed(folders)} have the same sub-folders of images "
                 f"({listed(sorted(inside[0], key=natural))}), so they are sets, not classes: give one of "
