@@ -1,5 +1,6 @@
 """Whatever a checkpoint or an image holds, the process stays below 2 GB."""
 
+import io
 import json
 import os
 import pickle
@@ -8,7 +9,6 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,11 +38,6 @@ def recipe(**changes: object) -> bytes:
     return save(network, metadata={"diffsens": json.dumps({**plain, **changes})})
 
 
-def packed(name: str, size: int) -> Iterator[tuple[str, int]]:
-    yield "archive/data.pkl", 100
-    yield f"archive/{name}", size
-
-
 def bomb(path: Path) -> None:
     """A zip file of 3 MB that unpacks to 3 GB."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -64,8 +59,6 @@ def zipped(path: Path) -> None:
 
 def legacy(numel: int) -> bytes:
     """torch's old format, with a storage that says it has so many numbers."""
-    import io
-
     buffer = io.BytesIO()
     torch.save({"a": torch.zeros(4)}, buffer, _use_new_zipfile_serialization=False)
     return buffer.getvalue().replace(b"K\x04", b"\x8a\x06" + numel.to_bytes(6, "little"))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from timm_diffsens.registry import Entry
 
 MODES = {1: "L", 3: "RGB"}  # channels -> PIL mode
-MAX_PIXELS = 2**26  # with up to 20 bytes each while it is converted, a process stays below 2 GB
+MAX_PIXELS = 2**26  # a process stays below 2 GB whatever the image; with Pillow's 89 million it did not
 MAX_BYTES = 2**30
 
 

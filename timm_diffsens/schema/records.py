@@ -241,11 +241,6 @@ class Record(Part):
         return self.variants["original"][-1]
 
 
-def variants_in(records: Iterable[Record]) -> list[str]:
-    """The built-in variants, and those that some record has beside them, in order."""
-    return in_order([*built_in_variants(), *(name for record in records for name in record.variants)])
-
-
 def record_key(
     model: Model, data: Data, protocol: Protocol, variants: Sequence[str], extra: Any = None
 ) -> str:

@@ -66,7 +66,7 @@ def on_device(model: nn.Module, device: str | torch.device | None) -> Iterator[N
             model.to(home)
 
 
-def complete(model: nn.Module, images: PerturbedImages, settings: PassSettings) -> None:
+def make_ready(model: nn.Module, images: PerturbedImages, settings: PassSettings) -> None:
     """Check that there are numbers; run lazy modules once, under the seed."""
     first = images.first()
     with seeding.seeded(images.perturbation.seed):

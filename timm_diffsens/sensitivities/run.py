@@ -20,9 +20,9 @@ from timm_diffsens.sensitivities.batch_size import BatchSize, chosen_batch_size,
 from timm_diffsens.sensitivities.forwards import (
     AS_USUAL,
     PassSettings,
-    complete,
     forwards,
     like_of,
+    make_ready,
     on_device,
 )
 from timm_diffsens.sensitivities.probe import Forward, Probe, model_output, unwrap
@@ -127,7 +127,7 @@ def run_pass(
         UsageError: wrong settings. MeasurementError: fewer than two images, no output tensor, not enough
             memory for one image.
     """
-    complete(model, images, settings)
+    make_ready(model, images, settings)
     settings = replace(settings, batch_size=_batch_size(model, images, settings))
     retries: list[str] = []
     while True:

@@ -7,7 +7,7 @@ from torch import nn
 
 from timm_diffsens.errors import listed, warn
 from timm_diffsens.sensitivities.batch_size import is_out_of_memory
-from timm_diffsens.sensitivities.forwards import PassSettings, complete, forwards, like_of
+from timm_diffsens.sensitivities.forwards import PassSettings, forwards, like_of, make_ready
 from timm_diffsens.sensitivities.triplets import PerturbedImages
 
 STATISTICS_BATCH = 32  # images; in training, batches of 32 to 256 are usual
@@ -28,7 +28,7 @@ def set_running_statistics(model: nn.Module, images: PerturbedImages, settings: 
     Returns:
         What was tried before, in words.
     """
-    complete(model, images, settings)
+    make_ready(model, images, settings)
     norms = [module for module in model.modules() if _keeps_statistics(module)]
     size, retries = STATISTICS_BATCH, list[str]()
     while norms:
