@@ -1,7 +1,6 @@
 """The record's parts that are known before anything runs: model, data, protocol."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from timm_diffsens.data.loading import ImageSample
@@ -14,14 +13,17 @@ from timm_diffsens.schema.families import family_of_name
 from timm_diffsens.schema.protocol import Protocol, digest, protocol_hash
 from timm_diffsens.sensitivities.statistics import STATISTICS_BATCH
 
+OF_DIFFEO = ("delta", "cut")
+DRAWS = "Philox4x32-10"  # of the noise: `perturb.philox`
+
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a record, and what else goes into its key."""
+    """The parts of a record, and what else goes into its key; a protocol for each deformation."""
 
     model: records.Model
     data: records.Data
-    protocol: Protocol
+    protocols: list[Protocol]
     extensions: list[records.Extension]
     extra: dict[str, Any]
 
@@ -93,25 +95,30 @@ def _classes(names: tuple[str, ...]) -> records.Classes:
     )
 
 
-def protocol_part(config: Config, used: Mapping[str, Entry], rms: float | None, dtype: str) -> Protocol:
-    """How they are perturbed.
+def protocol_part(
+    config: Config, deformation: Entry, noise: Entry, rms: float | None, dtype: str
+) -> Protocol:
+    """How they are perturbed by one of the deformations.
 
     Args:
         config: its options of the group "protocol" stand under their own names; one that the record's format
             does not know, under `options`, where it is not at its default.
-        used: the entries of `deformation` and `noise`.
+        deformation, noise: their entries.
         rms: exact rms displacement in pixels, if the deformation says it.
         dtype: of the forwards.
     """
     asked = config.values("protocol")
     values = {name: value for name, value in asked.items() if name in Protocol.model_fields}
-    deformation = used["deformation"]
-    values |= {name: deformation.values.get(name) for name in ("delta", "cut")}
-    values |= {name: entry.recorded for name, entry in used.items()}
+    values |= {name: deformation.values.get(name) for name in OF_DIFFEO}
+    if deformation.sha256 is None:  # what stands in a field of its own is no part of the name
+        named = {name: value for name, value in deformation.parameters.items() if name not in OF_DIFFEO}
+        deformation = replace(deformation, parameters=named)
+    values |= {"deformation": deformation.recorded, "noise": noise.recorded}
     defaults = {name: field.default for name, field in type(config).model_fields.items()}
     further = {name: v for name, v in asked.items() if name not in values and v != defaults[name]}
     statistics = f"of the measured images, in batches of {STATISTICS_BATCH}"
-    part = Protocol(**values, rms_displacement=rms, dtype=dtype, init_statistics=statistics, options=further)
+    known = {"rms_displacement": rms, "dtype": dtype, "init_statistics": statistics, "draws": DRAWS}
+    part = Protocol(**values, **known, options=further)
     return part.model_copy(update={"sha256": protocol_hash(part)})
 
 

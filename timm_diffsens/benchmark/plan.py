@@ -25,12 +25,12 @@ from timm_diffsens.perturb.deformation import problem_of, rms_of
 from timm_diffsens.perturb.noise import of_matched_norm
 from timm_diffsens.perturb.pixels import ActivePixels
 from timm_diffsens.registry import Entry
-from timm_diffsens.schema import records
+from timm_diffsens.schema import limits, records
 from timm_diffsens.schema.config import Config, options
+from timm_diffsens.schema.protocol import Protocol
 from timm_diffsens.sensitivities.triplets import Perturbation
 
 _SCALE = ("dims", "size", "xi", "gap")
-_OF_DIFFEO = ("delta", "cut")
 _RGB, _IMAGE = 3, ("channels", "height", "width")
 
 
@@ -65,7 +65,7 @@ class Inputs:
     Attributes:
         config: scale detection has the parameters that a checkpoint was trained on, unless others are given.
         source: the open data set.
-        perturbation: of the images. used: the registry's entries of its `deformation` and its `noise`.
+        perturbation: of the images. deformations, noise: the registry's entries of what it does.
         variants: name in the record -> the variant, ready for use, in order.
         foreign: entries of all that is no part of this package.
     """
@@ -73,7 +73,8 @@ class Inputs:
     config: Config
     source: ImageSource
     perturbation: Perturbation
-    used: dict[str, Entry]
+    deformations: list[Entry]
+    noise: Entry
     variants: dict[str, Any]
     foreign: list[Entry]
 
@@ -93,13 +94,15 @@ class Inputs:
             download=config.download,
             parameters={name: getattr(config, name) for name in _SCALE},
         )
-        perturbation, used = _perturbation(config, source.task)
+        made, noise = _deformations(config, source.task), _noise(config)
+        perturbation = Perturbation(tuple(d for d, _ in made), noise[0], config.corruption, config.seed)
+        deformed_by = [entry for _, entry in made]
         _input_options(config, source)
         entries = [registry.find("variants", name) for name in config.variants]
         variants = {entry.recorded: _variant(entry, config) for entry in entries}
-        things = (*used.values(), *entries, *([source.entry] if source.entry else []))
-        foreign = [entry for entry in things if entry.sha256 is not None]
-        return cls(config, source, perturbation, used, variants, foreign)
+        things = [*deformed_by, noise[1], *entries, *([source.entry] if source.entry else [])]
+        foreign = {entry.spec: entry for entry in things if entry.sha256 is not None}
+        return cls(config, source, perturbation, deformed_by, noise[1], variants, list(foreign.values()))
 
 
 def refuse_weights(model: str | nn.Module | LoadedModel, config: Config) -> None:
@@ -112,14 +115,13 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
     """Check all arguments, load the model and the images, and work out the record's key."""
     refuse_weights(model, asked if isinstance(asked, Config) else asked.config)
     inputs = Inputs.of(asked) if isinstance(asked, Config) else asked  # before weights are fetched
-    config, source, deformation = inputs.config, inputs.source, inputs.perturbation.deformation
+    config, source, deformations = inputs.config, inputs.source, inputs.perturbation.deformations
     warnings: list[str] = []
     homes = [entry.module for entry in inputs.foreign]
     with kept_warnings(warnings), registry.beside(*homes):
         loaded = _load(model, config, source)
         size = loaded.input.height, loaded.input.width
-        problem = problem_of(deformation, size)
-        if problem:
+        for problem in filter(None, (problem_of(deformation, size) for deformation in deformations)):
             warn(problem)
         images = None if source.all_by_default and not config.given("images") else config.images
         sample = _sample(source, config, loaded, images)
@@ -131,10 +133,17 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
     found = parts.Parts(
         model=parts.model_part(loaded),
         data=parts.data_part(sample),
-        protocol=parts.protocol_part(config, inputs.used, rms_of(deformation, size), dtype),
+        protocols=[
+            parts.protocol_part(config, entry, inputs.noise, rms_of(deformation, size), dtype)
+            for deformation, entry in zip(deformations, inputs.deformations, strict=True)
+        ],
         extensions=[parts.extension(entry) for entry in inputs.foreign],
         extra=parts.key_extra(config, loaded.code_sha256),
     )
+    first, *further = found.protocols
+    _refuse_twice(found.protocols)
+    variants = list(inputs.variants)
+    key = records.record_key(found.model, found.data, first, variants, found.extra, further=further)
     return Plan(
         config=config,
         model=loaded,
@@ -146,7 +155,7 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
         no_labels=reason,
         whole=whole,
         parts=found,
-        key=records.record_key(found.model, found.data, found.protocol, list(inputs.variants), found.extra),
+        key=key,
         warnings=warnings,
         homes=[*homes, loaded.home],
     )
@@ -157,28 +166,51 @@ def precision_of(config: Config) -> Precision:
     return Precision(config.amp, config.tf32)
 
 
-def _perturbation(config: Config, task: ScaleDetection | None) -> tuple[Perturbation, dict[str, Entry]]:
-    """Deformation and noise, and the registry's entries of both."""
-    own = ActivePixels(task) if task is not None and not config.given("deformation") else config.deformation
-    deformation, entry = _made("deformations", own, config)
-    for name in _OF_DIFFEO:
-        if config.given(name) and entry.values.get(name) != getattr(config, name):
-            holds = f"has {name}={entry.values[name]}" if name in entry.values else f"takes no {name}"
-            raise UsageError(
-                f"the deformation {entry.name} {holds}: leave out --{name} {getattr(config, name)}"
-            )
-    noise, noise_entry = _made("noises", config.noise, config)
-    if noise_entry.sha256 is not None:
-        noise = of_matched_norm(noise)
-    used = {"deformation": entry, "noise": noise_entry}
-    return Perturbation(deformation, noise, config.corruption, config.seed), used
+def _deformations(config: Config, task: ScaleDetection | None) -> list[tuple[Any, Entry]]:
+    """Each deformation asked for, of each size asked for where it has one; with the registry's entries."""
+    own = task is not None and not config.given("deformation")
+    asked = (ActivePixels(task),) if own else config.deformation
+    found = []
+    for one in asked:
+        made = [_made("deformations", one, {**_offered(config), "delta": delta}) for delta in config.delta]
+        for name in parts.OF_DIFFEO:
+            if config.given(name):
+                _check_taken(name, [entry for _, entry in made], config)
+        alike = len({entry.values.get("delta") for _, entry in made}) == 1  # it takes none, or holds its own
+        found += made[:1] if alike else made
+    if len(found) > limits.DEFORMATIONS:
+        raise UsageError(f"at most {limits.DEFORMATIONS} deformations fit a pass, got {len(found)}")
+    return found
 
 
-def _made(kind: str, asked: Any, config: Config) -> tuple[Any, Entry]:
+def _check_taken(name: str, made: list[Entry], config: Config) -> None:
+    """Raises: UsageError: the deformation has no such number, or holds another than was asked for."""
+    asked = config.delta if name == "delta" else (getattr(config, name),)
+    if {entry.values.get(name) for entry in made} != set(asked):
+        entry = made[0]
+        holds = f"has {name}={entry.values[name]}" if name in entry.values else f"takes no {name}"
+        raise UsageError(
+            f"the deformation {entry.name} {holds}: leave out --{name} {','.join(map(str, asked))}"
+        )
+
+
+def _refuse_twice(protocols: list[Protocol]) -> None:
+    hashes = [protocol.sha256 for protocol in protocols]
+    for place, protocol in enumerate(protocols):
+        if protocol.sha256 in hashes[:place]:
+            raise UsageError(f"a deformation is asked for twice: {protocol.deformation_text}")
+
+
+def _noise(config: Config) -> tuple[Any, Entry]:
+    noise, entry = _made("noises", config.noise, _offered(config))
+    return (noise if entry.sha256 is None else of_matched_norm(noise)), entry
+
+
+def _made(kind: str, asked: Any, options: dict[str, Any]) -> tuple[Any, Entry]:
     """A thing by its spec, with the options of the protocol that it takes; or the object that was given."""
     if isinstance(asked, str):
         entry = registry.find(kind, asked)
-        offered = {name: value for name, value in _offered(config).items() if entry.takes(name)}
+        offered = {name: value for name, value in options.items() if entry.takes(name)}
         thing, entry = entry.build(**offered), entry.with_values(**offered)
     else:
         thing, entry = asked, registry.of_object(kind, asked)

@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from timm_diffsens import registry
@@ -29,9 +30,17 @@ from timm_diffsens.models.loading import LoadedModel
 from timm_diffsens.models.trace import measured_modules
 from timm_diffsens.models.weights import check_applied, copied_weights
 from timm_diffsens.perturb.streams import stream
-from timm_diffsens.results.records.store import check_writable, find_record, load_record, write_record
+from timm_diffsens.results.records.per_image import MOST_KEPT, PerImage, write_per_image
+from timm_diffsens.results.records.store import (
+    check_writable,
+    find_record,
+    load_record,
+    record_path,
+    write_record,
+)
 from timm_diffsens.schema import records
 from timm_diffsens.schema.config import Config, described
+from timm_diffsens.schema.further import Further
 from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
 from timm_diffsens.sensitivities.forwards import PassSettings, on_device
 from timm_diffsens.sensitivities.probe import unwrap
@@ -112,8 +121,10 @@ def run_once(
     done = None if force else find_record(folder, plan.key)
     if done is not None:
         return load_record(done), done, False
-    record = run(plan, progress)
+    record, per_image = _measured(plan, progress)
     try:
+        if per_image:
+            write_per_image(record_path(folder, record), record, per_image)
         return record, write_record(folder, record), True
     except DiffsensError as error:
         raise UnwrittenError(str(error), record) from error.__cause__
@@ -125,12 +136,17 @@ def run(plan: Plan, progress: Progress | None = None) -> records.Record:
     Raises:
         MeasurementError: the network, or what it was given, failed in its own way.
     """
+    return _measured(plan, progress)[0]
+
+
+def _measured(plan: Plan, progress: Progress | None) -> tuple[records.Record, PerImage]:
     with (
         failing(f"{plan.model.spec} could not be run"),
         kept_warnings(plan.warnings),
         registry.beside(*plan.homes),
     ):
-        return _Run(plan, progress).record()
+        measurement = _Run(plan, progress)
+        return measurement.record(), measurement.per_image
 
 
 class _Run:
@@ -141,8 +157,12 @@ class _Run:
         self.transform = plan.sample.transform(plan.model.input)
         self.images = self._perturbed(plan.sample, keep=KEPT)
         self.settings = PassSettings(
-            layers=self.config.layers, batch_size=self.config.batch_size, precision=precision_of(self.config)
+            layers=self.config.layers,
+            batch_size=self.config.batch_size,
+            kept=min(len(plan.sample), MOST_KEPT) if self.config.per_image else 0,
+            precision=precision_of(self.config),
         )
+        self.per_image: PerImage = {}
         self.progress = progress
         self.retries: list[str] = list(plan.retries)
         self.seconds: dict[str, float] = {}
@@ -155,14 +175,15 @@ class _Run:
         with on_device(self.model.module, plan.device):
             original = self._original()
             test_error = self._test_error(original)
-            layers = {"original": original.layers}
+            layers = {"original": original.layers}  # of each deformation
             self._warn_of_functional(original)
             spectra = {"original": filter_spectra(original.weights)}
             for name, variant in plan.variants.items():
                 if original.mean_channel is not None and getattr(variant, "channel_averages", False):
                     layers[name] = original.mean_channel
                 elif getattr(variant, "copies", 1):
-                    layers[name] = average_layers(list(self._copies(name, variant, spectra)))
+                    copies = zip(*self._copies(name, variant, spectra), strict=True)
+                    layers[name] = [average_layers(under) for under in copies]
                 else:
                     layers[name] = original.layers
         seconds = time.perf_counter() - clock
@@ -170,11 +191,15 @@ class _Run:
             key=plan.key,
             model=parts.model,
             data=parts.data,
-            protocol=parts.protocol,
+            protocol=parts.protocols[0],
             test_error=test_error,
             trained={"random": False, "given": None}.get(parts.model.weights.source, True),
             train_error=train_error(parts.model.recipe),
-            variants=layers,
+            variants={name: under[0] for name, under in layers.items()},
+            further=[
+                Further.of(protocol, {name: under[k] for name, under in layers.items()})
+                for k, protocol in enumerate(parts.protocols[1:], 1)
+            ],
             spectra=spectra,
             key_extra=parts.extra,
             not_called=original.not_called,
@@ -200,12 +225,16 @@ class _Run:
 
     def _original(self) -> Pass:
         averages = any(getattr(v, "channel_averages", False) for v in self.plan.variants.values())
-        return self._pass("original", self.model.module, replace(self.settings, mean_channel=averages))
+        settings = replace(self.settings, mean_channel=averages)
+        done = self._pass("original", self.model.module, settings)
+        if done.mean_channel is not None:
+            self._keep("mean-channel", done, done.per_image.get("mean-channel"))
+        return done
 
     def _copies(
         self, name: str, variant: Any, spectra: dict[str, list[Spectrum]]
-    ) -> Iterator[list[LayerSensitivity]]:
-        """The layers of each changed copy; the filter spectra of the first, of variants that have some."""
+    ) -> Iterator[list[list[LayerSensitivity]]]:
+        """The layers of each changed copy, under each deformation; the filter spectra of the first, if any."""
         module, copies = self.model.module, getattr(variant, "copies", 1)
         foreign = name not in records.built_in_variants()
         before = state_sha256(module.state_dict()) if foreign else None
@@ -222,13 +251,15 @@ class _Run:
                     self.retries += set_running_statistics(changed, self.images, self.settings)
             stays = getattr(variant, "convolution_modules", False)
             given = copied_weights(measured_modules(unwrap(changed))) if stays else {}
-            done = self._pass(name, changed, self.settings)
+            done = self._pass(name, changed, self.settings, k if copies > 1 else None)
             check_applied(given, done.weights)
             if getattr(variant, "spectra", False):
                 spectra.setdefault(name, filter_spectra(done.weights))
             yield done.layers
 
-    def _pass(self, name: str, module: nn.Module, settings: PassSettings) -> Pass:
+    def _pass(
+        self, name: str, module: nn.Module, settings: PassSettings, copy: int | None = None
+    ) -> Pass:
         clock = time.perf_counter()
         labels = self.plan.labels if name == "original" else None
         progress = self._progress(name, len(self.plan.sample))
@@ -239,7 +270,16 @@ class _Run:
         self.retries += done.retries
         self.forwards += done.images
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - clock
+        self._keep(name if copy is None else f"{name}#{copy}", done, done.per_image.get(""))
         return done
+
+    def _keep(self, name: str, done: Pass, distances: Mapping[str, torch.Tensor] | None) -> None:
+        """Each image's distances, as `per_image` writes them."""
+        if not distances:
+            return
+        none = torch.full_like(next(iter(distances.values())), torch.nan)
+        columns = [distances.get(layer.layer, none) for layer in done.layers[0]]
+        self.per_image[name] = torch.stack(columns).mT.float().numpy()
 
     def _progress(self, name: str, total: int) -> Callable[[int], None] | None:
         tell = self.progress

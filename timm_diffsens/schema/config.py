@@ -133,6 +133,24 @@ def _numbers(value: Any) -> tuple[float, ...] | None:
         raise UsageError(f"needs numbers separated by commas, got {','.join(map(str, value))!r}") from None
 
 
+def _sizes(value: Any) -> tuple[float, ...] | None:
+    sizes = _numbers(value)
+    if sizes and len(sizes) > limits.DEFORMATIONS:
+        raise UsageError(f"takes at most {limits.DEFORMATIONS} sizes, got {len(sizes)}")
+    return sizes
+
+
+def _specs(value: Any) -> tuple[Any, ...]:
+    """Specs between commas, or a sequence of specs and objects; one object is one thing."""
+    if isinstance(value, list | tuple):
+        parts = [part for each in value for part in (split_commas(each) if isinstance(each, str) else [each])]
+    else:
+        parts = split_commas(value) if isinstance(value, str) else [value]
+    if not 1 <= len(parts) <= limits.DEFORMATIONS:
+        raise UsageError(f"needs between 1 and {limits.DEFORMATIONS} things, got {len(parts)}")
+    return tuple(parts)
+
+
 def _layers(value: Any) -> tuple[str, ...]:
     return tuple(split_commas(value or ())) or ("blocks",)
 
@@ -230,10 +248,20 @@ class Config(Options):
     size: int | None = _images(None, "scale1, scale2: side of the images.", "pixels")
     xi: float | None = _images(None, "scale1: the distance; scale2: side of a patch.", "pixels")
     gap: float | None = _images(None, "scale1: distances around xi that are left out.", "pixels")
-    deformation: Any = _perturbation(
-        "diffeo", "Deformation; `diffsens ls deformations` lists the names.", metavar="SPEC"
+    deformation: Annotated[Any, BeforeValidator(_specs)] = _perturbation(
+        ("diffeo",),
+        "Deformation (default diffeo), or several, of which the first is that of tables and boards; "
+        "`diffsens ls deformations` lists the names.",
+        metavar="SPEC,...",
+        repeatable=True,
     )
-    delta: float = _perturbation(1.0, "Size of the deformation.", "pixels")
+    delta: Annotated[tuple[float, ...], BeforeValidator(_sizes)] = _perturbation(
+        (1.0,),
+        "Size of the deformation (default 1), or several, of which the first is that of tables and boards.",
+        "pixels",
+        metavar="PIXELS,...",
+        repeatable=True,
+    )
     cut: Annotated[int, Field(le=limits.CUT)] = _perturbation(3, "Cutoff of the deformation's Fourier modes.")
     noise: Any = _perturbation("gaussian", "Noise; its norm is that of the deformation.", metavar="SPEC")
     corruption: Annotated[float, Field(ge=0, allow_inf_nan=False)] = _perturbation(
@@ -261,6 +289,7 @@ class Config(Options):
     batch_size: Annotated[int | Literal["auto"], BeforeValidator(_batch_size)] = _running(
         "auto", "Images a batch; a forward sees three times as many.", metavar="N|auto", text=True
     )
+    per_image: bool = _running(True, "Keep each image's distances in a file beside the record.")
     amp: bool = _running(
         False, "Forwards in bfloat16 (autocast): other numbers.", recorded="", group="protocol"
     )
@@ -289,9 +318,12 @@ class Config(Options):
             if isinstance(value, Path):
                 value = str(absolute(value))
             elif name in _SPECS:
-                if not isinstance(value, str):
-                    raise UsageError(f"{name} must be a spec here, got a {type(value).__name__}")
-                value = registry.absolute(value)
+                specs = value if isinstance(value, tuple) else (value,)
+                other = next((spec for spec in specs if not isinstance(spec, str)), None)
+                if other is not None:
+                    raise UsageError(f"{name} must be a spec here, got a {type(other).__name__}")
+                made = [registry.absolute(spec) for spec in specs]
+                value = made if isinstance(value, tuple) else made[0]
             elif isinstance(value, tuple):
                 value = [registry.absolute(v) if isinstance(v, str) else v for v in value]
             found[name] = value

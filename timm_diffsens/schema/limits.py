@@ -11,6 +11,7 @@ COPIES = 10_000  # of a network: shuffled, fresh, or trained
 EPOCHS = 10**6
 RESAMPLES = 10**6  # of the bootstrap
 WORKERS = 4096  # processes, or threads of one
+DEFORMATIONS = 64  # in one pass, and their sizes
 SEED = 2**63 - 1
 LENGTH = 2**16  # pixels of a line, in theory
 LINES = 2**32  # numbers of all images there

@@ -13,7 +13,7 @@ from timm_diffsens.schema.values import Count, FreeForm, Part, Seed, Size
 class Protocol(Part):
     """How the inputs were perturbed and which layers were read."""
 
-    sparse: ClassVar[tuple[str, ...]] = ("init_statistics", "options")
+    sparse: ClassVar[tuple[str, ...]] = ("init_statistics", "draws", "options")
 
     deformation: str = Field(
         "max-entropy",
@@ -38,6 +38,9 @@ class Protocol(Part):
     init_statistics: str = Field(
         "",
         description="running statistics of norms in fresh initialisations; left out: zero and one, as made",
+    )
+    draws: str = Field(
+        "", description="generator of the noise; left out: numpy's Philox4x64-10, as in version 1"
     )
     options: FreeForm = Field(
         default_factory=dict,

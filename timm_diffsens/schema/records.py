@@ -12,14 +12,15 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from timm_diffsens import registry
+from timm_diffsens.schema.further import Further
 from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
 from timm_diffsens.schema.protocol import Protocol, digest, protocol_hash
 from timm_diffsens.schema.values import Count, Fraction, FreeForm, Name, Part, Seed, Whole
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 CLASSES_NAMED: Final = 1000
 
 WeightsOrigin = Literal["pretrained", "checkpoint", "random", "given"]
@@ -208,9 +209,9 @@ class Timings(Part):
 class Record(Part):
     """One model on one set of images under one protocol."""
 
-    sparse: ClassVar[tuple[str, ...]] = ("extensions",)
+    sparse: ClassVar[tuple[str, ...]] = ("extensions", "further")
 
-    schema_version: Annotated[Literal[1], BeforeValidator(_no_flag)] = SCHEMA_VERSION
+    schema_version: Annotated[Literal[1, 2], BeforeValidator(_no_flag)] = SCHEMA_VERSION
     key: str = Field(description="sha256 over all that changes the numbers: see `record_key`")
     model: Model
     data: Data
@@ -221,6 +222,10 @@ class Record(Part):
     variants: Annotated[
         dict[VariantName, list[LayerSensitivity]], AfterValidator(_by_variant), AfterValidator(_rounded)
     ]
+    further: list[Further] = Field(
+        default_factory=list,
+        description="further deformations of the same images, in the same forwards; left out if there are none",
+    )
     spectra: Annotated[dict[VariantName, list[Spectrum]], AfterValidator(_by_variant)]
     key_extra: FreeForm = Field(
         default_factory=dict, description="what else went into the key: options that show nowhere else"
@@ -235,23 +240,57 @@ class Record(Part):
     environment: Environment
     timings: Timings
 
+    @model_validator(mode="after")
+    def _further_of_the_same_layers(self) -> "Record":
+        own = {name: len(layers) for name, layers in self.variants.items()}
+        for one in self.further:
+            if {name: len(values.n) for name, values in one.variants.items()} != own:
+                raise ValueError(f"further: {one.deformation} has other variants or layers than the record")
+        return self
+
     @property
     def output(self) -> LayerSensitivity:
         """The original network's output layer."""
         return self.variants["original"][-1]
 
+    def views(self) -> "list[Record]":
+        """The record under each of its deformations, as if it had been measured with that one alone.
+
+        The first is of the deformation of `protocol`; their keys are all that of the record.
+        """
+        first = self.model_copy(update={"further": []})
+        return [first, *(first.model_copy(update=self._under(one)) for one in self.further)]
+
+    def _under(self, one: Further) -> dict[str, Any]:
+        variants = {name: values.joined(self.variants[name]) for name, values in one.variants.items()}
+        return {"protocol": one.protocol_like(self.protocol), "variants": variants}
+
 
 def record_key(
-    model: Model, data: Data, protocol: Protocol, variants: Sequence[str], extra: Any = None
+    model: Model,
+    data: Data,
+    protocol: Protocol,
+    variants: Sequence[str],
+    extra: Any = None,
+    *,
+    further: Sequence[Protocol] = (),
+    version: int = SCHEMA_VERSION,
 ) -> str:
     """Hash of everything that changes the numbers: network, weights, preprocessing, images, protocol.
 
     Left out: what was found on the way (skipped images, sha256 of the protocol) and what only names things
     (classes, weights: the labels are in the sample's hash, weights have their own).
+
+    Args:
+        model, data, protocol, variants: of the record.
+        extra: its `key_extra`.
+        further: the protocols of further deformations.
+        version: of the schema.
     """
+    others = {"further": [protocol_hash(other) for other in further]} if further else {}
     return digest(
         {
-            "schema": SCHEMA_VERSION,
+            "schema": version,
             "model": model.model_dump(
                 mode="json", exclude={"recipe": True, "family": True, "weights": {"entry"}}
             ),
@@ -259,6 +298,7 @@ def record_key(
             "protocol": protocol_hash(protocol),
             "variants": sorted(variants),
             "extra": extra or {},
+            **others,
         }
     )
 
@@ -266,7 +306,8 @@ def record_key(
 def verify_key(record: Record) -> bool:
     """Whether the stored key is the one that follows from the record's content."""
     made_of = (record.model, record.data, record.protocol, list(record.variants), record.key_extra)
-    return record.key == record_key(*made_of)
+    further = [one.protocol_like(record.protocol) for one in record.further]
+    return record.key == record_key(*made_of, further=further, version=record.schema_version)
 
 
 def json_schema() -> dict[str, Any]:

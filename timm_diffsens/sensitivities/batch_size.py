@@ -14,13 +14,16 @@ _PIXELS = 16 * 224 * 224
 _MOST = {"cpu": 64, "cuda": 256}
 
 
-def chosen_batch_size(asked: BatchSize, first: torch.Tensor | None, device: torch.device) -> int:
+def chosen_batch_size(
+    asked: BatchSize, first: torch.Tensor | None, device: torch.device, pairs: int = 1
+) -> int:
     """The batch size asked for, or one that suits the images and the device.
 
     Args:
         asked: a number, or "auto".
         first: the first image, (1, c, h, w) or (1, c, length); None where there is none.
         device: of the network.
+        pairs: of deformed and noised images for each clean one: with more of them, fewer images.
 
     Raises:
         UsageError: neither a positive number nor "auto".
@@ -30,7 +33,8 @@ def chosen_batch_size(asked: BatchSize, first: torch.Tensor | None, device: torc
     if asked != "auto":
         raise UsageError(f"batch size must be a positive number or 'auto', got {asked!r}")
     pixels = 1 if first is None else max(1, math.prod(first.shape[2:]))
-    return max(1, min(_MOST.get(device.type, 64), _PIXELS // pixels))
+    usual = min(_MOST.get(device.type, 64), _PIXELS // pixels)
+    return max(1, 3 * usual // (1 + 2 * pairs))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

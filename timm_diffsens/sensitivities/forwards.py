@@ -25,16 +25,18 @@ class PassSettings:
 
     Attributes:
         layers: a selection or shell patterns, see `models.layers.select_layers`.
-        batch_size: images a forward (which sees three times as many), or "auto".
+        batch_size: images a forward (which sees each of them 1 + 2 K times, with K deformations), or "auto".
         mean_channel: measure channel averages too.
+        kept: the distances of so many images are given one by one, see `Probe.per_image`.
         precision: of the forwards.
         forward: called as `forward(model, images)` in place of `model(images)`, for models that want more
-            than images; however many images it is given, (3 n, c, h, w) in a pass.
+            than images; however many images it is given, (parts x n, c, h, w) in a pass.
     """
 
     layers: str | Sequence[str] = "blocks"
     batch_size: BatchSize = "auto"
     mean_channel: bool = False
+    kept: int = 0
     precision: Precision = FULL
     forward: Forward | None = None
 

@@ -19,19 +19,18 @@ from timm_diffsens.models.weights import is_lazy, refuse_meta
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.sensitivities.estimator import ROUNDING_UNITS, Buffers, SensitivityEstimator
 from timm_diffsens.sensitivities.reductions.dispatch import prepare
-from timm_diffsens.sensitivities.reductions.state import MOST_IMAGES
+from timm_diffsens.sensitivities.reductions.state import FEW, MOST_IMAGES
 
 Forward = Callable[[nn.Module, torch.Tensor], Any]  # (model, images) -> what the model returns
 
-_PARTS = 3  # clean, deformed, noised
 _TRACING = ContextVar("tracing", default=False)  # some probe traces: no hook of any probe measures
 
 
 class Probe:
     """While open, every forward of a batch made of three equal parts is measured layer by layer.
 
-    The parts are clean, deformed and noised images, concatenated along dim 0 in that order. Each layer's
-    output is reduced inside its hook, before a later in-place operation can overwrite it; nothing of it is
+    The parts are clean, deformed and noised images, concatenated along dim 0 in that order; with `pairs`
+    above one, further pairs of deformed and noised images follow. Each layer's output is reduced inside its hook, before a later in-place operation can overwrite it; nothing of it is
     kept but running sums (`SensitivityEstimator`). The model is in evaluation mode while the probe is open;
     its outputs are unchanged to the bit.
 
@@ -39,9 +38,11 @@ class Probe:
         model: any module; `torch.compile` and DataParallel wrappers are seen through (call `probe.model`).
         layers: a selection or shell patterns, see `models.layers.select_layers`.
         mean_channel: measure the average over channels of each layer too.
+        pairs: of deformed and noised images for each clean one.
+        kept: the distances of so many images are kept, each for itself, see `per_image`.
 
     Raises:
-        UsageError: a scripted module, no such layer, a batch that is not three equal parts.
+        UsageError: a scripted module, no such layer, a batch that is not of 1 + 2 `pairs` equal parts.
 
     Example:
         >>> from timm_diffsens import Diffeo, Probe, matched_noise
@@ -57,9 +58,18 @@ class Probe:
     """
 
     def __init__(
-        self, model: nn.Module, layers: str | Sequence[str] = "blocks", *, mean_channel: bool = False
+        self,
+        model: nn.Module,
+        layers: str | Sequence[str] = "blocks",
+        *,
+        mean_channel: bool = False,
+        pairs: int = 1,
+        kept: int = FEW,
     ) -> None:
+        if pairs < 1:
+            raise UsageError(f"pairs must be at least 1, got {pairs}")
         self.model = unwrap(model)
+        self.pairs, self.kept = pairs, max(kept, FEW)
         self.selection = layers
         self.mean_channel = mean_channel
         self.trace: Trace | None = None
@@ -101,12 +111,12 @@ class Probe:
         """Forget all images; the layers stay."""
         for estimators in (self._estimators, self._mean_estimators):
             for name, estimator in estimators.items():
-                estimators[name] = SensitivityEstimator(buffers=estimator.buffers)
+                estimators[name] = self._estimator(estimator.buffers)
         self._faults.clear()
         self._orders.clear()
 
     def run(self, images: torch.Tensor, forward: Forward | None = None) -> Any:
-        """One forward of images (3 n, c, h, w) by `forward(model, images)`, else by `model(images)`.
+        """One forward of images (parts x n, c, h, w) by `forward(model, images)`, else by `model(images)`.
 
         Raises:
             UsageError: `forward` calls the model not at all, or several times.
@@ -128,22 +138,36 @@ class Probe:
         """Modules with parameters that no forward called (functional use), so that no hook could see them."""
         return self.trace.not_called if self.trace else []
 
-    def results(self) -> list[LayerSensitivity]:
-        """One `LayerSensitivity` a layer, in order of execution.
+    @property
+    def parts(self) -> int:
+        """Of a batch: clean images, and `pairs` of deformed and noised ones."""
+        return 1 + 2 * self.pairs
+
+    def results(self, pair: int = 0) -> list[LayerSensitivity]:
+        """One `LayerSensitivity` a layer, in order of execution, of one of the pairs.
 
         Raises:
             MeasurementError: no forward was seen.
         """
-        return self._results(self._estimators, {})
+        return self._results(pair, self._estimators, {})
 
-    def mean_channel_results(self) -> list[LayerSensitivity]:
+    def per_image(self, mean_channel: bool = False) -> dict[str, torch.Tensor]:
+        """Layer -> a_1, g_1, ..., a_K, g_K, b of each of the first `kept` images: (n, 2 K + 1), float64.
+
+        a = ||f(tau x) - f(x)||^2 and g = ||f(x + eta) - f(x)||^2 for each of the K pairs; for b see
+        `SensitivityEstimator`. Layers without values are left out.
+        """
+        estimators = self._mean_estimators if mean_channel else self._estimators
+        return {name: one.per_image() for name, one in estimators.items() if name not in self._faults}
+
+    def mean_channel_results(self, pair: int = 0) -> list[LayerSensitivity]:
         """The same for the average over channels (Fig. 7 of the paper, dotted); needs `mean_channel=True`."""
         if not self.mean_channel:
             raise UsageError("open the probe with mean_channel=True")
         unknown = {
             layer.name: "channel axis not known" for layer in self.layers if layer.channel_axis is None
         }
-        return self._results(self._mean_estimators, unknown, self._floor)
+        return self._results(pair, self._mean_estimators, unknown, self._floor)
 
     def _floor(self, layer: Layer) -> float:
         """Square distance between averages over channels that rounding of the channels makes.
@@ -162,6 +186,7 @@ class Probe:
 
     def _results(
         self,
+        pair: int,
         estimators: dict[str, SensitivityEstimator],
         reasons: dict[str, str],
         floor: Callable[[Layer], float] = lambda layer: 0.0,
@@ -171,7 +196,7 @@ class Probe:
                 "the probe saw no forward; a compiled or wrapped model must be called through probe.model"
             )
         return [
-            self._result(layer, estimators.get(layer.name), reasons.get(layer.name), floor)
+            self._result(layer, estimators.get(layer.name), reasons.get(layer.name), floor)[pair]
             for layer in self.layers
         ]
 
@@ -181,7 +206,8 @@ class Probe:
         estimator: SensitivityEstimator | None,
         reason: str | None,
         floor: Callable[[Layer], float],
-    ) -> LayerSensitivity:
+    ) -> list[LayerSensitivity]:
+        """Of each pair."""
         reason = layer.reason or self._faults.get(layer.name) or reason
         place = {
             "layer": layer.name,
@@ -195,12 +221,15 @@ class Probe:
         if reason is None and (estimator is None or estimator.count == 0):
             reason = "not called"
         if reason is not None:
-            return LayerSensitivity.of(estimator.count if estimator else 0, reason=reason, **place)
+            nothing = LayerSensitivity.of(estimator.count if estimator else 0, reason=reason, **place)
+            return [nothing] * self.pairs
         assert estimator is not None
         found = estimator.compute(floor(layer), **place)
-        if found.reason == "constant" and not layer.uniform:
-            found = found.model_copy(update={"reason": "input-independent"})
-        return found
+        dead = {"reason": "input-independent"}
+        return [
+            one.model_copy(update=dead) if one.reason == "constant" and not layer.uniform else one
+            for one in found
+        ]
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._depth += 1
@@ -216,10 +245,12 @@ class Probe:
         if self._expected is not None:  # tensors of another length do not belong to the images
             given = [t for t in given if t.ndim and len(t) == self._expected]
         images = max(given, key=lambda t: (t.is_floating_point(), t.ndim), default=None)
-        if images is None or images.ndim == 0 or len(images) % _PARTS or len(images) == 0:
+        if images is None or images.ndim == 0 or len(images) % self.parts or len(images) == 0:
+            further = f", and {self.pairs - 1} further pairs of the last two" if self.pairs > 1 else ""
+            number = "three" if self.pairs == 1 else self.parts
             raise UsageError(
-                "the probe expects a batch of three equal parts along dim 0 (clean, deformed, noised), "
-                f"got {shapes}"
+                f"the probe expects a batch of {number} equal parts along dim 0 (clean, deformed, "
+                f"noised{further}), got {shapes}"
             )
         self._batch = len(images)
         self._counts.clear()
@@ -233,7 +264,7 @@ class Probe:
         """Trace the model on three samples of the first batch, then hook the layers asked for."""
         if device.type != "meta":
             refuse_meta(self.model)
-        samples = (0, self._batch // _PARTS, self._batch - 1)
+        samples = (0, self._batch // self.parts, self._batch - 1)
 
         def batch(numbers: Sequence[int]) -> Arguments:
             rows = [samples[number] for number in numbers]
@@ -268,9 +299,13 @@ class Probe:
         self, shapes: dict[str, tuple[int, ...]], device: torch.device
     ) -> dict[str, SensitivityEstimator]:
         """An estimator for each layer, given the shape of a sample, with memory of its own."""
-        between = bool(self._batch // _PARTS % MOST_IMAGES)  # batches end inside of blocks
-        buffers = Buffers.for_sizes([math.prod(shape) for shape in shapes.values()], between, device)
-        return {name: SensitivityEstimator(buffers=own) for name, own in zip(shapes, buffers, strict=True)}
+        between = bool(self._batch // self.parts % MOST_IMAGES)  # batches end inside of blocks
+        sizes = [math.prod(shape) for shape in shapes.values()]
+        buffers = Buffers.for_sizes(sizes, between, device, self.pairs, self.kept)
+        return {name: self._estimator(own) for name, own in zip(shapes, buffers, strict=True)}
+
+    def _estimator(self, buffers: Buffers | None) -> SensitivityEstimator:
+        return SensitivityEstimator(pairs=self.pairs, kept=self.kept, buffers=buffers)
 
     def _attach(self) -> None:
         wanted: dict[str, dict[str, Layer]] = {}
@@ -315,7 +350,7 @@ class Probe:
         if order is None:
             order = self._orders[id(estimator)] = memory_order(samples)  # the same for all batches
         parts = samples.permute(0, *order)
-        estimator.update_parts(parts.reshape(_PARTS, self._batch // _PARTS, -1))
+        estimator.update_parts(parts.reshape(self.parts, self._batch // self.parts, -1))
 
 
 class _LayerHook:

@@ -36,7 +36,9 @@ class Pass:
     """One pass of a network over the images.
 
     Attributes:
-        layers: sensitivities of the layers. mean_channel: those of their channel averages, if asked for.
+        layers: sensitivities of the layers, under each deformation. mean_channel: those of their channel
+            averages, if asked for.
+        per_image: see `Probe.per_image`, for the layers and, under "mean-channel", for their averages.
         wrong: how many images had another top class than their label; None without labels, or without a
             finite score for each class.
         batch_size: as used in the end. retries: what was tried before.
@@ -44,8 +46,9 @@ class Pass:
         functional: modules that convolve but are no convolution modules.
     """
 
-    layers: list[LayerSensitivity]
-    mean_channel: list[LayerSensitivity] | None
+    layers: list[list[LayerSensitivity]]
+    mean_channel: list[list[LayerSensitivity]] | None
+    per_image: dict[str, dict[str, torch.Tensor]]
     wrong: int | None
     images: int
     batch_size: int
@@ -59,14 +62,14 @@ def measure(
     model: nn.Module,
     images: torch.Tensor | Iterable[Any],
     *,
-    diffeo: Deformation | None = None,
+    diffeo: Deformation | Sequence[Deformation] | None = None,
     layers: str | Sequence[str] = "blocks",
     batch_size: BatchSize = "auto",
     seed: int = 0,
     device: str | torch.device | None = None,
     precision: Precision = FULL,
     forward: Forward | None = None,
-) -> list[LayerSensitivity]:
+) -> list[LayerSensitivity] | list[list[LayerSensitivity]]:
     """D, G and R of every layer of any module.
 
     Args:
@@ -74,9 +77,10 @@ def measure(
         images: a tensor (n, c, h, w) as the network wants it (normalised), or a loader that yields such
             tensors or (tensor, label) pairs; it is iterated again after an out-of-memory.
         diffeo: the deformation; by default `Diffeo(delta=1, cut=3)`. `ActivePixels` takes images (n, c, l)
-            too.
+            too. With a sequence of K deformations the result is a list for each, and the cost (1 + 2 K) / 3
+            of that of one: the clean forward is shared.
         layers: a selection or shell patterns, see `models.layers.select_layers`.
-        batch_size: images a forward (which sees three times as many), or "auto". It does not change
+        batch_size: images a forward (which sees each of them 1 + 2 K times), or "auto". It does not change
             the numbers beyond rounding; after an out-of-memory it is halved.
         seed: of the deformations and the noise; each image has its own stream.
         device: where to run; by default where the model is.
@@ -99,11 +103,14 @@ def measure(
         layer4   0.80 True
         output   1.00 True
     """
-    perturbed = PerturbedImages(batches_of(images), Perturbation(diffeo or Diffeo(), seed=seed))
+    several = isinstance(diffeo, Sequence)
+    deformations = tuple(diffeo) if isinstance(diffeo, Sequence) else (diffeo or Diffeo(),)
+    perturbed = PerturbedImages(batches_of(images), Perturbation(deformations, seed=seed))
     settings = PassSettings(layers, batch_size, precision=precision, forward=forward)
     module = unwrap(model)
     with on_device(module, device):
-        return run_pass(module, perturbed, settings).layers
+        layers = run_pass(module, perturbed, settings).layers
+    return layers if several else layers[0]
 
 
 def run_pass(
@@ -162,10 +169,11 @@ def _run_once(
     like, size = like_of(model), settings.batch_size
     assert size != "auto"
     done, wrong = 0, torch.zeros((), device=like.device)
-    probe = Probe(model, settings.layers, mean_channel=settings.mean_channel)
+    wanted = {"mean_channel": settings.mean_channel, "pairs": images.pairs, "kept": settings.kept}
+    probe = Probe(model, settings.layers, **wanted)
     with forwards(model, images, settings) as layout, probe:  # in this order: it runs the model too
-        for indices, triplets in images.batches(size, like, layout):
-            output = model_output(probe.run(triplets, settings.forward))
+        for indices, parts in images.batches(size, like, layout):
+            output = model_output(probe.run(parts, settings.forward))
             if labels is not None:
                 truth = torch.tensor([labels[i] for i in indices]).to(like.device, non_blocking=True)
                 wrong += _wrong(output, truth)
@@ -175,16 +183,18 @@ def _run_once(
         if done < 2:
             raise MeasurementError(f"at least 2 images are needed, got {done}")
         assert probe.trace is not None  # each forward was seen, or `run` raised
-        layers = _without_deformation(probe.results(), images)
-        averages = (
-            _without_deformation(probe.mean_channel_results(), images) if settings.mean_channel else None
-        )
-        reasons = Counter(layer.reason for layer in layers if layer.reason)
-        if reasons.total() == len(layers):
+        layers = _of_each(probe.results, images)
+        averages = _of_each(probe.mean_channel_results, images) if settings.mean_channel else None
+        per_image = {"": probe.per_image()} if settings.kept else {}
+        if settings.kept and settings.mean_channel:
+            per_image["mean-channel"] = probe.per_image(mean_channel=True)
+        reasons = Counter(layer.reason for layer in layers[0] if layer.reason)
+        if reasons.total() == len(layers[0]):
             warn(f"no layer of {type(model).__name__} has a value: {reasons.most_common(1)[0][0]}")
         return Pass(
             layers=layers,
             mean_channel=averages,
+            per_image=per_image,
             wrong=int(wrong) if labels is not None and bool(wrong.isfinite()) else None,
             images=done,
             batch_size=size,
@@ -195,12 +205,18 @@ def _run_once(
         )
 
 
-def _without_deformation(layers: list[LayerSensitivity], images: PerturbedImages) -> list[LayerSensitivity]:
-    """No values where no image was deformed beyond rounding: D, G and R would be ratios of nothing."""
-    if images.deformed:
-        return layers
+def _of_each(
+    results: Callable[[int], list[LayerSensitivity]], images: PerturbedImages
+) -> list[list[LayerSensitivity]]:
+    """The results of each deformation.
+
+    No values where one deformed no image beyond rounding: D, G and R would be ratios of nothing.
+    """
     nothing = {**dict.fromkeys(MEASURES), "reason": _NOT_DEFORMED}
-    return [layer if layer.d is None else layer.model_copy(update=nothing) for layer in layers]
+    return [
+        layers if deformed else [one if one.d is None else one.model_copy(update=nothing) for one in layers]
+        for layers, deformed in ((results(k), deformed) for k, deformed in enumerate(images.deformed))
+    ]
 
 
 def count_wrong(
@@ -212,9 +228,9 @@ def count_wrong(
 ) -> tuple[int | None, int]:
     """Top-1 errors (None without finite scores) and images seen, on clean (or corrupted) images only.
 
-    A forward sees as many images as one of `run_pass` under the same settings: three batches.
+    A forward sees as many images as one of `run_pass` under the same settings.
     """
-    like, size = like_of(model), 3 * _batch_size(model, images, settings)
+    like, size = like_of(model), (1 + 2 * images.pairs) * _batch_size(model, images, settings)
     wrong, done = 0.0, 0
     with evaluating(model), forwards(model, images, settings) as layout:
         for indices, batch in images.corrupted(size, like, layout):
@@ -230,7 +246,7 @@ def count_wrong(
 def _batch_size(model: nn.Module, images: PerturbedImages, settings: PassSettings) -> int:
     settings.precision.check(like_of(model).device)
     first = images.first() if settings.batch_size == "auto" else None
-    return chosen_batch_size(settings.batch_size, first, like_of(model).device)
+    return chosen_batch_size(settings.batch_size, first, like_of(model).device, images.pairs)
 
 
 def _wrong(output: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:

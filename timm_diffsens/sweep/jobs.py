@@ -71,7 +71,7 @@ class Job:
         config = Config(**self.options)
         if config.pretrained or registry.split_arguments(config.dataset)[0] not in _MADE_HERE:
             return False
-        asked = {"deformations": [config.deformation], "noises": [config.noise], "variants": config.variants}
+        asked = {"deformations": config.deformation, "noises": [config.noise], "variants": config.variants}
         known = {kind: {entry.name for entry in registry.built_ins(kind)} for kind in asked}
         return all(
             registry.split_arguments(spec)[0] in known[kind]

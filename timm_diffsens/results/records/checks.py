@@ -17,9 +17,11 @@ _MOST_VARIANTS = 64
 def faults(record: Record) -> list[str]:
     """What is wrong with a record that fits the schema; empty for a good one."""
     found = [*_hashes(record), *_whole(record)]
-    for variant, layers in record.variants.items():
-        single = _is_single(variant, record.protocol)
-        found += [f"variants.{variant}: {fault}" for fault in _layer_list(layers, single)]
+    for number, view in enumerate(record.views()):
+        where = f"further.{number - 1}." if number else ""
+        for variant, layers in view.variants.items():
+            single = _is_single(variant, view.protocol)
+            found += [f"{where}variants.{variant}: {fault}" for fault in _layer_list(layers, single)]
     for variant, spectra in record.spectra.items():
         found += [f"spectra.{variant}: {fault}" for spectrum in spectra for fault in _spectrum(spectrum)]
     return found
@@ -35,6 +37,9 @@ def _hashes(record: Record) -> Iterator[str]:
 def _whole(record: Record) -> Iterator[str]:
     if not record.variants.get("original"):
         yield "the original network has no layers"
+    protocols = [view.protocol.sha256 for view in record.views()]
+    if len(set(protocols)) < len(protocols):
+        yield "a deformation stands twice"
     if len(record.variants | record.spectra) > _MOST_VARIANTS:
         yield f"{len(record.variants | record.spectra)} variants, expected at most {_MOST_VARIANTS}"
     if (record.test_error.value is None) != (record.test_error.source is None):

@@ -111,9 +111,10 @@ def _fault(content: bytes, error: ValidationError) -> str:
     data = from_json(content)
     if not isinstance(data, dict) or "schema_version" not in data:
         return "foreign JSON (no schema_version)"
-    if data["schema_version"] != SCHEMA_VERSION:
-        version = repr(data["schema_version"])[:20]
-        return f"schema version {version}, this package reads {SCHEMA_VERSION}; install the one that wrote it"
+    version = data["schema_version"]
+    if isinstance(version, bool) or version not in range(1, SCHEMA_VERSION + 1):
+        read = f"this package reads 1 to {SCHEMA_VERSION}; install the one that wrote it"
+        return f"schema version {repr(version)[:20]}, {read}"
     place = ".".join(str(part) for part in first["loc"])
     more = f" (and {error.error_count() - 1} more faults)" if error.error_count() > 1 else ""
     got = f", got {str(first['input'])[:20]}" if isinstance(first["input"], int | float) else ""
