@@ -27,7 +27,7 @@ from timm_diffsens.perturb.pixels import ActivePixels
 from timm_diffsens.registry import Entry
 from timm_diffsens.schema import records
 from timm_diffsens.schema.config import Config, options
-from timm_diffsens.sensitivities.triplets import Perturbation
+from timm_diffsens.sensitivities.perturbed import Perturbation
 
 _SCALE = ("dims", "size", "xi", "gap")
 _OF_DIFFEO = ("delta", "cut")
@@ -112,7 +112,7 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
     """Check all arguments, load the model and the images, and work out the record's key."""
     refuse_weights(model, asked if isinstance(asked, Config) else asked.config)
     inputs = Inputs.of(asked) if isinstance(asked, Config) else asked  # before weights are fetched
-    config, source, deformation = inputs.config, inputs.source, inputs.perturbation.deformation
+    config, source, deformation = inputs.config, inputs.source, inputs.perturbation.deformations[0]
     warnings: list[str] = []
     homes = [entry.module for entry in inputs.foreign]
     with kept_warnings(warnings), registry.beside(*homes):
@@ -171,7 +171,7 @@ def _perturbation(config: Config, task: ScaleDetection | None) -> tuple[Perturba
     if noise_entry.sha256 is not None:
         noise = of_matched_norm(noise)
     used = {"deformation": entry, "noise": noise_entry}
-    return Perturbation(deformation, noise, config.corruption, config.seed), used
+    return Perturbation((deformation,), noise, config.corruption, config.seed), used
 
 
 def _made(kind: str, asked: Any, config: Config) -> tuple[Any, Entry]:

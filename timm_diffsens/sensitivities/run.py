@@ -25,8 +25,8 @@ from timm_diffsens.sensitivities.forwards import (
     make_ready,
     on_device,
 )
+from timm_diffsens.sensitivities.perturbed import Perturbation, PerturbedImages, batches_of
 from timm_diffsens.sensitivities.probe import Forward, Probe, model_output, unwrap
-from timm_diffsens.sensitivities.triplets import Perturbation, PerturbedImages, batches_of
 
 _NOT_DEFORMED = "the deformation changes these images by rounding alone"
 
@@ -99,7 +99,7 @@ def measure(
         layer4   0.80 True
         output   1.00 True
     """
-    perturbed = PerturbedImages(batches_of(images), Perturbation(diffeo or Diffeo(), seed=seed))
+    perturbed = PerturbedImages(batches_of(images), Perturbation((diffeo or Diffeo(),), seed=seed))
     settings = PassSettings(layers, batch_size, precision=precision, forward=forward)
     module = unwrap(model)
     with on_device(module, device):
@@ -164,8 +164,8 @@ def _run_once(
     done, wrong = 0, torch.zeros((), device=like.device)
     probe = Probe(model, settings.layers, mean_channel=settings.mean_channel)
     with forwards(model, images, settings) as layout, probe:  # in this order: it runs the model too
-        for indices, triplets in images.batches(size, like, layout):
-            output = model_output(probe.run(triplets, settings.forward))
+        for indices, parts in images.batches(size, like, layout):
+            output = model_output(probe.run(parts, settings.forward))
             if labels is not None:
                 truth = torch.tensor([labels[i] for i in indices]).to(like.device, non_blocking=True)
                 wrong += _wrong(output, truth)
@@ -197,7 +197,7 @@ def _run_once(
 
 def _without_deformation(layers: list[LayerSensitivity], images: PerturbedImages) -> list[LayerSensitivity]:
     """No values where no image was deformed beyond rounding: D, G and R would be ratios of nothing."""
-    if images.deformed:
+    if images.deformed[0]:
         return layers
     nothing = {**dict.fromkeys(MEASURES), "reason": _NOT_DEFORMED}
     return [layer if layer.d is None else layer.model_copy(update=nothing) for layer in layers]
