@@ -79,8 +79,8 @@ def prepare(setting):
     from timm_diffsens.models.inputs import InputOptions
     from timm_diffsens.models.loading import load_model
     from timm_diffsens.sensitivities.forwards import channels_last
+    from timm_diffsens.sensitivities.perturbed import Perturbation, PerturbedImages
     from timm_diffsens.sensitivities.probe import Probe
-    from timm_diffsens.sensitivities.triplets import Perturbation, PerturbedImages
 
     torch.set_num_threads(setting.threads)
     device = torch.device(setting.device)

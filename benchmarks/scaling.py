@@ -72,9 +72,9 @@ def one_pass(threads, device):
     import torch
 
     from timm_diffsens.sensitivities.forwards import PassSettings
+    from timm_diffsens.sensitivities.perturbed import Perturbation, PerturbedImages
     from timm_diffsens.sensitivities.reductions import dispatch
     from timm_diffsens.sensitivities.run import run_pass
-    from timm_diffsens.sensitivities.triplets import Perturbation, PerturbedImages
 
     torch.set_num_threads(threads)
     device = torch.device(device)

@@ -166,9 +166,9 @@ def write_distances(spec, checkpoint, folder, images=1000):
     """a and g of each image at the first, the middle and the last block, and the output."""
     from timm_diffsens.benchmark.plan import prepare
     from timm_diffsens.schema.config import Config
+    from timm_diffsens.sensitivities.perturbed import PerturbedImages
     from timm_diffsens.sensitivities.probe import Probe
     from timm_diffsens.sensitivities.reductions.state import KEPT
-    from timm_diffsens.sensitivities.triplets import PerturbedImages
 
     plan = prepare(spec, Config(checkpoint=checkpoint, dataset="cifar10", data_dir=folder, images=images))
     sample, transform = plan.sample, plan.sample.transform(plan.model.input)
@@ -180,10 +180,10 @@ def write_distances(spec, checkpoint, folder, images=1000):
     rows, module = [], plan.model.module.eval()
     perturbed = PerturbedImages(batches, plan.perturbation, 0)
     like = next(module.parameters())
-    for _, triplets in perturbed.batches(KEPT, like, torch.contiguous_format):
+    for _, parts in perturbed.batches(KEPT, like, torch.contiguous_format):
         probe = Probe(module, "blocks")
         with probe, torch.no_grad():
-            probe.run(triplets, None)
+            probe.run(parts, None)
             names = list(probe._estimators)
             for name in dict.fromkeys(names[i] for i in (0, len(names) // 2, len(names) - 2, len(names) - 1)):
                 estimator = probe._estimators[name]

@@ -6,7 +6,7 @@ from torch import nn
 
 from timm_diffsens import Diffeo, Precision, Probe, UsageError, bench, measure, sensitivity
 from timm_diffsens.device.precision import FULL
-from timm_diffsens.sensitivities.triplets import Perturbation
+from timm_diffsens.sensitivities.perturbed import Perturbation
 
 CPU = torch.device("cpu")
 
@@ -18,7 +18,7 @@ def images():
 
 def test_sums_over_bfloat16_forwards_are_those_of_float64(images):
     layer = nn.Conv2d(3, 3, 1, groups=3, bias=False)  # one product a number: rounded once, in any layout
-    moved = Perturbation(Diffeo(delta=2)).triplets(images, range(20))
+    moved = Perturbation((Diffeo(delta=2),)).parts(images, range(20))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         outputs = layer(moved)
     assert outputs.dtype == torch.bfloat16
@@ -33,7 +33,7 @@ def test_sums_over_bfloat16_forwards_are_those_of_float64(images):
 def test_channel_averages_of_bfloat16_are_not_rounded(images):
     layer = nn.Conv2d(3, 3, 1, groups=3, bias=False)
     layer.weight.data.flatten().copy_(torch.tensor([0.7, -0.4, 0.9]))
-    moved = Perturbation(Diffeo(delta=2)).triplets(images, range(20))
+    moved = Perturbation((Diffeo(delta=2),)).parts(images, range(20))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), Probe(layer, mean_channel=True) as probe:
         output = probe.model(moved)
     assert output.dtype == torch.bfloat16
@@ -48,9 +48,9 @@ def test_channel_averages_of_bfloat16_are_not_rounded(images):
 
 
 def test_what_is_drawn_is_not_rounded(images):
-    whole = Perturbation().triplets(images, range(20))
+    whole = Perturbation().parts(images, range(20))
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(Perturbation().triplets(images, range(20)), whole)
+        assert torch.equal(Perturbation().parts(images, range(20)), whole)
 
 
 def test_autocast_ends_with_the_measurement(images):

@@ -5,7 +5,7 @@ import torch
 
 from timm_diffsens import Deformation, Diffeo, UsageError, matched_noise, measure, registry, sensitivity
 from timm_diffsens.perturb.deformation import problem_of, rms_of
-from timm_diffsens.sensitivities.triplets import Perturbation
+from timm_diffsens.sensitivities.perturbed import Perturbation
 
 
 def to_the_right(images, generator):
@@ -30,7 +30,7 @@ def test_a_function_is_a_deformation():
     model = torch.nn.Sequential(pixelwise, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     pixels, *_, output = measure(model, images, diffeo=deformation, layers="all", batch_size=5, seed=3)
     with torch.no_grad():
-        parts = pixelwise(Perturbation(to_the_right, seed=3).triplets(images, range(12))).chunk(3)
+        parts = pixelwise(Perturbation((to_the_right,), seed=3).parts(images, range(12))).chunk(3)
     assert (pixels.d, pixels.g, pixels.r) == pytest.approx(tuple(sensitivity(*parts)), rel=1e-10)
     assert output.d < 1e-28  # squares of float64 rounding, over a variance of some 1e-3
     assert rms_of(deformation, 16) is None
@@ -41,4 +41,4 @@ def test_a_function_is_a_deformation():
 
 def test_another_shape_is_refused():
     with pytest.raises(UsageError, match=r"expected deformed images \(2, 3, 8, 8\), got \(2, 3, 4, 8\)"):
-        Perturbation(lambda images, generator: images[:, :, ::2]).triplets(torch.rand(2, 3, 8, 8), [0, 1])
+        Perturbation((lambda images, generator: images[:, :, ::2],)).parts(torch.rand(2, 3, 8, 8), [0, 1])

@@ -80,7 +80,10 @@ def test_same_arguments_same_draws():
 def test_streams_of_several_images():
     together = [g.standard_normal(5).tolist() for g in streams(3, "noise", [4, 2, 9])]
     assert together == [stream(3, "noise", i).standard_normal(5).tolist() for i in (4, 2, 9)]
-    assert streams(3, "noise", []) == []
+    assert list(streams(3, "noise", [])) == []
+    few = streams(3, "noise", [4, 2, 9])
+    assert few[-1] is few[2]  # made once: its draws follow each other
+    assert few[1:] == [few[1], few[2]]
 
 
 def test_global_seeds_do_not_matter():

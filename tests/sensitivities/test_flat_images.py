@@ -7,8 +7,8 @@ from torch import nn
 from timm_diffsens import Diffeo, bench, measure
 from timm_diffsens.errors import DiffsensWarning
 from timm_diffsens.schema.layers import MEASURES
-from timm_diffsens.sensitivities import triplets
-from timm_diffsens.sensitivities.triplets import Perturbation
+from timm_diffsens.sensitivities import perturbed
+from timm_diffsens.sensitivities.perturbed import Perturbation
 
 REASON = "the deformation changes these images by rounding alone"
 
@@ -33,7 +33,7 @@ def textured(n, size=16):
 def test_a_flat_image_is_neither_deformed_nor_noised(dtype, size):
     clean = flat(6, size, dtype)
     assert not torch.equal(Diffeo()(clean, torch.Generator().manual_seed(0)), clean), "rounding shows"
-    one, deformed, noised = Perturbation().triplets(clean, range(6)).chunk(3)
+    one, deformed, noised = Perturbation().parts(clean, range(6)).chunk(3)
     assert torch.equal(one, clean)
     assert torch.equal(deformed, clean)
     assert torch.equal(noised, clean)
@@ -42,9 +42,9 @@ def test_a_flat_image_is_neither_deformed_nor_noised(dtype, size):
 def test_images_that_are_not_flat_are_the_same_to_the_bit(monkeypatch):
     images = torch.cat([textured(3), textured(3) * 1e-3 + 5, flat(1)])
     images[-1, 0, 8, 8] += 1e-4  # ten units in the last place of the largest value, at one pixel
-    found = Perturbation(Diffeo(delta=0.5)).triplets(images, range(7))
-    monkeypatch.setattr(triplets, "_without_rounding", lambda clean, deformed: deformed)
-    assert torch.equal(found, Perturbation(Diffeo(delta=0.5)).triplets(images, range(7)))
+    found = Perturbation((Diffeo(delta=0.5),)).parts(images, range(7))
+    monkeypatch.setattr(perturbed, "_without_rounding", lambda clean, deformed: deformed)
+    assert torch.equal(found, Perturbation((Diffeo(delta=0.5),)).parts(images, range(7)))
 
 
 def test_flat_images_alone_have_no_values():
@@ -60,7 +60,7 @@ def test_flat_images_alone_have_no_values():
 def test_flat_images_among_others_add_nothing_to_the_displacement():
     """By hand: they have no a and no g, and their part in the distances of pairs."""
     images = torch.cat([flat(1), textured(5), flat(3)[1:]])
-    perturbed = Perturbation().triplets(images, range(8))
+    perturbed = Perturbation().parts(images, range(8))
     net = network()
     with torch.no_grad():
         clean, deformed, noised = net(perturbed).double().chunk(3)

@@ -27,9 +27,9 @@ from timm_diffsens import (
     sensitivity,
 )
 from timm_diffsens.sensitivities.forwards import PassSettings
+from timm_diffsens.sensitivities.perturbed import Perturbation, PerturbedImages, batches_of
 from timm_diffsens.sensitivities.run import count_wrong, run_pass
 from timm_diffsens.sensitivities.statistics import STATISTICS_BATCH, set_running_statistics
-from timm_diffsens.sensitivities.triplets import Perturbation, PerturbedImages, batches_of
 
 N, SIDE = 6, 16
 pytestmark = pytest.mark.filterwarnings("ignore:.*its output is taken to be")

@@ -2,6 +2,7 @@ import statistics
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -10,10 +11,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from timm_diffsens import Diffeo, UsageError, measure, sensitivity
 from timm_diffsens.errors import MeasurementError
+from timm_diffsens.perturb import streams as streams_file
+from timm_diffsens.perturb.noise import matched_noise, of_matched_norm
+from timm_diffsens.perturb.streams import standard_normal, streams
 from timm_diffsens.sensitivities.batch_size import is_out_of_memory
 from timm_diffsens.sensitivities.forwards import PassSettings, channels_last
+from timm_diffsens.sensitivities.perturbed import KEPT, Perturbation, PerturbedImages, batches_of
 from timm_diffsens.sensitivities.run import count_wrong, run_pass
-from timm_diffsens.sensitivities.triplets import KEPT, Perturbation, PerturbedImages, batches_of
 
 VALUES = ("d", "g", "r", "d_stderr", "g_stderr", "r_stderr")
 
@@ -54,19 +58,72 @@ def test_batch_size_does_not_matter_in_double_precision(resnet, images):
 
 
 def test_draws_belong_to_the_image(images):
-    whole = Perturbation(seed=3).triplets(images[:8], range(8)).reshape(3, 8, 3, 32, 32)
+    whole = Perturbation(seed=3).parts(images[:8], range(8)).reshape(3, 8, 3, 32, 32)
     order = [5, 0, 7]
-    part = Perturbation(seed=3).triplets(images[order], order).reshape(3, 3, 3, 32, 32)
+    part = Perturbation(seed=3).parts(images[order], order).reshape(3, 3, 3, 32, 32)
     # resampling and norms are per image, so equal to the bit in any batch
     assert torch.equal(part[:2], whole[:2, order])
     assert torch.allclose(part[2], whole[2, order], rtol=0, atol=1e-6)
 
 
+def own_noise(clean, deformed, generator):
+    draws = [torch.from_numpy(g.random(clean.shape[1:], np.float32)) for g in generator]
+    return torch.stack(draws).to(clean)
+
+
+def to_the_right(images, generator):
+    shifts = [int(g.integers(1, 8)) for g in generator]
+    return torch.stack([image.roll(shift, -1) for image, shift in zip(images, shifts, strict=True)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("noise", [matched_noise, own_noise, of_matched_norm(own_noise)])
+def test_several_deformations_at_once_are_each_of_them_alone_to_the_bit(images, dtype, noise):
+    deformations = (Diffeo(0.5), to_the_right, Diffeo(2.0, cut=4), Diffeo(0.5))
+    clean, indices = images[:5].to(dtype), [4, 0, 9, 2, 7]
+    found = Perturbation(deformations, noise, seed=3).parts(clean, indices).split(5)
+    assert len(found) == 9
+    for k, deformation in enumerate(deformations):
+        alone = Perturbation((deformation,), noise, seed=3).parts(clean, indices).split(5)
+        assert torch.equal(torch.cat(alone), torch.cat((found[0], *found[1 + 2 * k : 3 + 2 * k])))
+
+
+def test_sizes_of_one_family_are_the_same_draws_scaled(images):
+    """So are the noises: one direction, at the norm of each deformation."""
+    sizes = (0.6, 1.0, 2.4)
+    fields = [Diffeo(s).displacement(5, 32, streams(3, "diffeo", range(5)), torch.float64) for s in sizes]
+    clean, *pairs = Perturbation(tuple(map(Diffeo, sizes))).parts(images[:5].double(), range(5)).split(5)
+    etas = [(noised - clean).flatten(1) for noised in pairs[1::2]]
+    gaps = [(deformed - clean).flatten(1).norm(dim=1) for deformed in pairs[::2]]
+    for size, field, eta, gap in zip(sizes, fields, etas, gaps, strict=True):
+        assert torch.allclose(field, size * fields[0] / sizes[0], rtol=1e-12)
+        assert torch.allclose(eta / gap[:, None], etas[0] / gaps[0][:, None], rtol=0, atol=1e-12)
+
+
+def test_noise_is_drawn_once_for_all_deformations(images, monkeypatch):
+    drawn = []
+
+    def counted(n, shape, *rest):
+        drawn.append(n)
+        return standard_normal(n, shape, *rest)
+
+    monkeypatch.setattr(streams_file, "standard_normal", counted)
+    Perturbation((Diffeo(0.5), Diffeo(), Diffeo(2.0))).parts(images[:6], range(6))
+    assert drawn == [6]
+
+
+def test_which_deformations_change_anything(images):
+    same = PerturbedImages(batches_of(images), Perturbation((lambda x, generator: x, Diffeo(), to_the_right)))
+    batches = same.batches(20, torch.empty(0), torch.contiguous_format)
+    assert [len(parts) for _, parts in batches] == [140, 140, 140, 28]
+    assert (same.pairs, same.deformed) == (3, [False, True, True])
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_layout_does_not_change_a_bit_of_the_draws(layout):
     images = torch.rand(3, 3, 160, 160, generator=torch.Generator().manual_seed(1))
-    found = Perturbation().triplets(images, [4, 0, 9], layout)
-    assert torch.equal(found, Perturbation().triplets(images, [4, 0, 9]))
+    found = Perturbation().parts(images, [4, 0, 9], layout)
+    assert torch.equal(found, Perturbation().parts(images, [4, 0, 9]))
     assert found.is_contiguous(memory_format=layout)
 
 
@@ -101,14 +158,14 @@ def test_what_goes_wrong_ahead_is_raised_here():
 
 
 def test_seed_changes_the_draws_and_nothing_else_does(images):
-    one, same, other = (Perturbation(seed=s).triplets(images[:4], range(4)) for s in (1, 1, 2))
+    one, same, other = (Perturbation(seed=s).parts(images[:4], range(4)) for s in (1, 1, 2))
     assert torch.equal(one, same)
     assert torch.equal(one[:4], other[:4])
     assert not torch.equal(one[4:], other[4:])
 
 
 def test_noise_has_the_norm_of_the_deformation_image_by_image(images):
-    clean, moved, noised = Perturbation().triplets(images.double(), range(64)).chunk(3)
+    clean, moved, noised = Perturbation().parts(images.double(), range(64)).chunk(3)
     deformation = (moved - clean).flatten(1).norm(dim=1)
     assert torch.allclose((noised - clean).flatten(1).norm(dim=1), deformation, rtol=1e-12)
 
@@ -184,7 +241,7 @@ def test_a_model_that_returns_no_tensor(images):
 
 def test_a_single_layer_against_the_definition(images):
     layer = nn.Conv2d(3, 5, 3, padding=1).double()
-    moved = Perturbation(Diffeo(delta=2), seed=9).triplets(images.double(), range(64))
+    moved = Perturbation((Diffeo(delta=2),), seed=9).parts(images.double(), range(64))
     with torch.no_grad():
         expected = sensitivity(*layer(moved).chunk(3))
     found = measure(nn.Sequential(layer), images.double(), diffeo=Diffeo(delta=2), seed=9, batch_size=10)[-1]

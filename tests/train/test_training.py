@@ -110,7 +110,7 @@ def test_corruption_is_fixed_for_each_image_and_the_one_bench_uses():
     noise = noisy.train.x - clean.train.x
     # 128 * 1024 draws: the standard deviation's own relative error is 1/sqrt(2 n) = 0.2 %
     assert noise.std().item() == pytest.approx(0.5, rel=4 * 0.002)
-    from timm_diffsens.sensitivities.triplets import Perturbation
+    from timm_diffsens.sensitivities.perturbed import Perturbation
 
     sample = ScaleDetection().test(10_000)
     first = Perturbation(corruption=0.5).corrupted(sample.images[:5], sample.indices[:5].tolist())

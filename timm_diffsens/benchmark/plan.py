@@ -28,7 +28,7 @@ from timm_diffsens.registry import Entry
 from timm_diffsens.schema import limits, records
 from timm_diffsens.schema.config import Config, options
 from timm_diffsens.schema.protocol import Protocol
-from timm_diffsens.sensitivities.triplets import Perturbation
+from timm_diffsens.sensitivities.perturbed import Perturbation
 
 _SCALE = ("dims", "size", "xi", "gap")
 _RGB, _IMAGE = 3, ("channels", "height", "width")

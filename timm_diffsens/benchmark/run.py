@@ -43,10 +43,10 @@ from timm_diffsens.schema.config import Config, described
 from timm_diffsens.schema.further import Further
 from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
 from timm_diffsens.sensitivities.forwards import PassSettings, on_device
+from timm_diffsens.sensitivities.perturbed import KEPT, Batch, PerturbedImages
 from timm_diffsens.sensitivities.probe import unwrap
 from timm_diffsens.sensitivities.run import Pass, count_wrong, run_pass
 from timm_diffsens.sensitivities.statistics import set_running_statistics
-from timm_diffsens.sensitivities.triplets import KEPT, Batch, PerturbedImages
 
 _WORSE = 0.01  # level of the test for errors that are worse than guessing
 _NO_SCORES = "the network's output is not a finite score for each class"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from timm_diffsens.errors import UsageError
-from timm_diffsens.perturb.streams import Generator, standard_normal, wide_type
+from timm_diffsens.perturb.streams import Generator, Streams, standard_normal, wide_type
 from timm_diffsens.registry import Look, register
 
 Noise = Callable[[torch.Tensor, torch.Tensor, Generator], torch.Tensor]
@@ -55,7 +55,7 @@ def of_matched_norm(noise: Noise) -> Noise:
         if not isinstance(drawn, torch.Tensor) or drawn.shape != clean.shape:
             got = tuple(drawn.shape) if isinstance(drawn, torch.Tensor) else type(drawn).__name__
             raise UsageError(f"expected noise of the shape of the images, {tuple(clean.shape)}, got {got}")
-        wide = drawn.to(clean.device, wide_type(clean), copy=True)
+        wide = drawn.to(clean.device, wide_type(clean))
         if not wide.isfinite().all():
             raise UsageError("the noise holds numbers that are not finite")
         radius, length = _norms(_difference(deformed, clean, wide)), _norms(wide)
@@ -72,10 +72,15 @@ def corrupt(images: torch.Tensor, sigma: float, generator: Generator = None) -> 
 
 
 def _draws(images: torch.Tensor, generator: Generator) -> torch.Tensor:
-    """Standard normal draws of the shape and device of `images` (n, ...), in float32 or wider."""
+    """Standard normal draws, not to be written into, of the shape and device of `images` (n, ...), in float32
+    or wider.
+    """
     if images.ndim < 2 or not images.is_floating_point():
         raise UsageError(f"expected floating-point images (n, ...), got {images.dtype} {tuple(images.shape)}")
-    return standard_normal(len(images), images.shape[1:], generator, wide_type(images)).to(images.device)
+    shape, dtype = images.shape[1:], wide_type(images)
+    if isinstance(generator, Streams) and len(generator) == len(images):
+        return generator.normals(shape, dtype).to(images.device)
+    return standard_normal(len(images), shape, generator, dtype).to(images.device)
 
 
 def _difference(deformed: torch.Tensor, clean: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -83,8 +88,8 @@ def _difference(deformed: torch.Tensor, clean: torch.Tensor, like: torch.Tensor)
 
 
 def _scaled(noise: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """The noise (n, ...) times a number an image (n,), in place."""
-    return noise.mul_(scale.to(noise.dtype).view(-1, *[1] * (noise.ndim - 1)))
+    """The noise (n, ...) times a number an image (n,)."""
+    return noise * scale.to(noise.dtype).view(-1, *[1] * (noise.ndim - 1))
 
 
 def _norms(images: torch.Tensor) -> torch.Tensor:

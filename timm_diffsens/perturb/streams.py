@@ -6,6 +6,7 @@ and sharding do not change it.
 
 import zlib
 from collections.abc import Sequence
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -30,9 +31,54 @@ def stream(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
 
 
-def streams(seed: int, purpose: str, indices: Sequence[int]) -> list[np.random.Generator]:
+class Streams(Sequence[np.random.Generator]):
+    """One stream for each image of a batch, made when it is asked for; and normals drawn of all at once.
+
+    Args:
+        seed, purpose: see `stream`.
+        indices: of the images.
+    """
+
+    def __init__(self, seed: int, purpose: str, indices: Sequence[int]) -> None:
+        self.seed, self.purpose, self.indices = seed, purpose, indices
+        self._made: dict[int, np.random.Generator] = {}
+        self._normals: dict[tuple[Any, ...], torch.Tensor] = {}
+
+    def again(self) -> "Streams":
+        """The same from their beginning; normals that were drawn already are not drawn a second time."""
+        other = Streams(self.seed, self.purpose, self.indices)
+        other._normals = self._normals
+        return other
+
+    def normals(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """Standard normal draws, not to be written into: (n, *shape)."""
+        key = (*shape, dtype)
+        if key not in self._normals:
+            self._normals[key] = standard_normal(len(self), shape, list(self), dtype)
+        return self._normals[key]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, place: int) -> np.random.Generator: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[np.random.Generator]: ...
+
+    def __getitem__(self, place: int | slice) -> np.random.Generator | list[np.random.Generator]:
+        places = range(len(self))[place]
+        return [self._of(i) for i in places] if isinstance(places, range) else self._of(places)
+
+    def _of(self, place: int) -> np.random.Generator:
+        if place not in self._made:
+            self._made[place] = stream(self.seed, self.purpose, self.indices[place])
+        return self._made[place]
+
+
+def streams(seed: int, purpose: str, indices: Sequence[int]) -> Streams:
     """One stream for each image in `indices`."""
-    return [stream(seed, purpose, index) for index in indices]
+    return Streams(seed, purpose, indices)
 
 
 def wide_type(images: torch.Tensor) -> torch.dtype:

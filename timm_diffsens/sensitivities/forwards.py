@@ -15,8 +15,8 @@ from timm_diffsens.device.precision import FULL, Precision
 from timm_diffsens.models.lazy import sized
 from timm_diffsens.models.trace import Call, calls_of, differing
 from timm_diffsens.sensitivities.batch_size import BatchSize, is_out_of_memory
+from timm_diffsens.sensitivities.perturbed import PerturbedImages
 from timm_diffsens.sensitivities.probe import Forward
-from timm_diffsens.sensitivities.triplets import PerturbedImages
 
 
 @dataclass(frozen=True)

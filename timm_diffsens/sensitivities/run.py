@@ -25,8 +25,8 @@ from timm_diffsens.sensitivities.forwards import (
     make_ready,
     on_device,
 )
+from timm_diffsens.sensitivities.perturbed import Perturbation, PerturbedImages, batches_of
 from timm_diffsens.sensitivities.probe import Forward, Probe, model_output, unwrap
-from timm_diffsens.sensitivities.triplets import Perturbation, PerturbedImages, batches_of
 
 _NOT_DEFORMED = "the deformation changes these images by rounding alone"
 

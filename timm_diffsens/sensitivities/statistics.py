@@ -8,7 +8,7 @@ from torch import nn
 from timm_diffsens.errors import listed, warn
 from timm_diffsens.sensitivities.batch_size import is_out_of_memory
 from timm_diffsens.sensitivities.forwards import PassSettings, forwards, like_of, make_ready
-from timm_diffsens.sensitivities.triplets import PerturbedImages
+from timm_diffsens.sensitivities.perturbed import PerturbedImages
 
 STATISTICS_BATCH = 32  # images; in training, batches of 32 to 256 are usual
 

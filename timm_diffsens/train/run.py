@@ -18,8 +18,8 @@ from timm_diffsens.models.loading import InputOptions, LoadedModel, load_model
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.pixels import ActivePixels
 from timm_diffsens.schema.training import DEFAULTS, TrainOptions
+from timm_diffsens.sensitivities.perturbed import Perturbation, PerturbedImages, batches_of
 from timm_diffsens.sensitivities.run import run_pass
-from timm_diffsens.sensitivities.triplets import Perturbation, PerturbedImages, batches_of
 from timm_diffsens.train.data import Images, TaskData, load_task
 from timm_diffsens.train.loop import Progress, State, error_of, fit, ignored
 from timm_diffsens.train.recipe import FITTED, Recipe
@@ -216,7 +216,7 @@ def _track(
     except (OSError, ValueError, TypeError):
         rows = []
     task = recipe.detection
-    perturbation = Perturbation(ActivePixels(task) if task else Diffeo())
+    perturbation = Perturbation((ActivePixels(task) if task else Diffeo(),))
     test = Images(data.test.x[:_TRACK_IMAGES], data.test.y[:_TRACK_IMAGES])
     try:
         layers = run_pass(module, PerturbedImages(batches_of(test.x.cpu()), perturbation)).layers

@@ -9,32 +9,36 @@ import torch
 
 from timm_diffsens.data.batches import one_ahead
 from timm_diffsens.errors import UsageError
-from timm_diffsens.perturb import streams
 from timm_diffsens.perturb.deformation import Deformation
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.noise import Noise, corrupt, matched_noise
+from timm_diffsens.perturb.streams import Streams
 
 Batch = tuple[Sequence[int], torch.Tensor]  # indices of the images (their random streams), (n, c, h, w)
 Batches = Callable[[int], Iterator[Batch]]  # batch size -> batches; each call begins anew
 
 # Bilinear weights add up to one within two units in the last place, so that a flat image is changed by that.
 _ROUNDING_UNITS = 4
-KEPT = 2**25  # bytes of triplets kept for the other variants of a network: 900 images of 32 x 32
+KEPT = 2**25  # bytes of parts kept for the other variants of a network: 900 images of 32 x 32
 
 
 @dataclass(frozen=True)
 class Perturbation:
     """How images are perturbed; each image has random streams of its own, made from the seed.
 
+    A batch has 1 + 2 K equal parts for K deformations: clean, deformed 1, noised 1, ..., noised K. Each
+    deformation draws from the same streams, so that those of one family and several sizes are the same draws
+    scaled; so is the noise, which is drawn once.
+
     Attributes:
-        deformation: images, generators -> deformed images.
+        deformations: each is images, generators -> deformed images.
         noise: clean images, deformed images, generators -> what is added to the clean ones, a new tensor; for
             noise of any norm see `perturb.noise.of_matched_norm`.
         corruption: standard deviation of the noise that is fixed for each image (Fig. 1 right).
         seed: of all of them.
     """
 
-    deformation: Deformation = field(default_factory=Diffeo)
+    deformations: tuple[Deformation, ...] = field(default_factory=lambda: (Diffeo(),))
     noise: Noise = matched_noise
     corruption: float = 0.0
     seed: int = 0
@@ -43,43 +47,51 @@ class Perturbation:
         """Images (n, ...) with the noise that is fixed for each of them."""
         return corrupt(images, self.corruption, self._streams("corruption", indices))
 
-    def triplets(
+    def parts(
         self,
         clean: torch.Tensor,
         indices: Sequence[int],
         layout: torch.memory_format = torch.contiguous_format,
     ) -> torch.Tensor:
-        """Clean, deformed and noised images: (n, c, h, w) -> (3 n, c, h, w).
+        """Clean, deformed and noised images: (n, c, h, w) -> ((1 + 2 K) n, c, h, w).
 
-        An image that the deformation changes by rounding alone, such as a flat one, is not changed at all.
+        An image that a deformation changes by rounding alone, such as a flat one, is not changed at all.
 
         Args:
             clean: the images.
             indices: of the images, for their streams.
             layout: of the result.
         """
-        n = len(clean)
+        n, count = len(clean), 1 + 2 * len(self.deformations)
         layout = layout if clean.ndim == 4 else torch.contiguous_format
         whole = torch.empty(
-            (3 * n, *clean.shape[1:]), dtype=clean.dtype, device=clean.device, memory_format=layout
+            (count * n, *clean.shape[1:]), dtype=clean.dtype, device=clean.device, memory_format=layout
         )
-        into = whole.chunk(3) if n else (whole,) * 3
+        into = iter(whole.chunk(count) if n else (whole,) * count)
+        next(into).copy_(clean)
+        noise = self._streams("noise", indices)
+        for deformation in self.deformations:
+            for made in self._pair(deformation, clean, self._streams("diffeo", indices), noise.again()):
+                next(into).copy_(made)
+        return whole
 
+    def _pair(
+        self, deformation: Deformation, clean: torch.Tensor, diffeo: Streams, noise: Streams
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Deformed and noised images."""
         version = clean._version
-        deformed = self.deformation(clean, self._streams("diffeo", indices))
+        deformed = deformation(clean, diffeo)
         if deformed.shape != clean.shape:
             raise UsageError(f"expected deformed images {tuple(clean.shape)}, got {tuple(deformed.shape)}")
         deformed = _without_rounding(clean, deformed)
         changed = deformed._version
-        noise = self.noise(clean, deformed, self._streams("noise", indices))
+        eta = self.noise(clean, deformed, noise)
         if clean._version != version or deformed._version != changed:
             raise UsageError("the deformation or the noise writes into the images that it is given")
-        for part, made in zip(into, (clean, deformed, noise.add_(clean)), strict=True):
-            part.copy_(made)
-        return whole
+        return deformed, eta.add_(clean)
 
-    def _streams(self, purpose: str, indices: Sequence[int]) -> streams.Generator:
-        return streams.streams(self.seed, purpose, indices)
+    def _streams(self, purpose: str, indices: Sequence[int]) -> Streams:
+        return Streams(self.seed, purpose, indices)
 
 
 class PerturbedImages:
@@ -88,7 +100,7 @@ class PerturbedImages:
     Args:
         source: batch size -> batches; it is called again for another pass, or after an out-of-memory.
         perturbation: what is done to the images.
-        keep: bytes of triplets that are kept from the first pass for the others. Beyond it nothing is kept,
+        keep: bytes of parts that are kept from the first pass for the others. Beyond it nothing is kept,
             and each pass draws its own: memory does not grow with the number of images. Batches of another
             size, layout, type or device are drawn anew, and so are those that a network has written into.
     """
@@ -96,7 +108,8 @@ class PerturbedImages:
     def __init__(self, source: Batches, perturbation: Perturbation, keep: int = 0) -> None:
         self.source, self.perturbation, self.keep = source, perturbation, keep
         self._first: list[torch.Tensor | None] = []
-        self.deformed = False  # whether the deformation has changed any image so far
+        self.pairs = len(perturbation.deformations)
+        self.deformed = [False] * self.pairs  # whether each deformation has changed any image so far
         self._batches: list[Batch] = []
         self._key: tuple[object, ...] | None = None  # of what is kept, once all of it is
 
@@ -117,12 +130,12 @@ class PerturbedImages:
     def batches(
         self, size: int, like: torch.Tensor, layout: torch.memory_format
     ) -> Generator[Batch, None, None]:
-        """(indices, triplets) of each batch.
+        """(indices, parts) of each batch.
 
         Args:
             size: images a batch.
             like: a tensor of the type and on the device wanted, such as a parameter of the network.
-            layout: of the triplets.
+            layout: of the parts.
         """
         key = (size, layout, like.dtype, like.device)
         if key == self._key:
@@ -147,17 +160,23 @@ class PerturbedImages:
         def drawn() -> Iterator[Batch]:
             for indices, images in self.source(size):
                 clean = self.perturbation.corrupted(_of_type(images, like), indices)
-                triple = self.perturbation.triplets(clean, indices, layout)
-                n = len(indices)
-                self.deformed = self.deformed or not torch.equal(triple[:n], triple[n : 2 * n])
-                yield indices, triple.pin_memory() if like.device.type == "cuda" else triple
+                parts = self.perturbation.parts(clean, indices, layout)
+                self._look(parts, len(indices))
+                yield indices, parts.pin_memory() if like.device.type == "cuda" else parts
 
         if like.device.type == "cpu":
             yield from drawn()
             return
         with closing(one_ahead(drawn())) as coming:
-            for indices, triple in coming:
-                yield indices, triple.to(like.device, non_blocking=True)
+            for indices, parts in coming:
+                yield indices, parts.to(like.device, non_blocking=True)
+
+    def _look(self, parts: torch.Tensor, n: int) -> None:
+        """Note which of the deformations change an image of a batch."""
+        if n:
+            clean, *others = torch.split(parts, n)
+            pairs = zip(self.deformed, others[::2], strict=True)
+            self.deformed = [seen or not torch.equal(clean, deformed) for seen, deformed in pairs]
 
     def _untouched(self, batches: Iterable[Batch]) -> Generator[Batch, None, None]:
         """The same batches; one that was written into while it was out, or never came back, spoils all."""
