@@ -38,6 +38,7 @@ _HOMES = {
     "Config": "schema.config",
     "Record": "schema.records",
     "read_records": "results.records.store",
+    "read_layers": "results.records.store",
     "correlate": "results.stats.correlate",
     "Executor": "sweep.executor",
 }
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
     from timm_diffsens.perturb.diffeo import Diffeo
     from timm_diffsens.perturb.noise import matched_noise
     from timm_diffsens.perturb.pixels import ActivePixels
-    from timm_diffsens.results.records.store import read_records
+    from timm_diffsens.results.records.store import read_layers, read_records
     from timm_diffsens.results.stats.correlate import correlate
     from timm_diffsens.schema.config import Config
     from timm_diffsens.schema.layers import LayerSensitivity

@@ -168,8 +168,8 @@ def precision_of(config: Config) -> Precision:
 
 def _deformations(config: Config, task: ScaleDetection | None) -> list[tuple[Any, Entry]]:
     """Each deformation asked for, of each size asked for where it has one; with the registry's entries."""
-    own = task is not None and not config.given("deformation")
-    asked = (ActivePixels(task),) if own else config.deformation
+    own = None if config.given("deformation") else task
+    asked = config.deformation if own is None else (ActivePixels(own),)
     found = []
     for one in asked:
         made = [_made("deformations", one, {**_offered(config), "delta": delta}) for delta in config.delta]

@@ -234,7 +234,7 @@ class _Run:
     def _copies(
         self, name: str, variant: Any, spectra: dict[str, list[Spectrum]]
     ) -> Iterator[list[list[LayerSensitivity]]]:
-        """The layers of each changed copy, under each deformation; the filter spectra of the first, if any."""
+        """The layers of each changed copy, under each deformation; filter spectra of the first, if any."""
         module, copies = self.model.module, getattr(variant, "copies", 1)
         foreign = name not in records.built_in_variants()
         before = state_sha256(module.state_dict()) if foreign else None
@@ -257,9 +257,7 @@ class _Run:
                 spectra.setdefault(name, filter_spectra(done.weights))
             yield done.layers
 
-    def _pass(
-        self, name: str, module: nn.Module, settings: PassSettings, copy: int | None = None
-    ) -> Pass:
+    def _pass(self, name: str, module: nn.Module, settings: PassSettings, copy: int | None = None) -> Pass:
         clock = time.perf_counter()
         labels = self.plan.labels if name == "original" else None
         progress = self._progress(name, len(self.plan.sample))

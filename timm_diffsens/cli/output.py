@@ -18,12 +18,13 @@ from rich.text import Text
 
 from timm_diffsens.errors import DiffsensWarning
 from timm_diffsens.printable import spelt_out
-from timm_diffsens.results.numbers import with_error
+from timm_diffsens.results.numbers import MISSING, significant, with_error
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from timm_diffsens.schema.layers import LayerSensitivity
+    from timm_diffsens.schema.records import Record
 
 _PIPED_WIDTH = 120  # columns where there is no terminal to ask
 _WIDE_ENOUGH_FOR_KIND = 110
@@ -223,6 +224,19 @@ def layer_table(layers: Sequence["LayerSensitivity"], *, width: int, all_layers:
             table.add_row("...")
         if not left_out or not _MOST_ROWS // 2 <= index < len(rows) - _MOST_ROWS // 2:
             table.add_row(*row, last)
+    return table
+
+
+def deformation_table(record: "Record", variant: str) -> Table:
+    """A row for each deformation of a record: D, G and R at the output of a variant."""
+    table = plain_table(["deformation", "rms", "D", "G", "R"], left={"deformation"})
+    for view in record.views():
+        layer, protocol = view.variants[variant][-1], view.protocol
+        values = [with_error(getattr(layer, name), getattr(layer, f"{name}_stderr")) for name in "dgr"]
+        rms = protocol.rms_displacement
+        table.add_row(
+            protocol.deformation_text, MISSING if rms is None else f"{significant(rms)} px", *values
+        )
     return table
 
 

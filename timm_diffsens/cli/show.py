@@ -98,7 +98,7 @@ def print_record(
     console: "Console", record: "Record", variant: str, all_layers: bool, notes: Iterable[str]
 ) -> None:
     """Header, layer table of one variant, curves over depth, a summary, and what to mind."""
-    from timm_diffsens.cli.output import layer_table
+    from timm_diffsens.cli.output import deformation_table, layer_table
     from timm_diffsens.results.report.summary import summary
 
     for name, value in _header(record):
@@ -108,6 +108,10 @@ def print_record(
     console.print(f"{variant}, {len(layers)} layers")
     console.print(layer_table(layers, all_layers=all_layers, width=console.width))
     console.print()
+    if record.further:
+        console.print(f"{variant} at the output, under each deformation")
+        console.print(deformation_table(record, variant))
+        console.print()
     for line in [*_curves(record), *_spectra(record)]:
         console.print(line, soft_wrap=True)
     console.print()
@@ -150,15 +154,18 @@ def _error(record: "Record") -> str:
 
 def _curves(record: "Record") -> list[str]:
     """R over depth, a line a variant, all on one logarithmic scale, with the ends written out."""
-    scale = [layer.r for layers in record.variants.values() for layer in layers if layer.r]
-    drawn = {name: [layer.r for layer in layers] for name, layers in record.variants.items()}
-    return ["R over depth (log scale)", *(_curve(record, *one, scale) for one in drawn.items())]
+    from timm_diffsens.results.records.frames import curves_of
+
+    curves = curves_of(record)
+    scale = [layer.r for layers in curves.values() for layer in layers if layer.r]
+    drawn = {name: [layer.r for layer in layers] for name, layers in curves.items()}
+    width = max(_NAME_WIDTH, *map(len, curves))
+    return ["R over depth (log scale)", *(_curve(width, *one, scale) for one in drawn.items())]
 
 
-def _curve(record: "Record", variant: str, values: "list[float | None]", scale: "list[float]") -> str:
+def _curve(width: int, variant: str, values: "list[float | None]", scale: "list[float]") -> str:
     present = [value for value in values if value is not None]
     first, last = (with_error(present[i] if present else None, None) for i in (0, -1))
-    width = max(_NAME_WIDTH, *map(len, record.variants))
     return f"  {variant:<{width}} {first:>9} {sparkline(values, _CURVE_WIDTH, scale)} {last}"
 
 
@@ -166,11 +173,12 @@ def _spectra(record: "Record") -> list[str]:
     """Mean frequency and share of the constant mode, first to last convolution."""
     lines = []
     scale = [s.mean_frequency for spectra in record.spectra.values() for s in spectra if s.mean_frequency]
+    width = max(_NAME_WIDTH, *map(len, record.spectra))
     for variant, spectra in record.spectra.items():
         drawn = [s for s in spectra if s.mean_frequency is not None]
         shares = [s.low_frequency_share for s in drawn if s.low_frequency_share is not None]
         constant = f"; constant mode {min(shares):.0%} to {max(shares):.0%}" if shares else ""
         if drawn:
-            curve = _curve(record, variant, [s.mean_frequency for s in drawn], scale)
+            curve = _curve(width, variant, [s.mean_frequency for s in drawn], scale)
             lines.append(f"{curve} ({len(drawn)} convolutions{constant})")
     return ["mean frequency of the filters over depth (log scale)", *lines] if lines else []

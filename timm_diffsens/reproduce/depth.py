@@ -119,7 +119,7 @@ def _of_recipes(workspace: Workspace, group: str, data: str, recipes: Sequence[R
 
 
 def _draw(report: Report, records: Named, measures: str) -> None:
-    whole = pd.concat([layers_frame(record).assign(network=name) for name, record in records])
+    whole = pd.concat([layers_frame([record]).assign(network=name) for name, record in records])
     subtitle = "every convolution after its norm and activation, and the output; bars: one standard error"
     for measure in measures:
         table = whole[["network", "variant", "layer", "index", "depth", measure, f"{measure}_stderr"]]

@@ -21,7 +21,7 @@ Column = Annotated[list[Annotated[float, Field(ge=0)] | None], AfterValidator(_r
 
 
 class LayerValues(Part):
-    """The values of `LayerSensitivity` for all layers of a variant: a list a field, in order of the layers."""
+    """The values of `LayerSensitivity` for all layers of a variant: a list a field, in their order."""
 
     sparse: ClassVar[tuple[str, ...]] = ("r_low", "r_high", "reason")
 
@@ -39,7 +39,9 @@ class LayerValues(Part):
     @model_validator(mode="after")
     def _of_one_length(self) -> "LayerValues":
         lengths = {name: len(getattr(self, name)) for name in _OF_LAYERS}
-        wrong = [n for n, length in lengths.items() if length != len(self.n) and (length or n not in self.sparse)]
+        wrong = [
+            n for n, length in lengths.items() if length != len(self.n) and (length or n not in self.sparse)
+        ]
         if wrong:
             raise ValueError(f"{wrong[0]} has {lengths[wrong[0]]} values, expected {len(self.n)}, as n has")
         return self
@@ -50,6 +52,10 @@ class LayerValues(Part):
         columns = {name: [getattr(layer, name) for layer in layers] for name in _OF_LAYERS}
         empty = {name for name in cls.sparse if all(value is None for value in columns[name])}
         return cls(**{name: [] if name in empty else values for name, values in columns.items()})
+
+    def last(self) -> "LayerValues":
+        """Those of the output alone."""
+        return LayerValues(**{name: getattr(self, name)[-1:] for name in _OF_LAYERS})
 
     def joined(self, layers: Sequence[LayerSensitivity]) -> list[LayerSensitivity]:
         """These layers with these values in place of their own."""

@@ -224,7 +224,7 @@ class Record(Part):
     ]
     further: list[Further] = Field(
         default_factory=list,
-        description="further deformations of the same images, in the same forwards; left out if there are none",
+        description="further deformations of the same images, in the same forwards; left out if none",
     )
     spectra: Annotated[dict[VariantName, list[Spectrum]], AfterValidator(_by_variant)]
     key_extra: FreeForm = Field(
@@ -260,6 +260,16 @@ class Record(Part):
         """
         first = self.model_copy(update={"further": []})
         return [first, *(first.model_copy(update=self._under(one)) for one in self.further)]
+
+    def outputs(self) -> "Record":
+        """The record with the output of each variant alone, and without spectra."""
+        further = [
+            one.model_copy(update={"variants": {name: v.last() for name, v in one.variants.items()}})
+            for one in self.further
+        ]
+        last = {name: layers[-1:] for name, layers in self.variants.items()}
+        spectra: dict[str, list[Spectrum]] = {name: [] for name in self.spectra}
+        return self.model_copy(update={"variants": last, "further": further, "spectra": spectra})
 
     def _under(self, one: Further) -> dict[str, Any]:
         variants = {name: values.joined(self.variants[name]) for name, values in one.variants.items()}

@@ -30,9 +30,10 @@ class Probe:
     """While open, every forward of a batch made of three equal parts is measured layer by layer.
 
     The parts are clean, deformed and noised images, concatenated along dim 0 in that order; with `pairs`
-    above one, further pairs of deformed and noised images follow. Each layer's output is reduced inside its hook, before a later in-place operation can overwrite it; nothing of it is
-    kept but running sums (`SensitivityEstimator`). The model is in evaluation mode while the probe is open;
-    its outputs are unchanged to the bit.
+    above one, further pairs of deformed and noised images follow. Each layer's output is reduced inside its
+    hook, before a later in-place operation can overwrite it; nothing of it is kept but running sums
+    (`SensitivityEstimator`). The model is in evaluation mode while the probe is open; its outputs are
+    unchanged to the bit.
 
     Args:
         model: any module; `torch.compile` and DataParallel wrappers are seen through (call `probe.model`).

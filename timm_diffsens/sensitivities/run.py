@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import nn
@@ -56,6 +56,36 @@ class Pass:
     not_called: list[str]
     weights: dict[str, torch.Tensor]
     functional: list[str]
+
+
+@overload
+def measure(
+    model: nn.Module,
+    images: torch.Tensor | Iterable[Any],
+    *,
+    diffeo: Deformation | None = ...,
+    layers: str | Sequence[str] = ...,
+    batch_size: BatchSize = ...,
+    seed: int = ...,
+    device: str | torch.device | None = ...,
+    precision: Precision = ...,
+    forward: Forward | None = ...,
+) -> list[LayerSensitivity]: ...
+
+
+@overload
+def measure(
+    model: nn.Module,
+    images: torch.Tensor | Iterable[Any],
+    *,
+    diffeo: Sequence[Deformation],
+    layers: str | Sequence[str] = ...,
+    batch_size: BatchSize = ...,
+    seed: int = ...,
+    device: str | torch.device | None = ...,
+    precision: Precision = ...,
+    forward: Forward | None = ...,
+) -> list[list[LayerSensitivity]]: ...
 
 
 def measure(
@@ -109,8 +139,8 @@ def measure(
     settings = PassSettings(layers, batch_size, precision=precision, forward=forward)
     module = unwrap(model)
     with on_device(module, device):
-        layers = run_pass(module, perturbed, settings).layers
-    return layers if several else layers[0]
+        found = run_pass(module, perturbed, settings).layers
+    return found if several else found[0]
 
 
 def run_pass(
@@ -169,8 +199,8 @@ def _run_once(
     like, size = like_of(model), settings.batch_size
     assert size != "auto"
     done, wrong = 0, torch.zeros((), device=like.device)
-    wanted = {"mean_channel": settings.mean_channel, "pairs": images.pairs, "kept": settings.kept}
-    probe = Probe(model, settings.layers, **wanted)
+    asked, pairs, kept = settings.mean_channel, images.pairs, settings.kept
+    probe = Probe(model, settings.layers, mean_channel=asked, pairs=pairs, kept=kept)
     with forwards(model, images, settings) as layout, probe:  # in this order: it runs the model too
         for indices, parts in images.batches(size, like, layout):
             output = model_output(probe.run(parts, settings.forward))

@@ -219,7 +219,7 @@ def _track(
     perturbation = Perturbation((ActivePixels(task) if task else Diffeo(),))
     test = Images(data.test.x[:_TRACK_IMAGES], data.test.y[:_TRACK_IMAGES])
     try:
-        layers = run_pass(module, PerturbedImages(batches_of(test.x.cpu()), perturbation)).layers
+        layers = run_pass(module, PerturbedImages(batches_of(test.x.cpu()), perturbation)).layers[0]
         error = error_of(module, test, recipe)
     except DiffsensError as fault:
         raise UsageError(f"{recipe.model} cannot be tracked: {fault}") from fault

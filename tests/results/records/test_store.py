@@ -316,7 +316,7 @@ def test_a_folder_that_is_not_there(tmp_path):
 
 def test_one_row_a_layer():
     record = replace_layer(make_record(), 3, null_layer(3, 10, "layer2.0"))
-    frame = layers_frame(record)
+    frame = layers_frame([record])
     assert len(frame) == sum(map(len, record.variants.values()))
     assert list(frame["variant"].unique()) == list(VARIANTS)
     assert frame.loc[3, ["d", "g", "r", "d_stderr"]].isna().all()

@@ -68,6 +68,7 @@ def _group(group: Group, rows: list[ModelRow], theme: Theme) -> dict[str, Any]:
         "variants": [v for v in theme if any(row["variant"] == v for row in by_depth)],
         "correlations": page_tables.correlation_rows(group),
         "comparisons": page_tables.comparison_rows(group),
+        "deformations": page_tables.deformation_rows(group),
         "verdict": _sentences(group.verdict),
         "left_out": page_tables.plain_rows(group.left_out, ["model", "file", "reason"]),
     }

@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from timm_diffsens.printable import all_spelt_out
+from timm_diffsens.results.records.frames import curves_of
 from timm_diffsens.results.report.summary import summary
 from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
 from timm_diffsens.schema.records import Record
@@ -52,7 +53,8 @@ def contents(record: Record, brief: bool = False) -> dict[str, Any]:
     are no standard errors and no powers.
     """
     write = _brief_columns if brief else _columns
-    variants = {str(name): write(layers) for name, layers in record.variants.items() if layers}
+    curves = record.variants if brief else curves_of(record)
+    variants = {str(name): write(layers) for name, layers in curves.items() if layers}
     first: dict[str, Any] = next(iter(variants.values()), {"layers": [], "depth": ""})
     shared = {"layers": first["layers"], "depth": first["depth"]}
     for columns in variants.values():
@@ -116,6 +118,7 @@ def facts(record: Record) -> list[tuple[str, str]]:
         ("input", f"{model.input.channels} x {model.input.height} x {model.input.width}"),
         ("images", f"{data.n} of {data.spec}{f', {data.split}' if data.split else ''}; {data.selection}"),
         ("deformation", f"{protocol.deformation_text}, {rms}"),
+        ("further deformations", "; ".join(v.protocol.deformation_text for v in record.views()[1:])),
         ("layers", ", ".join(protocol.layers)),
         ("test error", _error(record)),
         ("training recipe", _recipe(model.recipe or {})),

@@ -125,6 +125,20 @@ def comparison_rows(group: Group) -> list[list[str]]:
     ]
 
 
+def deformation_rows(group: Group) -> list[list[str]]:
+    """Deformation, measure, n, rho with its interval over families."""
+    return [
+        [
+            text(row["deformation"]),
+            row["measure"].upper(),
+            f"{row['n']}",
+            PAGE.decimals(row["pearson"]),
+            PAGE.interval_of(row, "family"),
+        ]
+        for row in rows_of(group.deformations)
+    ]
+
+
 def plain_rows(frame: pd.DataFrame, columns: Sequence[str]) -> list[list[str]]:
     """The columns as text."""
     return [[text(row.get(name)) for name in columns] for row in rows_of(frame)]

@@ -15,8 +15,7 @@ from timm_diffsens.schema.records import Record, built_in_variants, in_order
 
 Row = dict[str, Any]  # of a table, or of a chart's data
 _TEXT = "string"
-_LAYER_COLUMNS = {
-    "variant": _TEXT,
+_OF_LAYER = {
     "layer": _TEXT,
     "index": "int64",
     "depth": "float64",
@@ -24,6 +23,11 @@ _LAYER_COLUMNS = {
     "n": "int64",
     "reason": _TEXT,
     "kind": _TEXT,
+}
+_LAYER_COLUMNS = {
+    **dict.fromkeys(("key", "model", "variant", "deformation"), _TEXT),
+    **dict.fromkeys(("delta", "rms"), "float64"),
+    **_OF_LAYER,
 }
 
 
@@ -59,17 +63,31 @@ def variants_of(frame: pd.DataFrame) -> list[str]:
     return in_order(["original", *(name for name in found if f"{name}_d" in frame and f"{name}_g" in frame)])
 
 
-def layers_frame(record: Record) -> pd.DataFrame:
-    """One row for each variant and layer, in order.
-
-    Columns: variant, layer, index, depth, d, g, r, d_stderr, g_stderr, r_stderr, n, reason, kind.
-    """
+def layers_frame(records: Sequence[Record]) -> pd.DataFrame:
+    """One row for each record, variant, deformation and layer, in order; see `store.read_layers`."""
     rows = [
-        {"variant": variant, **{name: getattr(layer, name) for name in _LAYER_COLUMNS if name != "variant"}}
-        for variant, layers in record.variants.items()
+        {
+            "key": record.key,
+            "model": record.model.spec,
+            "variant": variant,
+            "deformation": view.protocol.deformation,
+            "delta": view.protocol.delta,
+            "rms": view.protocol.rms_displacement,
+            **{name: getattr(layer, name) for name in _OF_LAYER},
+        }
+        for record in records
+        for view in record.views()
+        for variant, layers in view.variants.items()
         for layer in layers
     ]
     return _frame(rows, _LAYER_COLUMNS)
+
+
+def curves_of(record: Record) -> dict[str, list[LayerSensitivity]]:
+    """The layers of each variant, then those of the original network under each further deformation."""
+    _, *further = record.views()
+    others = {f"original, {view.protocol.deformation_text}": view.variants["original"] for view in further}
+    return {**record.variants, **others}
 
 
 def output_layer(record: Record, variant: str = "original") -> LayerSensitivity | None:

@@ -2,8 +2,8 @@
 
 One safetensors file a record, of the same name with another ending; it is written before the record, so that
 a record never lacks it for a kill. A tensor `<variant>` or, of a variant that averages copies, one
-`<variant>#<copy>` each: (layers, 2 K + 1, n) of float32, with a_1, g_1, ..., a_K, g_K, b of the first n images
-in the order of the record's sample (docs/measures.md). Layers without values are NaN.
+`<variant>#<copy>` each: (layers, 2 K + 1, n) of float32, with a_1, g_1, ..., a_K, g_K, b of the first n
+images in the order of the record's sample (docs/measures.md). Layers without values are NaN.
 """
 
 from collections.abc import Mapping

@@ -145,6 +145,25 @@ def read_records(folder: Folder) -> "pd.DataFrame":
     return rows_frame(rows)
 
 
+def read_layers(folder: Folder) -> "pd.DataFrame":
+    """All layers of all records below `folder` as a long table, sorted by path, then as in the record.
+
+    Columns: `key`, `model` (spec), `variant`, `deformation`, `delta` (pixels), `rms` (displacement, pixels),
+    `layer`, `index`, `depth`, `d`, `g`, `r`, `d_stderr`, `g_stderr`, `r_stderr`, `n`, `reason`, `kind`; a
+    value that does not exist is missing. Files that are no records are left out, and named in one warning.
+
+    Raises:
+        UsageError: there is no such folder, or it cannot be read.
+    """
+    from timm_diffsens.results.records.frames import layers_frame
+
+    found = [record for _, record in iter_records(folder)]
+    bad = [str(fault) for fault in found if isinstance(fault, UsageError)]
+    if bad:
+        warnings.warn(left_out(bad), DiffsensWarning, stacklevel=2)
+    return layers_frame([record for record in found if isinstance(record, Record)])
+
+
 def read_rows(folder: Folder, *, parallel: bool = False) -> tuple[list["Row"], list[str]]:
     """A row of the table for each record below `folder`, sorted by path; and what is wrong with other files.
 

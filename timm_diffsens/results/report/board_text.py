@@ -85,6 +85,9 @@ def _group(group: Group, figures: Collection[str]) -> Iterator[str]:
     if len(group.comparisons):
         yield "Is |rho| of R larger? Paired over the same networks:"
         yield _comparisons(group)
+    if len(group.deformations):
+        yield "### Under other deformations"
+        yield _deformations(group)
     if len(group.by_depth):
         yield "### Over depth"
         yield _from_depth(group)
@@ -151,6 +154,20 @@ def _comparisons(group: Group) -> str:
     ]
     head = ["variant", "pair", "n", "difference of absolute rho", "p", "R better"]
     return table(head, rows, first=2)
+
+
+def _deformations(group: Group) -> str:
+    rows = [
+        [
+            text(row["deformation"]),
+            row["measure"].upper(),
+            str(row["n"]),
+            PLAIN.decimals(row["pearson"]),
+            _interval(row, "family"),
+        ]
+        for row in rows_of(group.deformations)
+    ]
+    return table(["deformation", "X", "n", "rho", "families, 95 %"], rows)
 
 
 def _from_depth(group: Group) -> str:

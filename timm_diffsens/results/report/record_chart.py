@@ -1,5 +1,6 @@
 """Altair charts of one record: one specification for PNG, SVG, PDF and the page."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import altair as alt
@@ -10,28 +11,39 @@ from timm_diffsens.results.report.theme import (
     FONTLESS,
     MEASURES,
     MOST_POINTS,
+    Theme,
     encodings,
     legend,
+    numbered_looks,
     theme_of_records,
 )
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.schema.records import Record
 
+Curves = Mapping[str, list[LayerSensitivity]]  # name of a line -> the layers of it
+
 
 def record_figure(record: Record) -> alt.TopLevelMixin:
     """D, G and R against relative depth, then filter spectra where there are any.
 
+    Where there are further deformations, the original network under each of them has panels of its own.
     Axes of sensitivities are logarithmic, with a line for each variant; bars (a band for more than forty
     layers) reach one standard error to either side. A null, or a zero, leaves a gap. For the spectra see
     `spectrum_rows`. Panels name their data, which is in the chart only once.
     """
     theme = theme_of_records([record])
-    drawn = encodings({v: theme[v] for v in record.variants})
-    rows = [alt.hconcat(*(_depth_panel(record, measure, drawn) for measure in MEASURES), spacing=28)]
-    data = {"depth": _depth_rows(record)}
+    rows = [_depth_panels("depth", record.variants, theme)]
+    data = {"depth": _depth_rows(record.variants)}
+    if record.further:
+        under = {view.protocol.deformation_text: view.variants["original"] for view in record.views()}
+        looks = numbered_looks(list(under))
+        rows += [legend(looks), _depth_panels("deformations", under, looks)]
+        data["deformations"] = _depth_rows(under)
     if convolutions(record):
         rows, data = rows + spectrum_rows(record, theme), data | spectrum_data(record)
-    note = f"{'bands' if _many(record) else 'bars'}: one standard error; gaps: layers without a value"
+    note = (
+        f"{'bands' if _many(record.variants) else 'bars'}: one standard error; gaps: layers without a value"
+    )
     title = alt.TitleParams(record.model.spec, subtitle=[_described(record), note], fontSize=16)
     present = {v: look for v, look in theme.items() if v in record.variants or v in record.spectra}
     whole = alt.vconcat(legend(present), *rows, spacing=30, title=title)
@@ -53,16 +65,22 @@ def _described(record: Record) -> str:
     return " · ".join(filter(None, parts))
 
 
-def _depth_panel(record: Record, measure: str, drawn: dict[str, Any]) -> Any:
+def _depth_panels(data: str, curves: Curves, theme: Theme) -> Any:
+    """D, G and R side by side; the rows are those of `_depth_rows`."""
+    drawn = encodings({name: theme[name] for name in curves})
+    return alt.hconcat(*(_depth_panel(data, curves, measure, drawn) for measure in MEASURES), spacing=28)
+
+
+def _depth_panel(data: str, curves: Curves, measure: str, drawn: dict[str, Any]) -> Any:
     x = alt.X("depth:Q", title="relative depth", scale=alt.Scale(domain=[0, 1]))
     x = x.axis(grid=False, labelFlush=False, tickCount=5, format="~g")
-    axis, scale = alt.Axis(tickCount=5, format="~g"), _log_scale(record, measure)
+    axis, scale = alt.Axis(tickCount=5, format="~g"), _log_scale(curves, measure)
     y, low = (
         alt.Y(f"{field}:Q", title=MEASURES[measure], scale=scale, axis=axis)
         for field in (measure, f"{measure}_low")
     )
-    base = alt.Chart(alt.NamedData("depth")).encode(x=x, color=drawn["color"])
-    spread = base.mark_area(opacity=0.18) if _many(record) else base.mark_rule(opacity=0.7)
+    base = alt.Chart(alt.NamedData(data)).encode(x=x, color=drawn["color"])
+    spread = base.mark_area(opacity=0.18) if _many(curves) else base.mark_rule(opacity=0.7)
     spread.mark.clip = True
     spread = spread.encode(y=low, y2=f"{measure}_high:Q")
     lines = base.mark_line(strokeWidth=1.6, clip=True).encode(y=y, strokeDash=drawn["strokeDash"])
@@ -72,11 +90,11 @@ def _depth_panel(record: Record, measure: str, drawn: dict[str, Any]) -> Any:
     return alt.layer(spread, lines, points).properties(width=250, height=250)
 
 
-def _depth_rows(record: Record) -> list[Row]:
+def _depth_rows(curves: Curves) -> list[Row]:
     """One row a variant and layer. What a logarithmic axis cannot show (null, zero) is null: a gap."""
     rows = []
-    for variant, layers in record.variants.items():
-        every = max(round(len(layers) / 15), 1) if _many(record) else 1
+    for variant, layers in curves.items():
+        every = max(round(len(layers) / 15), 1) if _many(curves) else 1
         for layer in layers:
             alone = all(_is_gap(layers, layer.index + step) for step in (-1, 1))
             row: Row = {"variant": variant, "layer": layer.layer, "depth": layer.depth}
@@ -100,12 +118,12 @@ def _is_gap(layers: list[LayerSensitivity], index: int) -> bool:
     return not 0 <= index < len(layers) or layers[index].r is None
 
 
-def _log_scale(record: Record, measure: str) -> alt.Scale:
+def _log_scale(curves: Curves, measure: str) -> alt.Scale:
     """Around the values, not their error bars."""
-    values = [v for layers in record.variants.values() for layer in layers if (v := getattr(layer, measure))]
+    values = [v for layers in curves.values() for layer in layers if (v := getattr(layer, measure))]
     domain = [min(values) / 1.5, max(values) * 1.5] if values else [0.1, 10]
     return alt.Scale(type="log", domain=domain, nice=False)
 
 
-def _many(record: Record) -> bool:
-    return max(map(len, record.variants.values()), default=0) > MOST_POINTS
+def _many(curves: Curves) -> bool:
+    return max(map(len, curves.values()), default=0) > MOST_POINTS

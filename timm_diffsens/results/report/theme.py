@@ -9,6 +9,7 @@ import altair as alt
 
 from timm_diffsens import registry
 from timm_diffsens.registry import Look
+from timm_diffsens.results.records.frames import curves_of
 from timm_diffsens.schema.records import Record, built_in_variants, in_order
 
 # Of D, G and R where all are in one chart, and of what has no variants.
@@ -77,7 +78,7 @@ def theme_of_records(records: Iterable[Record]) -> dict[str, Look]:
     variants = {*built_in_variants()}
     known: dict[str, Look] = {}
     for record in records:
-        variants |= record.variants.keys() | record.spectra.keys()
+        variants |= curves_of(record).keys() | record.spectra.keys()
         known = dict(_stated(record)) | known  # the first record that states it
     return theme_of(variants, known)
 
@@ -98,6 +99,18 @@ def _free_looks(name: str) -> list[Look]:
     begin = int(sha256(name.encode()).hexdigest(), 16)
     places = [((begin + turn) % count, turn // count) for turn in range(count * count)]
     return [Look(_COLOURS[i], _DASHES[(i + k) % count], _POINTS[(i + 2 * k) % count]) for i, k in places]
+
+
+def numbered_looks(names: Sequence[str]) -> dict[str, Look]:
+    """Looks for things of which nothing is known but their order, all of them different."""
+    colours = (*(look.colour for look in MEASURE_LOOKS.values()), *_COLOURS)
+    shapes = ("circle", "square", "triangle-up", *_POINTS)
+    dashes = ((1, 0), *_DASHES)
+    count = len(colours)
+    return {
+        name: Look(colours[i % count], dashes[i // count % len(dashes)], shapes[i % len(shapes)])
+        for i, name in enumerate(names)
+    }
 
 
 def encodings(theme: Theme) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from timm_diffsens.results.records.memory import without_garbage_collection
 from timm_diffsens.results.records.published import read_errors, with_published
 from timm_diffsens.results.stats import groups as names
 from timm_diffsens.results.stats import tables
+from timm_diffsens.results.stats.by_deformation import by_deformation
 from timm_diffsens.results.stats.by_depth import correlate_by_depth, from_which_depth
 from timm_diffsens.results.stats.comparisons import compare
 from timm_diffsens.results.stats.correlate import correlate_networks
@@ -51,6 +52,9 @@ class Group:
     - `by_depth`: `variant`, `measure`, `depth` (0.1 to 1), `n`, `pearson`, `pearson_low`, `pearson_high`.
     - `fits`: the fitted power law as a curve, `measure`, `x`, `error`, `low`, `high` (95 % of the fits),
       original networks only; empty with fewer than five networks.
+    - `deformations`: where records have further deformations, a row for each that five of them share, and
+      for that of the protocol: `deformation`, `measure`, `n`, `pearson`, `family_low`, `family_high`, of
+      original networks at the output.
     - `left_out`: `model`, `key`, `file`, `reason`: records that are in `models` but not in the fits.
     """
 
@@ -63,6 +67,7 @@ class Group:
     comparisons: pd.DataFrame
     by_depth: pd.DataFrame
     fits: pd.DataFrame
+    deformations: pd.DataFrame
     left_out: pd.DataFrame
     from_depth: dict[str, float | None]  # measure -> relative depth from which on its interval excludes zero
     verdict: str  # one paragraph, plain text
@@ -205,6 +210,7 @@ def _group(
         comparisons=tables.rounded(comparisons),
         by_depth=tables.rounded(by_depth),
         fits=tables.rounded(tables.fit_curves(points, drawn)),
+        deformations=tables.rounded(by_deformation(rows, records, choices.include_unfitted, drawn)),
         left_out=tables.left_out_table(rows, reasons),
         from_depth=from_depth,
         verdict=verdict(correlations, comparisons, from_depth, unfitted),

@@ -37,9 +37,7 @@ class Kept:
 def _kept(path: Path, record: Record, page: str) -> Kept:
     if not page:
         return Kept(path, record, log_curves(record), page)
-    outputs = {name: layers[-1:] for name, layers in record.variants.items()}
-    thin = record.model_copy(update={"variants": outputs, "spectra": {name: [] for name in record.spectra}})
-    return Kept(path, thin, log_curves(record), page)
+    return Kept(path, record.outputs(), log_curves(record), page)
 
 
 def read_board(
