@@ -197,7 +197,7 @@ class Probe:
         if reason is not None:
             return LayerSensitivity.of(estimator.count if estimator else 0, reason=reason, **place)
         assert estimator is not None
-        found = estimator.compute(floor(layer), **place)
+        found = estimator.compute(floor(layer), **place)[0]
         if found.reason == "constant" and not layer.uniform:
             found = found.model_copy(update={"reason": "input-independent"})
         return found
