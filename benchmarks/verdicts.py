@@ -84,7 +84,7 @@ def held(pairs, pool):
     a, g = torch.from_numpy(pairs).sqrt().T[:, :, None]
     estimator = SensitivityEstimator()
     estimator.update(clean, clean + a, clean + g)
-    layer = estimator.compute()
+    (layer,) = estimator.compute()
     low, high = layer.r_interval
     return low <= truth <= high, abs(np.log(layer.r / truth)) <= 2 * layer.r_stderr / layer.r
 
@@ -168,7 +168,7 @@ def write_distances(spec, checkpoint, folder, images=1000):
     from timm_diffsens.schema.config import Config
     from timm_diffsens.sensitivities.perturbed import PerturbedImages
     from timm_diffsens.sensitivities.probe import Probe
-    from timm_diffsens.sensitivities.reductions.state import KEPT
+    from timm_diffsens.sensitivities.reductions.state import FEW
 
     plan = prepare(spec, Config(checkpoint=checkpoint, dataset="cifar10", data_dir=folder, images=images))
     sample, transform = plan.sample, plan.sample.transform(plan.model.input)
@@ -180,7 +180,7 @@ def write_distances(spec, checkpoint, folder, images=1000):
     rows, module = [], plan.model.module.eval()
     perturbed = PerturbedImages(batches, plan.perturbation, 0)
     like = next(module.parameters())
-    for _, parts in perturbed.batches(KEPT, like, torch.contiguous_format):
+    for _, parts in perturbed.batches(FEW, like, torch.contiguous_format):
         probe = Probe(module, "blocks")
         with probe, torch.no_grad():
             probe.run(parts, None)

@@ -12,7 +12,7 @@ from timm_diffsens.device import threads
 from timm_diffsens.sensitivities.reductions import reference
 from timm_diffsens.sensitivities.reductions.dispatch import add_rows
 from timm_diffsens.sensitivities.reductions.reference import square_norm
-from timm_diffsens.sensitivities.reductions.state import KEPT, TILE, Block, RunningSums, blocks_of
+from timm_diffsens.sensitivities.reductions.state import FEW, TILE, Block, RunningSums, blocks_of
 
 SIZES = [0, 1, 7, TILE - 1, TILE, TILE + 1, 5 * TILE + 321, 70 * TILE + 9]
 # A float32 sum of TILE squares in at least eight lanes: TILE / 8 roundings of half a unit, at most.
@@ -26,41 +26,42 @@ TYPES = [
 ]
 
 
-def case(d, given=torch.float32, real=torch.float32, n=5):
+def case(d, given=torch.float32, real=torch.float32, n=5, pairs=1):
     stream = torch.Generator().manual_seed(d)
-    parts = torch.randn(3, n, d, generator=stream, dtype=torch.float64).to(given)
+    parts = torch.randn(1 + 2 * pairs, n, d, generator=stream, dtype=torch.float64).to(given)
     pivot, drift = torch.randn(2, d, generator=stream, dtype=torch.float64).to(real)
     return parts, pivot, drift
 
 
-def new_sums():
-    (sums,) = RunningSums.of_layers(1, torch.device("cpu"))
+def new_sums(pairs=1, kept=FEW):
+    (sums,) = RunningSums.of_layers(1, torch.device("cpu"), pairs, kept)
     return sums
 
 
 def truth(parts, first, last, pivot, before):
-    """Gaps to the pivot (n, d), the sums and products of (a, g, b), and what they are of each image."""
-    clean, deformed, noised = parts[:, first:last].double()
+    """Gaps to the pivot (n, d), the sums and products of (a, ..., b), and what they are of each image."""
+    clean, *moved = parts[:, first:last].double()
     gaps = clean - pivot.double()
-    squares = torch.stack([deformed - clean, noised - clean, gaps]).square().sum(2)
-    in_block = squares[2].sum()
-    squares[2] *= 2 * before / (before + 1)
+    squares = torch.stack([*(part - clean for part in moved), gaps]).square().sum(2)
+    in_block = squares[-1].sum()
+    squares[-1] *= 2 * before / (before + 1)
     return gaps, torch.cat([squares.sum(1)[None], squares @ squares.T]), in_block, squares.T
 
 
 @pytest.mark.parametrize("add", [add_rows, reference.add_rows])
 @pytest.mark.parametrize(("given", "real", "tolerance"), TYPES)
 @pytest.mark.parametrize("d", SIZES)
-def test_sums_inside_a_block_are_those_of_float64(add, given, real, tolerance, d):
-    parts, pivot, drift = case(d, given, real)
+@pytest.mark.parametrize("pairs", [1, 3])
+def test_sums_inside_a_block_are_those_of_float64(add, given, real, tolerance, d, pairs):
+    parts, pivot, drift = case(d, given, real, pairs=pairs)
     before, start = drift.clone(), pivot.clone()
-    sums = new_sums()
+    sums = new_sums(pairs)
     add(parts, [Block(1, 4, 0, number=1, after=0)], pivot, drift, sums)
     gaps, expected, in_block, each = truth(parts, 1, 4, pivot, 0)
     # products of two sums have twice their relative error
-    torch.testing.assert_close(sums.memory[:4], expected, rtol=2.1 * tolerance, atol=0)
+    torch.testing.assert_close(sums.memory[: 2 + 2 * pairs], expected, rtol=2.1 * tolerance, atol=0)
     torch.testing.assert_close(sums.images[1:4], each, rtol=tolerance, atol=0)
-    assert not sums.images[[0, *range(4, KEPT)]].any()
+    assert not sums.images[[0, *range(4, FEW)]].any()
     torch.testing.assert_close(sums.in_block, in_block, rtol=tolerance, atol=0)
     assert torch.equal(pivot, start)
     # three additions of sums below 6 standard deviations
@@ -71,15 +72,15 @@ def test_sums_inside_a_block_are_those_of_float64(add, given, real, tolerance, d
 @pytest.mark.parametrize("add", [add_rows, reference.add_rows])
 @pytest.mark.parametrize(("given", "real", "tolerance"), TYPES)
 @pytest.mark.parametrize("d", SIZES)
-@pytest.mark.parametrize("kept", [True, False], ids=["drift", "brief"])
-def test_the_end_of_a_block_moves_the_pivot_to_the_mean(add, given, real, tolerance, d, kept):
-    parts, pivot, drift = case(d, given, real, n=4)
+@pytest.mark.parametrize(("kept", "pairs"), [(True, 1), (False, 1), (False, 2)])
+def test_the_end_of_a_block_moves_the_pivot_to_the_mean(add, given, real, tolerance, d, kept, pairs):
+    parts, pivot, drift = case(d, given, real, n=4, pairs=pairs)
     gaps, expected, in_block, each = truth(parts, 0, 4, pivot, 6)
     mean = pivot.double() + gaps.sum(0) / 10
-    sums = new_sums()
+    sums = new_sums(pairs)
     drift.fill_(torch.nan)  # what it held before is of no account
     add(parts, [Block(0, 4, 6, number=6, after=10)], pivot, drift if kept else None, sums)
-    torch.testing.assert_close(sums.memory[:4], expected, rtol=2.1 * tolerance, atol=0)
+    torch.testing.assert_close(sums.memory[: 2 + 2 * pairs], expected, rtol=2.1 * tolerance, atol=0)
     torch.testing.assert_close(sums.images[6:10], each, rtol=tolerance, atol=0)
     assert not sums.first.any()  # these are not the first
     assert sums.in_block == 0
@@ -183,29 +184,54 @@ def test_pytorchs_own_threads_run_the_kernel():
 
 
 @pytest.mark.parametrize("add", [add_rows, reference.add_rows])
-def test_the_first_images_are_kept_and_no_more(add):
-    parts, pivot, _ = case(40, torch.float64, torch.float64, n=KEPT + 20)
-    sums, drift, count, still_open = new_sums(), torch.zeros_like(pivot), 0, 0
-    for batch in parts.split(KEPT - 3, dim=1):  # the limit lies inside the second
+@pytest.mark.parametrize(("pairs", "kept"), [(1, 100), (3, 100), (2, 1), (1, 200)])
+def test_the_first_images_are_kept_and_no_more(add, pairs, kept):
+    parts, pivot, _ = case(40, torch.float64, torch.float64, n=120, pairs=pairs)
+    sums, drift, count, still_open = new_sums(pairs, kept), torch.zeros_like(pivot), 0, 0
+    for batch in parts.split(97, dim=1):  # a limit of 100 lies inside the second
         blocks = blocks_of(batch.shape[1], count, still_open)
         add(batch, blocks, pivot, drift, sums)
         count += batch.shape[1]
         still_open = 0 if blocks[-1].after else count - blocks[-1].before
-    clean, deformed, noised = parts[:, :KEPT]
-    expected = torch.stack([deformed - clean, noised - clean], dim=2).square().sum(1)
-    torch.testing.assert_close(sums.images[:, :2], expected, rtol=1e-12, atol=0)
-    assert sums.memory.shape == (5 + KEPT, 3)
+    clean, *moved = parts[:, :kept]
+    expected = torch.stack([part - clean for part in moved], dim=2).square().sum(1)
+    torch.testing.assert_close(sums.images[:120, :-1], expected, rtol=1e-12, atol=0)
+    assert not sums.images[120:].any()
+    assert sums.images.shape == (kept, 2 * pairs + 1)
+
+
+@pytest.mark.parametrize("add", [add_rows, reference.add_rows])
+@pytest.mark.parametrize(("real", "tolerance"), [(torch.float32, FLOAT32), (torch.float64, 1e-12)])
+def test_each_pair_has_the_sums_that_it_has_alone(add, real, tolerance):
+    parts, pivot, _ = case(3 * TILE + 7, torch.float32, real, n=13, pairs=4)
+    blocks, together, mean = blocks_of(13, 3, 1), new_sums(4), pivot.clone()
+    add(parts, blocks, mean, torch.zeros_like(pivot), together)
+    for pair in range(4):
+        alone, own = new_sums(), pivot.clone()
+        some = parts[[0, 1 + 2 * pair, 2 + 2 * pair]]
+        add(some, blocks, own, torch.zeros_like(pivot), alone)
+        found = together.of_pair(pair)
+        # two orders of the same sums, each as far from the truth as it may be
+        torch.testing.assert_close(found.memory, alone.memory, rtol=4.2 * tolerance, atol=0)
+        assert torch.equal(found.totals[2], alone.totals[2])
+        assert torch.equal(found.memory[4], alone.memory[4])
+        assert torch.equal(mean, own)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("add", [add_rows, reference.add_rows])
-def test_what_is_not_finite_stays_so(add, bad):
-    parts, pivot, drift = case(TILE + 100)
-    parts[1, 2, 17] = bad
-    sums = new_sums()
+@pytest.mark.parametrize("pairs", [1, 2])
+@pytest.mark.parametrize("part", [1, 2])
+def test_what_is_not_finite_stays_so_and_is_that_of_its_pair(add, bad, pairs, part):
+    parts, pivot, drift = case(TILE + 100, pairs=pairs)
+    part += 2 * (pairs - 1)
+    parts[part, 2, 17] = bad
+    sums = new_sums(pairs)
     add(parts, [Block(0, 5, 4, number=6, after=0)], pivot, drift, sums)
-    assert sums.totals.isfinite().tolist() == [False, True, True]
-    assert sums.memory[4].isfinite().all()
+    finite = torch.arange(1 + 2 * pairs) != part - 1
+    assert torch.equal(sums.totals.isfinite(), finite)
+    assert torch.equal(sums.products.isfinite(), finite & finite[:, None])
+    assert sums.memory[2 + 2 * pairs].isfinite().all()
 
 
 @pytest.mark.parametrize("d", SIZES)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy import special
 
 from timm_diffsens.errors import UsageError
 from timm_diffsens.schema.layers import LayerSensitivity
+from timm_diffsens.sensitivities.ratios import cross_terms, log_ratio_spread, values_of
 from timm_diffsens.sensitivities.reductions.dispatch import add_rows
-from timm_diffsens.sensitivities.reductions.state import KEPT, RunningSums, blocks_of
+from timm_diffsens.sensitivities.reductions.state import FEW, RunningSums, blocks_of
 
 # Rounding of a forward differs with the position in the batch (blocked matrix products), by some ten units
 # in the last place; a spread below that is no spread.
@@ -47,13 +47,16 @@ class Buffers:
     drift: torch.Tensor | None
     sums: RunningSums
 
-    def fits(self, row: torch.Tensor, dtype: torch.dtype) -> bool:
-        """Whether a pivot of this type, made of this row, can be kept in them."""
-        pivot = self.pivot
-        return (pivot.dtype, pivot.device, pivot.shape) == (dtype, row.device, row.shape)
+    def fits(self, row: torch.Tensor, dtype: torch.dtype, pairs: int, kept: int) -> bool:
+        """Whether a pivot of this type, made of this row, and sums for so many pairs can be kept in them."""
+        pivot, sums = self.pivot, self.sums
+        found = pivot.dtype, pivot.device, pivot.shape, sums.numbers, sums.kept
+        return found == (dtype, row.device, row.shape, 2 * pairs + 1, kept)
 
     @classmethod
-    def for_sizes(cls, sizes: Sequence[int], drift: bool, device: torch.device) -> "list[Buffers]":
+    def for_sizes(
+        cls, sizes: Sequence[int], drift: bool, device: torch.device, pairs: int = 1, kept: int = FEW
+    ) -> "list[Buffers]":
         """Buffers for layers of so many numbers a sample, all in a few pieces.
 
         Allocated layer by layer, between activations that come and go, each would leave a hole that the next
@@ -61,7 +64,7 @@ class Buffers:
         """
         pivots = _vectors(sizes, device)
         drifts = _vectors(sizes, device) if drift else [None] * len(sizes)
-        return list(map(cls, pivots, drifts, RunningSums.of_layers(len(sizes), device)))
+        return list(map(cls, pivots, drifts, RunningSums.of_layers(len(sizes), device, pairs, kept)))
 
 
 def _vectors(sizes: Sequence[int], device: torch.device) -> list[torch.Tensor]:
@@ -83,6 +86,9 @@ def _vectors(sizes: Sequence[int], device: torch.device) -> list[torch.Tensor]:
 class SensitivityEstimator:
     """D, G and R of one layer from batches of (clean, deformed, noised) representations.
 
+    Of one clean image there may be several pairs (deformed, noised), each with a D, G and R of its own; the
+    denominator is that of all.
+
     Image i contributes a_i = ||f(tau x) - f(x)||^2 and g_i = ||f(x + eta) - f(x)||^2, and D = mean(a) / B,
     G = mean(g) / B with B = 2 / (n - 1) times the centred square sum. That is followed exactly: a pivot
     stays the mean of the N images before it for a block of at most 16 images, and after c of them
@@ -96,9 +102,9 @@ class SensitivityEstimator:
 
         Var(D) ~ sum (a_i - D b_i)^2 / (n (n - 1) B^2), likewise for G and R = mean(a) / mean(g).
 
-    Of few images that is too small an error; with at most `KEPT` of them R has an interval of its own, see
-    `log_ratio_spread`. The state is a vector of the layer's size (two while a block is open) and some three
-    hundred numbers.
+    Of few images that is too small an error; with at most `FEW` of them R has an interval of its own, see
+    `log_ratio_spread`. The state is a vector of the layer's size (two while a block is open), a few sums, and
+    (a, g) of each pair and b of the first `kept` images.
 
     Example:
         >>> import torch
@@ -108,10 +114,12 @@ class SensitivityEstimator:
         >>> whole.update(clean, deformed, noised)
         >>> first.update(clean[:40], deformed[:40], noised[:40])
         >>> second.update(clean[40:], deformed[40:], noised[40:])
-        >>> abs(first.merge(second).compute().d - whole.compute().d) < 1e-12
+        >>> abs(first.merge(second).compute()[0].d - whole.compute()[0].d) < 1e-12
         True
     """
 
+    pairs: int = 1
+    kept: int = FEW
     count: int = 0
     pivot: torch.Tensor | None = None
     # Of the images since the pivot was set: their number and, once a batch ended among them, sum (f - pivot).
@@ -121,15 +129,23 @@ class SensitivityEstimator:
     eps: float = 0.0  # rounding unit of what was given, at most that of float32
     buffers: Buffers | None = None  # where the above go if they fit; else they are allocated
 
-    def update(self, clean: torch.Tensor, deformed: torch.Tensor, noised: torch.Tensor) -> None:
-        """Add n images: three arrays (n, ...) of equal shape.
+    def __post_init__(self) -> None:
+        for name, value in (("pairs", self.pairs), ("kept", self.kept)):
+            if value < 1:  # the first image's numbers are needed for the standard errors
+                raise UsageError(f"{name}: expected at least 1, got {value}")
+
+    def update(
+        self, clean: torch.Tensor, deformed: torch.Tensor, noised: torch.Tensor, *further: torch.Tensor
+    ) -> None:
+        """Add n images: arrays (n, ...) of equal shape; `further` are deformed and noised of other pairs.
 
         Raises:
-            UsageError: the shapes differ, or a sample holds more or fewer numbers than in earlier batches.
+            UsageError: the shapes differ, a sample holds more or fewer numbers than in earlier batches, or
+                there are more or fewer pairs than `pairs`.
         """
-        parts = [part.detach() for part in (clean, deformed, noised)]
+        parts = [part.detach() for part in (clean, deformed, noised, *further)]
         shapes = [tuple(part.shape) for part in parts]
-        if not shapes[0] == shapes[1] == shapes[2]:
+        if len(set(shapes)) > 1:
             raise UsageError(f"shapes differ: {', '.join(map(str, shapes))}")
         if not shapes[0]:
             raise UsageError("expected tensors (n, ...), got single numbers")
@@ -138,11 +154,16 @@ class SensitivityEstimator:
         self.update_parts(torch.stack([p.reshape(len(p), math.prod(shapes[0][1:])) for p in parts]))
 
     def update_parts(self, parts: torch.Tensor) -> None:
-        """Add n images, given as one array (3, n, d) of clean, deformed and noised representations.
+        """Add n images, as one array (1 + 2 K, n, d): clean, then deformed and noised of each of K pairs.
 
         Raises:
-            UsageError: a sample holds more or fewer numbers than in earlier batches.
+            UsageError: a sample holds more or fewer numbers than in earlier batches, or K is not `pairs`.
         """
+        if parts.shape[0] != 1 + 2 * self.pairs:
+            raise UsageError(
+                f"expected {1 + 2 * self.pairs} parts (clean, and deformed and noised of each of pairs="
+                f"{self.pairs}), got {parts.shape[0]}"
+            )
         if self.pivot is None:
             self._start(parts[0])
         assert self.pivot is not None
@@ -166,11 +187,11 @@ class SensitivityEstimator:
         dtype = _accumulation_dtype(rows)
         self.eps = torch.finfo(dtype).eps
         dtype = _pivot_dtype(rows.shape[1], dtype)
-        if self.buffers is not None and not self.buffers.fits(rows[0], dtype):
+        if self.buffers is not None and not self.buffers.fits(rows[0], dtype, self.pairs, self.kept):
             self.buffers = None
         if self.buffers is None:
             self.pivot = rows[0].to(dtype, copy=True)
-            (self.sums,) = RunningSums.of_layers(1, rows.device)
+            (self.sums,) = RunningSums.of_layers(1, rows.device, self.pairs, self.kept)
         else:
             self.pivot = self.buffers.pivot.copy_(rows[0])
             self.sums = self.buffers.sums
@@ -195,8 +216,13 @@ class SensitivityEstimator:
         between the two means becomes the share of the other's first image in the denominator.
 
         Raises:
-            UsageError: samples of the two differ in size.
+            UsageError: samples of the two differ in size, or the two in `pairs` or `kept`.
         """
+        if (self.pairs, self.kept) != (other.pairs, other.kept):
+            raise UsageError(
+                f"expected pairs={self.pairs} and kept={self.kept}, "
+                f"got pairs={other.pairs} and kept={other.kept}"
+            )
         if not (self.count and other.count):
             return copy.deepcopy(self if self.count else other)
         one, two = self.moments(), other.moments()
@@ -207,87 +233,47 @@ class SensitivityEstimator:
         both = one.merge(two)
         share = 2 * (both.centred_square_sum - one.centred_square_sum - two.centred_square_sum)
         sums = RunningSums(self.sums.memory + other.sums.memory)
-        sums.totals[2] += share
-        sums.products.add_(_cross_terms(other.sums.first, share))
+        sums.totals[-1] += share
+        sums.products.add_(cross_terms(other.sums.first, share))
         sums.images.copy_(self.sums.images)
         space = sums.images[one.count :]
         space.copy_(other.sums.images[: len(space)])
         sums.in_block.zero_()
         sums.settled.fill_(both.centred_square_sum)
-        return SensitivityEstimator(both.count, pivot=both.mean, sums=sums, eps=max(self.eps, other.eps))
+        eps = max(self.eps, other.eps)
+        return SensitivityEstimator(self.pairs, self.kept, both.count, pivot=both.mean, sums=sums, eps=eps)
 
-    def compute(self, floor: float = 0.0, **place: Any) -> LayerSensitivity:
-        """D, G, R and their standard errors; None with a reason where there is none.
+    def per_image(self) -> torch.Tensor:
+        """(a_1, g_1, ..., a_K, g_K, b) of the first `kept` images, on the CPU: (min(n, kept), 2 K + 1).
+
+        In the order in which they came. b is zero for the first image, and for the first image of what was
+        merged into this.
+        """
+        if self.sums is None:
+            return torch.zeros(0, 2 * self.pairs + 1, dtype=torch.float64)
+        return self.sums.images[: self.count].cpu()
+
+    def compute(self, floor: float = 0.0, **place: Any) -> list[LayerSensitivity]:
+        """D, G and R of each pair and their standard errors; None with a reason where there is none.
 
         Args:
             floor: square distances of samples up to this one are rounding of what the samples were made from.
             place: other fields of the `LayerSensitivity`: the layer's name, index, depth, ...
         """
-
-        def measured(**values: Any) -> LayerSensitivity:
-            return LayerSensitivity.of(self.count, **place, **values)
-
-        n = self.count
-        if self.sums is None or n < 2:
-            return measured(reason="fewer than 2 images")
-        sums = self.sums.to_cpu()
-        moments = self.moments()
-        finite = sums.totals.isfinite().all() and sums.products.isfinite().all()
-        if not finite or not math.isfinite(moments.centred_square_sum):
-            return measured(reason="non-finite")
-        a, g, b = sums.totals.tolist()
-        pairs = 2 * moments.centred_square_sum / (n - 1)
+        if self.sums is None or self.count < 2:
+            return [LayerSensitivity.of(self.count, **place, reason="fewer than 2 images")] * self.pairs
+        moments, sums = self.moments(), self.sums.to_cpu()
         threshold = (ROUNDING_UNITS * self.eps) ** 2 * float(moments.mean.double().square().sum())
-        if pairs <= 2 * threshold or b == 0:
-            return measured(reason="constant")
-        if pairs <= 2 * floor:
-            return measured(reason="rounding alone")
-        d, noise = a / n / pairs, g / n / pairs
-        share = b / (n - 1)  # equal to `pairs` in expectation
-        products = (sums.products + _cross_terms(sums.first, share)).tolist()
-        values = {
-            "d": d,
-            "g": noise,
-            "d_stderr": _ratio_stderr(products, 0, 2, d * pairs / share, n, pairs),
-            "g_stderr": _ratio_stderr(products, 1, 2, noise * pairs / share, n, pairs),
-        }
-        if g == 0:
-            return measured(**values, reason="noise does not move it")
-        values |= {"r": a / g, "r_stderr": _ratio_stderr(products, 0, 1, a / g, n, g / n)}
-        spread = log_ratio_spread(sums.images[:n, :2]) if n <= KEPT else None
-        return measured(**values) if spread is None else measured(**values).with_r_spread(spread)
-
-
-def _cross_terms(first: torch.Tensor, share: float) -> torch.Tensor:
-    """What sums of products gain when the image (a, g, 0) gets its share of the denominator."""
-    b = first.new_tensor([0.0, 0.0, share])
-    return torch.outer(first, b) + torch.outer(b, first) + torch.outer(b, b)
-
-
-def _ratio_stderr(
-    products: list[list[float]], top: int, bottom: int, ratio: float, n: int, mean: float
-) -> float:
-    """Delta method for mean(x) / mean(y): sqrt(sum (x_i - ratio y_i)^2 / (n (n - 1))) / mean(y)."""
-    square = products[top][top] - 2 * ratio * products[top][bottom] + ratio**2 * products[bottom][bottom]
-    return math.sqrt(max(square, 0.0) / (n * (n - 1))) / mean
-
-
-def log_ratio_spread(pairs: torch.Tensor) -> float | None:
-    """Half the width of the 95 % interval of log(mean(a) / mean(g)); None where an image decides its sign.
-
-    The jackknife over images with Student's t of n - 1 degrees of freedom (Tukey 1958). Of 20 images with
-    lognormal distances it holds the truth in 93 to 94 %, the delta method in 89 to 91 %
-    (docs/statistics.md).
-
-    Args:
-        pairs: (n, 2), a and g of each image, n at least 2.
-    """
-    n = len(pairs)
-    without = (pairs.sum(dim=0) - pairs).clamp_min(0).log()
-    logs = without[:, 0] - without[:, 1]
-    if not bool(logs.isfinite().all()):
-        return None
-    return float(special.stdtrit(n - 1, 0.975)) * math.sqrt((n - 1) * float(logs.var(correction=0)))
+        between = 2 * moments.centred_square_sum / (self.count - 1)
+        few = self.count <= min(FEW, self.kept)
+        found = []
+        for pair in range(self.pairs):
+            own = sums.of_pair(pair)
+            values = values_of(own, self.count, between, threshold, floor)
+            layer = LayerSensitivity.of(self.count, **place, **values)
+            spread = log_ratio_spread(own.images[: self.count, :2]) if few and layer.r else None
+            found.append(layer if spread is None else layer.with_r_spread(spread))
+        return found
 
 
 def _pivot_dtype(d: int, given: torch.dtype = torch.float32) -> torch.dtype:

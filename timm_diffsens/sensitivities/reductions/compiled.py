@@ -18,15 +18,16 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from timm_diffsens.device import threads
-from timm_diffsens.sensitivities.reductions.state import KEPT, TILE, Block, RunningSums
+from timm_diffsens.sensitivities.reductions.state import TILE, Block, RunningSums
 
 _FAST_MATH = {"reassoc", "contract", "nsz"}  # sums in vector lanes; infinities and nans stay what they are
 # Tiles that a thread takes at once: more of them read memory in longer runs, fewer share a layer evenly.
 _LONG, _LONG_FROM = 4, 64 * TILE
 
-# A task in 64-bit integers: three counters that the threads share, numbers, and addresses; then its blocks.
-_TAKEN, _TEAM, _DONE, _CHUNK, _IMAGES, _WIDTH, _BRIEF, _BLOCKS = range(8)
-_PARTS, _PIVOT, _DRIFT, _SQUARES, _SUMS, _FIELDS = range(8, 14)
+# A task in 64-bit integers: three counters that the threads share, numbers, and addresses; then its blocks,
+# and space for what is summed of one image.
+_TAKEN, _TEAM, _DONE, _CHUNK, _PAIRS, _IMAGES, _WIDTH, _KEPT, _BRIEF, _BLOCKS = range(10)
+_PARTS, _PIVOT, _DRIFT, _SQUARES, _SUMS, _FIELDS = range(10, 16)
 _FIRST, _LAST, _BEFORE, _NUMBER, _AFTER = range(len(Block._fields))
 
 
@@ -68,6 +69,18 @@ def _gaps(clean: Any, deformed: Any, noised: Any, origin: Any, total: Any, real:
 
 
 @numba.njit(fastmath=_FAST_MATH)  # type: ignore[untyped-decorator]
+def _two_gaps(clean: Any, deformed: Any, noised: Any, real: Any) -> Any:
+    """Square norms of deformed - clean and noised - clean, of a further pair."""
+    from_deformed, from_noised = real(0), real(0)
+    for j in range(len(clean)):
+        here = real(clean[j])
+        x, y = real(deformed[j]) - here, real(noised[j]) - here
+        from_deformed += x * x
+        from_noised += y * y
+    return from_deformed, from_noised
+
+
+@numba.njit(fastmath=_FAST_MATH)  # type: ignore[untyped-decorator]
 def _move(origin: Any, total: Any, share: Any, real: Any) -> Any:
     """Add `share` of `total` to `origin`, and give the square norm of `total`."""
     square = real(0)
@@ -78,30 +91,31 @@ def _move(origin: Any, total: Any, share: Any, real: Any) -> Any:
 
 
 @numba.njit  # type: ignore[untyped-decorator]
-def _tally(squares: Any, memory: Any, images: int, which: int, block: Any) -> None:
+def _tally(squares: Any, memory: Any, image: Any, images: int, which: int, block: Any) -> None:
     """Add the sums over tiles, taken in float64, to those of the layer: the memory of `RunningSums`."""
-    totals, products, kept = memory[0], memory[1:4], memory[5:]
-    in_block, settled = memory[4, :1], memory[4, 1:2]
+    numbers = len(image)
+    totals, products, kept = memory[0], memory[1 : 1 + numbers], memory[2 + numbers :]
+    in_block, settled = memory[1 + numbers, :1], memory[1 + numbers, 1:2]
     before, after = block[_BEFORE], block[_AFTER]
     for i in range(block[_FIRST], block[_LAST]):
-        a, g, b = 0.0, 0.0, 0.0
-        for tile in range(len(squares)):
-            a += squares[tile, i]
-            g += squares[tile, images + i]
-            b += squares[tile, 2 * images + i]
-        in_block[0] += b
-        b *= 2 * before / (before + 1)
-        image, number = (a, g, b), block[_NUMBER] + i - block[_FIRST]
-        for kind in range(3):
+        for kind in range(numbers):
+            total = 0.0
+            for tile in range(len(squares)):
+                total += squares[tile, kind * images + i]
+            image[kind] = total
+        in_block[0] += image[numbers - 1]
+        image[numbers - 1] *= 2 * before / (before + 1)
+        number = block[_NUMBER] + i - block[_FIRST]
+        for kind in range(numbers):
             if number < len(kept):
                 kept[number, kind] = image[kind]
             totals[kind] += image[kind]
-            for other in range(3):
+            for other in range(numbers):
                 products[kind, other] += image[kind] * image[other]
     if after:
         gap = 0.0
         for tile in range(len(squares)):
-            gap += squares[tile, 3 * images + which]
+            gap += squares[tile, numbers * images + which]
         settled[0] += in_block[0] - gap / after
         in_block[0] = 0.0
 
@@ -110,17 +124,18 @@ def _kernel(given: Any, real: Any) -> Callable[[Any], None]:
     """What each thread does for a task; `given` is the type of the layer, `real` that of the pivot."""
 
     # of the closure: numba's cache on disk looks at that, not at globals of other files
-    tile, rows = TILE, 5 + KEPT
-    width = len(Block._fields)
+    tile, width = TILE, len(Block._fields)
 
     def share(task: Any) -> None:
         it = carray(task, (_FIELDS,), np.int64)
         d, images, count, chunk = it[_WIDTH], it[_IMAGES], it[_BLOCKS], it[_CHUNK]
-        blocks = carray(task, (_FIELDS + count * width,), np.int64)[_FIELDS:].reshape((count, width))
+        numbers, end = 2 * it[_PAIRS] + 1, _FIELDS + count * width
+        it = carray(task, (end + numbers,), np.int64)
+        blocks, image = it[_FIELDS:end].reshape((count, width)), it[end:].view(np.float64)
         chunks = -(-d // chunk)
-        parts = carray(_pointer(it[_PARTS]), (3, images, d), given)
+        parts = carray(_pointer(it[_PARTS]), (numbers, images, d), given)
         pivot = carray(_pointer(it[_PIVOT]), (d,), real)
-        squares = carray(_pointer(it[_SQUARES]), (-(-d // tile), 3 * images + count), real)
+        squares = carray(_pointer(it[_SQUARES]), (-(-d // tile), numbers * images + count), real)
         own = _count(task, _TEAM) * chunk if it[_BRIEF] else 0
         drift = carray(_pointer(it[_DRIFT]), (own + chunk if it[_BRIEF] else d,), real)
         while True:
@@ -136,26 +151,30 @@ def _kernel(given: Any, real: Any) -> Callable[[Any], None]:
                 for row in range(block[_FIRST], block[_LAST]):
                     for a in range(start, stop, tile):
                         b = min(a + tile, stop)
-                        found = _gaps(
-                            parts[0, row, a:b],
+                        clean, own_squares = parts[0, row, a:b], squares[a // tile, row:]
+                        own_squares[0], own_squares[images], own_squares[(numbers - 1) * images] = _gaps(
+                            clean,
                             parts[1, row, a:b],
                             parts[2, row, a:b],
                             pivot[a:b],
                             drift[a + shift : b + shift],
                             real,
                         )
-                        for kind in range(3):
-                            squares[a // tile, kind * images + row] = found[kind]
+                        for kind in range(2, numbers - 1, 2):
+                            deformed, noised = parts[kind + 1, row, a:b], parts[kind + 2, row, a:b]
+                            pair = _two_gaps(clean, deformed, noised, real)
+                            own_squares[kind * images], own_squares[(kind + 1) * images] = pair
                 if block[_AFTER]:
                     for a in range(start, stop, tile):
                         b = min(a + tile, stop)
                         total = drift[a + shift : b + shift]
                         part = real(1 / block[_AFTER])
-                        squares[a // tile, 3 * images + which] = _move(pivot[a:b], total, part, real)
+                        squares[a // tile, numbers * images + which] = _move(pivot[a:b], total, part, real)
             if _count(task, _DONE) == chunks - 1:  # all the others have been written
-                memory = carray(_pointer(it[_SUMS]), (rows, 3), np.float64)
+                rows = 2 + numbers + it[_KEPT]
+                memory = carray(_pointer(it[_SUMS]), (rows, numbers), np.float64)
                 for which in range(count):
-                    _tally(squares, memory, images, which, blocks[which])
+                    _tally(squares, memory, image, images, which, blocks[which])
 
     return share
 
@@ -178,16 +197,16 @@ def add_rows(
     sums: RunningSums,
 ) -> None:
     """See `dispatch.add_rows`; `parts` is contiguous, and of float32 or float64."""
-    _, images, d = parts.shape
+    numbers, images, d = parts.shape
     chunk = TILE * (_LONG if d >= _LONG_FROM else 1)
     workers = max(1, min(torch.get_num_threads(), -(-d // chunk)))
-    squares = -(-d // TILE) * (3 * images + len(blocks))
+    squares = -(-d // TILE) * (numbers * images + len(blocks))
     scratch = pivot.new_empty(squares + (workers * chunk if drift is None else 0))
     place = scratch.data_ptr()
     after = place + squares * scratch.itemsize
-    fields = [0, 0, 0, chunk, images, d, drift is None, len(blocks), parts.data_ptr(), pivot.data_ptr()]
-    fields += [after if drift is None else drift.data_ptr(), place, sums.memory.data_ptr()]
-    fields += itertools.chain.from_iterable(blocks)
+    fields = [0, 0, 0, chunk, numbers // 2, images, d, sums.kept, drift is None, len(blocks)]
+    fields += [parts.data_ptr(), pivot.data_ptr(), after if drift is None else drift.data_ptr(), place]
+    fields += [sums.memory.data_ptr(), *itertools.chain.from_iterable(blocks), *[0] * numbers]
     task = (ctypes.c_int64 * len(fields))(*fields)
     threads.team()(function_for(parts.dtype, pivot.dtype).address, task, workers)
 

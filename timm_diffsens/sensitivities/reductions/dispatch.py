@@ -21,7 +21,8 @@ def add_rows(
     """Add images to the running sums of a layer, in place. At the end of a block the pivot becomes the mean.
 
     Args:
-        parts: (3, n, d), clean, deformed and noised representations; half precision is widened first.
+        parts: (1 + 2 K, n, d), the clean representations, then the deformed and the noised ones of each of
+            K pairs; half precision is widened first.
         blocks: which of the images, one after the other.
         pivot: (d,), of the type in which to calculate.
         drift: (d,), sum of clean - pivot over the open block; what it holds is forgotten where one opens.

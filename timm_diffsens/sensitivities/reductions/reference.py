@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from timm_diffsens.sensitivities.reductions.state import KEPT, TILE, Block, RunningSums
+from timm_diffsens.sensitivities.reductions.state import TILE, Block, RunningSums
 
 # Columns taken at once: their temporaries are small beside an activation, and the launches on a GPU few; on
 # a CPU they stay in the caches.
@@ -29,21 +29,19 @@ def add_rows(
 def _add_block(
     images: torch.Tensor, block: Block, pivot: torch.Tensor, drift: torch.Tensor, sums: RunningSums
 ) -> None:
-    n = images.shape[1]
+    numbers, n = images.shape[:2]
     if block.opens:
         drift.zero_()
-    norms = pivot.new_empty(3, n, math.ceil(len(pivot) / TILE))
+    norms = pivot.new_empty(numbers, n, math.ceil(len(pivot) / TILE))
     for start, stop in _tiles(len(pivot), COLUMNS.get(pivot.device.type, MOST_COLUMNS)):
-        clean, deformed, noised = images[:, :, start:stop].to(pivot.dtype).unbind()
-        gaps = pivot.new_empty(3, n, stop - start)
-        from_deformed, from_noised, from_pivot = gaps.unbind()
-        torch.sub(deformed, clean, out=from_deformed)
-        torch.sub(noised, clean, out=from_noised)
-        torch.sub(clean, pivot[start:stop], out=from_pivot)
-        drift[start:stop] += from_pivot.sum(dim=0)
+        columns = images[:, :, start:stop].to(pivot.dtype)
+        gaps = pivot.new_empty(numbers, n, stop - start)
+        torch.sub(columns[1:], columns[0], out=gaps[:-1])
+        torch.sub(columns[0], pivot[start:stop], out=gaps[-1])
+        drift[start:stop] += gaps[-1].sum(dim=0)
         slots = norms[:, :, start // TILE : math.ceil(stop / TILE)]
         width = min(TILE, stop - start)
-        torch.linalg.vector_norm(gaps.view(3, n, -1, width), dim=3, out=slots)
+        torch.linalg.vector_norm(gaps.view(numbers, n, -1, width), dim=3, out=slots)
     _tally(norms.double().square_().sum(dim=2), block, sums)
     if block.after:
         sums.settled.add_(sums.in_block - square_norm(drift) / block.after)
@@ -52,12 +50,12 @@ def _add_block(
 
 
 def _tally(squares: torch.Tensor, block: Block, sums: RunningSums) -> None:
-    """Add the square norms (3, n) of each image; nothing here waits for the device."""
-    sums.in_block.add_(squares[2].sum())
-    squares[2] *= 2 * block.before / (block.before + 1)
+    """Add the square norms (M, n) of each image; nothing here waits for the device."""
+    sums.in_block.add_(squares[-1].sum())
+    squares[-1] *= 2 * block.before / (block.before + 1)
     sums.totals.add_(squares.sum(dim=1))
     sums.products.add_(squares @ squares.T)
-    if block.number < KEPT:
+    if block.number < sums.kept:
         images = sums.images[block.number : block.number + squares.shape[1]]
         images.copy_(squares.T[: len(images)])
 

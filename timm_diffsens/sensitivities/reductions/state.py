@@ -10,7 +10,7 @@ import torch
 # they stay in a core's first-level cache.
 TILE = 2**12
 MOST_IMAGES = 16  # of a block; the more, the less the pivot is written
-KEPT = 100  # images whose own numbers are kept, for intervals from few images; more do without
+FEW = 100  # up to so many images intervals come from the images' own numbers; more do without
 
 
 class Block(NamedTuple):
@@ -68,50 +68,72 @@ def _block_end(count: int) -> int:
 class RunningSums:
     """The numbers that are kept of a layer, in float64, in one piece of memory.
 
-    With a = ||deformed - clean||^2, g = ||noised - clean||^2 and b = 2 N / (N + 1) ||clean - pivot||^2 of an
-    image, N being the number of images before its block.
+    Of an image there are M = 2 K + 1 of them, in the order (a_1, g_1, ..., a_K, g_K, b), for K pairs of a
+    deformation and a noise: a = ||deformed - clean||^2, g = ||noised - clean||^2 and
+    b = 2 N / (N + 1) ||clean - pivot||^2, N being the number of images before the image's block.
 
     Attributes:
-        memory: (5 + KEPT, 3), of which the others are views.
+        memory: (2 + M + kept, M), of which the others are views.
     """
 
     memory: torch.Tensor
 
     @classmethod
-    def of_layers(cls, count: int, device: torch.device) -> "list[RunningSums]":
+    def of_layers(
+        cls, count: int, device: torch.device, pairs: int = 1, kept: int = FEW
+    ) -> "list[RunningSums]":
         """Those of so many layers, all zero, in one piece of memory."""
-        return [cls(memory) for memory in torch.zeros(count, 5 + KEPT, 3, dtype=torch.float64, device=device)]
+        numbers = 2 * pairs + 1
+        shape = count, 2 + numbers + kept, numbers
+        return [cls(memory) for memory in torch.zeros(shape, dtype=torch.float64, device=device)]
 
     def to_cpu(self) -> "RunningSums":
         """All of them at once: a device is waited for once."""
         return RunningSums(self.memory.cpu())
 
+    def of_pair(self, pair: int) -> "RunningSums":
+        """The sums (a, g, b) of one pair, as if there were no other, with at most `FEW` images: a copy."""
+        rows = [2 * pair, 2 * pair + 1, self.numbers - 1]
+        others = self.memory[1 + self.numbers, :3][None]
+        memory = [self.totals[None, rows], self.products[rows][:, rows], others, self.images[:FEW, rows]]
+        return RunningSums(torch.cat(memory))
+
+    @property
+    def numbers(self) -> int:
+        """M, how many there are of an image."""
+        return self.memory.shape[1]
+
+    @property
+    def kept(self) -> int:
+        """Of how many images, the first ones, the own numbers are kept."""
+        return self.memory.shape[0] - 2 - self.numbers
+
     @property
     def totals(self) -> torch.Tensor:
-        """Sums of (a, g, b) over images: (3,)."""
+        """Sums over images: (M,)."""
         return self.memory[0]
 
     @property
     def products(self) -> torch.Tensor:
-        """Sums of the products of (a, g, b) with each other: (3, 3)."""
-        return self.memory[1:4]
+        """Sums over images of the products of their numbers with each other: (M, M)."""
+        return self.memory[1 : 1 + self.numbers]
 
     @property
     def in_block(self) -> torch.Tensor:
         """Sum of ||clean - pivot||^2 over the open block: ()."""
-        return self.memory[4, 0]
+        return self.memory[1 + self.numbers, 0]
 
     @property
     def settled(self) -> torch.Tensor:
         """Sum of ||clean - mean||^2 over the images before the open block: ()."""
-        return self.memory[4, 1]
+        return self.memory[1 + self.numbers, 1]
 
     @property
     def images(self) -> torch.Tensor:
-        """(a, g, b) of each of the first images; zero where there are fewer: (KEPT, 3)."""
-        return self.memory[5:]
+        """The numbers of each of the first images; zero where there are fewer: (kept, M)."""
+        return self.memory[2 + self.numbers :]
 
     @property
     def first(self) -> torch.Tensor:
-        """(a, g, b) of the first image: (3,)."""
+        """The numbers of the first image: (M,)."""
         return self.images[0]
