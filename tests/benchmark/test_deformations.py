@@ -132,7 +132,7 @@ def test_the_long_table_has_a_row_a_variant_deformation_and_layer(written):
     ("options", "fault"),
     [
         ({"delta": (1, 0.5, 1)}, "asked for twice: delta = 1 px"),
-        ({"delta": (1, 2), "deformation": "diffeo:delta=1"}, "diffeo has delta=1: leave out --delta 1.0,2.0"),
+        ({"delta": (1, 2), "deformation": "diffeo:delta=1"}, "diffeo has delta=1: leave out delta 1.0,2.0"),
         ({"deformation": "diffeo,diffeo"}, "asked for twice"),
         ({"delta": ()}, "delta"),
         ({"delta": (1, -2)}, "positive number of pixels, got -2"),

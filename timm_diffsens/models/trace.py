@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from timm_diffsens.models.weights import is_convolution
 
 Arguments = tuple[Sequence[Any], dict[str, Any]]  # of a forward, positional and by keyword
 Rows = tuple[tuple[float, ...], ...]  # numbers that stand for a tensor, see `_signature`
+Summary = Callable[[torch.Tensor], list[torch.Tensor]]  # what gives them, still where the tensor is
 
 _SAME = 1e-2  # relative: what rounding of one image at another place in the batch can never reach
 _SUSPICIOUS = 1000  # units in the last place: further forwards tell where this much comes from
@@ -162,9 +164,7 @@ def _differs(call: Call, other: Call | None) -> bool:
     return gap > min(_SUSPICIOUS * call.eps, _SAME) * scale
 
 
-def _recorded(
-    model: nn.Module, arguments: Arguments, summary: Callable[[torch.Tensor], Rows] | None = None
-) -> "_Recorder":
+def _recorded(model: nn.Module, arguments: Arguments, summary: Summary | None = None) -> "_Recorder":
     recorder = _Recorder(model, summary or _signature)
     recorder.run(*arguments)
     return recorder
@@ -173,9 +173,10 @@ def _recorded(
 class _Recorder:
     """The hooks of one traced forward."""
 
-    def __init__(self, model: nn.Module, summary: Callable[[torch.Tensor], Rows]) -> None:
+    def __init__(self, model: nn.Module, summary: Summary) -> None:
         self.model, self.summary = model, summary
         self.calls: list[Call] = []
+        self._numbers: list[list[torch.Tensor]] = []  # of each call
         self.frames: list[_Frame] = []
         self.output: str | None = None
         self._choice: list[str] = []
@@ -203,7 +204,7 @@ class _Recorder:
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
-        """While open, each call of a module is recorded."""
+        """While open, each call of a module is recorded; afterwards their numbers are there."""
         with ExitStack() as stack:
             for module in self.modules.values():
                 before = module.register_forward_pre_hook(self._before, with_kwargs=True)
@@ -211,6 +212,19 @@ class _Recorder:
                 stack.callback(before.remove)
                 stack.callback(after.remove)
             yield
+        self._fetch()
+
+    def _fetch(self) -> None:
+        """The numbers of all calls, in one piece: a device is waited for once, not once a layer."""
+        numbers = [row.double() for rows in self._numbers for row in rows]
+        at: dict[torch.device, list[torch.Tensor]] = {}
+        for row in numbers:
+            at.setdefault(row.device, []).append(row)
+        fetched = {device: iter(torch.cat(rows).tolist()) for device, rows in at.items()}
+        for call, rows in zip(self.calls, self._numbers, strict=True):
+            call.rows = tuple(tuple(islice(fetched[row.device], len(row))) for row in rows)
+            call.uniform = _is_uniform(call.shape, call.rows)
+        self._numbers = [[] for _ in self.calls]
 
     def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         name = self._names[module]
@@ -242,7 +256,7 @@ class _Recorder:
             if seen is None:
                 self._seen[id(tensor)] = (weakref.ref(tensor), tensor._version, name)
             kept_as = _kept_as(tensor)
-            rows = self.summary(tensor) if kept_as == "strided" else ()
+            self._numbers.append(self.summary(tensor) if kept_as == "strided" else [])
             shape = () if tensor.is_nested else tuple(tensor.shape)
             self.calls.append(
                 Call(
@@ -259,8 +273,6 @@ class _Recorder:
                     leaf=leaf and not inside,
                     weight=_has_weight(module),
                     enclosing=tuple(f.call for f in self._stack),
-                    rows=rows,
-                    uniform=_is_uniform(shape, rows),
                     kept_as="" if kept_as == "strided" else kept_as,
                     eps=torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 0.0,
                 )
@@ -407,23 +419,23 @@ def plain_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
-def _signature(tensor: torch.Tensor) -> Rows:
+def _signature(tensor: torch.Tensor) -> list[torch.Tensor]:
     """Sums and norms of the two images for each way a batch of two can lie along dim 0 (outer, inner).
 
     Of the whole tensor where dim 0 is odd; nothing where there are no values to look at.
     """
     empty = tensor.is_meta or tensor.ndim == 0 or tensor.numel() == 0
     if empty or not tensor.is_floating_point():
-        return ()
+        return []
     if len(tensor) % 2:
-        return (_row_numbers(tensor[None]),)
+        return [_row_numbers(tensor[None])]
     outer = _row_numbers(torch.unflatten(tensor, 0, (2, -1)))
     if len(tensor) == 2:
-        return (outer,)
-    return outer, _row_numbers(torch.unflatten(tensor, 0, (-1, 2)).transpose(0, 1))
+        return [outer]
+    return [outer, _row_numbers(torch.unflatten(tensor, 0, (-1, 2)).transpose(0, 1))]
 
 
-def _row_numbers(rows: torch.Tensor) -> tuple[float, ...]:
+def _row_numbers(rows: torch.Tensor) -> torch.Tensor:
     """Norm, sum, and sum of the first half, which tells orders apart, of each row.
 
     Rows are (rows, ...) in whatever layout they have: to flatten them would copy what is channels_last.
@@ -433,7 +445,7 @@ def _row_numbers(rows: torch.Tensor) -> tuple[float, ...]:
     half = rows.narrow(along, 0, rows.shape[along] // 2 + 1 if rows.shape[along] > 1 else 1)
     dims = tuple(range(1, rows.ndim))
     numbers = torch.stack([torch.linalg.vector_norm(rows, dim=dims), rows.sum(dims), half.sum(dims)])
-    return tuple(numbers.flatten().tolist())
+    return numbers.flatten()
 
 
 def _is_uniform(shape: tuple[int, ...], signature: tuple[tuple[float, ...], ...]) -> bool:
@@ -511,9 +523,9 @@ def _find_batch_statistics(
                 call.reason = _BATCH_STATISTICS
 
 
-def _power_sums(tensor: torch.Tensor) -> Rows:
+def _power_sums(tensor: torch.Tensor) -> list[torch.Tensor]:
     """Sums of |x|, |x|^2 and |x|^4: a norm over the batch keeps the second, and not all three."""
     if not tensor.is_floating_point() or tensor.is_meta or tensor.numel() == 0:
-        return ()
+        return []
     size = tensor.double().abs()
-    return (tuple(float(size.pow(power).sum()) for power in (1, 2, 4)),)
+    return [torch.stack([size.pow(power).sum() for power in (1, 2, 4)])]

@@ -33,7 +33,9 @@ def write_per_image(record_file: Path, record: Record, values: Mapping[str, npt.
     from safetensors.numpy import save
 
     path = per_image_path(record_file)
-    whole = {name: np.ascontiguousarray(array) for name, array in sorted(values.items())}  # written as it lies
+    whole = {
+        name: np.ascontiguousarray(array) for name, array in sorted(values.items())
+    }  # written as it lies
     write_atomic(path, save(whole, metadata={_KEY: record.key}))
     return path
 

@@ -37,7 +37,8 @@ def record_figure(record: Record) -> alt.TopLevelMixin:
     if record.further:
         under = {view.protocol.deformation_text: view.variants["original"] for view in record.views()}
         looks = numbered_looks(list(under))
-        rows += [legend(looks), _depth_panels("deformations", under, looks)]
+        panels = _depth_panels("deformations", under, looks)
+        rows += [legend(looks), panels.properties(title="original, under each deformation")]
         data["deformations"] = _depth_rows(under)
     if convolutions(record):
         rows, data = rows + spectrum_rows(record, theme), data | spectrum_data(record)
