@@ -25,6 +25,7 @@ class Setting:
     threads: int
     device: str
     size: int | None = None
+    pairs: int = 1
 
     @property
     def bare(self):
@@ -78,6 +79,7 @@ def prepare(setting):
 
     from timm_diffsens.models.inputs import InputOptions
     from timm_diffsens.models.loading import load_model
+    from timm_diffsens.perturb.diffeo import Diffeo
     from timm_diffsens.sensitivities.forwards import channels_last
     from timm_diffsens.sensitivities.perturbed import Perturbation, PerturbedImages
     from timm_diffsens.sensitivities.probe import Probe
@@ -96,13 +98,15 @@ def prepare(setting):
     clean = torch.rand(setting.images, *loaded.input_shape, generator=torch.Generator().manual_seed(0))
     like, indices = next(model.parameters()), range(setting.images)
 
-    images = PerturbedImages(lambda size: iter([(indices, clean)] * setting.batches), Perturbation())
+    deformations = tuple(Diffeo(delta=1 / (1 + k)) for k in range(setting.pairs))
+    batches = round(setting.batches)
+    images = PerturbedImages(lambda size: iter([(indices, clean)] * batches), Perturbation(deformations))
 
     def enter(stack):
         stack.enter_context(torch.no_grad())
         plain = torch.contiguous_format
         layout = stack.enter_context(channels_last(model)) if setting.ours else plain
-        probe = None if setting.bare else stack.enter_context(Probe(model, setting.name))
+        probe = None if setting.bare else stack.enter_context(Probe(model, setting.name, pairs=setting.pairs))
         batch = next(images.batches(setting.images, like, layout))[1]
         if probe:
             del batch
@@ -110,7 +114,7 @@ def prepare(setting):
         def go():
             draws, start = 0.0, now(device)
             if probe is None:
-                for _ in range(setting.batches):
+                for _ in range(batches):
                     model(batch)
             else:
                 coming = images.batches(setting.images, like, layout)
