@@ -79,7 +79,7 @@ class Diffeo:
 
     def rms(self, size: Size) -> float:
         """Exact expected rms displacement in pixels, over both components and all pixels of `size`."""
-        height, width = _sides(size)
+        height, width = sides(size)
         horizontal, vertical = (self._basis(side) ** 2 for side in (width, height))
         # E C_ij^2 = T / (i^2 + j^2), and a component's mean square factorises over the two axes.
         mean_square = np.einsum("ji,j,i->", self._weights() ** 2, vertical.mean(1), horizontal.mean(1))
@@ -88,7 +88,7 @@ class Diffeo:
 
     def problem(self, size: Size) -> str | None:
         """What is wrong with this deformation on images of `size`, or None."""
-        return delta_problem(self.delta, self.cut, min(_sides(size)))
+        return delta_problem(self.delta, self.cut, min(sides(size)))
 
     def displacement(
         self, n: int, size: Size, generator: Generator = None, dtype: torch.dtype = torch.float32
@@ -101,7 +101,7 @@ class Diffeo:
             generator: see `streams.standard_normal`; one an image keeps draws independent of the batch.
             dtype: of the result.
         """
-        height, width = _sides(size)
+        height, width = sides(size)
         problem = self.problem(size)
         if problem:
             warnings.warn(problem, DiffsensWarning, stacklevel=2)
@@ -164,7 +164,12 @@ def deform(images: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
     return deformed.to(images.dtype)
 
 
-def _sides(size: Size) -> tuple[int, int]:
+def sides(size: Size) -> tuple[int, int]:
+    """Height and width.
+
+    Raises:
+        UsageError: less than two pixels.
+    """
     height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     if min(height, width) < 2:
         raise UsageError(f"a deformation needs at least 2 pixels a side, got {height} x {width}")
