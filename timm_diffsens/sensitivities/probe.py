@@ -324,14 +324,19 @@ class Probe:
             self._handles.append(modules[module].register_forward_hook(hook))
 
     def _reduce(self, layer: Layer, output: torch.Tensor) -> None:
-        samples = self._samples(layer, output)
-        if samples is None:
+        parts = self._parts_of(layer, output)
+        if parts is None:
             return
-        self._update(self._estimators, layer.name, samples)
+        self._update(self._estimators, layer.name, parts)
         if self.mean_channel and layer.channel_axis is not None:
-            wide = torch.promote_types(samples.dtype, torch.float32)
-            mean = samples.mean(dim=layer.channel_axis + 1, dtype=wide)
+            wide = torch.promote_types(parts.dtype, torch.float32)
+            mean = parts.mean(dim=layer.channel_axis + 2, dtype=wide)
             self._update(self._mean_estimators, layer.name, mean)
+
+    def _parts_of(self, layer: Layer, output: torch.Tensor) -> torch.Tensor | None:
+        """What the estimator takes of a layer's output: (parts, n, *layer.shape); None where it is faulty."""
+        samples = self._samples(layer, output.detach())
+        return None if samples is None else samples.unflatten(0, (self.parts, -1))
 
     def _samples(self, layer: Layer, output: torch.Tensor) -> torch.Tensor | None:
         """(batch, *layer.shape), or None with the fault kept for the results."""
@@ -345,13 +350,12 @@ class Probe:
             return output.reshape(layer.fold, self._batch, *output.shape[1:]).transpose(0, 1)
         return output.reshape(self._batch, layer.fold, *output.shape[1:])
 
-    def _update(self, estimators: dict[str, SensitivityEstimator], name: str, samples: torch.Tensor) -> None:
+    def _update(self, estimators: dict[str, SensitivityEstimator], name: str, parts: torch.Tensor) -> None:
         estimator = estimators[name]
         order = self._orders.get(id(estimator))  # unknown too in a copy of an open probe
         if order is None:
-            order = self._orders[id(estimator)] = memory_order(samples)  # the same for all batches
-        parts = samples.permute(0, *order)
-        estimator.update_parts(parts.reshape(self.parts, self._batch // self.parts, -1))
+            order = self._orders[id(estimator)] = memory_order(parts)  # the same for all batches
+        estimator.update_parts(parts.permute(0, 1, *order).flatten(2))
 
 
 class _LayerHook:
@@ -383,9 +387,9 @@ class _LayerHook:
             kind = tensor.device.type
             if torch.is_autocast_enabled(kind):
                 with torch.autocast(kind, enabled=False):  # sums are never in half precision
-                    self.probe._reduce(layer, tensor.detach())
+                    self.probe._reduce(layer, tensor)
             else:
-                self.probe._reduce(layer, tensor.detach())
+                self.probe._reduce(layer, tensor)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -423,7 +427,7 @@ def model_output(value: Any) -> torch.Tensor:
     return chosen[1]
 
 
-def memory_order(samples: torch.Tensor) -> tuple[int, ...]:
-    """Axes after the first as they lie in memory, slowest first: flattening in that order copies nothing."""
-    strides = samples.stride()
-    return tuple(sorted(range(1, samples.ndim), key=lambda axis: (-strides[axis], axis)))
+def memory_order(parts: torch.Tensor) -> tuple[int, ...]:
+    """Axes after the first two as they lie in memory, slowest first: to flatten in that order copies nothing."""
+    strides = parts.stride()
+    return tuple(sorted(range(2, parts.ndim), key=lambda axis: (-strides[axis], axis)))
