@@ -52,3 +52,14 @@ class Precision:
 
 
 FULL = Precision()
+
+
+@contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Neither TF32 nor autocast inside, whatever is on outside: for what is no part of the network."""
+    with FULL.applied(device):
+        if torch.is_autocast_enabled(device.type if device.type != "meta" else "cpu"):
+            with torch.autocast(device.type, enabled=False):
+                yield
+        else:
+            yield

@@ -79,8 +79,8 @@ def _draws(images: torch.Tensor, generator: Generator) -> torch.Tensor:
         raise UsageError(f"expected floating-point images (n, ...), got {images.dtype} {tuple(images.shape)}")
     shape, dtype = images.shape[1:], wide_type(images)
     if isinstance(generator, Streams) and len(generator) == len(images):
-        return generator.normals(shape, dtype).to(images.device)
-    return standard_normal(len(images), shape, generator, dtype).to(images.device)
+        return generator.normals(shape, images.device, keep=True).to(dtype)
+    return standard_normal(len(images), shape, generator, dtype, images.device)
 
 
 def _difference(deformed: torch.Tensor, clean: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
