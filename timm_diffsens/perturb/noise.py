@@ -8,6 +8,8 @@ from timm_diffsens.errors import UsageError
 from timm_diffsens.perturb.streams import Generator, Streams, standard_normal, wide_type
 from timm_diffsens.registry import Look, register
 
+_CACHED = 2**16  # numbers
+
 Noise = Callable[[torch.Tensor, torch.Tensor, Generator], torch.Tensor]
 """Clean images, deformed images, generators (one an image) -> what is added to the clean ones: (n, ...)."""
 
@@ -93,6 +95,11 @@ def _scaled(noise: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 
 
 def _norms(images: torch.Tensor) -> torch.Tensor:
-    wide = torch.float64 if images.device.type == "cpu" else images.dtype
-    norms: torch.Tensor = torch.linalg.vector_norm(images.flatten(1), dim=1, dtype=wide)
-    return norms
+    """Of each image, summed in float64 on a CPU: (n,)."""
+    flat = images.flatten(1)
+    if images.device.type != "cpu" or not flat.numel():
+        norms: torch.Tensor = torch.linalg.vector_norm(flat, dim=1)
+        return norms
+    few = max(1, _CACHED // flat.shape[1])  # a copy in float64 of all of them would not stay in the cache
+    each = [torch.linalg.vector_norm(f, dim=1, dtype=torch.float64) for f in torch.split(flat, few)]
+    return torch.cat(each)

@@ -1,6 +1,7 @@
 """The normals of `philox` on CUDA, by Triton."""
 
-from typing import Any
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
+# Triton evaluates annotations of kernels, and knows no others than its own.
 
 import numpy as np
 import torch
@@ -19,8 +20,8 @@ _ROOT_HALF, _MANTISSA = tl.constexpr(philox.ROOT_HALF), tl.constexpr(philox.MANT
 _BITS = tl.constexpr(philox.MANTISSA_BITS)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _log(u: Any) -> Any:
+@triton.jit
+def _log(u):
     bits = u.to(tl.int32, bitcast=True) - _ROOT_HALF
     exponent = (bits >> _BITS).to(tl.float32)
     f = ((bits & _MANTISSA) + _ROOT_HALF).to(tl.float32, bitcast=True) - 1.0
@@ -32,8 +33,8 @@ def _log(u: Any) -> Any:
     return f + small + exponent * _LN2_HIGH
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _box_muller(radial: Any, angular: Any) -> Any:
+@triton.jit
+def _box_muller(radial, angular):
     u = radial.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10
     radius = tl.sqrt_rn(_log(u) * -2.0)
     t = angular.to(tl.int32, bitcast=True).to(tl.float32) * 2.3283064365386963e-10
@@ -50,10 +51,8 @@ def _box_muller(radial: Any, angular: Any) -> Any:
     return radius * first, radius * second
 
 
-@triton.jit(do_not_specialize=["k0", "k1", "purpose", "start"])  # type: ignore[untyped-decorator]
-def _kernel(
-    out: Any, images: Any, k0: Any, k1: Any, purpose: Any, start: Any, elements: Any, block: tl.constexpr
-) -> None:
+@triton.jit(do_not_specialize=["k0", "k1", "purpose", "start"])
+def _kernel(out, images, k0, k1, purpose, start, elements, block: tl.constexpr):
     image = tl.program_id(0)
     number = tl.program_id(1) * block + tl.arange(0, block)
     index = tl.load(images + image)
@@ -70,11 +69,9 @@ def _kernel(
     row = out + image.to(tl.int64) * elements
     first, second = _box_muller(words[0], words[1])
     third, fourth = _box_muller(words[2], words[3])
-    place = number.to(tl.int64) * 4
-    tl.store(row + place, first, mask=place < elements)
-    tl.store(row + place + 1, second, mask=place + 1 < elements)
-    tl.store(row + place + 2, third, mask=place + 2 < elements)
-    tl.store(row + place + 3, fourth, mask=place + 3 < elements)
+    four = tl.interleave(tl.interleave(first, third), tl.interleave(second, fourth))
+    place = tl.program_id(1).to(tl.int64) * (4 * block) + tl.arange(0, 4 * block)
+    tl.store(row + place, four, mask=place < elements)
 
 
 def fill(out: torch.Tensor, place: Place) -> None:
@@ -86,4 +83,11 @@ def fill(out: torch.Tensor, place: Place) -> None:
     grid = (images, triton.cdiv(elements, 4 * _BLOCK))
     # products are not contracted with sums: see `philox`
     settings = {"block": _BLOCK, "enable_fp_fusion": False}
-    _kernel[grid](out, index, *place.key, place.purpose, place.first, elements, **settings)
+    words = map(_signed, (*place.key, place.purpose, place.first))
+    with torch.cuda.device_of(out):
+        _kernel[grid](out, index, *words, elements, **settings)
+
+
+def _signed(word: int) -> int:
+    """The same 32 bits as a signed integer, so that there is one kernel for all words."""
+    return word - (word >> 31 << 32)

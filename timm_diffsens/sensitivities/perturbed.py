@@ -209,7 +209,7 @@ def _without_rounding(clean: torch.Tensor, deformed: torch.Tensor) -> torch.Tens
         return deformed
     eps = min(torch.finfo(clean.dtype).eps, torch.finfo(torch.float32).eps)
     change, size = ((deformed - clean).flatten(1), clean.flatten(1))
-    rounding = change.abs().amax(1) <= _ROUNDING_UNITS * eps * size.abs().amax(1)
+    rounding = change.abs_().amax(1) <= _ROUNDING_UNITS * eps * size.abs().amax(1)
     if clean.device.type == "cpu" and not rounding.any():  # elsewhere to look would be to wait
         return deformed
     return torch.where(rounding.view(-1, *[1] * (clean.ndim - 1)), clean, deformed)
