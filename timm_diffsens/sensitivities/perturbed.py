@@ -33,8 +33,8 @@ class Perturbation:
 
     Attributes:
         deformations: each is images, generators -> deformed images.
-        noise: clean images, deformed images, generators -> what is added to the clean ones, a new tensor; for
-            noise of any norm see `perturb.noise.of_matched_norm`.
+        noise: clean images, deformed images, generators -> what is added to the clean ones; for noise of
+            any norm see `perturb.noise.of_matched_norm`.
         corruption: standard deviation of the noise that is fixed for each image (Fig. 1 right).
         seed: of all of them.
     """
@@ -74,24 +74,25 @@ class Perturbation:
         noise = self._streams("noise", indices)
         with exact(clean.device):
             for deformation in self.deformations:
-                for made in self._pair(deformation, clean, self._streams("diffeo", indices), noise.again()):
-                    next(into).copy_(made)
+                pair = self._pair(deformation, clean, self._streams("diffeo", indices), noise.again())
+                next(into).copy_(pair[0])
+                torch.add(pair[1], clean, out=next(into))
         return whole
 
     def _pair(
         self, deformation: Deformation, clean: torch.Tensor, diffeo: Streams, noise: Streams
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Deformed and noised images."""
+        """Deformed images, and the noise to be added to the clean ones."""
         version = clean._version
         deformed = deformation(clean, diffeo)
         if deformed.shape != clean.shape:
             raise UsageError(f"expected deformed images {tuple(clean.shape)}, got {tuple(deformed.shape)}")
-        deformed = _without_rounding(clean, deformed)
+        deformed = _without_rounding(clean, deformed.to(clean.device))
         changed = deformed._version
         eta = self.noise(clean, deformed, noise)
         if clean._version != version or deformed._version != changed:
             raise UsageError("the deformation or the noise writes into the images that it is given")
-        return deformed, eta.add_(clean)
+        return deformed, eta
 
     def _streams(self, purpose: str, indices: Sequence[int]) -> Streams:
         return Streams(self.seed, purpose, indices)
