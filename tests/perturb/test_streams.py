@@ -194,17 +194,18 @@ def test_streams_begin_again_without_drawing_again(monkeypatch):
         return normals(*arguments)
 
     monkeypatch.setattr(streams_file, "normals", counted)
-    once = Streams(3, "noise", [4, 2])
-    first, second = once.normals((5,), keep=True), once.normals((5,), keep=True)
-    again = once.again()
-    assert again.normals((5,), keep=True) is first
-    mine = again.normals((5,))  # may be written into
-    assert torch.equal(mine, second)
-    mine.zero_()
-    assert not torch.equal(once.again().normals((10,))[:, :5], mine)
-    assert once.again()[0].random() == once[0].random() == stream(3, "noise", 4).random()
-    assert len(calls) == 3  # two that are kept, and one of another shape
-    assert torch.equal(second, normals(3, "noise", [4, 2], (5,), first=2))
+    whole, one = normals(3, "noise", [4, 2], (20,)), Streams(3, "noise", [4, 2])
+    first = one.kept("a", lambda: one.normals((5,)))
+    second = one.normals((5,))
+    again = one.again()
+    assert again.kept("a", lambda: again.normals((5,))) is first
+    assert torch.equal(again.normals((5,)), second)  # goes on behind what is kept
+    assert torch.equal(first, whole[:, :5])
+    assert torch.equal(second, whole[:, 8:13])
+    other = one.again()
+    assert torch.equal(other.kept("b", lambda: other.normals((4,))), whole[:, :4])
+    assert [len(call) for call in calls] == [6] * 4  # `first` is drawn once
+    assert one.again()[0].random() == one[0].random() == stream(3, "noise", 4).random()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -40,8 +40,8 @@ def matched_noise(clean: torch.Tensor, deformed: torch.Tensor, generator: Genera
     """
     if clean.shape != deformed.shape:
         raise UsageError(f"clean {tuple(clean.shape)} and deformed {tuple(deformed.shape)} differ in shape")
-    g = _draws(clean, generator)
-    radius, length = _norms(_difference(deformed, clean, g)), _norms(g)
+    g, length = _directions(clean, generator)
+    radius = _norms(_difference(deformed, clean, g))
     return _scaled(g, radius / length).to(clean.dtype)
 
 
@@ -73,16 +73,23 @@ def corrupt(images: torch.Tensor, sigma: float, generator: Generator = None) -> 
     return images if sigma == 0 else images + sigma * _draws(images, generator).to(images.dtype)
 
 
+def _directions(images: torch.Tensor, generator: Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Standard normal draws for images (n, ...), not to be written into, and their norms (n,)."""
+
+    def draw() -> tuple[torch.Tensor, torch.Tensor]:
+        draws = _draws(images, generator)
+        return draws, _norms(draws)
+
+    if isinstance(generator, Streams):  # which may have several deformations to be matched
+        return generator.kept((images.shape, images.dtype, images.device), draw)
+    return draw()
+
+
 def _draws(images: torch.Tensor, generator: Generator) -> torch.Tensor:
-    """Standard normal draws, not to be written into, of the shape and device of `images` (n, ...), in float32
-    or wider.
-    """
+    """Standard normal draws of the shape and device of `images` (n, ...), in float32 or wider."""
     if images.ndim < 2 or not images.is_floating_point():
         raise UsageError(f"expected floating-point images (n, ...), got {images.dtype} {tuple(images.shape)}")
-    shape, dtype = images.shape[1:], wide_type(images)
-    if isinstance(generator, Streams) and len(generator) == len(images):
-        return generator.normals(shape, images.device, keep=True).to(dtype)
-    return standard_normal(len(images), shape, generator, dtype, images.device)
+    return standard_normal(len(images), images.shape[1:], generator, wide_type(images), images.device)
 
 
 def _difference(deformed: torch.Tensor, clean: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

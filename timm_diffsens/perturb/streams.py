@@ -6,8 +6,8 @@ and sharding do not change it.
 
 import math
 import zlib
-from collections.abc import Sequence
-from typing import Any, TypeGuard, overload
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeGuard, TypeVar, overload
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from timm_diffsens.perturb.normals import normals
 
 _MANY = 2**16  # numbers: below, handing images to other threads costs more than it saves
 
+Made = TypeVar("Made")
 Generator = torch.Generator | np.random.Generator | Sequence[np.random.Generator] | None
 
 
@@ -45,17 +46,15 @@ class Streams(Sequence[np.random.Generator]):
         self.seed, self.purpose, self.indices = seed, purpose, indices
         self._made: dict[int, np.random.Generator] = {}
         self._next = 0  # in fours, as Philox makes them
-        self._kept: dict[tuple[Any, ...], torch.Tensor] = {}
+        self._kept: dict[tuple[Hashable, int], tuple[Any, int]] = {}
 
     def again(self) -> "Streams":
-        """The same from their beginning; what is kept of the normals is not drawn a second time."""
+        """The same from their beginning; what is kept of them is not made a second time."""
         other = Streams(self.seed, self.purpose, self.indices)
         other._kept = self._kept
         return other
 
-    def normals(
-        self, shape: Sequence[int], device: torch.device | str = "cpu", keep: bool = False
-    ) -> torch.Tensor:
+    def normals(self, shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
         """Standard normal draws: (n, *shape), float32; each call goes on where the last one ended.
 
         They are those of `perturb.normals`, the same on every device, and not from the NumPy generators.
@@ -63,16 +62,19 @@ class Streams(Sequence[np.random.Generator]):
         Args:
             shape: shape of one image's draw.
             device: where they are made.
-            keep: for `again`; then they are not to be written into.
         """
-        key = (self._next, tuple(shape), torch.device(device))
-        drawn = self._kept.get(key)
-        if drawn is None:
-            drawn = normals(self.seed, self.purpose, self.indices, shape, device, self._next)
-        if keep:
-            self._kept[key] = drawn
+        start = self._next
         self._next += -(-math.prod(shape) // 4)
-        return drawn if keep or key not in self._kept else drawn.clone()
+        return normals(self.seed, self.purpose, self.indices, shape, device, start)
+
+    def kept(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What is made of draws from here on, for `again` too: it is not to be written into."""
+        place = key, self._next
+        if place not in self._kept:
+            self._kept[place] = make(), self._next
+        made: Made
+        made, self._next = self._kept[place]
+        return made
 
     def __len__(self) -> int:
         return len(self.indices)
