@@ -13,6 +13,7 @@ from typing import Any
 from record_factory import make_record
 
 from timm_diffsens.results.records.store import record_text
+from timm_diffsens.schema.further import Further
 from timm_diffsens.schema.protocol import protocol_hash
 from timm_diffsens.schema.records import Extension, ExtensionLook, Record, record_key
 
@@ -64,6 +65,8 @@ FREE_TEXT: tuple[tuple[str | int, ...], ...] = (
     ("variants", "original", 0, "reason"),
     ("variants", "original", 0, "kind"),
     ("variants", "original", 0, "aliases", 0),
+    ("further", 0, "deformation"),
+    ("further", 0, "variants", "original", "reason", 0),
     ("spectra", "original", 0, "layer"),
     ("spectra", "original", 0, "reason"),
     ("key_extra", "code"),
@@ -90,7 +93,7 @@ FIXED_TEXT: tuple[tuple[str | int, ...], ...] = (  # of which only a few values 
 _COUNT, _SEED, _FRACTION = (2**53 - 1, 2**53), (2**64 - 1, 2**64), (1.0, 1.0000001)
 # Place -> the last number that is right, and the first that is not; below zero none is.
 NUMBERS: dict[tuple[str | int, ...], tuple[float, float]] = {
-    ("schema_version",): (1, 2),
+    ("schema_version",): (2, 3),
     ("model", "parameters"): _COUNT,
     ("model", "classes"): (1000, 2**53),
     ("model", "weights", "seed"): _SEED,
@@ -122,6 +125,12 @@ NUMBERS: dict[tuple[str | int, ...], tuple[float, float]] = {
     ("variants", "init", -1, "n"): _COUNT,
     ("variants", "init", -1, "shape", 0): _COUNT,
     ("variants", "init", -1, "channel_axis"): _COUNT,
+    ("further", 0, "delta"): (1e100, 1e101),
+    ("further", 0, "cut"): _COUNT,
+    ("further", 0, "rms_displacement"): (1e100, 1e101),
+    ("further", 0, "variants", "init", "d", -1): (1e40, 1e41),
+    ("further", 0, "variants", "init", "r_stderr", -1): (0.1, 1e9),
+    ("further", 0, "variants", "init", "n", -1): _COUNT,
     ("spectra", "original", 0, "kernel", 0): _COUNT,
     ("spectra", "original", 0, "power", 0): (1e100, 1e101),
     ("spectra", "original", 0, "low_frequency_share"): _FRACTION,
@@ -187,7 +196,10 @@ def _document(number: int) -> dict[str, Any]:
             )
         ],
     )
+    other = record.protocol.model_copy(update={"delta": 2.5})
+    record = record.model_copy(update={"further": [Further.of(other, record.variants)]})
     document: dict[str, Any] = json.loads(record_text(record))
+    document["further"][0]["variants"]["original"]["reason"] = ["none", None, None]
     document["variants"]["original"][0] |= {"reason": "none", "aliases": ["other"]}
     document["spectra"]["original"][0]["reason"] = "none"
     document["timings"]["peak_memory_bytes"] = 1
@@ -200,9 +212,8 @@ def sealed(document: dict[str, Any]) -> str:
         record = Record.model_validate(document)
         protocol = record.protocol.model_copy(update={"sha256": protocol_hash(record.protocol)})
         document["protocol"]["sha256"] = protocol.sha256
-        document["key"] = record_key(
-            record.model, record.data, protocol, list(record.variants), record.key_extra
-        )
+        parts = (record.model, record.data, protocol, list(record.variants), record.key_extra)
+        document["key"] = record_key(*parts, further=[one.protocol_like(protocol) for one in record.further])
     return json.dumps(document)
 
 
@@ -226,7 +237,8 @@ def _texts() -> Iterator[Hostile]:
         yield _text_file(f"text{number}-all.json", sealed(document), bad=False)
         extra = payload if payload.isprintable() and len(payload) <= 200 else "printable"
         document = _document(100 + number)
-        document["variants"][extra] = document["variants"]["init"]
+        for part in (document, document["further"][0]):
+            part["variants"][extra] = part["variants"]["init"]
         yield _text_file(f"text{number}-variant.json", sealed(document), bad=False)
         place = FIXED_TEXT[number % len(FIXED_TEXT)]
         fixed = json.loads(sealed(_document(200 + number)))

@@ -16,7 +16,7 @@ from timm_diffsens import Diffeo, UsageError, bench, read_records
 from timm_diffsens.cli import app
 from timm_diffsens.models.nets import make_net
 from timm_diffsens.perturb.noise import of_matched_norm
-from timm_diffsens.perturb.streams import streams
+from timm_diffsens.perturb.streams import Streams
 from timm_diffsens.registry import find
 from timm_diffsens.results.records.store import load_record
 
@@ -100,7 +100,7 @@ def test_of_a_noise_only_the_direction_matters(factor):
     linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 4, bias=False))
     torch.nn.init.constant_(linear[1].weight, 0.5)
     found = bench(linear, dataset=images, noise=noise, layers="all", variants="original")
-    deformed = Diffeo()(images, streams(0, "diffeo", range(8)))
+    deformed = Diffeo()(images, Streams(0, "diffeo", range(8)))
     radii = (deformed - images).flatten(1).norm(dim=1)
     # Every weight 1/2: a constant image of norm r moves each of the four outputs by r sqrt(768) / 2.
     expected = (radii.square() * 768 / 4 * 4).mean() / (images.flatten(1).sum(1) / 2).var() / 8

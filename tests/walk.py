@@ -127,6 +127,8 @@ def contents(folder: Path) -> dict[str, object]:
         elif path.suffix == ".jsonl":  # a log of attempts: a failure is there once for each
             lines = [line for line in path.read_text().splitlines() if line.endswith("}}")]  # not torn
             found[name] = sorted({json.dumps(lasting(json.loads(line))) for line in lines})
+        elif path.name.endswith(".images.safetensors"):
+            found[name] = path.read_bytes()
         elif path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
                 recipe = lasting(json.loads(file.metadata()["recipe"]))

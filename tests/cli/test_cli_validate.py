@@ -46,7 +46,7 @@ def test_a_good_record(good, tmp_path):
         ),
         ('"train_error": null', '"train_error": NaN', "train_error"),
         ('"warnings": []', '"warning": []', "warning"),
-        ('"schema_version": 1', '"schema_version": 9', "version 9"),
+        ('"schema_version": 2', '"schema_version": 9', "version 9"),
         ('  "key_extra"', '  "key_extra', "half-written"),
         ('"key_extra": {}', '"key_extra": {"full_error": true}', "key does not follow"),
     ],

@@ -8,14 +8,14 @@ import torch
 
 from timm_diffsens import Diffeo, UsageError, registry
 from timm_diffsens.perturb.components import Dilation, Mode, Rotation, Shear, Translation
-from timm_diffsens.perturb.streams import streams
+from timm_diffsens.perturb.streams import Streams
 
 KINDS = [Translation, Rotation, Dilation, Shear, Mode]
 SIZES = [(32, 32), (24, 40), (33, 17)]
 
 
 def fields(kind, n=64, size=(32, 32), **parameters):
-    generators = streams(0, "diffeo", range(n))
+    generators = Streams(0, "diffeo", range(n))
     return kind(**parameters).displacement(n, size, generators, torch.float64)
 
 
@@ -48,7 +48,7 @@ def test_signs_and_directions_have_no_preference(kind):
 def test_draws_belong_to_the_image(kind):
     whole = fields(kind, n=7)
     for i in (0, 3, 6):
-        alone = kind().displacement(1, 32, [streams(0, "diffeo", [i])[0]], torch.float64)
+        alone = kind().displacement(1, 32, Streams(0, "diffeo", [i]), torch.float64)
         assert torch.equal(alone[0], whole[i])
 
 
@@ -71,8 +71,8 @@ def test_a_radially_symmetric_image_turns_into_itself_but_for_interpolation():
     size, width = (65, 65), 6.0
     x, y = pixels(size)
     image = torch.exp(-(x**2 + y**2) / (2 * width**2))[None, None]
-    turned = Rotation(delta=2.0)(image, streams(0, "diffeo", [0]))
-    moved = Translation(delta=2.0)(image, streams(0, "diffeo", [0]))
+    turned = Rotation(delta=2.0)(image, Streams(0, "diffeo", [0]))
+    moved = Translation(delta=2.0)(image, Streams(0, "diffeo", [0]))
     # bilinear reading errs by at most an eighth of the second derivative along each axis, 1 / width^2
     bound = 2 / (8 * width**2)
     assert float((turned - image).abs().max()) < bound
@@ -118,7 +118,7 @@ def test_modes_are_those_of_the_max_entropy_field():
         for j in range(1, cut + 1)
     }
     basis = torch.stack([w[0] / w[0].norm() for w in waves.values()]).flatten(1)
-    drawn = diffeo.displacement(5, size, streams(1, "diffeo", range(5)), torch.float64)[:, 0].flatten(1)
+    drawn = diffeo.displacement(5, size, Streams(1, "diffeo", range(5)), torch.float64)[:, 0].flatten(1)
     residue = drawn - (drawn @ basis.T) @ basis
     assert float((basis @ basis.T - torch.eye(len(basis), dtype=torch.float64)).abs().max()) < 1e-9
     assert float(residue.abs().max()) < 1e-9

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from timm_diffsens import Diffeo
 from timm_diffsens.errors import DiffsensWarning, UsageError
 from timm_diffsens.perturb.diffeo import deform
-from timm_diffsens.perturb.streams import stream, streams
+from timm_diffsens.perturb.normals import normals as drawn
+from timm_diffsens.perturb.streams import Streams
 from timm_diffsens.schema.protocol import delta_bounds
 
 EPS32, EPS64 = 2.0**-24, 2.0**-53
@@ -53,8 +54,8 @@ def test_the_field_is_the_sum_over_modes(size, delta, cut):
 
 
 def test_the_field_in_single_precision():
-    field = Diffeo().displacement(3, 16, streams(0, "diffeo", range(3)))
-    draws = [stream(0, "diffeo", i).standard_normal((2, 3, 3), np.float32) for i in range(3)]
+    field = Diffeo().displacement(3, 16, Streams(0, "diffeo", range(3)))
+    draws = drawn(0, "diffeo", range(3), (2, 3, 3)).numpy()
     expected = [reference.displacement_field(c, 16, 16, 1.0, 3) for c in draws]
     # Six modes with weights below 1 and draws below 4, each with some five roundings.
     assert field.dtype == torch.float32
@@ -422,7 +423,7 @@ def test_no_images():
 
 
 @pytest.mark.parametrize(
-    "make", [seeded, lambda: np.random.default_rng(0), lambda: streams(0, "diffeo", range(3))]
+    "make", [seeded, lambda: np.random.default_rng(0), lambda: Streams(0, "diffeo", range(3))]
 )
 def test_equal_generators_equal_fields(make):
     one, two = (Diffeo().displacement(3, 16, make()) for _ in range(2))
@@ -441,21 +442,21 @@ def test_without_a_generator_the_global_stream_counts():
 def test_a_field_belongs_to_the_image_not_to_the_batch():
     # The draws are the same to the bit; the sum over six modes may be taken in another order.
     images = pictures(9, 1, 16, torch.float32)
-    together = Diffeo().displacement(9, 16, streams(0, "diffeo", range(9)))
-    moved = Diffeo()(images, streams(0, "diffeo", range(9)))
+    together = Diffeo().displacement(9, 16, Streams(0, "diffeo", range(9)))
+    moved = Diffeo()(images, Streams(0, "diffeo", range(9)))
     close = {"rtol": 0, "atol": 6 * 4 * 5 * EPS32}
     for group in ([4], [0, 1, 2, 3, 4], [8, 4, 0], list(range(9))[::-1]):
         assert torch.allclose(
-            Diffeo().displacement(len(group), 16, streams(0, "diffeo", group)), together[group], **close
+            Diffeo().displacement(len(group), 16, Streams(0, "diffeo", group)), together[group], **close
         )
-        found = Diffeo()(images[group], streams(0, "diffeo", group))
+        found = Diffeo()(images[group], Streams(0, "diffeo", group))
         assert torch.allclose(found, moved[group], rtol=0, atol=2 * close["atol"])
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_as_many_generators_as_images(count):
     with pytest.raises(UsageError, match=f"one generator for each of the 2 images, got {count}"):
-        Diffeo()(pictures(2), streams(0, "diffeo", range(count)))
+        Diffeo()(pictures(2), Streams(0, "diffeo", range(count)))
 
 
 # ---- wrong shapes

@@ -9,7 +9,7 @@ import torch
 from timm_diffsens import Diffeo, matched_noise
 from timm_diffsens.errors import UsageError
 from timm_diffsens.perturb.noise import corrupt, of_matched_norm
-from timm_diffsens.perturb.streams import streams
+from timm_diffsens.perturb.streams import Streams
 
 EPS = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 
@@ -133,12 +133,12 @@ def test_images_have_noise_of_their_own():
 
 def test_noise_belongs_to_the_image_not_to_the_batch():
     clean, moved = pair(n=6, dtype=torch.float32)
-    together = matched_noise(clean, moved, streams(0, "noise", range(6)))
+    together = matched_noise(clean, moved, Streams(0, "noise", range(6)))
     for i in range(6):
-        alone = matched_noise(clean[i : i + 1], moved[i : i + 1], streams(0, "noise", [i]))
+        alone = matched_noise(clean[i : i + 1], moved[i : i + 1], Streams(0, "noise", [i]))
         assert torch.allclose(alone[0], together[i], rtol=2 * EPS[torch.float32], atol=0)
     order = [4, 0, 5, 1, 3, 2]
-    shuffled = matched_noise(clean[order], moved[order], streams(0, "noise", order))
+    shuffled = matched_noise(clean[order], moved[order], Streams(0, "noise", order))
     assert torch.allclose(shuffled, together[order], rtol=2 * EPS[torch.float32], atol=0)
 
 
@@ -184,10 +184,10 @@ def test_corruption_is_linear_in_sigma():
 
 def test_corruption_is_fixed_for_each_image():
     images, _ = pair(n=6, dtype=torch.float32)
-    together = corrupt(images, 0.3, streams(0, "corruption", range(6)))
-    assert torch.equal(corrupt(images[2:4], 0.3, streams(0, "corruption", [2, 3])), together[2:4])
-    assert torch.equal(corrupt(images, 0.3, streams(0, "corruption", range(6))), together)
-    assert not torch.equal(corrupt(images, 0.3, streams(1, "corruption", range(6))), together)
+    together = corrupt(images, 0.3, Streams(0, "corruption", range(6)))
+    assert torch.equal(corrupt(images[2:4], 0.3, Streams(0, "corruption", [2, 3])), together[2:4])
+    assert torch.equal(corrupt(images, 0.3, Streams(0, "corruption", range(6))), together)
+    assert not torch.equal(corrupt(images, 0.3, Streams(1, "corruption", range(6))), together)
 
 
 @pytest.mark.parametrize("dtype", EPS)

@@ -8,13 +8,13 @@ from timm_diffsens import registry
 from timm_diffsens.data.scale_detection import ScaleDetection
 from timm_diffsens.errors import UsageError
 from timm_diffsens.perturb.pixels import ActivePixels
-from timm_diffsens.perturb.streams import streams
+from timm_diffsens.perturb.streams import Streams
 
 
 @pytest.mark.parametrize("task", [ScaleDetection(1, 2), ScaleDetection(2, 1)])
 def test_moving_images_is_moving_positions(task):
     sample = task.test(50)
-    draws = [streams(0, "diffeo", range(50)) for _ in range(2)]
+    draws = [Streams(0, "diffeo", range(50)) for _ in range(2)]
     moved = ActivePixels(task)(sample.images, draws[0])
     expected = task.render(task.displace(_ordered(task, sample.images), draws[1]))
     assert torch.equal(moved, expected)

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from timm_diffsens.errors import UsageError
-from timm_diffsens.perturb.streams import standard_normal, stream, streams
+from timm_diffsens.perturb import streams as streams_file
+from timm_diffsens.perturb.normals import normals
+from timm_diffsens.perturb.streams import Streams, standard_normal, stream
 
 PURPOSES = ("diffeo", "noise", "corruption", "channel shuffle", "init")
 
@@ -78,10 +80,10 @@ def test_same_arguments_same_draws():
 
 
 def test_streams_of_several_images():
-    together = [g.standard_normal(5).tolist() for g in streams(3, "noise", [4, 2, 9])]
+    together = [g.standard_normal(5).tolist() for g in Streams(3, "noise", [4, 2, 9])]
     assert together == [stream(3, "noise", i).standard_normal(5).tolist() for i in (4, 2, 9)]
-    assert list(streams(3, "noise", [])) == []
-    few = streams(3, "noise", [4, 2, 9])
+    assert list(Streams(3, "noise", [])) == []
+    few = Streams(3, "noise", [4, 2, 9])
     assert few[-1] is few[2]  # made once: its draws follow each other
     assert few[1:] == [few[1], few[2]]
 
@@ -158,7 +160,7 @@ def test_threads_do_not_change_a_draw(threads):
     shape, before = (3, 80, 80), torch.get_num_threads()  # large enough to be shared
     torch.set_num_threads(threads)
     try:
-        found = standard_normal(5, shape, streams(0, "noise", range(5)), torch.float32)
+        found = standard_normal(5, shape, list(Streams(0, "noise", range(5))), torch.float32)
         one = stream(0, "noise")  # its draws follow each other, whatever the number of threads
         follow = standard_normal(2, shape, [one, one], torch.float32)
     finally:
@@ -170,9 +172,45 @@ def test_threads_do_not_change_a_draw(threads):
     assert np.array_equal(follow.numpy(), expected)
 
 
+def test_streams_draw_for_all_images_at_once_and_go_on():
+    """From the counters of `normals`; a second draw begins where the first ended."""
+    several = Streams(3, "noise", [4, 2])
+    found = [standard_normal(2, shape, several, torch.float32) for shape in ((3,), (2, 2), (5,), (1,))]
+    whole = normals(3, "noise", [4, 2], (20,))
+    starts = (0, 4, 8, 16)  # each draw uses up whole counters, of four numbers
+    for draw, start in zip(found, starts, strict=True):
+        flat = draw.flatten(1)
+        assert torch.equal(flat, whole[:, start : start + flat.shape[1]])
+    wide = standard_normal(2, (7,), Streams(3, "noise", [4, 2]), torch.float64)
+    assert torch.equal(wide, whole[:, :7].double())
+    assert standard_normal(2, (7,), Streams(3, "noise", [4, 2]), torch.float32, "meta").is_meta
+
+
+def test_streams_begin_again_without_drawing_again(monkeypatch):
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return normals(*arguments)
+
+    monkeypatch.setattr(streams_file, "normals", counted)
+    whole, one = normals(3, "noise", [4, 2], (20,)), Streams(3, "noise", [4, 2])
+    first = one.kept("a", lambda: one.normals((5,)))
+    second = one.normals((5,))
+    again = one.again()
+    assert again.kept("a", lambda: again.normals((5,))) is first
+    assert torch.equal(again.normals((5,)), second)  # goes on behind what is kept
+    assert torch.equal(first, whole[:, :5])
+    assert torch.equal(second, whole[:, 8:13])
+    other = one.again()
+    assert torch.equal(other.kept("b", lambda: other.normals((4,))), whole[:, :4])
+    assert [len(call) for call in calls] == [6] * 4  # `first` is drawn once
+    assert one.again()[0].random() == one[0].random() == stream(3, "noise", 4).random()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    "make", [torch.Generator, np.random.default_rng, lambda: streams(0, "noise", range(5))]
+    "make", [torch.Generator, np.random.default_rng, lambda: Streams(0, "noise", range(5))]
 )
 def test_shape_and_type(make, dtype):
     found = standard_normal(5, (3, 2), make(), dtype)
@@ -186,7 +224,7 @@ def test_no_images():
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_as_many_generators_as_images(count):
     with pytest.raises(UsageError, match=f"one generator for each of the 2 images, got {count}"):
-        standard_normal(2, (3,), streams(0, "noise", range(count)), torch.float32)
+        standard_normal(2, (3,), Streams(0, "noise", range(count)), torch.float32)
 
 
 @pytest.mark.parametrize("wrong", [0, "seed", [1, 2], [torch.Generator(), torch.Generator()], object()])

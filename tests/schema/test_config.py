@@ -102,7 +102,7 @@ def test_text_and_values_mean_the_same():
 def test_an_option_is_given_also_with_the_value_of_its_default():
     config = Config(delta=2.0, cut=3)
     assert [config.given(name) for name in ("delta", "cut", "seed")] == [True, True, False]
-    assert config.changed(seed=1).all_given() == {"delta": 2.0, "cut": 3, "seed": 1}
+    assert config.changed(seed=1).all_given() == {"delta": (2.0,), "cut": 3, "seed": 1}
 
 
 @pytest.mark.parametrize("values", [{"images": 2.9}, {"batch_size": True}, {"input_size": 32.7}])

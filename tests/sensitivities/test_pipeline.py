@@ -13,7 +13,8 @@ from timm_diffsens import Diffeo, UsageError, measure, sensitivity
 from timm_diffsens.errors import MeasurementError
 from timm_diffsens.perturb import streams as streams_file
 from timm_diffsens.perturb.noise import matched_noise, of_matched_norm
-from timm_diffsens.perturb.streams import standard_normal, streams
+from timm_diffsens.perturb.normals import normals
+from timm_diffsens.perturb.streams import Streams
 from timm_diffsens.sensitivities.batch_size import is_out_of_memory
 from timm_diffsens.sensitivities.forwards import PassSettings, channels_last
 from timm_diffsens.sensitivities.perturbed import KEPT, Perturbation, PerturbedImages, batches_of
@@ -91,7 +92,7 @@ def test_several_deformations_at_once_are_each_of_them_alone_to_the_bit(images, 
 def test_sizes_of_one_family_are_the_same_draws_scaled(images):
     """So are the noises: one direction, at the norm of each deformation."""
     sizes = (0.6, 1.0, 2.4)
-    fields = [Diffeo(s).displacement(5, 32, streams(3, "diffeo", range(5)), torch.float64) for s in sizes]
+    fields = [Diffeo(s).displacement(5, 32, Streams(3, "diffeo", range(5)), torch.float64) for s in sizes]
     clean, *pairs = Perturbation(tuple(map(Diffeo, sizes))).parts(images[:5].double(), range(5)).split(5)
     etas = [(noised - clean).flatten(1) for noised in pairs[1::2]]
     gaps = [(deformed - clean).flatten(1).norm(dim=1) for deformed in pairs[::2]]
@@ -103,13 +104,13 @@ def test_sizes_of_one_family_are_the_same_draws_scaled(images):
 def test_noise_is_drawn_once_for_all_deformations(images, monkeypatch):
     drawn = []
 
-    def counted(n, shape, *rest):
-        drawn.append(n)
-        return standard_normal(n, shape, *rest)
+    def counted(seed, purpose, *rest):
+        drawn.append(purpose)
+        return normals(seed, purpose, *rest)
 
-    monkeypatch.setattr(streams_file, "standard_normal", counted)
-    Perturbation((Diffeo(0.5), Diffeo(), Diffeo(2.0))).parts(images[:6], range(6))
-    assert drawn == [6]
+    monkeypatch.setattr(streams_file, "normals", counted)
+    Perturbation((Diffeo(0.6), Diffeo(), Diffeo(2.0))).parts(images[:6], range(6))
+    assert sorted(drawn) == ["diffeo", "diffeo", "diffeo", "noise"]
 
 
 def test_which_deformations_change_anything(images):
@@ -143,6 +144,45 @@ def test_batches_for_another_device_are_made_ahead():
     assert triple.is_contiguous(memory_format=torch.channels_last)
     assert [list(indices) for indices, _ in batches] == [[1], [2]]
     assert made == [0, 1, 2]
+
+
+@pytest.mark.parametrize("noise", [matched_noise, lambda clean, deformed, generator: torch.ones_like(clean)])
+def test_parts_for_another_device_are_made_there(noise, monkeypatch):
+    """From clean images alone, and without a look at what is there: `meta` cannot be read, and says so."""
+    drawn = []
+
+    def counted(seed, purpose, indices, shape, device, first):
+        drawn.append((purpose, torch.device(device).type))
+        return normals(seed, purpose, indices, shape, device, first)
+
+    monkeypatch.setattr(streams_file, "normals", counted)
+    perturbation = Perturbation((Diffeo(1.0), Diffeo(2.0)), noise, corruption=0.3)
+    perturbed = PerturbedImages(batches_of(torch.rand(7, 3, 32, 32)), perturbation)
+    like = torch.empty(0, device="meta", dtype=torch.bfloat16)
+    found = [parts for _, parts in perturbed.batches(4, like, torch.channels_last)]
+    assert [(part.device.type, part.dtype, len(part)) for part in found] == [
+        ("meta", torch.bfloat16, 20),
+        ("meta", torch.bfloat16, 15),
+    ]
+    assert {device for _, device in drawn} == {"meta"}
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+        perturbed.deformed  # noqa: B018  # would wait for the device
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_parts_on_a_gpu_are_those_of_the_cpu(dtype):
+    images = torch.rand(9, 3, 61, 47, dtype=dtype)
+    perturbation = Perturbation((Diffeo(0.8), Diffeo(1.5)), corruption=0.3, seed=3)
+    found = []
+    for device in ("cpu", "cuda"):
+        like = torch.empty(0, device=device, dtype=dtype)
+        perturbed = PerturbedImages(batches_of(images), perturbation)
+        found.append(torch.cat([p.cpu() for _, p in perturbed.batches(9, like, torch.channels_last)]))
+        assert perturbed.deformed == [True, True]
+    # four roundings of coordinates up to 61, at slopes of up to 1 and five times 0.3, along two axes
+    atol = 2 * 4 * 2.5 * 61 * torch.finfo(dtype).eps
+    assert torch.allclose(*found, rtol=0, atol=atol)
 
 
 def test_what_goes_wrong_ahead_is_raised_here():

@@ -14,7 +14,7 @@ from timm_diffsens.schema.protocol import Protocol, digest, protocol_hash
 from timm_diffsens.sensitivities.statistics import STATISTICS_BATCH
 
 OF_DIFFEO = ("delta", "cut")
-DRAWS = "Philox4x32-10"  # of the noise: `perturb.philox`
+DRAWS = "Philox4x32-10"  # of noise and fields: `perturb.philox`
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from timm_diffsens.models.loading import LoadedModel
 from timm_diffsens.models.trace import measured_modules
 from timm_diffsens.models.weights import check_applied, copied_weights
 from timm_diffsens.perturb.streams import stream
-from timm_diffsens.results.records.per_image import MOST_KEPT, PerImage, write_per_image
+from timm_diffsens.results.records.per_image import MOST_KEPT, PerImage, per_image_path, write_per_image
 from timm_diffsens.results.records.store import (
     check_writable,
     find_record,
@@ -127,6 +127,7 @@ def run_once(
             write_per_image(record_path(folder, record), record, per_image)
         return record, write_record(folder, record), True
     except DiffsensError as error:
+        per_image_path(record_path(folder, record)).unlink(missing_ok=True)  # no use without its record
         raise UnwrittenError(str(error), record) from error.__cause__
 
 

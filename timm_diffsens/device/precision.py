@@ -1,7 +1,7 @@
 """How exact a network's forwards are; what is made of them is never summed below float32."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,3 +52,11 @@ class Precision:
 
 
 FULL = Precision()
+
+
+@contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Neither TF32 nor autocast inside, whatever is on outside: for what is no part of the network."""
+    autocast = torch.amp.is_autocast_available(device.type)
+    with FULL.applied(device), torch.autocast(device.type, enabled=False) if autocast else nullcontext():
+        yield

@@ -50,11 +50,16 @@ class Component(ABC):
         return f"with delta = {self.delta:g} pixels move by more than they are apart from the centre"
 
     def displacement(
-        self, n: int, size: Size, generator: Generator = None, dtype: torch.dtype = torch.float32
+        self,
+        n: int,
+        size: Size,
+        generator: Generator = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
     ) -> torch.Tensor:
         """Draw displacement fields: (n, 2, h, w), pixels, order (dx, dy); arguments as `Diffeo`'s."""
         height, width = sides(size)
-        drawn = standard_normal(n, (self.draws,), generator, dtype)
+        drawn = standard_normal(n, (self.draws,), generator, dtype, device)
         x, y = (torch.arange(side).to(drawn) - (side - 1) / 2 for side in (width, height))
         return self._field(drawn, x.expand(height, width), y[:, None].expand(height, width), self.rms(size))
 
@@ -65,8 +70,8 @@ class Component(ABC):
                 f"expected floating-point images (n, c, h, w), got {images.dtype} {tuple(images.shape)}"
             )
         height, width = images.shape[-2:]
-        tau = self.displacement(len(images), (height, width), generator, wide_type(images))
-        return deform(images, tau.to(images.device))
+        tau = self.displacement(len(images), (height, width), generator, wide_type(images), images.device)
+        return deform(images, tau)
 
     @abstractmethod
     def _field(self, drawn: torch.Tensor, x: torch.Tensor, y: torch.Tensor, rms: float) -> torch.Tensor:

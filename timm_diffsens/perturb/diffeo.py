@@ -1,5 +1,6 @@
 """Max-entropy deformations: random smooth displacement fields and bilinear resampling."""
 
+import functools
 import math
 import warnings
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from timm_diffsens.device.precision import exact
 from timm_diffsens.errors import DiffsensWarning, UsageError
 from timm_diffsens.perturb.deformation import Size
 from timm_diffsens.perturb.streams import Generator, standard_normal, wide_type
@@ -80,9 +82,9 @@ class Diffeo:
     def rms(self, size: Size) -> float:
         """Exact expected rms displacement in pixels, over both components and all pixels of `size`."""
         height, width = sides(size)
-        horizontal, vertical = (self._basis(side) ** 2 for side in (width, height))
+        horizontal, vertical = (_basis(self.cut, side) ** 2 for side in (width, height))
         # E C_ij^2 = T / (i^2 + j^2), and a component's mean square factorises over the two axes.
-        mean_square = np.einsum("ji,j,i->", self._weights() ** 2, vertical.mean(1), horizontal.mean(1))
+        mean_square = np.einsum("ji,j,i->", _weights(self.cut) ** 2, vertical.mean(1), horizontal.mean(1))
         per_component = [side**2 * self.temperature(side) * mean_square for side in (width, height)]
         return math.sqrt(sum(per_component))
 
@@ -91,7 +93,12 @@ class Diffeo:
         return delta_problem(self.delta, self.cut, min(sides(size)))
 
     def displacement(
-        self, n: int, size: Size, generator: Generator = None, dtype: torch.dtype = torch.float32
+        self,
+        n: int,
+        size: Size,
+        generator: Generator = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
     ) -> torch.Tensor:
         """Draw displacement fields: (n, 2, h, w), pixels, order (dx, dy).
 
@@ -100,19 +107,17 @@ class Diffeo:
             size: side of a square, or (height, width).
             generator: see `streams.standard_normal`; one an image keeps draws independent of the batch.
             dtype: of the result.
+            device: where it is made.
         """
         height, width = sides(size)
         problem = self.problem(size)
         if problem:
             warnings.warn(problem, DiffsensWarning, stacklevel=2)
-        draws = standard_normal(n, (2, self.cut, self.cut), generator, dtype)
-        weights, across, down = (
-            torch.from_numpy(a).to(draws) for a in (self._weights(), self._basis(width), self._basis(height))
-        )
-        with torch.autocast(draws.device.type, enabled=False):  # the field is not part of the network
-            unit = torch.einsum("ncji,jy,ix->ncyx", draws * weights, down, across)
-        scale = [side * math.sqrt(self.temperature(side)) for side in (width, height)]
-        return unit * unit.new_tensor(scale)[:, None, None]
+        draws = standard_normal(n, (2, self.cut, self.cut), generator, dtype, device)
+        weights, across, down = _constants(self.cut, height, width, dtype, draws.device)
+        scale = height * math.sqrt(self.temperature(height))  # whatever the side: T has its square below
+        with exact(draws.device):
+            return torch.einsum("ncji,jy,ix->ncyx", draws * weights * scale, down, across)
 
     def __call__(self, images: torch.Tensor, generator: Generator = None) -> torch.Tensor:
         """Deform each image by a field of its own: (n, c, h, w) -> (n, c, h, w)."""
@@ -121,19 +126,31 @@ class Diffeo:
                 f"expected floating-point images (n, c, h, w), got {images.dtype} {tuple(images.shape)}"
             )
         n, _, height, width = images.shape
-        tau = self.displacement(n, (height, width), generator, wide_type(images))
-        return deform(images, tau.to(images.device))
+        tau = self.displacement(n, (height, width), generator, wide_type(images), images.device)
+        return deform(images, tau)
 
-    def _weights(self) -> npt.NDArray[np.float64]:
-        """(j, i) -> 1 / sqrt(i^2 + j^2) inside the cutoff, 0 outside."""
-        modes = np.arange(1, self.cut + 1)
-        radius = np.hypot(modes[:, None], modes[None, :])
-        return np.where(radius < self.cut + 0.5, 1 / radius, 0.0)
 
-    def _basis(self, side: int) -> npt.NDArray[np.float64]:
-        """sin(i pi x) on linspace(0, 1, side): (cut, side)."""
-        modes = np.arange(1, self.cut + 1)
-        return np.sin(np.pi * modes[:, None] * np.linspace(0, 1, side)[None, :])
+def _weights(cut: int) -> npt.NDArray[np.float64]:
+    """(j, i) -> 1 / sqrt(i^2 + j^2) inside the cutoff, 0 outside."""
+    modes = np.arange(1, cut + 1)
+    radius = np.hypot(modes[:, None], modes[None, :])
+    return np.where(radius < cut + 0.5, 1 / radius, 0.0)
+
+
+def _basis(cut: int, side: int) -> npt.NDArray[np.float64]:
+    """sin(i pi x) on linspace(0, 1, side): (cut, side)."""
+    modes = np.arange(1, cut + 1)
+    return np.sin(np.pi * modes[:, None] * np.linspace(0, 1, side)[None, :])
+
+
+@functools.lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def _constants(
+    cut: int, height: int, width: int, dtype: torch.dtype, device: torch.device
+) -> tuple[torch.Tensor, ...]:
+    """Weights and bases on the device: copied there once, as a copy waits for what it is doing."""
+    arrays = _weights(cut), _basis(cut, width), _basis(cut, height)
+    return tuple(torch.from_numpy(array).to(device, dtype) for array in arrays)
 
 
 def deform(images: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,8 @@ from timm_diffsens.errors import UsageError
 from timm_diffsens.perturb.streams import Generator, Streams, standard_normal, wide_type
 from timm_diffsens.registry import Look, register
 
+_CACHED = 2**16  # numbers
+
 Noise = Callable[[torch.Tensor, torch.Tensor, Generator], torch.Tensor]
 """Clean images, deformed images, generators (one an image) -> what is added to the clean ones: (n, ...)."""
 
@@ -38,8 +40,8 @@ def matched_noise(clean: torch.Tensor, deformed: torch.Tensor, generator: Genera
     """
     if clean.shape != deformed.shape:
         raise UsageError(f"clean {tuple(clean.shape)} and deformed {tuple(deformed.shape)} differ in shape")
-    g = _draws(clean, generator)
-    radius, length = _norms(_difference(deformed, clean, g)), _norms(g)
+    g, length = _directions(clean, generator)
+    radius = _norms(_difference(deformed, clean, g))
     return _scaled(g, radius / length).to(clean.dtype)
 
 
@@ -71,16 +73,23 @@ def corrupt(images: torch.Tensor, sigma: float, generator: Generator = None) -> 
     return images if sigma == 0 else images + sigma * _draws(images, generator).to(images.dtype)
 
 
+def _directions(images: torch.Tensor, generator: Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Standard normal draws for images (n, ...), not to be written into, and their norms (n,)."""
+
+    def draw() -> tuple[torch.Tensor, torch.Tensor]:
+        draws = _draws(images, generator)
+        return draws, _norms(draws)
+
+    if isinstance(generator, Streams):  # which may have several deformations to be matched
+        return generator.kept((images.shape, images.dtype, images.device), draw)
+    return draw()
+
+
 def _draws(images: torch.Tensor, generator: Generator) -> torch.Tensor:
-    """Standard normal draws, not to be written into, of the shape and device of `images` (n, ...), in float32
-    or wider.
-    """
+    """Standard normal draws of the shape and device of `images` (n, ...), in float32 or wider."""
     if images.ndim < 2 or not images.is_floating_point():
         raise UsageError(f"expected floating-point images (n, ...), got {images.dtype} {tuple(images.shape)}")
-    shape, dtype = images.shape[1:], wide_type(images)
-    if isinstance(generator, Streams) and len(generator) == len(images):
-        return generator.normals(shape, dtype).to(images.device)
-    return standard_normal(len(images), shape, generator, dtype).to(images.device)
+    return standard_normal(len(images), images.shape[1:], generator, wide_type(images), images.device)
 
 
 def _difference(deformed: torch.Tensor, clean: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -93,6 +102,11 @@ def _scaled(noise: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 
 
 def _norms(images: torch.Tensor) -> torch.Tensor:
-    wide = torch.float64 if images.device.type == "cpu" else images.dtype
-    norms: torch.Tensor = torch.linalg.vector_norm(images.flatten(1), dim=1, dtype=wide)
-    return norms
+    """Of each image, summed in float64 on a CPU: (n,)."""
+    flat = images.flatten(1)
+    if images.device.type != "cpu" or not flat.numel():
+        norms: torch.Tensor = torch.linalg.vector_norm(flat, dim=1)
+        return norms
+    few = max(1, _CACHED // flat.shape[1])  # a copy in float64 of all of them would not stay in the cache
+    each = [torch.linalg.vector_norm(f, dim=1, dtype=torch.float64) for f in torch.split(flat, few)]
+    return torch.cat(each)

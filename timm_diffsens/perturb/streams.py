@@ -4,18 +4,21 @@ A draw belongs to the image, not to the batch it happens to be in, so that batch
 and sharding do not change it.
 """
 
+import math
 import zlib
-from collections.abc import Sequence
-from typing import Any, overload
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeGuard, TypeVar, overload
 
 import numpy as np
 import torch
 
 from timm_diffsens.device import threads
 from timm_diffsens.errors import UsageError
+from timm_diffsens.perturb.normals import normals
 
 _MANY = 2**16  # numbers: below, handing images to other threads costs more than it saves
 
+Made = TypeVar("Made")
 Generator = torch.Generator | np.random.Generator | Sequence[np.random.Generator] | None
 
 
@@ -32,7 +35,7 @@ def stream(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
 
 
 class Streams(Sequence[np.random.Generator]):
-    """One stream for each image of a batch, made when it is asked for; and normals drawn of all at once.
+    """One stream for each image of a batch, made when it is asked for; and normals drawn for all at once.
 
     Args:
         seed, purpose: see `stream`.
@@ -42,20 +45,36 @@ class Streams(Sequence[np.random.Generator]):
     def __init__(self, seed: int, purpose: str, indices: Sequence[int]) -> None:
         self.seed, self.purpose, self.indices = seed, purpose, indices
         self._made: dict[int, np.random.Generator] = {}
-        self._normals: dict[tuple[Any, ...], torch.Tensor] = {}
+        self._next = 0  # in fours, as Philox makes them
+        self._kept: dict[tuple[Hashable, int], tuple[Any, int]] = {}
 
     def again(self) -> "Streams":
-        """The same from their beginning; normals that were drawn already are not drawn a second time."""
+        """The same from their beginning; what is kept of them is not made a second time."""
         other = Streams(self.seed, self.purpose, self.indices)
-        other._normals = self._normals
+        other._kept = self._kept
         return other
 
-    def normals(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """Standard normal draws, not to be written into: (n, *shape)."""
-        key = (*shape, dtype)
-        if key not in self._normals:
-            self._normals[key] = standard_normal(len(self), shape, list(self), dtype)
-        return self._normals[key]
+    def normals(self, shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
+        """Standard normal draws: (n, *shape), float32; each call goes on where the last one ended.
+
+        They are those of `perturb.normals`, the same on every device, and not from the NumPy generators.
+
+        Args:
+            shape: shape of one image's draw.
+            device: where they are made.
+        """
+        start = self._next
+        self._next += -(-math.prod(shape) // 4)
+        return normals(self.seed, self.purpose, self.indices, shape, device, start)
+
+    def kept(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What is made of draws from here on, for `again` too: it is not to be written into."""
+        place = key, self._next
+        if place not in self._kept:
+            self._kept[place] = make(), self._next
+        made: Made
+        made, self._next = self._kept[place]
+        return made
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -76,40 +95,55 @@ class Streams(Sequence[np.random.Generator]):
         return self._made[place]
 
 
-def streams(seed: int, purpose: str, indices: Sequence[int]) -> Streams:
-    """One stream for each image in `indices`."""
-    return Streams(seed, purpose, indices)
-
-
 def wide_type(images: torch.Tensor) -> torch.dtype:
     """Of draws: half precision is widened, as a rounded scale would miss a norm by up to 0.4 %."""
     return torch.float64 if images.dtype == torch.float64 else torch.float32
 
 
-def standard_normal(n: int, shape: Sequence[int], generator: Generator, dtype: torch.dtype) -> torch.Tensor:
-    """Standard normal draws: (n, *shape), on the CPU unless a torch generator lives elsewhere.
+def standard_normal(
+    n: int,
+    shape: Sequence[int],
+    generator: Generator,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """Standard normal draws: (n, *shape), on the device.
 
     Args:
         n: number of images.
         shape: shape of one image's draw.
-        generator: a torch or numpy generator, a sequence of `n` numpy generators (one an image), or None
-            for torch's global stream.
-        dtype: float32 or float64; numpy draws are made in that precision.
+        generator: a torch or numpy generator, `Streams` or another sequence of `n` numpy generators (one an
+            image), or None for torch's global stream.
+        dtype: float32 or float64; numpy draws are made in that precision, those of `Streams` in float32.
+        device: only `Streams` draw there; what others draw is copied.
 
     Raises:
         UsageError: something else, or a sequence whose length is not `n`.
     """
     if generator is None or isinstance(generator, torch.Generator):
-        device = generator.device if generator is not None else None
-        return torch.randn(n, *shape, generator=generator, dtype=dtype, device=device)
+        home = generator.device if generator is not None else None
+        return torch.randn(n, *shape, generator=generator, dtype=dtype, device=home).to(device)
     each = [generator] * n if isinstance(generator, np.random.Generator) else generator
-    if not isinstance(each, Sequence) or not all(isinstance(g, np.random.Generator) for g in each):
+    if not isinstance(each, Streams) and not _are_numpy_generators(each):
         raise UsageError(
             "expected a torch or numpy generator, a sequence of numpy generators (one an image) or None, "
             f"got {generator!r}"
         )
     if len(each) != n:
         raise UsageError(f"expected one generator for each of the {n} images, got {len(each)}")
+    if isinstance(each, Streams):
+        return each.normals(shape, device).to(dtype)
+    return _numpy_draws(shape, each, dtype).to(device)
+
+
+def _are_numpy_generators(each: object) -> TypeGuard[Sequence[np.random.Generator]]:
+    return isinstance(each, Sequence) and all(isinstance(g, np.random.Generator) for g in each)
+
+
+def _numpy_draws(
+    shape: Sequence[int], each: Sequence[np.random.Generator], dtype: torch.dtype
+) -> torch.Tensor:
+    n = len(each)
     out = np.empty((n, *shape), dtype=np.float64 if dtype == torch.float64 else np.float32)
 
     def fill(image: int) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 from timm_diffsens.errors import DiffsensError
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.noise import corrupt
-from timm_diffsens.perturb.streams import streams
+from timm_diffsens.perturb.streams import Streams
 from timm_diffsens.reproduce.claims import Finding
 from timm_diffsens.reproduce.panels import pixel_panels
 from timm_diffsens.reproduce.reports import Report
@@ -197,10 +197,10 @@ def _unit_note(workspace: Workspace) -> str:
 def _example(workspace: Workspace, report: Report) -> None:
     images = workspace.cifar10_images(_SHOWN + 1)
     image, diffeo = images[_SHOWN:], Diffeo()
-    field = diffeo.displacement(1, (32, 32), streams(0, "example", [_SHOWN]))
-    shown = {"x": image, "tau x": diffeo(image, streams(0, "example", [_SHOWN]))}
+    field = diffeo.displacement(1, (32, 32), Streams(0, "example", [_SHOWN]))
+    shown = {"x": image, "tau x": diffeo(image, Streams(0, "example", [_SHOWN]))}
     for multiple in (m for m in workspace.settings.noises if m > 0):
-        noised = corrupt(image, multiple * workspace.noise_unit, streams(0, "corruption", [_SHOWN]))
+        noised = corrupt(image, multiple * workspace.noise_unit, Streams(0, "corruption", [_SHOWN]))
         shown[f"x + {multiple:g} eta*"] = noised
     dx, dy = field[0].numpy()
     y, x = np.indices(dx.shape)

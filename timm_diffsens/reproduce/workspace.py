@@ -17,7 +17,7 @@ from timm_diffsens.errors import DiffsensError, UsageError
 from timm_diffsens.models.checkpoints import read_recipe
 from timm_diffsens.models.inputs import plain_input
 from timm_diffsens.perturb.diffeo import Diffeo
-from timm_diffsens.perturb.streams import streams
+from timm_diffsens.perturb.streams import Streams
 from timm_diffsens.reproduce.settings import Settings
 from timm_diffsens.results.records.store import find_record, load_record, write_record
 from timm_diffsens.schema.config import Config
@@ -187,7 +187,7 @@ class Workspace:
     def noise_unit(self) -> float:
         """eta* a pixel and channel: the rms of tau x - x over CIFAR-10 test images, to two digits."""
         images = self.cifar10_images(self.settings.images)
-        deformed = Diffeo()(images, streams(0, "unit of noise", range(len(images))))
+        deformed = Diffeo()(images, Streams(0, "unit of noise", range(len(images))))
         return float(f"{(deformed - images).square().mean().sqrt().item():.2g}")
 
     def _measured(self, group: str, model: str, name: str, asked: dict[str, Any]) -> Record:

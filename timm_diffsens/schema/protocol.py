@@ -40,7 +40,7 @@ class Protocol(Part):
         description="running statistics of norms in fresh initialisations; left out: zero and one, as made",
     )
     draws: str = Field(
-        "", description="generator of the noise; left out: numpy's Philox4x64-10, as in version 1"
+        "", description="generator of noise and fields; left out: numpy's Philox4x64-10, as in version 1"
     )
     options: FreeForm = Field(
         default_factory=dict,

@@ -9,8 +9,6 @@ pixels, so v is taken towards the side that is read. A forward of images and tan
 at once (`torch.autograd.forward_ad`).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -56,9 +54,9 @@ def tangent(images: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
 
 
 class TangentProbe(Probe):
-    """A probe of forwards with tangents: `run_tangents` in place of batches of clean, deformed and noised images.
+    """A probe of forwards with tangents: `run_tangents`, in place of clean, deformed and noised images.
 
-    The first forward must be an ordinary one, of three parts, from which the layers are known; `forget` it.
+    The first forward must be an ordinary one, of three parts, from which the layers are known; `reset` it.
     """
 
     tangents = False
@@ -69,35 +67,28 @@ class TangentProbe(Probe):
         return 2 if self.tangents else super().parts
 
     def run_tangents(
-        self, images: torch.Tensor, deformed: torch.Tensor, noised: torch.Tensor, forward: Forward | None = None
+        self, images: torch.Tensor, tangents: torch.Tensor, forward: Forward | None = None
     ) -> Any:
-        """A forward of n images with two tangents each, all of shape (n, c, h, w)."""
+        """A forward of images (n, c, h, w) along two directions each (2 n, c, h, w): deformation, noise."""
         self.tangents = True
         try:
-            with forward_ad.dual_level(), _differentiable():
-                both = torch.cat([images, images])
-                return self.run(forward_ad.make_dual(both, torch.cat([deformed, noised])), forward)
+            with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):  # the fused ones have no derivative
+                both = forward_ad.make_dual(torch.cat([images, images]), tangents)  # type: ignore[no-untyped-call]
+                return self.run(both, forward)
         finally:
             self.tangents = False
 
     def _parts_of(self, layer: Layer, output: torch.Tensor) -> torch.Tensor | None:
         if not self.tangents:
             return super()._parts_of(layer, output)
-        primal, moved = forward_ad.unpack_dual(output)
+        primal, moved = forward_ad.unpack_dual(output)  # type: ignore[no-untyped-call]
         values = self._samples(layer, primal.detach())
         if values is None:
             return None
-        clean, again = values.unflatten(0, (2, -1)).unbind()
+        clean = values[: len(values) // 2]
         if moved is None:  # it does not depend on the images
             return torch.stack([clean, clean, clean])
         change = self._samples(layer, moved.detach())
         assert change is not None
-        by_deformation, by_noise = change.unflatten(0, (2, -1)).unbind()
+        by_deformation, by_noise = change.chunk(2)
         return torch.stack([clean, clean + by_deformation, clean + by_noise])
-
-
-@contextmanager
-def _differentiable() -> Iterator[None]:
-    """Attention by plain operations: the fused kernels have no forward-mode derivative."""
-    with sdpa_kernel(SDPBackend.MATH):
-        yield

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from timm_diffsens.data.batches import one_ahead
+from timm_diffsens.device.precision import exact
 from timm_diffsens.errors import UsageError
 from timm_diffsens.perturb.deformation import Deformation
 from timm_diffsens.perturb.diffeo import Diffeo
@@ -32,8 +33,8 @@ class Perturbation:
 
     Attributes:
         deformations: each is images, generators -> deformed images.
-        noise: clean images, deformed images, generators -> what is added to the clean ones, a new tensor; for
-            noise of any norm see `perturb.noise.of_matched_norm`.
+        noise: clean images, deformed images, generators -> what is added to the clean ones; for noise of
+            any norm see `perturb.noise.of_matched_norm`.
         corruption: standard deviation of the noise that is fixed for each image (Fig. 1 right).
         seed: of all of them.
     """
@@ -45,7 +46,8 @@ class Perturbation:
 
     def corrupted(self, images: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
         """Images (n, ...) with the noise that is fixed for each of them."""
-        return corrupt(images, self.corruption, self._streams("corruption", indices))
+        with exact(images.device):
+            return corrupt(images, self.corruption, self._streams("corruption", indices))
 
     def parts(
         self,
@@ -70,25 +72,27 @@ class Perturbation:
         into = iter(whole.chunk(count) if n else (whole,) * count)
         next(into).copy_(clean)
         noise = self._streams("noise", indices)
-        for deformation in self.deformations:
-            for made in self._pair(deformation, clean, self._streams("diffeo", indices), noise.again()):
-                next(into).copy_(made)
+        with exact(clean.device):
+            for deformation in self.deformations:
+                pair = self._pair(deformation, clean, self._streams("diffeo", indices), noise.again())
+                next(into).copy_(pair[0])
+                torch.add(pair[1], clean, out=next(into))
         return whole
 
     def _pair(
         self, deformation: Deformation, clean: torch.Tensor, diffeo: Streams, noise: Streams
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Deformed and noised images."""
+        """Deformed images, and the noise to be added to the clean ones."""
         version = clean._version
         deformed = deformation(clean, diffeo)
         if deformed.shape != clean.shape:
             raise UsageError(f"expected deformed images {tuple(clean.shape)}, got {tuple(deformed.shape)}")
-        deformed = _without_rounding(clean, deformed)
+        deformed = _without_rounding(clean, deformed.to(clean.device))
         changed = deformed._version
         eta = self.noise(clean, deformed, noise)
         if clean._version != version or deformed._version != changed:
             raise UsageError("the deformation or the noise writes into the images that it is given")
-        return deformed, eta.add_(clean)
+        return deformed, eta
 
     def _streams(self, purpose: str, indices: Sequence[int]) -> Streams:
         return Streams(self.seed, purpose, indices)
@@ -109,7 +113,7 @@ class PerturbedImages:
         self.source, self.perturbation, self.keep = source, perturbation, keep
         self._first: list[torch.Tensor | None] = []
         self.pairs = len(perturbation.deformations)
-        self.deformed = [False] * self.pairs  # whether each deformation has changed any image so far
+        self._changed = torch.zeros(self.pairs, dtype=torch.bool)  # where the parts are
         self._batches: list[Batch] = []
         self._key: tuple[object, ...] | None = None  # of what is kept, once all of it is
 
@@ -119,13 +123,16 @@ class PerturbedImages:
             self._first.append(next((images for _, images in self.source(1)), None))
         return self._first[0]
 
+    @property
+    def deformed(self) -> list[bool]:
+        """Whether each deformation has changed any image so far. This waits for the device."""
+        found: list[bool] = self._changed.tolist()
+        return found
+
     def corrupted(self, size: int, like: torch.Tensor, layout: torch.memory_format) -> Iterator[Batch]:
         """(indices, images) of each batch: not perturbed, but corrupted; else as `batches`."""
-        for indices, images in self.source(size):
-            images = self.perturbation.corrupted(_of_type(images, like), indices)
-            if images.ndim == 4:
-                images = images.contiguous(memory_format=layout)
-            yield indices, images.to(like.device)
+        for indices, images in self._clean(size, like):
+            yield indices, images.contiguous(memory_format=layout) if images.ndim == 4 else images
 
     def batches(
         self, size: int, like: torch.Tensor, layout: torch.memory_format
@@ -149,34 +156,40 @@ class PerturbedImages:
         if fits and self._batches:
             self._key = key
 
+    def _clean(self, size: int, like: torch.Tensor) -> Generator[Batch, None, None]:
+        """For another device the next batch is read while the caller works on this one.
+
+        All else is done there: nothing is drawn on the host, and nothing waits.
+        """
+
+        def read() -> Generator[Batch, None, None]:
+            for indices, images in self.source(size):
+                images = _of_type(images, like)
+                yield indices, images.pin_memory() if _can_be_pinned(images, like) else images
+
+        reading = read() if like.device.type == "cpu" else one_ahead(read())
+        with closing(reading) as coming:
+            for indices, images in coming:
+                yield indices, self.perturbation.corrupted(images.to(like.device, non_blocking=True), indices)
+
     def _drawn(
         self, size: int, like: torch.Tensor, layout: torch.memory_format
     ) -> Generator[Batch, None, None]:
-        """For another device the next batch is drawn, and copied there, while the caller works on this one.
-
-        On the CPU, where the network has all the cores already, all of them draw each batch in its turn.
-        """
-
-        def drawn() -> Iterator[Batch]:
-            for indices, images in self.source(size):
-                clean = self.perturbation.corrupted(_of_type(images, like), indices)
+        with closing(self._clean(size, like)) as coming:
+            for indices, clean in coming:
                 parts = self.perturbation.parts(clean, indices, layout)
-                self._look(parts, len(indices))
-                yield indices, parts.pin_memory() if like.device.type == "cuda" else parts
+                if len(clean):
+                    self._look(*torch.split(parts, len(clean)))
+                yield indices, parts
 
-        if like.device.type == "cpu":
-            yield from drawn()
-            return
-        with closing(one_ahead(drawn())) as coming:
-            for indices, parts in coming:
-                yield indices, parts.to(like.device, non_blocking=True)
-
-    def _look(self, parts: torch.Tensor, n: int) -> None:
+    def _look(self, clean: torch.Tensor, *pairs: torch.Tensor) -> None:
         """Note which of the deformations change an image of a batch."""
-        if n:
-            clean, *others = torch.split(parts, n)
-            pairs = zip(self.deformed, others[::2], strict=True)
-            self.deformed = [seen or not torch.equal(clean, deformed) for seen, deformed in pairs]
+        if clean.device.type == "cpu":
+            for k, deformed in enumerate(pairs[::2]):
+                self._changed[k] = bool(self._changed[k]) or not torch.equal(clean, deformed)
+        else:
+            now = torch.stack([(clean != deformed).any() for deformed in pairs[::2]])
+            self._changed = now.logical_or_(self._changed.to(clean.device))
 
     def _untouched(self, batches: Iterable[Batch]) -> Generator[Batch, None, None]:
         """The same batches; one that was written into while it was out, or never came back, spoils all."""
@@ -197,8 +210,8 @@ def _without_rounding(clean: torch.Tensor, deformed: torch.Tensor) -> torch.Tens
         return deformed
     eps = min(torch.finfo(clean.dtype).eps, torch.finfo(torch.float32).eps)
     change, size = ((deformed - clean).flatten(1), clean.flatten(1))
-    rounding = change.abs().amax(1) <= _ROUNDING_UNITS * eps * size.abs().amax(1)
-    if not rounding.any():
+    rounding = change.abs_().amax(1) <= _ROUNDING_UNITS * eps * size.abs().amax(1)
+    if clean.device.type == "cpu" and not rounding.any():  # elsewhere to look would be to wait
         return deformed
     return torch.where(rounding.view(-1, *[1] * (clean.ndim - 1)), clean, deformed)
 
@@ -234,6 +247,11 @@ def batches_of(images: torch.Tensor | Iterable[Any]) -> Batches:
                 start += len(part)
 
     return batches
+
+
+def _can_be_pinned(images: torch.Tensor, like: torch.Tensor) -> bool:
+    """On their way from the host to a GPU, which copies from pinned memory while the host goes on."""
+    return like.device.type == "cuda" and images.device.type == "cpu"
 
 
 def _of_type(images: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

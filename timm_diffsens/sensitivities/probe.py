@@ -336,7 +336,7 @@ class Probe:
     def _parts_of(self, layer: Layer, output: torch.Tensor) -> torch.Tensor | None:
         """What the estimator takes of a layer's output: (parts, n, *layer.shape); None where it is faulty."""
         samples = self._samples(layer, output.detach())
-        return None if samples is None else samples.unflatten(0, (self.parts, -1))
+        return None if samples is None else samples.reshape(self.parts, -1, *samples.shape[1:])
 
     def _samples(self, layer: Layer, output: torch.Tensor) -> torch.Tensor | None:
         """(batch, *layer.shape), or None with the fault kept for the results."""
@@ -428,6 +428,6 @@ def model_output(value: Any) -> torch.Tensor:
 
 
 def memory_order(parts: torch.Tensor) -> tuple[int, ...]:
-    """Axes after the first two as they lie in memory, slowest first: to flatten in that order copies nothing."""
+    """Axes after the first two as they lie in memory, slowest first: flattened so, nothing is copied."""
     strides = parts.stride()
     return tuple(sorted(range(2, parts.ndim), key=lambda axis: (-strides[axis], axis)))

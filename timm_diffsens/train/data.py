@@ -11,7 +11,7 @@ from timm_diffsens.data.scale_detection import ScaleDetection
 from timm_diffsens.errors import UsageError
 from timm_diffsens.models.inputs import plain_input
 from timm_diffsens.perturb.noise import corrupt
-from timm_diffsens.perturb.streams import stream, streams
+from timm_diffsens.perturb.streams import Streams, stream
 from timm_diffsens.schema.records import InputSpec
 from timm_diffsens.schema.training import DEFAULTS, TrainOptions
 from timm_diffsens.train.recipe import CIFAR10_MEAN, CIFAR10_STD, Recipe
@@ -142,7 +142,7 @@ def _corrupted(x: torch.Tensor, indices: torch.Tensor, recipe: Recipe, part: str
     out = torch.empty_like(x)
     for start in range(0, len(x), 1024):
         rows = slice(start, start + 1024)
-        out[rows] = corrupt(x[rows], recipe.corrupt, streams(0, purpose, indices[rows].tolist()))
+        out[rows] = corrupt(x[rows], recipe.corrupt, Streams(0, purpose, indices[rows].tolist()))
     return out
 
 

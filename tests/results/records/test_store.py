@@ -45,7 +45,7 @@ def damaged(good: str) -> dict[str, tuple[bytes, str]]:
         "list.json": (b"[1, 2]", "foreign"),
         "foreign.json": (b'{"name": "package"}', "foreign"),
         "number.json": (b"9" * 5000, "damaged"),
-        "newer.json": (json.dumps({**document, "schema_version": 2}).encode(), "version 2"),
+        "newer.json": (json.dumps({**document, "schema_version": 3}).encode(), "version 3"),
         "nan.json": (good.replace('"seconds": 81.25', '"seconds": NaN').encode(), "timings.seconds"),
         "text.json": (text_for_number, "variants.original.0.d"),
         "quoted.json": (quoted, "variants.original.0.d"),

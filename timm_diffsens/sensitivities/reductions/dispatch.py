@@ -1,4 +1,4 @@
-"""The reduction that runs where a layer's output lies: compiled on the CPU, PyTorch's own elsewhere."""
+"""The reduction for where a layer's output lies: by numba on a CPU, by Triton on a GPU, else by PyTorch."""
 
 import functools
 import logging
@@ -29,6 +29,10 @@ def add_rows(
             None if the first block opens here and the last ends here.
         sums: see `RunningSums`.
     """
+    on_gpu = _on_gpu(parts.device) if parts.is_cuda else None
+    if on_gpu is not None and (on_gpu.fits(parts) or on_gpu.fits(parts := parts.contiguous())):
+        on_gpu.add_rows(parts, blocks, pivot, drift, sums)
+        return
     compiled = _compiled() if parts.device.type == "cpu" else None
     if compiled is None:
         reference.add_rows(parts, blocks, pivot, drift, sums)
@@ -44,6 +48,8 @@ def add_rows(
 
 def prepare(device: torch.device) -> None:
     """Load what `add_rows` needs there: while activations come and go it would leave holes among them."""
+    if device.type == "cuda":
+        _on_gpu(device)
     compiled = _compiled() if device.type == "cpu" else None
     if compiled is not None:
         for pivot in (torch.float32, torch.float64):
@@ -63,3 +69,18 @@ def _compiled() -> ModuleType | None:
         )
         return None
     return compiled
+
+
+@functools.cache
+def _on_gpu(device: torch.device) -> ModuleType | None:
+    """The reduction in Triton, or None where Triton, or what it compiles with, is not there."""
+    try:
+        from timm_diffsens.sensitivities.reductions import on_gpu
+
+        on_gpu.try_out(device)
+    except Exception as error:  # of Triton, of the compiler that it calls, of the driver
+        logging.getLogger("timm_diffsens").warning(
+            "Triton cannot be used on %s (%s): the same numbers take longer there", device, error
+        )
+        return None
+    return on_gpu
