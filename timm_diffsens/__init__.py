@@ -20,6 +20,7 @@ _HOMES = {
     "LayerSensitivity": "schema.layers",
     "Probe": "sensitivities.probe",
     "measure": "sensitivities.run",
+    "measure_infinitesimal": "sensitivities.run",
     "Precision": "device.precision",
     "bench": "benchmark.run",
     "filter_spectrum": "spectra.filters",
@@ -68,7 +69,7 @@ if TYPE_CHECKING:
     from timm_diffsens.schema.records import Record
     from timm_diffsens.sensitivities.functional import Sensitivity, sensitivity
     from timm_diffsens.sensitivities.probe import Probe
-    from timm_diffsens.sensitivities.run import measure
+    from timm_diffsens.sensitivities.run import measure, measure_infinitesimal
     from timm_diffsens.spectra.filters import FilterSpectrum, filter_spectrum
     from timm_diffsens.sweep.executor import Executor
 

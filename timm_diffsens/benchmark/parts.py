@@ -122,6 +122,13 @@ def protocol_part(
     return part.model_copy(update={"sha256": protocol_hash(part)})
 
 
+def limit_of(protocol: Protocol) -> Protocol:
+    """That of the limit of small deformations, which have no size."""
+    changed = {"deformation": f"{protocol.deformation}, small limit", "delta": None, "rms_displacement": None}
+    part = protocol.model_copy(update=changed)
+    return part.model_copy(update={"sha256": protocol_hash(part)})
+
+
 def extension(entry: Entry) -> records.Extension:
     """What a record says of a thing that is no part of this package."""
     look = None if entry.look is None else records.ExtensionLook(**asdict(entry.look))

@@ -21,7 +21,9 @@ from timm_diffsens.models.checkpoints import read_recipe
 from timm_diffsens.models.classes import imagenet_names
 from timm_diffsens.models.inputs import plain_input
 from timm_diffsens.models.loading import InputOptions, LoadedModel, given_model, load_model
+from timm_diffsens.perturb.components import COMPONENTS
 from timm_diffsens.perturb.deformation import problem_of, rms_of
+from timm_diffsens.perturb.limit import has_limit
 from timm_diffsens.perturb.noise import of_matched_norm
 from timm_diffsens.perturb.pixels import ActivePixels
 from timm_diffsens.registry import Entry
@@ -140,6 +142,10 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
         extensions=[parts.extension(entry) for entry in inputs.foreign],
         extra=parts.key_extra(config, loaded.code_sha256),
     )
+    if config.infinitesimal:
+        if not has_limit(deformations[0]):
+            raise UsageError(f"the deformation {inputs.deformations[0].name} has no small limit")
+        found.protocols.append(parts.limit_of(found.protocols[0]))
     first, *further = found.protocols
     _refuse_twice(found.protocols)
     variants = list(inputs.variants)
@@ -170,6 +176,8 @@ def _deformations(config: Config, task: ScaleDetection | None) -> list[tuple[Any
     """Each deformation asked for, of each size asked for where it has one; with the registry's entries."""
     own = None if config.given("deformation") else task
     asked = config.deformation if own is None else (ActivePixels(own),)
+    if config.components:
+        asked = (*asked, *(name for name in COMPONENTS if name not in asked))
     found = []
     for one in asked:
         made = [_made("deformations", one, {**_offered(config), "delta": delta}) for delta in config.delta]

@@ -161,6 +161,7 @@ class _Run:
             layers=self.config.layers,
             batch_size=self.config.batch_size,
             kept=min(len(plan.sample), MOST_KEPT) if self.config.per_image else 0,
+            infinitesimal=self.config.infinitesimal,
             precision=precision_of(self.config),
         )
         self.per_image: PerImage = {}

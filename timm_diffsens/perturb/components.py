@@ -19,6 +19,8 @@ from timm_diffsens.perturb.diffeo import Diffeo, deform, sides
 from timm_diffsens.perturb.streams import Generator, standard_normal, wide_type
 from timm_diffsens.registry import Look, register
 
+COMPONENTS = ("translation", "rotation", "dilation", "shear")
+
 
 @dataclass(frozen=True)
 class Component(ABC):
@@ -184,7 +186,8 @@ def _radius(x: torch.Tensor) -> float:
 
 def _direction(drawn: torch.Tensor) -> torch.Tensor:
     """Unit vectors (n, 2), of uniform direction."""
-    return drawn / torch.linalg.vector_norm(drawn, dim=1, keepdim=True).clamp_min(1e-30)
+    lengths: torch.Tensor = torch.linalg.vector_norm(drawn, dim=1, keepdim=True)
+    return drawn / lengths.clamp_min(1e-30)
 
 
 def _sign(drawn: torch.Tensor) -> torch.Tensor:

@@ -263,6 +263,12 @@ class Config(Options):
         repeatable=True,
     )
     cut: Annotated[int, Field(le=limits.CUT)] = _perturbation(3, "Cutoff of the deformation's Fourier modes.")
+    components: bool = _perturbation(
+        False, "Translation, rotation, dilation and shear of the same rms too.", recorded=""
+    )
+    infinitesimal: bool = _perturbation(
+        False, "The limit of small deformations too, by forward-mode derivatives.", recorded=""
+    )
     noise: Any = _perturbation("gaussian", "Noise; its norm is that of the deformation.", metavar="SPEC")
     corruption: Annotated[float, Field(ge=0, allow_inf_nan=False)] = _perturbation(
         0.0,

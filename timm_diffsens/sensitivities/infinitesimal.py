@@ -4,53 +4,25 @@ For v = d/d(eps) tau_(eps) x at eps = 0+ and white noise n with ||n|| = ||v||,
 
     D0 = E ||J v||^2 / B,   G0 = E ||J n||^2 / B,   R0 = D0 / G0,
 
-J being the Jacobian of a layer and B the denominator of D. Bilinear reading has one-sided derivatives at the
-pixels, so v is taken towards the side that is read. A forward of images and tangents gives J v at all layers
-at once (`torch.autograd.forward_ad`).
+J being the Jacobian of a layer and B the denominator of D. A forward of images with tangents gives J v and
+J n at all layers at once (`torch.autograd.forward_ad`).
 """
 
 from typing import Any
 
 import torch
+from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from timm_diffsens.errors import UsageError
+from timm_diffsens.errors import DiffsensError, MeasurementError, first_line
 from timm_diffsens.models.layers import Layer
-from timm_diffsens.perturb.deformation import Deformation
+from timm_diffsens.sensitivities.batch_size import is_out_of_memory
+from timm_diffsens.sensitivities.forwards import PassSettings, like_of
+from timm_diffsens.sensitivities.perturbed import PerturbedImages
 from timm_diffsens.sensitivities.probe import Forward, Probe
 
-
-def displacement_of(deformation: Deformation, images: torch.Tensor, generator: Any) -> torch.Tensor:
-    """The displacement fields of a deformation, one an image: (n, 2, h, w), pixels.
-
-    Raises:
-        UsageError: it moves no pixels by a field (`displacement` is missing).
-    """
-    made = getattr(deformation, "displacement", None)
-    if made is None:
-        name = getattr(deformation, "__name__", type(deformation).__name__)
-        raise UsageError(f"the deformation {name} has no displacement fields, and so no small limit")
-    height, width = images.shape[-2:]
-    fields: torch.Tensor = made(len(images), (height, width), generator)
-    return fields.to(images)
-
-
-def tangent(images: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
-    """d/d(eps) of the images read at x - eps tau(x), clamped to the border, at eps = 0+: (n, c, h, w).
-
-    A pixel moves towards the neighbour that is read first: along each axis |tau| times the difference to the
-    neighbour on the side of -tau.
-
-    Args:
-        images: (n, c, h, w). displacement: (n, 2, h, w), pixels, (dx, dy).
-    """
-    total = torch.zeros_like(images)
-    for axis, tau in ((3, displacement[:, :1]), (2, displacement[:, 1:])):
-        before = torch.cat([images.narrow(axis, 0, 1), images.narrow(axis, 0, images.shape[axis] - 1)], axis)
-        after = torch.cat([images.narrow(axis, 1, images.shape[axis] - 1), images.narrow(axis, -1, 1)], axis)
-        total += torch.where(tau > 0, before - images, after - images) * tau.abs()
-    return total
+_TRACED = 2  # images of the first, ordinary forward
 
 
 class TangentProbe(Probe):
@@ -92,3 +64,39 @@ class TangentProbe(Probe):
         assert change is not None
         by_deformation, by_noise = change.chunk(2)
         return torch.stack([clean, clean + by_deformation, clean + by_noise])
+
+
+def run_limit(
+    model: nn.Module, images: PerturbedImages, settings: PassSettings, layout: torch.memory_format
+) -> TangentProbe:
+    """A pass of tangents over the images, under the first of their deformations; inside of `forwards`.
+
+    Each forward has the size of those of the other pass: of fewer images, as each needs four parts.
+
+    Raises:
+        MeasurementError: the network has no forward-mode derivative. UsageError: the deformation has none.
+    """
+    like, probe = like_of(model), TangentProbe(model, settings.layers, mean_channel=settings.mean_channel)
+    probe.kept = max(settings.kept, probe.kept)
+    assert settings.batch_size != "auto"
+    size = max(1, settings.batch_size * (1 + 2 * images.pairs) // 4)
+    with probe:
+        for indices, clean in images.corrupted(size, like, layout):
+            tangents = images.perturbation.tangents(clean, indices)
+            if probe.trace is None:
+                some, (by_deformation, by_noise) = clean[:_TRACED], tangents.chunk(2)
+                parts = [some, some + by_deformation[:_TRACED], some + by_noise[:_TRACED]]
+                probe.run(torch.cat(parts), settings.forward)
+                probe.reset()
+            try:
+                probe.run_tangents(clean, tangents, settings.forward)
+            except DiffsensError:
+                raise
+            except Exception as error:  # whatever the network's own operations say
+                if is_out_of_memory(error):
+                    raise
+                name = type(model).__name__
+                raise MeasurementError(
+                    f"{name} has no forward-mode derivative: {first_line(error)}"
+                ) from error
+    return probe

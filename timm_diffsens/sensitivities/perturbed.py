@@ -12,6 +12,7 @@ from timm_diffsens.device.precision import exact
 from timm_diffsens.errors import UsageError
 from timm_diffsens.perturb.deformation import Deformation
 from timm_diffsens.perturb.diffeo import Diffeo
+from timm_diffsens.perturb.limit import direction
 from timm_diffsens.perturb.noise import Noise, corrupt, matched_noise
 from timm_diffsens.perturb.streams import Streams
 
@@ -93,6 +94,15 @@ class Perturbation:
         if clean._version != version or deformed._version != changed:
             raise UsageError("the deformation or the noise writes into the images that it is given")
         return deformed, eta
+
+    def tangents(self, clean: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
+        """The directions of the first deformation and of noise of its norm: (n, c, h, w) -> (2 n, c, h, w).
+
+        Raises:
+            UsageError: the deformation has no displacement fields.
+        """
+        v = direction(self.deformations[0], clean, self._streams("diffeo", indices))
+        return torch.cat([v, self.noise(clean, clean + v, self._streams("noise", indices))])
 
     def _streams(self, purpose: str, indices: Sequence[int]) -> Streams:
         return Streams(self.seed, purpose, indices)

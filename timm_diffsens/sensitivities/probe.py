@@ -355,7 +355,7 @@ class Probe:
         order = self._orders.get(id(estimator))  # unknown too in a copy of an open probe
         if order is None:
             order = self._orders[id(estimator)] = memory_order(parts)  # the same for all batches
-        estimator.update_parts(parts.permute(0, 1, *order).flatten(2))
+        estimator.update_parts(parts.permute(0, 1, *order).reshape(*parts.shape[:2], -1))
 
 
 class _LayerHook:

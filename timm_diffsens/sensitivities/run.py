@@ -25,6 +25,7 @@ from timm_diffsens.sensitivities.forwards import (
     make_ready,
     on_device,
 )
+from timm_diffsens.sensitivities.infinitesimal import TangentProbe, run_limit
 from timm_diffsens.sensitivities.perturbed import Perturbation, PerturbedImages, batches_of
 from timm_diffsens.sensitivities.probe import Forward, Probe, model_output, unwrap
 
@@ -56,6 +57,41 @@ class Pass:
     not_called: list[str]
     weights: dict[str, torch.Tensor]
     functional: list[str]
+
+
+def measure_infinitesimal(
+    model: nn.Module,
+    images: torch.Tensor | Iterable[Any],
+    *,
+    diffeo: Deformation | None = None,
+    layers: str | Sequence[str] = "blocks",
+    batch_size: BatchSize = "auto",
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    forward: Forward | None = None,
+) -> list[LayerSensitivity]:
+    """D0, G0 and R0 of every layer: the limit of D, G and R for small deformations.
+
+    With v = d/d(eps) tau_(eps) x at eps = 0+, n white noise of the norm of v, J the Jacobian of a layer and B
+    the denominator of D, D0 = E ||J v||^2 / B and G0 = E ||J n||^2 / B: D and G over the square of the size,
+    for fields of the size that `diffeo` has. R0 = D0 / G0 has no size.
+
+    Args:
+        model, images, layers, batch_size, seed, device, forward: as `measure`'s; a forward sees twice the
+            images, with a tangent each, which costs as much as four.
+        diffeo: a deformation with displacement fields; by default `Diffeo()`.
+
+    Raises:
+        UsageError: wrong arguments. MeasurementError: the network has no forward-mode derivative, named with
+            the reason; fewer than two images.
+    """
+    perturbed = PerturbedImages(batches_of(images), Perturbation((diffeo or Diffeo(),), seed=seed))
+    settings, module = PassSettings(layers, batch_size, forward=forward), unwrap(model)
+    with on_device(module, device):
+        make_ready(module, perturbed, settings)
+        settings = replace(settings, batch_size=_batch_size(module, perturbed, settings))
+        with forwards(module, perturbed, settings) as layout:
+            return run_limit(module, perturbed, settings, layout).results()
 
 
 @overload
@@ -201,38 +237,80 @@ def _run_once(
     done, wrong = 0, torch.zeros((), device=like.device)
     asked, pairs, kept = settings.mean_channel, images.pairs, settings.kept
     probe = Probe(model, settings.layers, mean_channel=asked, pairs=pairs, kept=kept)
-    with forwards(model, images, settings) as layout, probe:  # in this order: it runs the model too
-        for indices, parts in images.batches(size, like, layout):
-            output = model_output(probe.run(parts, settings.forward))
-            if labels is not None:
-                truth = torch.tensor([labels[i] for i in indices]).to(like.device, non_blocking=True)
-                wrong += _wrong(output, truth)
-            done += len(indices)
-            if progress:
-                progress(done)
+    with forwards(model, images, settings) as layout:  # in this order: it runs the model too
+        with probe:
+            for indices, parts in images.batches(size, like, layout):
+                output = model_output(probe.run(parts, settings.forward))
+                if labels is not None:
+                    truth = torch.tensor([labels[i] for i in indices]).to(like.device, non_blocking=True)
+                    wrong += _wrong(output, truth)
+                done += len(indices)
+                if progress:
+                    progress(done)
         if done < 2:
             raise MeasurementError(f"at least 2 images are needed, got {done}")
         assert probe.trace is not None  # each forward was seen, or `run` raised
         layers = _of_each(probe.results, images)
         averages = _of_each(probe.mean_channel_results, images) if settings.mean_channel else None
-        per_image = {"": probe.per_image()} if settings.kept else {}
-        if settings.kept and settings.mean_channel:
-            per_image["mean-channel"] = probe.per_image(mean_channel=True)
-        reasons = Counter(layer.reason for layer in layers[0] if layer.reason)
-        if reasons.total() == len(layers[0]):
-            warn(f"no layer of {type(model).__name__} has a value: {reasons.most_common(1)[0][0]}")
-        return Pass(
-            layers=layers,
-            mean_channel=averages,
-            per_image=per_image,
-            wrong=int(wrong) if labels is not None and bool(wrong.isfinite()) else None,
-            images=done,
-            batch_size=size,
-            retries=[],
-            not_called=probe.trace.not_called,
-            weights=probe.trace.weights,
-            functional=probe.trace.functional,
-        )
+        per_image = _distances(probe, settings)
+        if settings.infinitesimal:
+            _add_limit(_limit(model, images, settings, layout), settings, layers, averages, per_image)
+    reasons = Counter(layer.reason for layer in layers[0] if layer.reason)
+    if reasons.total() == len(layers[0]):
+        warn(f"no layer of {type(model).__name__} has a value: {reasons.most_common(1)[0][0]}")
+    return Pass(
+        layers=layers,
+        mean_channel=averages,
+        per_image=per_image,
+        wrong=int(wrong) if labels is not None and bool(wrong.isfinite()) else None,
+        images=done,
+        batch_size=size,
+        retries=[],
+        not_called=probe.trace.not_called,
+        weights=probe.trace.weights,
+        functional=probe.trace.functional,
+    )
+
+
+def _distances(probe: Probe, settings: PassSettings) -> dict[str, dict[str, torch.Tensor]]:
+    found = {"": probe.per_image()} if settings.kept else {}
+    if settings.kept and settings.mean_channel:
+        found["mean-channel"] = probe.per_image(mean_channel=True)
+    return found
+
+
+def _limit(
+    model: nn.Module, images: PerturbedImages, settings: PassSettings, layout: torch.memory_format
+) -> TangentProbe | str:
+    """The small limit, or why there is none."""
+    try:
+        return run_limit(model, images, settings, layout)
+    except MeasurementError as error:
+        warn(f"no small limit: {error}")
+        return str(error)
+
+
+def _add_limit(
+    found: TangentProbe | str,
+    settings: PassSettings,
+    layers: list[list[LayerSensitivity]],
+    averages: list[list[LayerSensitivity]] | None,
+    per_image: dict[str, dict[str, torch.Tensor]],
+) -> None:
+    """Add the small limit to what was measured, as the last deformation."""
+    if isinstance(found, str):
+        nothing = {**dict.fromkeys(MEASURES), "r_low": None, "r_high": None, "reason": found}
+        for listed in filter(None, (layers, averages)):
+            listed.append([layer.model_copy(update=nothing) for layer in listed[0]])
+    else:
+        layers.append(found.results())
+        if averages is not None:
+            averages.append(found.mean_channel_results())
+    others = {} if isinstance(found, str) else _distances(found, settings)
+    for name, distances in per_image.items():
+        for layer, values in distances.items():
+            pair = others.get(name, {}).get(layer, torch.full_like(values[:, :3], torch.nan))[:, :2]
+            distances[layer] = torch.cat([values[:, :-1], pair, values[:, -1:]], dim=1)
 
 
 def _of_each(

@@ -1,0 +1,48 @@
+"""Displacements without a size: the direction in which an image starts to move."""
+
+from typing import Any
+
+import torch
+
+from timm_diffsens.errors import UsageError
+from timm_diffsens.perturb.deformation import Deformation
+
+
+def has_limit(deformation: Deformation) -> bool:
+    """Whether it moves pixels by a displacement field, which has a small limit."""
+    return hasattr(deformation, "displacement")
+
+
+def direction(deformation: Deformation, images: torch.Tensor, generator: Any) -> torch.Tensor:
+    """v = d/d(eps) tau_(eps) x at eps = 0+ for images (n, c, h, w), with the fields of a deformation.
+
+    Raises:
+        UsageError: the deformation has no displacement fields.
+    """
+    made = getattr(deformation, "displacement", None)
+    if made is None:
+        name = getattr(deformation, "__name__", type(deformation).__name__)
+        raise UsageError(f"the deformation {name} has no displacement fields, and so no small limit")
+    height, width = images.shape[-2:]
+    fields = made(len(images), (height, width), generator)
+    return derivative(images, fields.to(images))
+
+
+def derivative(images: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
+    """d/d(eps) of images read bilinearly at x - eps tau(x), clamped to the border, at eps = 0+: (n, c, h, w).
+
+    Bilinear reading has one-sided derivatives at the pixels: along each axis |tau| times the difference to
+    the neighbour on the side of -tau.
+
+    Args:
+        images: (n, c, h, w).
+        displacement: (n, 2, h, w), pixels, (dx, dy).
+    """
+    total = torch.zeros_like(images)
+    for axis, tau in ((3, displacement[:, :1]), (2, displacement[:, 1:])):
+        first, last = images.narrow(axis, 0, 1), images.narrow(axis, -1, 1)
+        inner = images.shape[axis] - 1
+        before = torch.cat([first, images.narrow(axis, 0, inner)], axis)
+        after = torch.cat([images.narrow(axis, 1, inner), last], axis)
+        total += torch.where(tau > 0, before - images, after - images) * tau.abs()
+    return total
