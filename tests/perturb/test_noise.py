@@ -81,6 +81,22 @@ def test_what_does_not_move_gets_no_noise():
     assert (norms(eta)[[0, 1, 3]] > 0).all()
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_many_large_images_on_several_threads(count):
+    """Each still gets its own norm; gradients and inference mode do not stand in the way."""
+    clean, moved = pair(5, (3, 300, 300), torch.float32)
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        eta = matched_noise(clean, moved.requires_grad_(), seeded())
+        with torch.inference_mode():
+            again = matched_noise(clean.clone(), moved.clone(), seeded())
+    finally:
+        torch.set_num_threads(before)
+    assert (norms(eta) / norms(moved.double() - clean.double()) - 1).abs().max() < 3 * EPS[torch.float32]
+    assert torch.equal(eta, again)
+
+
 def test_inputs_are_left_as_they_are():
     clean, moved = pair(dtype=torch.float32)
     copies = clean.clone(), moved.clone()

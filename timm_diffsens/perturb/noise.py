@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 import torch
 
+from timm_diffsens.device import threads
 from timm_diffsens.errors import UsageError
 from timm_diffsens.perturb.streams import Generator, Streams, standard_normal, wide_type
 from timm_diffsens.registry import Look, register
 
-_CACHED = 2**16  # numbers
+_CACHED = 2**18  # numbers whose copies in float64 stay in a processor's cache
 
 Noise = Callable[[torch.Tensor, torch.Tensor, Generator], torch.Tensor]
 """Clean images, deformed images, generators (one an image) -> what is added to the clean ones: (n, ...)."""
@@ -104,9 +105,15 @@ def _scaled(noise: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 def _norms(images: torch.Tensor) -> torch.Tensor:
     """Of each image, summed in float64 on a CPU: (n,)."""
     flat = images.flatten(1)
-    if images.device.type != "cpu" or not flat.numel():
-        norms: torch.Tensor = torch.linalg.vector_norm(flat, dim=1)
+    if images.device.type != "cpu" or flat.numel() <= _CACHED:
+        dtype = torch.float64 if images.device.type == "cpu" else None
+        norms: torch.Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=dtype)
         return norms
-    few = max(1, _CACHED // flat.shape[1])  # a copy in float64 of all of them would not stay in the cache
-    each = [torch.linalg.vector_norm(f, dim=1, dtype=torch.float64) for f in torch.split(flat, few)]
+    parts = torch.split(flat, max(1, _CACHED // flat.shape[1]))
+    each: list[torch.Tensor] = [flat] * len(parts)
+
+    def some(number: int) -> None:
+        each[number] = torch.linalg.vector_norm(parts[number], dim=1, dtype=torch.float64)
+
+    threads.share(some, len(parts))
     return torch.cat(each)
