@@ -23,7 +23,7 @@ from timm_diffsens.models.inputs import plain_input
 from timm_diffsens.models.loading import InputOptions, LoadedModel, given_model, load_model
 from timm_diffsens.perturb.components import COMPONENTS
 from timm_diffsens.perturb.deformation import problem_of, rms_of
-from timm_diffsens.perturb.limit import has_limit
+from timm_diffsens.perturb.limit import has_fields
 from timm_diffsens.perturb.noise import of_matched_norm
 from timm_diffsens.perturb.pixels import ActivePixels
 from timm_diffsens.registry import Entry
@@ -142,9 +142,12 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
         extensions=[parts.extension(entry) for entry in inputs.foreign],
         extra=parts.key_extra(config, loaded.code_sha256),
     )
+    if (config.infinitesimal or config.equivariance) and not has_fields(deformations[0]):
+        name = inputs.deformations[0].name
+        raise UsageError(
+            f"the deformation {name} has no displacement fields: no small limit, no equivariance"
+        )
     if config.infinitesimal:
-        if not has_limit(deformations[0]):
-            raise UsageError(f"the deformation {inputs.deformations[0].name} has no small limit")
         found.protocols.append(parts.limit_of(found.protocols[0]))
     first, *further = found.protocols
     _refuse_twice(found.protocols)

@@ -40,7 +40,7 @@ from timm_diffsens.results.records.store import (
 )
 from timm_diffsens.schema import records
 from timm_diffsens.schema.config import Config, described
-from timm_diffsens.schema.further import Further
+from timm_diffsens.schema.further import Further, LayerValues
 from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
 from timm_diffsens.sensitivities.forwards import PassSettings, on_device
 from timm_diffsens.sensitivities.perturbed import KEPT, Batch, PerturbedImages
@@ -162,9 +162,11 @@ class _Run:
             batch_size=self.config.batch_size,
             kept=min(len(plan.sample), MOST_KEPT) if self.config.per_image else 0,
             infinitesimal=self.config.infinitesimal,
+            equivariance=self.config.equivariance,
             precision=precision_of(self.config),
         )
         self.per_image: PerImage = {}
+        self.equivariance: dict[str, list[list[LayerSensitivity]]] = {}  # variant -> of each copy
         self.progress = progress
         self.retries: list[str] = list(plan.retries)
         self.seconds: dict[str, float] = {}
@@ -202,6 +204,9 @@ class _Run:
                 Further.of(protocol, {name: under[k] for name, under in layers.items()})
                 for k, protocol in enumerate(parts.protocols[1:], 1)
             ],
+            equivariance={
+                name: LayerValues.of(average_layers(copies)) for name, copies in self.equivariance.items()
+            },
             spectra=spectra,
             key_extra=parts.extra,
             not_called=original.not_called,
@@ -271,6 +276,8 @@ class _Run:
         self.forwards += done.images
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - clock
         self._keep(name if copy is None else f"{name}#{copy}", done, done.per_image.get(""))
+        if done.equivariance is not None:
+            self.equivariance.setdefault(name, []).append(done.equivariance)
         return done
 
     def _keep(self, name: str, done: Pass, distances: Mapping[str, torch.Tensor] | None) -> None:

@@ -6,15 +6,21 @@ import torch
 
 from timm_diffsens.errors import UsageError
 from timm_diffsens.perturb.deformation import Deformation
+from timm_diffsens.perturb.streams import wide_type
 
 
-def has_limit(deformation: Deformation) -> bool:
-    """Whether it moves pixels by a displacement field, which has a small limit."""
+def has_fields(deformation: Deformation) -> bool:
+    """Whether it moves pixels by displacement fields, which have a small limit, and act on maps."""
     return hasattr(deformation, "displacement")
 
 
 def direction(deformation: Deformation, images: torch.Tensor, generator: Any) -> torch.Tensor:
-    """v = d/d(eps) tau_(eps) x at eps = 0+ for images (n, c, h, w), with the fields of a deformation.
+    """v = d/d(eps) tau_(eps) x at eps = 0+ for images (n, c, h, w), with the fields of a deformation."""
+    return derivative(images, displacement_of(deformation, images, generator))
+
+
+def displacement_of(deformation: Deformation, images: torch.Tensor, generator: Any) -> torch.Tensor:
+    """The displacement fields of a deformation for images (n, c, h, w): (n, 2, h, w), pixels, (dx, dy).
 
     Raises:
         UsageError: the deformation has no displacement fields.
@@ -22,10 +28,10 @@ def direction(deformation: Deformation, images: torch.Tensor, generator: Any) ->
     made = getattr(deformation, "displacement", None)
     if made is None:
         name = getattr(deformation, "__name__", type(deformation).__name__)
-        raise UsageError(f"the deformation {name} has no displacement fields, and so no small limit")
-    height, width = images.shape[-2:]
-    fields = made(len(images), (height, width), generator)
-    return derivative(images, fields.to(images))
+        raise UsageError(f"the deformation {name} has no displacement fields")
+    n, _, height, width = images.shape
+    fields: torch.Tensor = made(n, (height, width), generator, wide_type(images), images.device)
+    return fields.to(images)
 
 
 def derivative(images: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:

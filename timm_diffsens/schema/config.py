@@ -269,6 +269,9 @@ class Config(Options):
     infinitesimal: bool = _perturbation(
         False, "The limit of small deformations too, by forward-mode derivatives.", recorded=""
     )
+    equivariance: bool = _perturbation(
+        False, "How far the layers' maps move with the image too.", group="key"
+    )
     noise: Any = _perturbation("gaussian", "Noise; its norm is that of the deformation.", metavar="SPEC")
     corruption: Annotated[float, Field(ge=0, allow_inf_nan=False)] = _perturbation(
         0.0,

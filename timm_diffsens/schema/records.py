@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from timm_diffsens import registry
-from timm_diffsens.schema.further import Further
+from timm_diffsens.schema.further import Further, LayerValues
 from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
 from timm_diffsens.schema.protocol import Protocol, digest, protocol_hash
 from timm_diffsens.schema.values import Count, Fraction, FreeForm, Name, Part, Seed, Whole
@@ -209,7 +209,7 @@ class Timings(Part):
 class Record(Part):
     """One model on one set of images under one protocol."""
 
-    sparse: ClassVar[tuple[str, ...]] = ("extensions", "further")
+    sparse: ClassVar[tuple[str, ...]] = ("extensions", "further", "equivariance")
 
     schema_version: Annotated[Literal[1, 2], BeforeValidator(_no_flag)] = SCHEMA_VERSION
     key: str = Field(description="sha256 over all that changes the numbers: see `record_key`")
@@ -225,6 +225,11 @@ class Record(Part):
     further: list[Further] = Field(
         default_factory=list,
         description="further deformations of the same images, in the same forwards; left out if none",
+    )
+    equivariance: Annotated[dict[VariantName, LayerValues], AfterValidator(_by_variant)] = Field(
+        default_factory=dict,
+        description="E_k of the layers' maps, in place of r, under the deformation of the protocol; d and g "
+        "are its numerator and denominator over the spread of f_k(tau x); left out if not asked for",
     )
     spectra: Annotated[dict[VariantName, list[Spectrum]], AfterValidator(_by_variant)]
     key_extra: FreeForm = Field(
@@ -246,6 +251,9 @@ class Record(Part):
         for one in self.further:
             if {name: len(values.n) for name, values in one.variants.items()} != own:
                 raise ValueError(f"further: {one.deformation} has other variants or layers than the record")
+        for name, values in self.equivariance.items():
+            if own.get(name) != len(values.n):
+                raise ValueError(f"equivariance: {name} has other layers than the record")
         return self
 
     @property

@@ -27,6 +27,7 @@ class PassSettings:
         layers: a selection or shell patterns, see `models.layers.select_layers`.
         batch_size: images a forward (which sees each of them 1 + 2 K times, with K deformations), or "auto".
         mean_channel: measure channel averages too.
+        equivariance: E_k of the first deformation too.
         infinitesimal: the small limit of the first deformation comes after the deformations.
         kept: the distances of so many images are given one by one, see `Probe.per_image`.
         precision: of the forwards.
@@ -39,6 +40,7 @@ class PassSettings:
     mean_channel: bool = False
     kept: int = 0
     infinitesimal: bool = False
+    equivariance: bool = False
     precision: Precision = FULL
     forward: Forward | None = None
 

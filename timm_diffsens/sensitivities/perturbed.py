@@ -12,7 +12,7 @@ from timm_diffsens.device.precision import exact
 from timm_diffsens.errors import UsageError
 from timm_diffsens.perturb.deformation import Deformation
 from timm_diffsens.perturb.diffeo import Diffeo
-from timm_diffsens.perturb.limit import direction
+from timm_diffsens.perturb.limit import direction, displacement_of
 from timm_diffsens.perturb.noise import Noise, corrupt, matched_noise
 from timm_diffsens.perturb.streams import Streams
 
@@ -94,6 +94,14 @@ class Perturbation:
         if clean._version != version or deformed._version != changed:
             raise UsageError("the deformation or the noise writes into the images that it is given")
         return deformed, eta
+
+    def fields(self, clean: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
+        """The displacements by which `parts` moves the pixels first: (n, 2, h, w), in pixels.
+
+        Raises:
+            UsageError: the first deformation has no displacement fields.
+        """
+        return displacement_of(self.deformations[0], clean, self._streams("diffeo", indices))
 
     def tangents(self, clean: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
         """The directions of the first deformation and of noise of its norm: (n, c, h, w) -> (2 n, c, h, w).

@@ -16,7 +16,8 @@ from timm_diffsens.models.containers import tensors, with_tensors
 from timm_diffsens.models.layers import Layer, select_layers
 from timm_diffsens.models.trace import Arguments, Trace, call_name, measured_modules, pick_output, trace
 from timm_diffsens.models.weights import is_lazy, refuse_meta
-from timm_diffsens.schema.layers import LayerSensitivity
+from timm_diffsens.schema.layers import MEASURES, LayerSensitivity
+from timm_diffsens.sensitivities.equivariance import displaced_parts, has_map
 from timm_diffsens.sensitivities.estimator import ROUNDING_UNITS, Buffers, SensitivityEstimator
 from timm_diffsens.sensitivities.reductions.dispatch import prepare
 from timm_diffsens.sensitivities.reductions.state import FEW, MOST_IMAGES
@@ -41,6 +42,7 @@ class Probe:
         mean_channel: measure the average over channels of each layer too.
         pairs: of deformed and noised images for each clean one.
         kept: the distances of so many images are kept, each for itself, see `per_image`.
+        equivariance: compare each map with the displaced map of the clean images, see `run`.
 
     Raises:
         UsageError: a scripted module, no such layer, a batch that is not of 1 + 2 `pairs` equal parts.
@@ -66,17 +68,20 @@ class Probe:
         mean_channel: bool = False,
         pairs: int = 1,
         kept: int = FEW,
+        equivariance: bool = False,
     ) -> None:
         if pairs < 1:
             raise UsageError(f"pairs must be at least 1, got {pairs}")
         self.model = unwrap(model)
         self.pairs, self.kept = pairs, max(kept, FEW)
         self.selection = layers
-        self.mean_channel = mean_channel
+        self.mean_channel, self.equivariance = mean_channel, equivariance
         self.trace: Trace | None = None
         self.layers: list[Layer] = []
         self._estimators: dict[str, SensitivityEstimator] = {}
         self._mean_estimators: dict[str, SensitivityEstimator] = {}
+        self._map_estimators: dict[str, SensitivityEstimator] = {}
+        self._fields: torch.Tensor | None = None
         self._faults: dict[str, str] = {}
         self._orders: dict[int, tuple[int, ...]] = {}
         self._counts: dict[str, int] = {}
@@ -113,16 +118,22 @@ class Probe:
         for estimators in (self._estimators, self._mean_estimators):
             for name, estimator in estimators.items():
                 estimators[name] = self._estimator(estimator.buffers)
+        self._map_estimators = {name: SensitivityEstimator() for name in self._map_estimators}
         self._faults.clear()
         self._orders.clear()
 
-    def run(self, images: torch.Tensor, forward: Forward | None = None) -> Any:
+    def run(
+        self, images: torch.Tensor, forward: Forward | None = None, fields: torch.Tensor | None = None
+    ) -> Any:
         """One forward of images (parts x n, c, h, w) by `forward(model, images)`, else by `model(images)`.
+
+        With `equivariance`, `fields` (n, 2, h, w) are the displacements of the first deformation, in pixels.
 
         Raises:
             UsageError: `forward` calls the model not at all, or several times.
         """
         self._expected, before = len(images), self._forwards
+        self._fields = fields
         try:
             output = forward(self.model, images) if forward else self.model(images)
         finally:
@@ -169,6 +180,18 @@ class Probe:
             layer.name: "channel axis not known" for layer in self.layers if layer.channel_axis is None
         }
         return self._results(pair, self._mean_estimators, unknown, self._floor)
+
+    def equivariance_results(self) -> list[LayerSensitivity]:
+        """E_k in the place of R, see `sensitivities.equivariance`; needs `equivariance=True`.
+
+        D and G are then the numerator and the denominator of E_k, over the spread of f_k(tau x).
+        """
+        if not self.equivariance:
+            raise UsageError("open the probe with equivariance=True")
+        flat = {layer.name: "no map" for layer in self.layers if not has_map(layer)}
+        found = self._results(0, self._map_estimators, flat)
+        still = {**dict.fromkeys(MEASURES), "reason": "the deformation does not move it"}
+        return [one.model_copy(update=still) if one.reason and one.d is not None else one for one in found]
 
     def _floor(self, layer: Layer) -> float:
         """Square distance between averages over channels that rounding of the channels makes.
@@ -294,6 +317,8 @@ class Probe:
                 if layer.channel_axis is not None
             }
             self._mean_estimators = self._prepare(averages, device)
+        if self.equivariance:
+            self._map_estimators = {one.name: SensitivityEstimator() for one in measured if has_map(one)}
         self._attach()
 
     def _prepare(
@@ -332,6 +357,10 @@ class Probe:
             wide = torch.promote_types(parts.dtype, torch.float32)
             mean = parts.mean(dim=layer.channel_axis + 2, dtype=wide)
             self._update(self._mean_estimators, layer.name, mean)
+        if layer.name in self._map_estimators and self._fields is not None:
+            assert layer.channel_axis is not None
+            displaced = displaced_parts(parts, layer.channel_axis, self._fields)
+            self._map_estimators[layer.name].update_parts(displaced.flatten(2))
 
     def _parts_of(self, layer: Layer, output: torch.Tensor) -> torch.Tensor | None:
         """What the estimator takes of a layer's output: (parts, n, *layer.shape); None where it is faulty."""

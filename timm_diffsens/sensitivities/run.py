@@ -39,6 +39,7 @@ class Pass:
     Attributes:
         layers: sensitivities of the layers, under each deformation. mean_channel: those of their channel
             averages, if asked for.
+        equivariance: E_k in the place of R, if asked for.
         per_image: see `Probe.per_image`, for the layers and, under "mean-channel", for their averages.
         wrong: how many images had another top class than their label; None without labels, or without a
             finite score for each class.
@@ -50,6 +51,7 @@ class Pass:
     layers: list[list[LayerSensitivity]]
     mean_channel: list[list[LayerSensitivity]] | None
     per_image: dict[str, dict[str, torch.Tensor]]
+    equivariance: list[LayerSensitivity] | None
     wrong: int | None
     images: int
     batch_size: int
@@ -236,11 +238,14 @@ def _run_once(
     assert size != "auto"
     done, wrong = 0, torch.zeros((), device=like.device)
     asked, pairs, kept = settings.mean_channel, images.pairs, settings.kept
-    probe = Probe(model, settings.layers, mean_channel=asked, pairs=pairs, kept=kept)
+    both = settings.equivariance
+    probe = Probe(model, settings.layers, mean_channel=asked, pairs=pairs, kept=kept, equivariance=both)
     with forwards(model, images, settings) as layout:  # in this order: it runs the model too
         with probe:
             for indices, parts in images.batches(size, like, layout):
-                output = model_output(probe.run(parts, settings.forward))
+                clean = parts[: len(indices)]
+                fields = images.perturbation.fields(clean, indices) if settings.equivariance else None
+                output = model_output(probe.run(parts, settings.forward, fields))
                 if labels is not None:
                     truth = torch.tensor([labels[i] for i in indices]).to(like.device, non_blocking=True)
                     wrong += _wrong(output, truth)
@@ -262,6 +267,7 @@ def _run_once(
         layers=layers,
         mean_channel=averages,
         per_image=per_image,
+        equivariance=probe.equivariance_results() if settings.equivariance else None,
         wrong=int(wrong) if labels is not None and bool(wrong.isfinite()) else None,
         images=done,
         batch_size=size,
