@@ -258,13 +258,13 @@ _ready: dict[Any, Any] = {}  # compiled kernels by what was compiled into them
 def _launch(
     kernel: Any, key: tuple[Any, ...], programs: int, arguments: tuple[Any, ...], constants: tuple[int, ...]
 ) -> None:
-    """Start a kernel: by Triton the first time, later what Triton compiled, at a fifth of the time."""
+    """Start a kernel: by Triton the first time, then what it compiled, without its look at every argument."""
     compiled = _ready.get(key)
-    if compiled is not None:
+    if compiled:
         try:
             compiled[programs, 1, 1](*arguments, *constants)
             return
         except TypeError:  # some versions of Triton expect other arguments here
-            compiled = False
+            _ready[key] = False
     started = kernel[programs, 1, 1](*arguments, *constants, num_warps=_WARPS[key[0]], enable_fp_fusion=True)
-    _ready[key] = started if compiled is None else None
+    _ready.setdefault(key, started)
