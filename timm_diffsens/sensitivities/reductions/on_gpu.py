@@ -230,9 +230,9 @@ def fits(parts: torch.Tensor) -> bool:
 
 def try_out(device: torch.device) -> None:
     """A launch of both kernels, so that what Triton needs and does not find shows before it is relied on."""
-    parts = torch.ones(3, 1, 1, device=device)
+    parts = torch.ones(3, 1, 8, device=device)
     (sums,) = RunningSums.of_layers(1, device)
-    add_rows(parts, [Block(0, 1, 0, number=0, after=1)], parts.new_zeros(1), None, sums)
+    add_rows(parts, [Block(0, 1, 0, number=0, after=1)], parts.new_zeros(8), None, sums)
 
 
 def _pieces(parts: torch.Tensor) -> tuple[int, tuple[int, int, int]]:
