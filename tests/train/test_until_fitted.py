@@ -34,7 +34,7 @@ def trained(recipe, out, **options):
     """With few test images: they decide nothing here, and 10,000 take longer than the training."""
     data = load_task(recipe)
     few = Images(data.test.x[:50], data.test.y[:50])
-    return train(recipe, TrainOptions(out=out), data=dataclasses.replace(data, test=few), **options)
+    return train(recipe, TrainOptions(out=out), load=lambda _: dataclasses.replace(data, test=few), **options)
 
 
 def rows_of(result):

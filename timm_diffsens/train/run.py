@@ -1,6 +1,7 @@
 """Recipe -> trained network, its files, and what it reached."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,10 +21,12 @@ from timm_diffsens.perturb.pixels import ActivePixels
 from timm_diffsens.schema.training import DEFAULTS, TrainOptions
 from timm_diffsens.sensitivities.run import run_pass
 from timm_diffsens.sensitivities.triplets import Perturbation, PerturbedImages, batches_of
-from timm_diffsens.train.data import Images, TaskData, load_task
+from timm_diffsens.train.data import Images, TaskData, TaskLoader
 from timm_diffsens.train.loop import Progress, Session, State, fit, ignored
 from timm_diffsens.train.objective import error_of
 from timm_diffsens.train.recipe import FITTED, Recipe
+
+Load = Callable[[Recipe], TaskData]
 
 CHECKPOINT, CURVE, STATE, TRACK = "checkpoint.safetensors", "curve.json", "state.pt", "track.json"
 _HASH_DIGITS = 8
@@ -56,9 +59,14 @@ class TrainResult:
 
     @property
     def fitted(self) -> bool:
-        """Whether the training error is at most what the recipe stops at, or else 1 %."""
+        """Whether the training error is at most `most`."""
+        return self.train_error <= self.most
+
+    @property
+    def most(self) -> float:
+        """The training error of a network that fits: what its recipe stops at, or else 1 %."""
         asked = self.recipe.until_fitted
-        return self.train_error <= (FITTED if asked is None else asked)
+        return FITTED if asked is None else asked
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -77,7 +85,7 @@ def train(
     recipe: Recipe,
     config: TrainOptions = DEFAULTS,
     *,
-    data: TaskData | None = None,
+    load: Load | None = None,
     progress: Progress = ignored,
 ) -> TrainResult:
     """Train one network; what `diffsens train` does.
@@ -86,7 +94,7 @@ def train(
         recipe: what is trained and how; what `config` says of that (`train.recipe.recipes_of`) is ignored.
         config: where. The files go to `run_folder(config.out, recipe)`: an interrupted training is resumed
             there, a finished one is not repeated. D, G and R are tracked on 200 test images.
-        data: the images, if they are loaded already.
+        load: gives the images, where trainings share a `TaskLoader`.
         progress: called with each epoch's row of the error curve.
 
     Raises:
@@ -115,7 +123,7 @@ def train(
         return done
     target = devices.resolve_device(config.device)
     recipe.check_device(target)
-    data = (data or load_task(recipe, config)).to(target)
+    data = (load or TaskLoader(config, target))(recipe).to(target)
     loaded = build(recipe, data)
     module = loaded.module.to(target)
     watch = partial(_track, folder / TRACK, data, recipe, tracked)
