@@ -47,7 +47,7 @@ def images_of(count):
 
 
 class Graph:
-    """What a CUDA graph does, on the CPU: a capture runs nothing, a replay works on the memory of the capture."""
+    """A CUDA graph on the CPU: a capture changes nothing, a replay works on the memory of the capture."""
 
     def __init__(self, module):
         self.module, self.replays = module, 0

@@ -20,14 +20,14 @@ _OF_THE_RUN = {name for name, each in options(TrainOptions).items() if each.sect
 _OF_THE_RUN |= {"data_dir", "test_dir", "download", "recipes", "as_json", "quiet"}
 
 
-def read_recipes(path: Path, task: str, config: TrainOptions, context: typer.Context) -> "list[Recipe]":
+def read_recipes(path: Path, task: str, config: TrainOptions, command: Any) -> "list[Recipe]":
     """The recipes of all lines, in order, each once; empty lines and comments (`#`) say nothing.
 
     Args:
         path: of the file.
         task: scale1, scale2 or cifar10.
         config: of the command line; it holds where a line does not say otherwise.
-        context: of `diffsens train`, whose options a line has.
+        command: `diffsens train` as its parser, whose options a line has.
 
     Raises:
         UsageError: a line is wrong (it is named), or there is none.
@@ -37,7 +37,7 @@ def read_recipes(path: Path, task: str, config: TrainOptions, context: typer.Con
     found = []
     for number, words in _lines(path):
         try:
-            models, own = _parsed([task, *words], context)
+            models, own = _parsed([task, *words], command)
             both = TrainOptions(**config.all_given() | own)
             found += [recipe for model in models for recipe in recipes_of(task, model, both)]
         except UsageError as error:
@@ -61,10 +61,10 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
             yield number, words
 
 
-def _parsed(words: list[str], context: typer.Context) -> tuple[list[str], dict[str, Any]]:
+def _parsed(words: list[str], command: Any) -> tuple[list[str], dict[str, Any]]:
     """Models and options, as the command line would read them."""
     try:
-        line = context.command.make_context("train", words)
+        line = command.make_context("train", words)
     except WrongUse as error:
         raise UsageError(error.format_message()) from None  # type: ignore[attr-defined]
     except typer.Exit:

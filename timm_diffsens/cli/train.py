@@ -54,7 +54,7 @@ def _train(
         raise UsageError("what is to be trained? Give MODEL... or --recipes FILE, and not both")
     allocator.prepare()
     if recipes is not None:
-        wanted = read_recipes(recipes, task, config, context)
+        wanted = read_recipes(recipes, task, config, context.command)
     else:
         wanted = [recipe for model in models or () for recipe in recipes_of(task, model, config)]
     _check(wanted, config)
