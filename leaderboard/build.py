@@ -6,7 +6,7 @@
     python leaderboard/build.py board
 
 What is trained or measured already is not done again, so it can be interrupted, and run for one more line of
-the recipes. `leaderboard/TASK.recipes` has a training a line; `diffsens train TASK --recipes` reads it. Records
+the recipes. `leaderboard/TASK.recipes` has a training a line, as `diffsens train --recipes` reads it. Records
 go to leaderboard/records, and checkpoints, one a network, to leaderboard/checkpoints: the smallest first, as
 far as the limit goes. `cifar10-fitted` has more recipes of cifar10: networks that fit their training set,
 kept with their error curves in leaderboard/checkpoints-fitted, and only if they do. `board` trains and

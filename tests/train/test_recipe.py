@@ -99,7 +99,7 @@ def test_a_recipe_says_which_devices_it_is_for(tmp_path, monkeypatch):
     Recipe("cifar10", "net/lenet", amp=True).check_device(cpu)
     Recipe("cifar10", "net/lenet", channels_last=True).check_device(cuda)
     for known in (True, False):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, k=known: k)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda k=known: k)
         if known:
             Recipe("cifar10", "net/lenet", amp=True).check_device(cuda)
     with pytest.raises(UsageError, match="bfloat16, which cuda does not have"):

@@ -41,7 +41,8 @@ class Images:
 
     def to(self, device: torch.device) -> "Images":
         """The same on a device."""
-        return Images(self.x.to(device), self.y.to(device))
+        x = self.x.to(device)
+        return Images(x.contiguous() if x.is_cuda else x, self.y.to(device))
 
 
 @dataclass(frozen=True)

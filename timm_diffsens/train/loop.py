@@ -139,6 +139,7 @@ def fit(module: nn.Module, data: TaskData, recipe: Recipe, session: Session = Se
             module.eval()
             session.watch(state.epoch, module)
     module.load_state_dict(state.best)
+    module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     module.eval()
     return state
 

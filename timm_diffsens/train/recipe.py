@@ -147,7 +147,7 @@ class Recipe:
             raise UsageError(
                 f"--channels-last is for CUDA devices, got {device}; drop it, or give --device cuda"
             )
-        if self.amp and cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
+        if self.amp and cuda and not torch.cuda.is_bf16_supported():
             raise UsageError(f"--amp trains in bfloat16, which {device} does not have; drop it")
 
     def to_json(self) -> dict[str, Any]:
