@@ -163,3 +163,17 @@ def test_a_file_without_recipes_is_refused(recipes):
     result = run("--recipes", recipes)
     assert result.exit_code == 2
     assert "has no recipes" in result.stderr
+
+
+def test_a_network_that_raises_anything_does_not_stop_the_others(recipes, tmp_path):
+    broken = tmp_path / "broken.py"
+    broken.write_text(
+        "import torch\n\n\nclass Net(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.w = torch.nn.Linear(1024, 1)\n\n"
+        "    def forward(self, x):\n        return self.w(x.flatten(1)) if len(x) == 2 else {}[len(x)]\n"
+    )
+    recipes.write_text(f"{broken}:Net\nnet/fc2 --width 8\n")
+    result = run("--recipes", recipes, *SIZES, "--out", tmp_path / "runs")
+    assert result.exit_code == 1
+    assert "broken.py:Net, seed 0: KeyError: 64" in result.stderr
+    assert "net/fc2 seed 0: test error" in result.stdout

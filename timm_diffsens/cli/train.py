@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -50,25 +50,18 @@ def _train(
     from timm_diffsens.device import allocator
     from timm_diffsens.train.recipe import recipes_of
 
+    allocator.prepare()
     if bool(models) == (recipes is not None):
         raise UsageError("what is to be trained? Give MODEL... or --recipes FILE, and not both")
-    allocator.prepare()
     if recipes is not None:
         wanted = read_recipes(recipes, task, config, context.command)
     else:
         wanted = [recipe for model in models or () for recipe in recipes_of(task, model, config)]
     _check(wanted, config)
-    told, failed = [], []
-    for recipe, outcome in _results(wanted, config, quiet):
-        if isinstance(outcome, Exception):
-            failed.append(_name(recipe))
-            told.append({"recipe": recipe.to_json(), "error": str(outcome)})
-            continue
-        told.append(outcome.to_json())
-        if not as_json:
-            _print(outcome, quiet)
+    told = _train_all(wanted, config, as_json, quiet)
     if as_json:
         print_json(told)
+    failed = [_name(recipe) for recipe, each in zip(wanted, told, strict=True) if "error" in each]
     if failed:
         names = "; ".join(failed)
         print_error(f"{len(failed)} of {len(wanted)} trainings failed, the others are done: {names}")
@@ -97,27 +90,31 @@ def _check(recipes: "list[Recipe]", config: TrainOptions) -> None:
         find_architecture(model)
 
 
-def _results(
-    recipes: "list[Recipe]", config: TrainOptions, quiet: bool
-) -> "Iterator[tuple[Recipe, TrainResult | Exception]]":
-    """What came of each, one after the other; an error that a single one ends with is raised."""
+def _train_all(
+    recipes: "list[Recipe]", config: TrainOptions, as_json: bool, quiet: bool
+) -> list[dict[str, Any]]:
+    """What came of each, as JSON, printed where that is not asked for; a single one that fails raises."""
     from timm_diffsens.device import devices
     from timm_diffsens.train.data import TaskLoader
     from timm_diffsens.train.run import train as run
 
-    load = TaskLoader(config, devices.resolve_device(config.device))
+    load, told = TaskLoader(config, devices.resolve_device(config.device)), []
     for number, recipe in enumerate(recipes, 1):
         place = f"{number} of {len(recipes)}: " if len(recipes) > 1 else ""
         try:
             with _progress(recipe, place, quiet) as progress:
-                result: TrainResult | Exception = run(recipe, config, load=load, progress=progress)
+                result = run(recipe, config, load=load, progress=progress)
         except Exception as error:
             if len(recipes) == 1:
                 raise
             kind = "" if isinstance(error, DiffsensError) else f"{type(error).__name__}: "
             print_error(f"{_name(recipe)}: {kind}{error}")
-            result = error.with_traceback(None)  # whose frames hold the network
-        yield recipe, result
+            told.append({"recipe": recipe.to_json(), "error": f"{kind}{error}"})
+            continue
+        told.append(result.to_json())
+        if not as_json:
+            _print(result, quiet)
+    return told
 
 
 def _print(result: "TrainResult", quiet: bool) -> None:
