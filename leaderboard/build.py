@@ -6,23 +6,20 @@
     python leaderboard/build.py board
 
 What is trained or measured already is not done again, so it can be interrupted, and run for one more line of
-the recipes. `leaderboard/TASK.recipes` has a training a line: what follows `diffsens train TASK`. Records go
-to leaderboard/records, and checkpoints, one a network, to leaderboard/checkpoints: the smallest first, as far
-as the limit goes. `cifar10-fitted` has more recipes of cifar10: networks that fit their training set, kept
-with their error curves in leaderboard/checkpoints-fitted, and only if they do. `board` trains and measures
-nothing: it makes table, page and pictures from the records.
+the recipes. `leaderboard/TASK.recipes` has a training a line, as `diffsens train --recipes` reads it. Records
+go to leaderboard/records, and checkpoints, one a network, to leaderboard/checkpoints: the smallest first, as
+far as the limit goes. `cifar10-fitted` has more recipes of cifar10: networks that fit their training set,
+kept with their error curves in leaderboard/checkpoints-fitted, and only if they do. `board` trains and
+measures nothing: it makes table, page and pictures from the records.
 """
 
 import argparse
 import json
-import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -42,7 +39,6 @@ BENCH = (
 LIMIT = {"cifar10": 8_500_000, "scale1": 1_500_000, "cifar10-fitted": 25_000_000}
 # Few epochs on two cores: hardly a network here fits its training set, and the fits are of all of them.
 BOARD = ("--include-unfitted",)
-ENV = dict(os.environ)  # of the command line
 
 
 def main() -> None:
@@ -52,13 +48,12 @@ def main() -> None:
     parser.add_argument("--data-dir")
     parser.add_argument("--test-dir")
     parser.add_argument("--runs", default="runs")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time; they share the cores")
     options = parser.parse_args()
     if options.task != "board":
-        ENV["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.jobs))
-        with ThreadPoolExecutor(options.jobs) as pool:
-            found = pool.map(lambda line: each(options, line), recipes(options.task))
-            results = [result for trained in found for result in trained]
+        results = train(options)
+        images, task = options.test_dir or options.data_dir, task_of(options.task)
+        for result in results:
+            measure(task, result, images if task == "cifar10" else None, HERE)
         keep(results, options.task, HERE / ("checkpoints-fitted" if fitted(options.task) else "checkpoints"))
     board(HERE)
 
@@ -72,15 +67,6 @@ def board(folder: Path) -> None:
             path.unlink()
 
 
-def each(options: argparse.Namespace, line: list[str]) -> list[dict]:
-    """Train what a line says, and measure it."""
-    results = train(options, line)
-    images, task = options.test_dir or options.data_dir, task_of(options.task)
-    for result in results:
-        measure(task, result, images if task == "cifar10" else None, HERE)
-    return results
-
-
 def task_of(recipes: str) -> str:
     """The task of a file of recipes: that of `cifar10-fitted` is `cifar10`."""
     return recipes.partition("-")[0]
@@ -91,19 +77,12 @@ def fitted(recipes: str) -> bool:
     return recipes.endswith("-fitted")
 
 
-def recipes(task: str) -> list[list[str]]:
-    """Lines of the recipes, split as a shell does."""
-    lines = (HERE / f"{task}.recipes").read_text().splitlines()
-    return [shlex.split(line) for line in lines if line and not line.startswith("#")]
-
-
-def train(options: argparse.Namespace, line: list[str]) -> list[dict]:
-    """Train what a line says, or find it done."""
+def train(options: argparse.Namespace) -> list[dict]:
+    """Train what the recipes say, or find it done."""
     places = [f"--{name}={value}" for name in ("data-dir", "test-dir") if (value := given(options, name))]
-    found = diffsens(
-        "train", task_of(options.task), *line, *places, "--out", options.runs, "--json", read=True
-    )
-    return json.loads(found)
+    recipes = ("--recipes", str(HERE / f"{options.task}.recipes"))
+    where = (*recipes, *places, "--out", options.runs, "--json")
+    return json.loads(diffsens("train", task_of(options.task), *where, read=True))
 
 
 def measure(task: str, result: dict, images: str | None, out: Path) -> None:
@@ -170,7 +149,7 @@ def given(options: argparse.Namespace, name: str) -> str | None:
 def diffsens(*arguments: str, read: bool = False) -> str:
     """Run the command line; a failure ends the build."""
     command = [sys.executable, "-m", "timm_diffsens", *arguments]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE if read else None, text=True, env=ENV)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE if read else None, text=True)
     return done.stdout or ""
 
 

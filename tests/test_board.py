@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 
 from timm_diffsens import bench
+from timm_diffsens.cli import app
+from timm_diffsens.cli.recipe_file import read_recipes
 from timm_diffsens.models.architectures import find_architecture
 from timm_diffsens.models.checkpoints import read_recipe
 from timm_diffsens.models.loading import LoadedModel, load_model
@@ -135,11 +138,17 @@ def test_networks_that_fit_are_kept_with_their_curves_and_others_are_not(tmp_pat
     assert names == ["cifar10-a.curve.json", "cifar10-a.safetensors"]
 
 
+def recipes(name: str) -> list[Recipe]:
+    """Of a file of the leaderboard, as `diffsens train --recipes` reads it."""
+    command = typer.main.get_command(app).commands["train"]
+    return read_recipes(BOARD / f"{name}.recipes", build.task_of(name), TrainOptions(), command)
+
+
 def test_the_networks_kept_as_fitted_are():
     """Training errors of at most 1 %, without augmentation, as the checkpoint and its curve say alike."""
     paths = sorted(FITTED.glob("*.safetensors"))
     assert paths
-    lines = {" ".join(line) for line in build.recipes("cifar10-fitted")}
+    wanted = [recipe.to_json() for recipe in recipes("cifar10-fitted")]
     for path in paths:
         stated, curve = read_recipe(path), json.loads(path.with_suffix(".curve.json").read_text())
         result, recipe = curve["result"], curve["recipe"]
@@ -148,16 +157,22 @@ def test_the_networks_kept_as_fitted_are():
         assert result["train_error"] <= 0.01
         assert curve["curve"][-1]["fitted_error"] == result["train_error"]
         assert (recipe["augment"], recipe["until_fitted"], recipe["validation_images"]) == (False, True, 0)
-        width = recipe["arguments"].get("width")
-        start = recipe["model"] + (f" --width {width}" if width else "") + f" --epochs {recipe['epochs']} "
-        assert [line for line in lines if line.startswith(start)], f"no recipe of {path.name}"
+        assert recipe in wanted, f"no recipe of {path.name}"
 
 
 def test_every_recipe_names_a_network_that_there_is(monkeypatch):
     monkeypatch.chdir(ROOT)
     for task in build.LIMIT:
-        for line in build.recipes(task):
-            assert find_architecture(line[0]).arch
+        for recipe in recipes(task):
+            assert find_architecture(recipe.model).arch
+
+
+@pytest.mark.parametrize("task", ["cifar10", "scale1"])
+def test_kept_checkpoints_are_of_the_recipes(task):
+    """To the value, and so to the hash: each can be made again."""
+    wanted = [recipe.to_json() for recipe in recipes(task)]
+    for path in sorted(CHECKPOINTS.glob(f"{task}-*.safetensors")):
+        assert read_recipe(path)["training"] in wanted, f"no recipe of {path.name}"
 
 
 # ---- kept checkpoints give the numbers of their records

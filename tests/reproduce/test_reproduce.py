@@ -96,7 +96,7 @@ def test_nothing_is_trained_or_measured_twice(made):
 
     before = {path: path.stat().st_mtime_ns for path in workspace.out.rglob("*") if path.is_file()}
     again: list[str] = []
-    workspace = replace(workspace, progress=again.append, _data=None)
+    workspace = replace(workspace, progress=again.append)
     list(reproduce(["fig8", "fig9", "fig7", "fig3", "fig1"], workspace))
     assert again == []
     kept = {path for path in before if "figures" not in path.parts}
@@ -189,7 +189,7 @@ def test_a_checkpoint_of_the_same_recipe_is_used_in_place_of_a_training(made, tm
 
 def test_records_of_other_settings_in_the_same_folder_are_left_aside(made, tmp_path):
     workspace, reports, _ = made
-    other = replace(workspace, settings=replace(TINY, images=6, seeds=1), _data=None)
+    other = replace(workspace, settings=replace(TINY, images=6, seeds=1))
     (changed,) = reproduce(["fig8"], other)
     (again,) = reproduce(["fig8"], workspace)
     scatter = reports["fig8"].tables["scatter"]

@@ -87,6 +87,38 @@ def test_the_last_program_of_the_second_kernel_sees_what_the_others_wrote(monkey
     assert "ld.global.cg" not in head
 
 
+class Kernel:
+    """Stands for a kernel, or for what Triton compiled of it."""
+
+    def __init__(self, returns=None, refuses=False):
+        self.returns, self.refuses, self.calls = returns, refuses, []
+
+    def __getitem__(self, grid):
+        def start(*arguments, **options):
+            if self.refuses:
+                raise TypeError("function takes exactly 9 arguments")
+            self.calls.append((grid, arguments))
+            return self.returns
+
+        return start
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_what_was_compiled_before_is_started_by_itself_if_that_can_be(monkeypatch, refuses):
+    from timm_diffsens.sensitivities.reductions import on_gpu
+
+    monkeypatch.setattr(on_gpu, "_ready", {})
+    compiled, other = Kernel(refuses=refuses), Kernel()
+    kernel = Kernel(returns=compiled)
+    for number in range(4):
+        on_gpu._launch(kernel, ("tally", 0, 4), number, (number, "a"), (8,))
+    on_gpu._launch(Kernel(returns=other), ("tally", 0, 8), 5, (), ())
+    expected = [((number, 1, 1), (number, "a", 8)) for number in range(4)]
+    assert kernel.calls == (expected if refuses else expected[:1])  # none is lost, none started twice
+    assert compiled.calls == ([] if refuses else expected[1:])
+    assert other.calls == []  # compiled for another key
+
+
 def test_where_triton_cannot_be_used_one_line_says_so(monkeypatch, caplog):
     from timm_diffsens.sensitivities.reductions import on_gpu
 

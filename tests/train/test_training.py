@@ -19,8 +19,8 @@ from timm_diffsens.models import checkpoints
 from timm_diffsens.models.arguments import ModelArguments
 from timm_diffsens.models.loading import load_model
 from timm_diffsens.schema.training import TrainOptions
-from timm_diffsens.train import loop
-from timm_diffsens.train.data import SHIFT, augmented, load_task
+from timm_diffsens.train import loop, objective
+from timm_diffsens.train.data import SHIFT, augmented, draw_augmentation, load_task
 from timm_diffsens.train.recipe import Recipe
 from timm_diffsens.train.run import CHECKPOINT, CURVE, STATE, TRACK, run_folder, train
 
@@ -30,14 +30,14 @@ SMALL = {"train_images": 128, "validation_images": 64, "epochs": 3}
 def test_hinge_loss_and_errors_by_hand():
     recipe = Recipe("scale1", "net/lenet")
     outputs, y = torch.tensor([[2.0], [0.25], [-0.5], [0.0]]), torch.tensor([1, 1, 1, -1])
-    assert loop.loss_of(outputs, y, recipe).item() == (0 + 0.75 + 1.5 + 1.0) / 4
-    assert loop.wrong_answers(outputs, y).tolist() == [False, False, True, True]
+    assert objective.loss_of(outputs, y, recipe).item() == (0 + 0.75 + 1.5 + 1.0) / 4
+    assert objective.wrong_answers(outputs, y).tolist() == [False, False, True, True]
     scores = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
-    assert loop.wrong_answers(scores, torch.tensor([1, -1])).tolist() == [False, False]
+    assert objective.wrong_answers(scores, torch.tensor([1, -1])).tolist() == [False, False]
     entropy = Recipe("scale1", "net/lenet", loss="cross-entropy")
-    assert loop.loss_of(torch.zeros(5, 2), torch.ones(5, dtype=torch.long), entropy).item() == pytest.approx(
-        np.log(2)
-    )
+    assert objective.loss_of(
+        torch.zeros(5, 2), torch.ones(5, dtype=torch.long), entropy
+    ).item() == pytest.approx(np.log(2))
 
 
 def test_cosine_annealing():
@@ -73,7 +73,7 @@ def test_a_mean_field_step_moves_weights_as_much_at_every_width():
 
 def test_augmentation_shifts_and_flips():
     x = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    out = augmented(x, np.random.default_rng(0))
+    out = augmented(x, torch.from_numpy(draw_augmentation(len(x), np.random.default_rng(0))))
     padded = torch.nn.functional.pad(x, (SHIFT,) * 4)
     seen = set()
     for image, mother in zip(out[:, 0], padded[:, 0], strict=True):
@@ -127,8 +127,8 @@ def test_a_lenet_learns_and_its_checkpoint_says_everything(tmp_path):
     assert stated["test_error"] == result.test_error
     loaded = load_model("net/lenet", checkpoint=result.checkpoint)
     data = load_task(recipe)
-    assert loop.error_of(loaded.module, data.test, recipe) == result.test_error
-    assert loop.error_of(loaded.module, data.train, recipe) == result.train_error
+    assert objective.error_of(loaded.module, data.test) == result.test_error
+    assert objective.error_of(loaded.module, data.train) == result.train_error
     curve = json.loads((result.folder / CURVE).read_text())["curve"]
     assert [row["epoch"] for row in curve] == list(range(1, 13))
     held = [row["validation_error"] for row in curve]
@@ -148,7 +148,7 @@ def test_half_the_bytes_hold_the_very_network_that_was_tested(tmp_path):
     half = train(dataclasses.replace(recipe, half=True), TrainOptions(out=tmp_path))
     assert half.checkpoint.stat().st_size < 0.75 * whole.checkpoint.stat().st_size
     kept = load_model("net/resnet20", checkpoint=half.checkpoint).module
-    assert loop.error_of(kept, load_task(recipe).test, recipe) == half.test_error
+    assert objective.error_of(kept, load_task(recipe).test) == half.test_error
     rounded = load_model("net/resnet20", checkpoint=whole.checkpoint).module
     checkpoints.round_to_half(rounded)
     assert checkpoints.state_sha256(rounded.state_dict()) == checkpoints.state_sha256(kept.state_dict())

@@ -16,10 +16,11 @@ from timm_diffsens.errors import UsageError
 from timm_diffsens.models.arguments import ModelArguments
 from timm_diffsens.models.loading import load_model
 from timm_diffsens.schema.training import TrainOptions
-from timm_diffsens.train import loop
+from timm_diffsens.train import loop, objective, steps
 from timm_diffsens.train.data import Images, load_task
 from timm_diffsens.train.recipe import FITTED, Recipe
 from timm_diffsens.train.run import CURVE, train
+from timm_diffsens.train.steps import Steps
 
 CHECKPOINTS = Path(__file__).parents[2] / "leaderboard" / "checkpoints"
 FITTING = {"train_images": 64, "epochs": 60, "batch_size": 16, "lr": 0.02, "until_fitted": True}
@@ -33,7 +34,7 @@ def trained(recipe, out, **options):
     """With few test images: they decide nothing here, and 10,000 take longer than the training."""
     data = load_task(recipe)
     few = Images(data.test.x[:50], data.test.y[:50])
-    return train(recipe, TrainOptions(out=out), data=dataclasses.replace(data, test=few), **options)
+    return train(recipe, TrainOptions(out=out), load=lambda _: dataclasses.replace(data, test=few), **options)
 
 
 def rows_of(result):
@@ -49,7 +50,7 @@ def test_it_stops_at_the_first_epoch_that_fits_and_keeps_its_weights(tmp_path):
     assert 1 < result.epoch == result.epochs == len(rows) < 60
     assert result.fitted
     kept = load_model(recipe.model, checkpoint=result.checkpoint).module
-    assert loop.error_of(kept, load_task(recipe).train, recipe) == result.train_error == measured[-1]
+    assert objective.error_of(kept, load_task(recipe).train) == result.train_error == measured[-1]
     assert [row["fitted_error"] is None for row in rows] == [row["train_error"] > 0.05 for row in rows]
 
 
@@ -129,13 +130,13 @@ def test_the_error_is_that_of_the_network_that_is_kept(monkeypatch):
     """In evaluation mode, on the images as they are, of the rounded weights where they will be rounded."""
     images = Images(torch.tensor([1.0, 2.0, -1.0, 3.0]).view(4, 1, 1, 1), torch.tensor([1, 1, -1, -1]))
     plain, half = Recipe("scale1", "net/fc2"), Recipe("scale1", "net/fc2", half=True)
-    monkeypatch.setattr(loop, "augmented", None)
+    monkeypatch.setattr(steps, "augmented", None)
     module = Scores(1.0).train()
-    assert loop.fitted_error(module, images, plain) == 0.25
+    assert objective.fitted_error(module, images, plain) == 0.25
     assert module.training
     tiny = Scores(1e-9)  # zero in float16, and a score of zero is a wrong answer
-    assert loop.fitted_error(tiny, images, plain) == 0.25
-    assert loop.fitted_error(tiny, images, half) == 1
+    assert objective.fitted_error(tiny, images, plain) == 0.25
+    assert objective.fitted_error(tiny, images, half) == 1
     assert tiny.w.item() == pytest.approx(1e-9)
 
 
@@ -157,7 +158,7 @@ def test_without_augmentation_the_network_sees_the_images_as_they_are(monkeypatc
         recipe = Recipe("cifar10", "net/fc2", augment=augment, batch_size=8)
         module = Spy()
         rng = loop.stream(0, "epoch", 0)
-        loop._steps(module, loop.make_optimizer(module, recipe), images, recipe, rng)
+        Steps(module, images, recipe, None).epoch(loop.make_optimizer(module, recipe), rng)
         return torch.cat(seen)
 
     def same(x):
@@ -196,5 +197,5 @@ def test_the_flags_reach_the_recipe(tmp_path):
     flags = ("--until-fitted", "--no-augment")
     found = CliRunner().invoke(app, ["train", "scale1", "net/fc2", *flags, *sizes])
     (told,) = json.loads(found.stdout)
-    assert told["recipe"]["until_fitted"] is True
+    assert told["recipe"]["until_fitted"] == 0.001
     assert told["recipe"]["augment"] is False

@@ -19,6 +19,7 @@ from timm_diffsens.cli.bench import bench
 from timm_diffsens.cli.demo import demo
 from timm_diffsens.cli.leaderboard import leaderboard
 from timm_diffsens.cli.ls import ls
+from timm_diffsens.cli.options import WrongUse
 from timm_diffsens.cli.output import print_error, showing_warnings, silence
 from timm_diffsens.cli.reproduce import reproduce
 from timm_diffsens.cli.show import show
@@ -29,8 +30,6 @@ from timm_diffsens.cli.validate import validate
 from timm_diffsens.errors import DiffsensError, UsageError, unknown
 
 _INTERRUPTED, _BROKEN_PIPE = 130, 1
-# The parser's own complaints; Typer exports only this one of their family.
-_WrongUse: type[Exception] = typer.BadParameter.__bases__[0]
 
 
 class _Verbs(TyperGroup):
@@ -47,7 +46,7 @@ class _Verbs(TyperGroup):
         help_wanted = not args
         try:
             return super().parse_args(ctx, args)
-        except _WrongUse as error:
+        except WrongUse as error:
             if help_wanted:
                 raise
             print_error(error.format_message())  # type: ignore[attr-defined]
@@ -74,7 +73,7 @@ class _Verbs(TyperGroup):
         except DiffsensError as error:
             print_error(str(error))
             raise typer.Exit(error.exit_code) from None
-        except _WrongUse as error:
+        except WrongUse as error:
             print_error(error.format_message())  # type: ignore[attr-defined]
             raise typer.Exit(2) from None
         except KeyboardInterrupt:

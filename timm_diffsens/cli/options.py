@@ -20,6 +20,9 @@ def option(*names: str, help: str, panel: str, metavar: str | None = None) -> An
     return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar)
 
 
+# The parser's own complaints; Typer exports only this one of their family.
+WrongUse: type[Exception] = typer.BadParameter.__bases__[0]
+
 Force = Annotated[bool, option("--force", help="Measure again what is done.", panel=RUNNING)]
 
 

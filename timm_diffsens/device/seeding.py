@@ -24,5 +24,10 @@ def seeded(seed: int) -> Iterator[None]:
 def random_state() -> tuple[object, ...]:
     """What changes whenever code draws from a global stream of torch, numpy or Python."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    states = [state.numpy().tobytes() for state in (torch.get_rng_state(), *cuda)]
-    return *states, str(np.random.get_state()), random.getstate()  # noqa: NPY002
+    return *(state.numpy().tobytes() for state in cuda), *host_random_state()
+
+
+def host_random_state() -> tuple[object, ...]:
+    """The same of the streams that are drawn from on the host."""
+    torchs = torch.get_rng_state().numpy().tobytes()
+    return torchs, str(np.random.get_state()), random.getstate()  # noqa: NPY002

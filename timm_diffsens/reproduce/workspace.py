@@ -24,7 +24,7 @@ from timm_diffsens.schema.config import Config
 from timm_diffsens.schema.protocol import digest
 from timm_diffsens.schema.records import Record
 from timm_diffsens.schema.training import TrainOptions
-from timm_diffsens.train.data import TaskData, load_task
+from timm_diffsens.train.data import TaskLoader
 from timm_diffsens.train.recipe import CIFAR10_MEAN, CIFAR10_STD, Recipe
 from timm_diffsens.train.run import read_result, run_folder, train
 
@@ -110,7 +110,6 @@ class Workspace:
     weights: dict[str, Path] = field(default_factory=dict)
     device: str = "auto"
     progress: Callable[[str], None] = lambda line: None
-    _data: tuple[str, TaskData] | None = None
 
     def trained(self, recipe: Recipe) -> Path:
         """The checkpoint of a recipe: found in `checkpoints`, or of a training, done now or before.
@@ -126,9 +125,9 @@ class Workspace:
         if done is None or force:
             noise = f", noise {recipe.corrupt:g}" if recipe.corrupt else ""
             self.progress(f"training {name_of(recipe)} on {recipe.task}{noise}, seed {recipe.seed}")
-            data = self._task_data(recipe)
+            load = self._cifar10_loader if recipe.task == "cifar10" else None
             running = TrainOptions(out=self.out / "runs", device=self.device, force=force)
-            done = train(recipe, running, data=data)
+            done = train(recipe, running, load=load)
             errors = f"test error {done.test_error:.1%}, train {done.train_error:.1%}"
             self.progress(f"  {errors}; {done.seconds:.0f} s")
         return done.checkpoint
@@ -222,17 +221,10 @@ class Workspace:
             raise MissingError("no CIFAR-10 images: give --data-dir, a folder with a folder cifar10 in it")
         return self.places.cifar10
 
-    def _task_data(self, recipe: Recipe) -> TaskData | None:
-        """CIFAR-10 takes a while to decode: kept as long as the next training takes the same images."""
-        if recipe.task != "cifar10":
-            return None
-        names = ("task", "seed", "corrupt", "train_images", "validation_images")
-        key = digest({name: getattr(recipe, name) for name in names})
-        if self._data is None or self._data[0] != key:
-            places = self.places
-            data = load_task(recipe, TrainOptions(data_dir=self._cifar10, test_dir=places.cifar10_test))
-            self._data = key, data
-        return self._data[1]
+    @cached_property
+    def _cifar10_loader(self) -> TaskLoader:
+        """It takes a while to decode."""
+        return TaskLoader(TrainOptions(data_dir=self._cifar10, test_dir=self.places.cifar10_test))
 
 
 def name_of(recipe: Recipe) -> str:

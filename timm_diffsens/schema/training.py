@@ -58,15 +58,18 @@ class TrainOptions(Options):
     patience: Epochs = _how(None, "Stop after so many epochs without a better one.")
     until_fitted: bool = _how(
         False,
-        "Stop once the training error, in evaluation mode and without augmentation, is at most 1 %, "
+        "Stop once the training error, in evaluation mode and without augmentation, is at most --fitted-at, "
         "after --epochs at the latest; the schedule runs over --epochs and is cut.",
     )
-    amp: bool = _how(False, "Train in bfloat16 (autocast).")
+    fitted_at: float = _how(0.001, "Share of the training images.", metavar="ERROR")
+    amp: bool = _how(False, "Train in bfloat16 (autocast).", aliases=("bfloat16",))
+    channels_last: bool = _how(False, "CUDA: weights and images with the channels innermost.")
     half: bool = _how(False, "Round the trained weights to float16: small files.")
     seed: int = _how(0, "Of weights, images and order.")
     seeds: Copies = _how(1, "Train so many, from --seed on.", metavar="N")
     track: str | None = _running(None, "Measure D, G and R after these epochs.", metavar="auto|E,...")
     device: str = _running("auto", "auto, cpu, cuda or cuda:i.")
+    graph: bool = _running(True, "CUDA: replay the steps as a CUDA graph.")
     out: Path = _running(Path("runs"), "Files go below DIR/TASK.", metavar="DIR")
     force: bool = _running(False, "Train again what is done.")
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from timm_diffsens.benchmark.plan import prepare
 from timm_diffsens.benchmark.run import run_once
+from timm_diffsens.device.devices import resolve_device
 from timm_diffsens.models.arguments import ModelArguments
 from timm_diffsens.schema.config import Config
 from timm_diffsens.schema.records import Record
 from timm_diffsens.schema.training import TrainOptions
+from timm_diffsens.train.data import TaskLoader
 from timm_diffsens.train.loop import Row, ignored
 from timm_diffsens.train.recipe import Recipe
 from timm_diffsens.train.run import TrainResult, train
@@ -50,9 +52,10 @@ def run_demo(
         device: auto, cpu, cuda or cuda:i.
         progress: called with each epoch's row.
     """
+    running = TrainOptions(out=out / "runs", device=device)
+    load = TaskLoader(running, resolve_device(device))
     for recipe in recipes:
-        running = TrainOptions(out=out / "runs", device=device)
-        training = train(recipe, running, progress=partial(progress, recipe.model))
+        training = train(recipe, running, load=load, progress=partial(progress, recipe.model))
         options = Config(
             dataset=TASK,
             checkpoint=training.checkpoint,

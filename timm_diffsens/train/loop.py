@@ -13,22 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from timm_diffsens.device import seeding
-from timm_diffsens.device.evaluation import evaluating
 from timm_diffsens.device.precision import FULL
 from timm_diffsens.errors import MeasurementError, warn
 from timm_diffsens.files import write_atomic
-from timm_diffsens.models.checkpoints import round_to_half
 from timm_diffsens.perturb.streams import stream
-from timm_diffsens.train.data import Images, TaskData, augmented
-from timm_diffsens.train.recipe import FITTED, Recipe
+from timm_diffsens.train.data import TaskData
+from timm_diffsens.train.objective import error_of, fitted_error
+from timm_diffsens.train.recipe import Recipe
+from timm_diffsens.train.steps import Steps, capture_graph, own_stream
 
-_EVALUATION_BATCH = 500
 _NEARLY_FITTED = 0.05  # running training error from which on it is worth a pass over all training images
 
 Row = dict[str, float | int | None]
@@ -88,48 +85,61 @@ class State:
         return cls(**found)
 
 
-def fit(
-    module: nn.Module,
-    data: TaskData,
-    recipe: Recipe,
-    *,
-    state_file: Path | None = None,
-    watch: Watch = ignored,
-    progress: Progress = ignored,
-) -> State:
+@dataclass(frozen=True)
+class Session:
+    """What surrounds a training and changes none of its numbers beyond rounding.
+
+    Attributes:
+        state_file: where the state is saved after each epoch, and resumed from.
+        watch: called before the first epoch, after each one, and where a training is resumed.
+        progress: called with each new row.
+        graph: on CUDA, replay steps as a CUDA graph where the network allows it.
+    """
+
+    state_file: Path | None = None
+    watch: Watch = ignored
+    progress: Progress = ignored
+    graph: bool = True
+
+
+def fit(module: nn.Module, data: TaskData, recipe: Recipe, session: Session = Session()) -> State:
     """Train a module in place, on its device; it ends with the selected weights.
 
     Args:
         module: with fresh weights.
         data: on the same device.
         recipe: how.
-        state_file: where the state is saved after each epoch, and resumed from.
-        watch: called before the first epoch, after each one, and where a training is resumed.
-        progress: called with each new row.
+        session: where its state is saved, and who is told of it.
 
     Raises:
         DivergedError: the loss became infinite or no number; the state of the last good epoch is kept.
     """
+    device = data.train.x.device
+    if recipe.channels_last:
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(module, recipe)
-    state = State.load(state_file, recipe) if state_file else None
+    file = session.state_file
+    state = State.load(file, recipe) if file else None
     if state is None:
         weights = _weights(module)
         state = State(weights, optimizer.state_dict(), weights)
     module.load_state_dict(state.model)
     optimizer.load_state_dict(state.optimizer)
     module.eval()
-    watch(state.epoch, module)  # of a resumed training again: the kill may have come before it
-    # not channels-last: oneDNN's backward of narrow convolutions (4 channels) then writes past its memory
-    with FULL.applied(next(module.parameters()).device):
+    session.watch(state.epoch, module)  # of a resumed training again: the kill may have come before it
+    with FULL.applied(device), own_stream(device):
+        capture = capture_graph if session.graph and device.type == "cuda" else None
+        steps = Steps(module, data.train, recipe, capture)
         while state.epoch < _last_epoch(recipe, state):
-            row = _epoch(module, optimizer, data, recipe, state.epoch)
+            row = _epoch(steps, optimizer, data, state.epoch)
             _advance(state, module, optimizer, row)
-            if state_file:
-                state.save(state_file, recipe)
-            progress(row)
+            if file:
+                state.save(file, recipe)
+            session.progress(row)
             module.eval()
-            watch(state.epoch, module)
+            session.watch(state.epoch, module)
     module.load_state_dict(state.best)
+    module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     module.eval()
     return state
 
@@ -161,30 +171,20 @@ def learning_rate(recipe: Recipe, epoch: int) -> float:
 def _last_epoch(recipe: Recipe, state: State) -> int:
     most = recipe.epochs or 0
     error = state.curve[-1].get("fitted_error") if state.curve else None
-    if recipe.until_fitted and error is not None and error <= FITTED:
+    if recipe.until_fitted is not None and error is not None and error <= recipe.until_fitted:
         return state.epoch
     return most if recipe.patience is None else min(most, max(state.improved, 1) + recipe.patience)
 
 
-def fitted_error(module: nn.Module, images: Images, recipe: Recipe) -> float:
-    """Training error in evaluation mode, without augmentation, of the weights that would be kept."""
-    if recipe.half:
-        module = copy.deepcopy(module)
-        round_to_half(module)
-    return error_of(module, images, recipe)
-
-
-def _epoch(
-    module: nn.Module, optimizer: torch.optim.Optimizer, data: TaskData, recipe: Recipe, epoch: int
-) -> Row:
+def _epoch(steps: Steps, optimizer: torch.optim.Optimizer, data: TaskData, epoch: int) -> Row:
+    module, recipe = steps.module, steps.recipe
     clock, factor = time.perf_counter(), learning_rate(recipe, epoch)
-    first = make_optimizer(module, recipe).param_groups[0]["lr"]
     for group in optimizer.param_groups:
-        group["lr"] = first * factor
+        group["lr"] = optimizer.defaults["lr"] * factor
     rng = stream(recipe.seed, "epoch", epoch)
     module.train()
     with seeding.seeded(int(rng.integers(2**63))):
-        loss, wrong = _steps(module, optimizer, data.train, recipe, rng)
+        loss, wrong = steps.epoch(optimizer, rng)
     if not math.isfinite(loss):
         raise DivergedError(
             f"{recipe.model} diverged in epoch {epoch + 1}: the loss is {loss}; try a lower --lr than "
@@ -195,70 +195,12 @@ def _epoch(
         "lr": (recipe.lr or 0.0) * factor,
         "loss": loss,
         "train_error": wrong,
-        "validation_error": error_of(module, data.validation, recipe) if len(data.validation) else None,
+        "validation_error": error_of(module, data.validation) if len(data.validation) else None,
     }
-    if recipe.until_fitted:
+    if recipe.until_fitted is not None:
         near = wrong <= _NEARLY_FITTED
         row["fitted_error"] = fitted_error(module, data.train, recipe) if near else None
     return {**row, "seconds": round(time.perf_counter() - clock, 3)}
-
-
-def _steps(
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    images: Images,
-    recipe: Recipe,
-    rng: np.random.Generator,
-) -> tuple[float, float]:
-    """One epoch of steps: mean loss and share of wrong answers over it."""
-    order = torch.from_numpy(rng.permutation(len(images)))
-    total = torch.zeros(2, dtype=torch.float64, device=images.y.device)
-    seen = 0
-    for rows in torch.split(order, recipe.batch_size or 1):
-        if len(rows) == 1 and len(order) > 1:  # batch-norm has no spread of a single image
-            continue
-        x, y = images.x[rows.to(images.x.device)], images.y[rows.to(images.y.device)]
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.amp):
-            outputs = module(augmented(x, rng) if recipe.augment else x).float()
-        loss = loss_of(outputs, y, recipe)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        with torch.no_grad():
-            total[0] += loss.detach() * len(rows)
-            total[1] += wrong_answers(outputs, y).sum()
-        seen += len(rows)
-    loss_sum, wrong = total.tolist()
-    return loss_sum / seen, wrong / seen
-
-
-def loss_of(outputs: torch.Tensor, y: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """Hinge loss max(0, 1 - y f) on a single score (n, 1), or cross-entropy on (n, classes)."""
-    if recipe.loss == "hinge":
-        return F.relu(1 - outputs[:, 0] * y).mean()
-    return F.cross_entropy(outputs, classes_of(y, outputs.shape[1]))
-
-
-def classes_of(y: torch.Tensor, outputs: int) -> torch.Tensor:
-    """Class indices of labels: -1 and +1 are the classes 0 and 1."""
-    return (y + 1) // 2 if outputs <= 2 else y
-
-
-def wrong_answers(outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """(n,) whether each answer is wrong: the sign of a single score (zero is wrong), else the top class."""
-    if outputs.shape[1] == 1:
-        return outputs[:, 0].sign() != y
-    return outputs.argmax(dim=1) != classes_of(y, outputs.shape[1])
-
-
-def error_of(module: nn.Module, images: Images, recipe: Recipe) -> float:
-    """Share of wrong answers in evaluation mode; the mode is put back."""
-    wrong = torch.zeros((), device=images.y.device)
-    with torch.no_grad(), evaluating(module):
-        for start in range(0, len(images), _EVALUATION_BATCH):
-            rows = slice(start, start + _EVALUATION_BATCH)
-            wrong += wrong_answers(module(images.x[rows]), images.y[rows]).sum()
-    return float(wrong) / len(images)
 
 
 def _advance(state: State, module: nn.Module, optimizer: torch.optim.Optimizer, row: Row) -> None:

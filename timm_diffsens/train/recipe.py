@@ -5,6 +5,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from timm_diffsens.data.scale_detection import ScaleDetection
 from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.models.arguments import ModelArguments
@@ -40,10 +42,11 @@ class Recipe:
         corrupt: standard deviation of the Gaussian noise fixed for each image, in training and test.
         patience: epochs without a better validation error after which to stop; None: never.
         until_fitted: stop after the first epoch whose weights, in evaluation mode and without augmentation,
-            err on at most 1 % (`FITTED`) of the training images, and keep those weights; `epochs` is the
-            upper limit, over which the schedule runs: a cosine is cut short. No validation images then,
+            err on at most this share of the training images (True: 1 %), and keep those weights; `epochs` is
+            the upper limit, over which the schedule runs: a cosine is cut short. No validation images then,
             unless asked for, and they choose nothing.
         amp: forwards of training in bfloat16 where autocast allows it; errors are always of float32 forwards.
+        channels_last: weights and images with the channels innermost, on CUDA.
         half: round the trained matrices and filters to float16 and keep them so; errors are
             those of the rounded network.
         seed: of weights, data and order.
@@ -66,10 +69,11 @@ class Recipe:
     augment: bool | None = None
     corrupt: float = 0.0
     patience: int | None = None
-    until_fitted: bool = False
+    until_fitted: bool | float | None = None
     amp: bool = False
     half: bool = False
     seed: int = 0
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
         for what, value, known in (
@@ -80,6 +84,8 @@ class Recipe:
         ):
             if value not in known:
                 raise unknown(what, value, known)
+        if isinstance(self.until_fitted, bool):  # as older files have it
+            object.__setattr__(self, "until_fitted", FITTED if self.until_fitted else None)
         for name, value in self._defaults().items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -91,7 +97,7 @@ class Recipe:
         rate = 0.001 if optimizer != "sgd" else 0.1 if natural else 0.05
         common = {"optimizer": optimizer, "lr": rate, "weight_decay": 0.0, "augment": natural}
         if natural:
-            held = 0 if self.until_fitted else 5000
+            held = 5000 if self.until_fitted is None else 0
             own = {"epochs": 250, "batch_size": 128, "loss": "cross-entropy", "validation_images": held}
         else:
             own = {"epochs": 40, "batch_size": 64, "loss": "hinge", "train_images": 1024}
@@ -117,7 +123,11 @@ class Recipe:
             raise UsageError("xi, gap, size and dims belong to scale1 and scale2, not to cifar10")
         if self.augment and self.task != "cifar10":
             raise UsageError("augmentation would move the active pixels of scale detection")
-        if self.until_fitted and self.patience is not None:
+        if not (self.until_fitted is None or 0 <= self.until_fitted < 1):
+            raise UsageError(f"fitted-at must be at least 0 and below 1, got {self.until_fitted!r}")
+        if self.channels_last and self.detection is not None and self.detection.dims == 1:
+            raise UsageError("channels-last is a layout of images; those of --dims 1 have a single axis")
+        if self.until_fitted is not None and self.patience is not None:
             raise UsageError("patience and until-fitted are two rules of when to stop: give one of them")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed must be at least 0 and below 2^63, got {self.seed}")
@@ -129,11 +139,24 @@ class Recipe:
             return None
         return ScaleDetection(**{**(self.scale or {}), "task": int(self.task.removeprefix("scale"))})
 
+    def check_device(self, device: torch.device) -> None:
+        """Raises: UsageError: the device cannot run it."""
+        cuda = device.type == "cuda"
+        # oneDNN's backward of narrow convolutions (4 channels) writes past its memory in this layout
+        if self.channels_last and not cuda:
+            raise UsageError(
+                f"--channels-last is for CUDA devices, got {device}; drop it, or give --device cuda"
+            )
+        if self.amp and cuda and not torch.cuda.is_bf16_supported():
+            raise UsageError(f"--amp trains in bfloat16, which {device} does not have; drop it")
+
     def to_json(self) -> dict[str, Any]:
-        """As plain values; `until_fitted` only where it is set, so that older hashes stay what they were."""
+        """As plain values; newer fields only where they are set, so that older hashes stay what they were."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        if not self.until_fitted:
-            del plain["until_fitted"]
+        plain["until_fitted"] = True if self.until_fitted == FITTED else self.until_fitted
+        for name, unset in (("until_fitted", None), ("channels_last", False)):
+            if plain[name] is unset:
+                del plain[name]
         return {**plain, "arguments": self.arguments.to_json()}
 
     @property
@@ -146,6 +169,9 @@ def recipes_of(task: str, model: str, config: TrainOptions) -> list[Recipe]:
     """What `diffsens train` is asked for: a recipe for each seed."""
     asked, scale = config.chosen(Recipe), config.chosen(ScaleDetection)
     asked |= {"scale": scale or None, "augment": None if config.augment else False}
+    if "fitted_at" in config.model_fields_set and not config.until_fitted:
+        raise UsageError("--fitted-at says when --until-fitted stops: give both")
+    asked["until_fitted"] = config.fitted_at if config.until_fitted else None
     shape = {name: value for name, value in config.chosen(ModelArguments).items() if name not in scale}
     seeds = range(config.seed, config.seed + config.seeds)
     return [Recipe(task, model, ModelArguments(**shape), **asked | {"seed": seed}) for seed in seeds]

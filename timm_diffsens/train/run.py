@@ -1,7 +1,8 @@
 """Recipe -> trained network, its files, and what it reached."""
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,12 @@ from timm_diffsens.perturb.pixels import ActivePixels
 from timm_diffsens.schema.training import DEFAULTS, TrainOptions
 from timm_diffsens.sensitivities.perturbed import Perturbation, PerturbedImages, batches_of
 from timm_diffsens.sensitivities.run import run_pass
-from timm_diffsens.train.data import Images, TaskData, load_task
-from timm_diffsens.train.loop import Progress, State, error_of, fit, ignored
+from timm_diffsens.train.data import Images, TaskData, TaskLoader
+from timm_diffsens.train.loop import Progress, Session, State, fit, ignored
+from timm_diffsens.train.objective import error_of
 from timm_diffsens.train.recipe import FITTED, Recipe
+
+Load = Callable[[Recipe], TaskData]
 
 CHECKPOINT, CURVE, STATE, TRACK = "checkpoint.safetensors", "curve.json", "state.pt", "track.json"
 _HASH_DIGITS = 8
@@ -55,8 +59,14 @@ class TrainResult:
 
     @property
     def fitted(self) -> bool:
-        """Whether the training error is at most 1 %."""
-        return self.train_error <= FITTED
+        """Whether the training error is at most `most`."""
+        return self.train_error <= self.most
+
+    @property
+    def most(self) -> float:
+        """The training error of a network that fits: what its recipe stops at, or else 1 %."""
+        asked = self.recipe.until_fitted
+        return FITTED if asked is None else asked
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -75,7 +85,7 @@ def train(
     recipe: Recipe,
     config: TrainOptions = DEFAULTS,
     *,
-    data: TaskData | None = None,
+    load: Load | None = None,
     progress: Progress = ignored,
 ) -> TrainResult:
     """Train one network; what `diffsens train` does.
@@ -84,7 +94,7 @@ def train(
         recipe: what is trained and how; what `config` says of that (`train.recipe.recipes_of`) is ignored.
         config: where. The files go to `run_folder(config.out, recipe)`: an interrupted training is resumed
             there, a finished one is not repeated. D, G and R are tracked on 200 test images.
-        data: the images, if they are loaded already.
+        load: gives the images, where trainings share a `TaskLoader`.
         progress: called with each epoch's row of the error curve.
 
     Raises:
@@ -112,15 +122,14 @@ def train(
         (folder / STATE).unlink(missing_ok=True)
         return done
     target = devices.resolve_device(config.device)
-    data = data or load_task(recipe, config)
+    recipe.check_device(target)
+    data = (load or TaskLoader(config, target))(recipe).to(target)
     loaded = build(recipe, data)
     module = loaded.module.to(target)
-    parts = {name: getattr(data, name).to(target) for name in ("train", "validation", "test")}
-    here = replace(data, **parts)
-    watch = partial(_track, folder / TRACK, here, recipe, tracked)
+    watch = partial(_track, folder / TRACK, data, recipe, tracked)
     with registry.beside(loaded.home):
-        state = fit(module, here, recipe, state_file=folder / STATE, watch=watch, progress=progress)
-        return _finish(folder, recipe, loaded, here, state)
+        state = fit(module, data, recipe, Session(folder / STATE, watch, progress, config.graph))
+        return _finish(folder, recipe, loaded, data, state)
 
 
 def tracked_epochs(asked: str | None, epochs: int) -> list[int]:
@@ -173,9 +182,9 @@ def _finish(folder: Path, recipe: Recipe, loaded: LoadedModel, data: TaskData, s
     result: dict[str, Any] = {
         "epoch": state.best_epoch,
         "epochs": state.epoch,
-        "train_error": error_of(module, data.train, recipe),
-        "validation_error": error_of(module, data.validation, recipe) if len(data.validation) else None,
-        "test_error": error_of(module, data.test, recipe),
+        "train_error": error_of(module, data.train),
+        "validation_error": error_of(module, data.validation) if len(data.validation) else None,
+        "test_error": error_of(module, data.test),
         "test_images": len(data.test),
         "seconds": round(sum(float(row["seconds"] or 0) for row in state.curve), 3),
     }
@@ -220,7 +229,7 @@ def _track(
     test = Images(data.test.x[:_TRACK_IMAGES], data.test.y[:_TRACK_IMAGES])
     try:
         layers = run_pass(module, PerturbedImages(batches_of(test.x.cpu()), perturbation)).layers[0]
-        error = error_of(module, test, recipe)
+        error = error_of(module, test)
     except DiffsensError as fault:
         raise UsageError(f"{recipe.model} cannot be tracked: {fault}") from fault
     plain = [layer.rounded().model_dump(mode="json") for layer in layers]

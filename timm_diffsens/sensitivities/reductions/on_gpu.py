@@ -70,9 +70,8 @@ def _squares(
     after = 0
     for which in range(count):
         block = blocks + which * _FIELDS
-        first, last, before = tl.load(block), tl.load(block + 1), tl.load(block + 2)
-        number, after = tl.load(block + 3), tl.load(block + 4)
-        if number == before:
+        first, last, after = tl.load(block), tl.load(block + 1), tl.load(block + 4)
+        if tl.load(block + 3) == tl.load(block + 2):  # it opens
             total = tl.zeros([COLUMNS], real)
         rows = first + tl.arange(0, ROWS)
         own = rows < last
@@ -83,13 +82,11 @@ def _squares(
         for pair in range(pairs):
             deformed = tl.load(place + ahead, here, 0.0).to(real)
             noised = tl.load(place + (ahead + step), here, 0.0).to(real)
-            deformed -= clean
-            noised -= clean
             ahead += 2 * step
-            tl.store(out + 2 * pair * n + rows, tl.sum(deformed * deformed, 1).to(tl.float64), own)
-            tl.store(out + (2 * pair + 1) * n + rows, tl.sum(noised * noised, 1).to(tl.float64), own)
+            _store_squares(out + 2 * pair * n + rows, deformed - clean, own)
+            _store_squares(out + (2 * pair + 1) * n + rows, noised - clean, own)
         gaps = tl.where(here, clean - mean[None, :], 0.0)
-        tl.store(out + 2 * pairs * n + rows, tl.sum(gaps * gaps, 1).to(tl.float64), own)
+        _store_squares(out + 2 * pairs * n + rows, gaps, own)
         total += tl.sum(gaps, 0)
         if after > 0:
             tl.store(out + (2 * pairs + 1) * n + which, tl.sum(total * total, 0).to(tl.float64))
@@ -101,6 +98,12 @@ def _squares(
         tl.store(drift + columns, total, inside)
     if program == 0:
         tl.store(scratch + (programs.to(tl.int64) + 1) * slots, 0.0)  # the counter of `_tally`
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _store_squares(places: tl.tensor, gaps: tl.tensor, own: tl.tensor) -> None:
+    """The sum of the squares of each row of `gaps` that is one's own."""
+    tl.store(places, tl.sum(gaps * gaps, 1).to(tl.float64), own)
 
 
 @triton.jit(**_GENERAL)  # type: ignore[untyped-decorator]
@@ -227,9 +230,9 @@ def fits(parts: torch.Tensor) -> bool:
 
 def try_out(device: torch.device) -> None:
     """A launch of both kernels, so that what Triton needs and does not find shows before it is relied on."""
-    parts = torch.ones(3, 1, 1, device=device)
+    parts = torch.ones(3, 1, 8, device=device)
     (sums,) = RunningSums.of_layers(1, device)
-    add_rows(parts, [Block(0, 1, 0, number=0, after=1)], parts.new_zeros(1), None, sums)
+    add_rows(parts, [Block(0, 1, 0, number=0, after=1)], parts.new_zeros(8), None, sums)
 
 
 def _pieces(parts: torch.Tensor) -> tuple[int, tuple[int, int, int]]:
@@ -258,13 +261,13 @@ _ready: dict[Any, Any] = {}  # compiled kernels by what was compiled into them
 def _launch(
     kernel: Any, key: tuple[Any, ...], programs: int, arguments: tuple[Any, ...], constants: tuple[int, ...]
 ) -> None:
-    """Start a kernel: by Triton the first time, later what Triton compiled, at a fifth of the time."""
+    """Start a kernel: by Triton the first time, then what it compiled, without its look at every argument."""
     compiled = _ready.get(key)
-    if compiled is not None:
+    if compiled:
         try:
             compiled[programs, 1, 1](*arguments, *constants)
             return
         except TypeError:  # some versions of Triton expect other arguments here
-            compiled = False
+            _ready[key] = False
     started = kernel[programs, 1, 1](*arguments, *constants, num_warps=_WARPS[key[0]], enable_fp_fusion=True)
-    _ready[key] = started if compiled is None else None
+    _ready.setdefault(key, started)
