@@ -41,6 +41,7 @@ _HOMES = {
     "read_records": "results.records.store",
     "read_layers": "results.records.store",
     "correlate": "results.stats.correlate",
+    "compare": "results.stats.paired",
     "Executor": "sweep.executor",
 }
 _MODULES = {"runtime": "device.allocator"}
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from timm_diffsens.perturb.pixels import ActivePixels
     from timm_diffsens.results.records.store import read_layers, read_records
     from timm_diffsens.results.stats.correlate import correlate
+    from timm_diffsens.results.stats.paired import compare
     from timm_diffsens.schema.config import Config
     from timm_diffsens.schema.layers import LayerSensitivity
     from timm_diffsens.schema.records import Record

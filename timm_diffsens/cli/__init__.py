@@ -16,7 +16,9 @@ from typer.core import TyperGroup
 
 from timm_diffsens import __version__
 from timm_diffsens.cli.bench import bench
+from timm_diffsens.cli.compare import compare
 from timm_diffsens.cli.demo import demo
+from timm_diffsens.cli.export import export
 from timm_diffsens.cli.leaderboard import leaderboard
 from timm_diffsens.cli.ls import ls
 from timm_diffsens.cli.options import WrongUse
@@ -120,7 +122,7 @@ def diffsens(
     silence(quiet)
 
 
-for _verb in (bench, sweep, train, demo, leaderboard, reproduce, theory, show, ls, validate):
+for _verb in (bench, sweep, train, demo, leaderboard, reproduce, theory, show, compare, ls, export, validate):
     app.command()(_verb)
 
 

@@ -37,11 +37,13 @@ def show(
     quiet: Quiet = False,
 ) -> None:
     """Show one record: layer table, depth curves and a summary; --figure draws it."""
+    from timm_diffsens.results.records.store import load_record
+
     if figure is not None:
         from timm_diffsens.results.report.export import figure_format
 
         figure_format(figure)
-    found = find(record, out / "records")
+    found = load_record(find(record, out / "records"))
     if variant not in found.variants:
         raise unknown("variant", variant, found.variants, f"the record has {', '.join(found.variants)}")
     if as_json:
@@ -59,16 +61,16 @@ def show(
         progress_console().print(f"figure: {figure}", soft_wrap=True)
 
 
-def find(text: str, folder: Path) -> "Record":
-    """The record in the file `text`, or the one below `folder` of that model or with a key that starts so.
+def find(text: str, folder: Path) -> Path:
+    """The file `text`, or that of the record below `folder` of that model or with a key that starts so.
 
     Raises:
         UsageError: there is none, or more than one.
     """
-    from timm_diffsens.results.records.store import left_out, load_record, read_rows
+    from timm_diffsens.results.records.store import left_out, read_rows
 
     if is_path(text):
-        return load_record(text)
+        return Path(text)
     rows, bad = read_rows(folder, parallel=True)
     if bad:
         warn(left_out(bad))
@@ -83,7 +85,7 @@ def find(text: str, folder: Path) -> "Record":
         names = [f"{r['key'][:12]} ({r['model']} on {r['dataset']}, n = {r['n']})" for r in matches]
         listed = some_of(names, _MOST_LISTED)
         raise UsageError(f"{len(matches)} records match {text!r}; give the start of a key: {listed}")
-    return load_record(matches[0]["path"])
+    return Path(matches[0]["path"])
 
 
 def is_path(text: str) -> bool:

@@ -10,7 +10,10 @@ float32 forwards they come from; NaN and infinity never appear: a value that doe
 import json
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -19,6 +22,9 @@ from timm_diffsens.schema.further import Further, LayerValues
 from timm_diffsens.schema.layers import LayerSensitivity, Spectrum
 from timm_diffsens.schema.protocol import Protocol, digest, protocol_hash
 from timm_diffsens.schema.values import Count, Fraction, FreeForm, Name, Part, Seed, Whole
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA_VERSION: Final = 2
 CLASSES_NAMED: Final = 1000
@@ -256,6 +262,26 @@ class Record(Part):
                 raise ValueError(f"equivariance: {name} has other layers than the record")
         return self
 
+    @classmethod
+    def load(cls, path: str | Path) -> "Record":
+        """The record in a file, checked as all that reads records checks it.
+
+        Raises:
+            UsageError: no such file, or no sound record.
+        """
+        record: Record = _results("records.reading").load_record(path)
+        return record
+
+    def layers(self) -> "pd.DataFrame":
+        """A row for each variant, deformation and layer: see `read_layers`."""
+        table: pd.DataFrame = _results("records.frames").layers_frame([self])
+        return table
+
+    def _repr_html_(self) -> str:
+        """The layer table, for notebooks."""
+        text: str = _results("report.notebook").record_html(self)
+        return text
+
     @property
     def output(self) -> LayerSensitivity:
         """The original network's output layer."""
@@ -282,6 +308,11 @@ class Record(Part):
     def _under(self, one: Further) -> dict[str, Any]:
         variants = {name: values.joined(self.variants[name]) for name, values in one.variants.items()}
         return {"protocol": one.protocol_like(self.protocol), "variants": variants}
+
+
+def _results(module: str) -> ModuleType:
+    """A module of the part that is built on this one, for those who have a record in their hands."""
+    return import_module(f"timm_diffsens.results.{module}")
 
 
 def record_key(

@@ -50,7 +50,10 @@ def read_per_image(record_file: Path, record: Record) -> PerImage:
 
     path = per_image_path(record_file)
     if not path.is_file():
-        raise UsageError(f"no distances of single images beside {record_file}: {path.name} is not there")
+        raise UsageError(
+            f"no distances of single images beside {record_file}: {path.name} is not there; without them "
+            "records can only be compared --unpaired"
+        )
     try:
         with safe_open(path, framework="numpy") as file:
             if (file.metadata() or {}).get(_KEY) != record.key:

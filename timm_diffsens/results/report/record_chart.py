@@ -1,6 +1,6 @@
 """Altair charts of one record: one specification for PNG, SVG, PDF and the page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -32,14 +32,14 @@ def record_figure(record: Record) -> alt.TopLevelMixin:
     `spectrum_rows`. Panels name their data, which is in the chart only once.
     """
     theme = theme_of_records([record])
-    rows = [_depth_panels("depth", record.variants, theme)]
-    data = {"depth": _depth_rows(record.variants)}
+    rows = [depth_panels("depth", record.variants, theme)]
+    data = {"depth": depth_rows(record.variants)}
     if record.further:
         under = {view.protocol.deformation_text: view.variants["original"] for view in record.views()}
         looks = numbered_looks(list(under))
-        panels = _depth_panels("deformations", under, looks)
+        panels = depth_panels("deformations", under, looks)
         rows += [legend(looks), panels.properties(title="original, under each deformation")]
-        data["deformations"] = _depth_rows(under)
+        data["deformations"] = depth_rows(under)
     if convolutions(record):
         rows, data = rows + spectrum_rows(record, theme), data | spectrum_data(record)
     note = (
@@ -66,10 +66,13 @@ def _described(record: Record) -> str:
     return " · ".join(filter(None, parts))
 
 
-def _depth_panels(data: str, curves: Curves, theme: Theme) -> Any:
-    """D, G and R side by side; the rows are those of `_depth_rows`."""
+def depth_panels(
+    data: str, curves: Curves, theme: Theme, measures: Sequence[str] = tuple(MEASURES), width: int = 250
+) -> Any:
+    """D, G and R side by side, or some of them; the rows of `depth_rows` stand in the data of that name."""
     drawn = encodings({name: theme[name] for name in curves})
-    return alt.hconcat(*(_depth_panel(data, curves, measure, drawn) for measure in MEASURES), spacing=28)
+    panels = [_depth_panel(data, curves, measure, drawn) for measure in measures]
+    return alt.hconcat(*(panel.properties(width=width, height=width) for panel in panels), spacing=28)
 
 
 def _depth_panel(data: str, curves: Curves, measure: str, drawn: dict[str, Any]) -> Any:
@@ -88,10 +91,10 @@ def _depth_panel(data: str, curves: Curves, measure: str, drawn: dict[str, Any])
     points = base.transform_filter("datum.marked").mark_point(filled=True, size=34, opacity=1)
     tips = ["variant:N", "layer:N", "depth:Q", f"{measure}:Q", f"{measure}_stderr:Q"]
     points = points.encode(y=y, shape=drawn["shape"], tooltip=tips)
-    return alt.layer(spread, lines, points).properties(width=250, height=250)
+    return alt.layer(spread, lines, points)
 
 
-def _depth_rows(curves: Curves) -> list[Row]:
+def depth_rows(curves: Curves) -> list[Row]:
     """One row a variant and layer. What a logarithmic axis cannot show (null, zero) is null: a gap."""
     rows = []
     for variant, layers in curves.items():

@@ -129,28 +129,32 @@ def encodings(theme: Theme) -> dict[str, Any]:
     }
 
 
-def legend(theme: Theme) -> Any:
-    """Line, point and name of each variant; Vega's own legends show the point or the dashes, never both."""
+def legend(theme: Theme, width: int = WIDTH) -> Any:
+    """Line, point and name of each variant; Vega's own legends show the point or the dashes, never both.
+
+    Args:
+        theme: how they are drawn. width: of a row, in points.
+    """
     rows: list[dict[str, Any]] = []
     x, line = 0.0, 0
     for name in theme:
         wide = max(150, 54 + _LETTER * len(name))
-        if rows and x + wide > WIDTH:
+        if rows and x + wide > width:
             x, line = 0.0, line + 1
         rows.append({"variant": name, "start": x, "middle": x + 24, "end": x + 48, "row": line})
         x += wide
-    drawn, scale = encodings(theme), alt.Scale(domain=[0, WIDTH], nice=False)
+    drawn, scale = encodings(theme), alt.Scale(domain=[0, width], nice=False)
     start, middle = (alt.X(f"{field}:Q", scale=scale, axis=None) for field in ("start", "middle"))
     base = alt.Chart(alt.Data(values=rows)).encode(color=drawn["color"])
     if line:
         base = base.encode(y=alt.Y("row:O", axis=None))
     lines = base.mark_rule(strokeWidth=2).encode(x=start, x2="end:Q", strokeDash=drawn["strokeDash"])
     points = base.mark_point(filled=True, size=50, opacity=1).encode(x=middle, shape=drawn["shape"])
-    names = base.mark_text(align="left", dx=30, fontSize=12, limit=WIDTH - 60).encode(
+    names = base.mark_text(align="left", dx=30, fontSize=12, limit=max(width - 60, 40)).encode(
         x=middle, text="variant:N", color=alt.value("#222")
     )
     return alt.layer(lines, points, names).properties(
-        width=WIDTH, height=14 if not line else 18 * (line + 1), view=alt.ViewConfig(stroke=None)
+        width=width, height=14 if not line else 18 * (line + 1), view=alt.ViewConfig(stroke=None)
     )
 
 
