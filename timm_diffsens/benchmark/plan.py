@@ -179,13 +179,13 @@ def _deformations(config: Config, task: ScaleDetection | None) -> list[tuple[Any
     """Each deformation asked for, of each size asked for where it has one; with the registry's entries."""
     own = None if config.given("deformation") else task
     asked = config.deformation if own is None else (ActivePixels(own),)
-    if config.components:
-        asked = (*asked, *(name for name in COMPONENTS if name not in asked))
+    parts_too = [name for name in COMPONENTS if config.components and name not in asked]
     found = []
-    for one in asked:
-        made = [_made("deformations", one, {**_offered(config), "delta": delta}) for delta in config.delta]
+    for one in (*asked, *parts_too):
+        sizes = config.delta[:1] if one in parts_too else config.delta
+        made = [_made("deformations", one, {**_offered(config), "delta": delta}) for delta in sizes]
         for name in parts.OF_DIFFEO:
-            if config.given(name):
+            if config.given(name) and one not in parts_too:
                 _check_taken(name, [entry for _, entry in made], config)
         alike = len({entry.values.get("delta") for _, entry in made}) == 1  # it takes none, or holds its own
         found += made[:1] if alike else made

@@ -15,6 +15,7 @@ from timm_diffsens.results.numbers import some_of, sparkline, with_error
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from timm_diffsens.results.records.per_image import PerImage
     from timm_diffsens.schema.records import Record
 
 _SHORTEST_KEY = 4
@@ -43,7 +44,9 @@ def show(
         from timm_diffsens.results.report.export import figure_format
 
         figure_format(figure)
-    found = load_record(find(record, out / "records"))
+    file = find(record, out / "records")
+    found = load_record(file)
+    distances = kept_of(file, found)
     if variant not in found.variants:
         raise unknown("variant", variant, found.variants, f"the record has {', '.join(found.variants)}")
     if as_json:
@@ -52,12 +55,12 @@ def show(
         from timm_diffsens.results.report.advice import advice
 
         notes = [] if quiet else dict.fromkeys([*found.warnings, *advice(found)])
-        print_record(result_console(), found, variant, all_layers, notes)
+        print_record(result_console(), found, variant, all_layers, notes, distances)
     if figure is not None:
         from timm_diffsens.results.report.export import save_chart
         from timm_diffsens.results.report.record_chart import record_figure
 
-        save_chart(record_figure(found), figure)
+        save_chart(record_figure(found, distances), figure)
         progress_console().print(f"figure: {figure}", soft_wrap=True)
 
 
@@ -88,6 +91,16 @@ def find(text: str, folder: Path) -> Path:
     return Path(matches[0]["path"])
 
 
+def kept_of(file: Path, record: "Record") -> "PerImage | None":
+    """The distances of single images, if they were kept."""
+    from timm_diffsens.results.records.per_image import read_per_image
+
+    try:
+        return read_per_image(file, record)
+    except UsageError:
+        return None
+
+
 def is_path(text: str) -> bool:
     """Whether this names a file, or what stands in place of one."""
     try:
@@ -97,7 +110,12 @@ def is_path(text: str) -> bool:
 
 
 def print_record(
-    console: "Console", record: "Record", variant: str, all_layers: bool, notes: Iterable[str]
+    console: "Console",
+    record: "Record",
+    variant: str,
+    all_layers: bool,
+    notes: Iterable[str],
+    distances: "PerImage | None" = None,
 ) -> None:
     """Header, layer table of one variant, curves over depth, a summary, and what to mind."""
     from timm_diffsens.cli.output import deformation_table, layer_table
@@ -117,7 +135,7 @@ def print_record(
     for line in [*_curves(record), *_spectra(record)]:
         console.print(line, soft_wrap=True)
     console.print()
-    console.print(summary(record))
+    console.print(summary(record, distances))
     for line in notes:
         console.print(f"warning: {line}", style="yellow", soft_wrap=True)
 

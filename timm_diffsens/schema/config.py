@@ -264,7 +264,7 @@ class Config(Options):
     )
     cut: Annotated[int, Field(le=limits.CUT)] = _perturbation(3, "Cutoff of the deformation's Fourier modes.")
     components: bool = _perturbation(
-        False, "Translation, rotation, dilation and shear of the same rms too.", recorded=""
+        False, "Translation, rotation, dilation and shear of the (first) size too.", recorded=""
     )
     infinitesimal: bool = _perturbation(
         False, "The limit of small deformations too, by forward-mode derivatives.", recorded=""

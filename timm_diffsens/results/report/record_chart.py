@@ -6,6 +6,8 @@ from typing import Any
 import altair as alt
 
 from timm_diffsens.results.records.frames import Row
+from timm_diffsens.results.records.per_image import PerImage
+from timm_diffsens.results.report.size_chart import size_chart, size_rows
 from timm_diffsens.results.report.spectrum_chart import convolutions, spectrum_data, spectrum_rows
 from timm_diffsens.results.report.theme import (
     FONTLESS,
@@ -17,13 +19,14 @@ from timm_diffsens.results.report.theme import (
     numbered_looks,
     theme_of_records,
 )
+from timm_diffsens.results.stats.sizes import by_size
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.schema.records import Record
 
 Curves = Mapping[str, list[LayerSensitivity]]  # name of a line -> the layers of it
 
 
-def record_figure(record: Record) -> alt.TopLevelMixin:
+def record_figure(record: Record, distances: PerImage | None = None) -> alt.TopLevelMixin:
     """D, G and R against relative depth, then filter spectra where there are any.
 
     Where there are further deformations, the original network under each of them has panels of its own.
@@ -40,6 +43,10 @@ def record_figure(record: Record) -> alt.TopLevelMixin:
         panels = depth_panels("deformations", under, looks)
         rows += [legend(looks), panels.properties(title="original, under each deformation")]
         data["deformations"] = depth_rows(under)
+    sizes = size_rows(by_size(record, distances))
+    if sizes:
+        rows += [size_chart(sizes, "sizes")]
+        data["sizes"] = sizes
     if convolutions(record):
         rows, data = rows + spectrum_rows(record, theme), data | spectrum_data(record)
     note = (

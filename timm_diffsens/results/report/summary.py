@@ -4,20 +4,25 @@ from collections.abc import Iterator
 
 from timm_diffsens.results.numbers import Factor, factor, with_error
 from timm_diffsens.results.records.frames import output_layer
+from timm_diffsens.results.records.per_image import PerImage
+from timm_diffsens.results.stats.sizes import by_size, regime
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.schema.records import Record, built_in_variants
 
 
-def summary(record: Record) -> str:
+def summary(record: Record, distances: PerImage | None = None) -> str:
     """What the record says, in one paragraph that claims no more than 95 % intervals allow.
 
     How R changes from the first layer to the output; D, G and R at the output; whether channel pooling and
-    training change R there; and what is undecided or not known.
+    training change R there; whether the size of the deformation is small; and what is undecided or not known.
+
+    Args:
+        record: of any kind. distances: of single images, for the comparison of sizes.
     """
-    return " ".join(_sentences(record))
+    return " ".join(filter(None, _sentences(record, distances)))
 
 
-def _sentences(record: Record) -> Iterator[str]:
+def _sentences(record: Record, distances: PerImage | None) -> Iterator[str]:
     layers = record.variants.get("original", [])
     valued = [layer for layer in layers if layer.r is not None]
     if not valued:
@@ -28,6 +33,8 @@ def _sentences(record: Record) -> Iterator[str]:
     yield from _shuffled(record)
     yield from _trained(record)
     yield from _of_others(record)
+    if record.further:
+        yield regime(by_size(record, distances), record.protocol.delta)
     yield from _limits(record, layers, valued)
 
 

@@ -104,7 +104,7 @@ def compare_sides(sides: Sequence[Compared]) -> pd.DataFrame:
     for other in others:
         if other.distances is not None:
             _check_alike(first, other)
-    rows: pd.DataFrame = pd.concat([_pair(first, other) for other in others], ignore_index=True)[_COLUMNS]
+    rows: pd.DataFrame = pd.concat([pair_of(first, other) for other in others], ignore_index=True)
     return rows
 
 
@@ -119,12 +119,13 @@ def _check_alike(first: Compared, other: Compared) -> None:
         )
 
 
-def _pair(first: Compared, other: Compared) -> pd.DataFrame:
+def pair_of(first: Compared, other: Compared, measures: Sequence[str] = MEASURES) -> pd.DataFrame:
+    """The rows of `compare` of two sides, whose draws have to be the same where both have distances."""
     by_layer = [one.layer for one in first.layers] == [one.layer for one in other.layers]
     depths = [one.depth for one in first.layers] if by_layer else list(DEPTHS)
     places = [one.layer for one in first.layers] if by_layer else [f"depth {depth:g}" for depth in DEPTHS]
     found = []
-    for measure in MEASURES:
+    for measure in measures:
         a, b = (_Curve.of(side, measure, depths) for side in (first, other))
         n = min(a.n, b.n)
         unpaired = np.hypot(a.stderr, b.stderr)
@@ -154,7 +155,7 @@ def _pair(first: Compared, other: Compared) -> pd.DataFrame:
             "n": n,
         }
         found.append(pd.DataFrame({**names, **values, "p_corrected": holm(p)}))
-    whole: pd.DataFrame = pd.concat(found, ignore_index=True)
+    whole: pd.DataFrame = pd.concat(found, ignore_index=True)[_COLUMNS]
     return whole
 
 

@@ -1,0 +1,47 @@
+"""R against the size of the deformation, for some layers of one record."""
+
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from timm_diffsens.results.records.frames import Row, rows_of
+from timm_diffsens.results.report.theme import encodings, legend, numbered_looks, spread_out
+
+_LINES = 5  # layers that are drawn, the first and the output among them
+
+
+def size_rows(table: pd.DataFrame) -> list[Row]:
+    """A row a layer and size, of at most five layers; `variant` is the name of the layer."""
+    layers = list(dict.fromkeys(zip(table["index"], table["layer"], strict=True)))
+    chosen = {layers[place] for place in spread_out(len(layers), _LINES)}
+    rows = []
+    for row in rows_of(table):
+        if (row["index"], row["layer"]) in chosen and row["r"]:
+            spread = row["r_stderr"] or 0.0
+            ends = {"low": max(row["r"] - spread, row["r"] / 100), "high": row["r"] + spread}
+            names = ("delta", "r", "r_stderr", "linear")
+            rows.append({"variant": row["layer"], **{name: row[name] for name in names}, **ends})
+    return rows
+
+
+def size_chart(rows: list[Row], data: str) -> Any:
+    """The chart and its legend; filled points are in the linear regime. The rows are in `data`."""
+    looks = numbered_looks(list(dict.fromkeys(row["variant"] for row in rows)))
+    drawn = encodings(looks)
+    x = alt.X("delta:Q", title="delta, pixels", scale=alt.Scale(type="log"), axis=alt.Axis(format="~g"))
+    values = [row["r"] for row in rows]
+    scale = alt.Scale(type="log", domain=[min(values) / 1.5, max(values) * 1.5], nice=False)
+    axis = alt.Axis(tickCount=5, format="~g")
+    base = alt.Chart(alt.NamedData(data)).encode(x=x, color=drawn["color"])
+    y = alt.Y("r:Q", title="R = D / G", scale=scale, axis=axis)
+    bars = base.mark_rule(opacity=0.7, clip=True).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q")
+    lines = base.mark_line(strokeWidth=1.6, clip=True).encode(y=y, strokeDash=drawn["strokeDash"])
+    filled = alt.condition("datum.linear", alt.value(1), alt.value(0))
+    points = base.mark_point(filled=True, size=40, stroke="currentColor").encode(
+        y=y, shape=drawn["shape"], fillOpacity=filled, tooltip=["variant:N", "delta:Q", "r:Q", "r_stderr:Q"]
+    )
+    panel = alt.layer(bars, lines, points).properties(
+        width=400, height=250, title="R against the size of the deformation; filled: in the linear regime"
+    )
+    return alt.vconcat(legend(looks), panel, spacing=12)
