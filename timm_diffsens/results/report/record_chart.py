@@ -55,6 +55,8 @@ def record_figure(record: Record, distances: PerImage | None = None) -> alt.TopL
     title = alt.TitleParams(record.model.spec, subtitle=[_described(record), note], fontSize=16)
     present = {v: look for v, look in theme.items() if v in record.variants or v in record.spectra}
     whole = alt.vconcat(legend(present), *rows, spacing=30, title=title)
+    apart: dict[str, Any] = dict.fromkeys(("color", "strokeDash", "shape"), "independent")
+    whole = whole.resolve_scale(**apart)  # variants, deformations and layers have looks of their own
     whole["config"] = FONTLESS
     whole["datasets"] = data
     return whole

@@ -29,7 +29,9 @@ def size_chart(rows: list[Row], data: str) -> Any:
     """The chart and its legend; filled points are in the linear regime. The rows are in `data`."""
     looks = numbered_looks(list(dict.fromkeys(row["variant"] for row in rows)))
     drawn = encodings(looks)
-    x = alt.X("delta:Q", title="delta, pixels", scale=alt.Scale(type="log"), axis=alt.Axis(format="~g"))
+    deltas = [row["delta"] for row in rows]
+    span = alt.Scale(type="log", domain=[min(deltas) / 1.2, max(deltas) * 1.2], nice=False)
+    x = alt.X("delta:Q", title="delta, pixels", scale=span, axis=alt.Axis(format="~g", tickCount=5))
     values = [row["r"] for row in rows]
     scale = alt.Scale(type="log", domain=[min(values) / 1.5, max(values) * 1.5], nice=False)
     axis = alt.Axis(tickCount=5, format="~g")
@@ -37,11 +39,10 @@ def size_chart(rows: list[Row], data: str) -> Any:
     y = alt.Y("r:Q", title="R = D / G", scale=scale, axis=axis)
     bars = base.mark_rule(opacity=0.7, clip=True).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q")
     lines = base.mark_line(strokeWidth=1.6, clip=True).encode(y=y, strokeDash=drawn["strokeDash"])
-    filled = alt.condition("datum.linear", alt.value(1), alt.value(0))
-    points = base.mark_point(filled=True, size=40, stroke="currentColor").encode(
-        y=y, shape=drawn["shape"], fillOpacity=filled, tooltip=["variant:N", "delta:Q", "r:Q", "r_stderr:Q"]
-    )
-    panel = alt.layer(bars, lines, points).properties(
+    tips = ["variant:N", "delta:Q", "r:Q", "r_stderr:Q"]
+    hollow = base.mark_point(filled=False, size=40, opacity=1).encode(y=y, shape=drawn["shape"], tooltip=tips)
+    full = base.transform_filter("datum.linear").mark_point(filled=True, size=40, opacity=1)
+    panel = alt.layer(bars, lines, hollow, full.encode(y=y, shape=drawn["shape"])).properties(
         width=400, height=250, title="R against the size of the deformation; filled: in the linear regime"
     )
     return alt.vconcat(legend(looks), panel, spacing=12)

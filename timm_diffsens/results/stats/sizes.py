@@ -76,10 +76,10 @@ def regime(table: pd.DataFrame, delta: float | None) -> str:
     ratio = float(own["ratio"].iloc[0])
     if bool(own["linear"].iloc[0]):
         return (
-            f"The size, delta = {delta:g} px, is in the linear regime: R at the output does not differ from that at "
-            f"delta = {least:g} px."
+            f"The size, delta = {delta:g} px, is in the linear regime: R at the output does not differ from "
+            f"that at {least:g} px."
         )
     return (
-        f"The size, delta = {delta:g} px, is outside of the linear regime: R at the output is {ratio:.3g} times "
-        f"that at {least:g} px."
+        f"The size, delta = {delta:g} px, is outside of the linear regime: R at the output is {ratio:.3g} "
+        f"times that at {least:g} px."
     )
