@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from kills import is_alive
 from record_factory import make_record
 from sweeps import TINY, Here, jobs, network, numbers
 
@@ -26,7 +27,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     monkeypatch.undo()  # the nodes talk over sockets of this machine
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    made.nodes = [made.add_node(num_threads=1) for _ in range(2)]
+    made.nodes = [made.add_node(num_cpus=1) for _ in range(2)]
     made.wait_for_nodes()
     ray.init(address=made.address, log_to_driver=False)
     yield made
@@ -37,7 +38,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_a_sweep_survives_the_loss_of_a_node_and_gives_what_one_process_gives(cluster, tmp_path):
     """Lost while both nodes are at work: each on a network that waits for a file."""
     alone, out, go = tmp_path / "alone", tmp_path / "out", tmp_path / "go"
-    begun = "tries.with_suffix('.begun').touch()"
+    begun = "import os; tries.with_suffix('.begun').write_text(str(os.getpid()))"
     wait = f"import time; {begun}; [time.sleep(0.05) for _ in iter(pathlib.Path({str(go)!r}).exists, True)]"
     waiting = [network(tmp_path, f"waits{k}", wait) for k in range(2)]
 
@@ -68,7 +69,7 @@ def test_failures_on_a_cluster(cluster, tmp_path):
 
 
 def test_sixteen_writers_on_two_nodes_lose_nothing(cluster, tmp_path):
-    @ray.remote(num_threads=1 / 8)
+    @ray.remote(num_cpus=1 / 8)
     def write(records: list[Record]) -> str:
         for record in records:
             write_record(tmp_path, record)
