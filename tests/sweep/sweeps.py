@@ -1,6 +1,9 @@
 """What the tests of sweeps share: an executor in this process, small jobs, networks that fail."""
 
+import os
 from pathlib import Path
+
+import pytest
 
 from timm_diffsens.results.records.store import iter_records
 from timm_diffsens.schema.config import Config
@@ -78,6 +81,12 @@ class Trusted(Job):
     """A network of one's own in a process that is kept, as only those of libraries are."""
 
     built_in = True
+
+
+def import_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that are not ours find `Trusted` too."""
+    there = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(there))
 
 
 def trusted(out: Path, *models: str, **more) -> list[Job]:

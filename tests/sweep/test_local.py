@@ -1,4 +1,4 @@
-"""One process a model on this machine: what is sent back, what is lost, and what is left after a kill."""
+"""Workers on this machine: what is sent back, what is lost, and what is left after a kill."""
 
 import errno
 import json

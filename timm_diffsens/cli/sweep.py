@@ -87,7 +87,7 @@ def _sweep(
         options = config.plain()
     _check_workers("--threads", threads)
     models = take_shard(find_models(patterns, config.pretrained and not structure), shard)
-    given = {"jobs": jobs, "gpus": gpus, "address": address, "options": slurm}
+    given = {"jobs": None if jobs == "auto" else jobs, "gpus": gpus, "address": address, "options": slurm}
     job = Job(
         "",
         out=str(out.resolve()),

@@ -42,7 +42,7 @@ class Place:
         self.job: Job | None = None
         self.channel: Connection | None = None
         self._process: Any = None
-        self._begun, self._ready, self._before = False, False, ""
+        self._begun, self._ready, self._before, self._clock = False, False, "", 0.0
 
     @property
     def free(self) -> bool:
@@ -58,7 +58,8 @@ class Place:
         if self.channel is not None and not _alone(job):
             with suppress(OSError):  # it was killed while it was idle
                 self.channel.send(job)
-                self.job, self._begun, self._ready = job, False, False
+                self._begun, self._ready = False, False
+                self.job, self._clock = job, time.monotonic()
                 return
         self.close()
         self._start(job)
