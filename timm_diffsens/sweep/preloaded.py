@@ -1,7 +1,5 @@
 """What every worker process needs, imported once: they are forked from a process that holds it."""
 
-import gc
-
 from timm_diffsens.device import allocator
 
 allocator.prepare()
@@ -15,6 +13,3 @@ import timm_diffsens.sweep.work  # noqa: E402, F401
 from timm_diffsens.sensitivities.reductions import dispatch  # noqa: E402
 
 dispatch.prepare(torch.device("cpu"))
-
-gc.collect()
-gc.freeze()  # shared by all workers, and passed over by their collections
