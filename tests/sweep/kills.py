@@ -10,10 +10,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from timm_diffsens.results.records.store import iter_records
 from timm_diffsens.sweep.jobs import outcome_folder
 from timm_diffsens.sweep.outcomes import read_outcome
 
+CHILDREN = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+needs_proc = pytest.mark.skipif(not CHILDREN.exists(), reason="finds worker processes through /proc")
 LONGEST_PAUSE = 1.5  # seconds between a kill and the next: the time of about two models
 
 

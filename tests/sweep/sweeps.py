@@ -1,6 +1,9 @@
 """What the tests of sweeps share: an executor in this process, small jobs, networks that fail."""
 
+import os
 from pathlib import Path
+
+import pytest
 
 from timm_diffsens.results.records.store import iter_records
 from timm_diffsens.schema.config import Config
@@ -72,3 +75,28 @@ def numbers(out: Path) -> dict[str, dict]:
         plain = record.model_dump(mode="json", exclude={"timings": True, "environment": True})
         found[path.relative_to(out).as_posix()] = plain
     return found
+
+
+class Trusted(Job):
+    """A network of one's own in a process that is kept, as only those of libraries are."""
+
+    built_in = True
+
+
+def import_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that are not ours find `Trusted` too."""
+    there = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(there))
+
+
+def trusted(out: Path, *models: str, **more) -> list[Job]:
+    return [Trusted(**vars(job)) for job in jobs(out, *models, **more)]
+
+
+def telling(folder: Path, name: str, fault: str = "pass") -> str:
+    """A network that writes down the process that it runs in, then does something."""
+    return network(folder, name, f"import os; tries.write_text(str(os.getpid())); {fault}")
+
+
+def process_of(folder: Path, name: str) -> int:
+    return int((folder / f"{name}.tries").read_text())

@@ -1,4 +1,4 @@
-"""One process a model on this machine: what is sent back, what is lost, and what is left after a kill."""
+"""Workers on this machine: what is sent back, what is lost, and what is left after a kill."""
 
 import errno
 import json
@@ -19,6 +19,7 @@ from kills import (
     command,
     done_in,
     is_alive,
+    needs_proc,
     records_in,
     start,
     wait_until,
@@ -29,9 +30,6 @@ from sweeps import TINY, Here, jobs, network, numbers
 from timm_diffsens.errors import UsageError
 from timm_diffsens.sweep.executors.local import Local
 from timm_diffsens.sweep.run import sweep
-
-CHILDREN = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
-needs_proc = pytest.mark.skipif(not CHILDREN.exists(), reason="finds worker processes through /proc")
 
 
 def test_models_run_side_by_side_and_give_what_one_process_gives(tmp_path):

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from kills import is_alive
 from record_factory import make_record
-from sweeps import TINY, Here, jobs, network, numbers
+from sweeps import TINY, Here, import_here, jobs, network, numbers, process_of, telling, trusted
 
 from timm_diffsens.errors import MeasurementError
 from timm_diffsens.results.records.store import iter_records, write_record
@@ -25,8 +26,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     monkeypatch.undo()  # the nodes talk over sockets of this machine
+    import_here(monkeypatch)
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    made.nodes = [made.add_node(num_threads=1) for _ in range(2)]
+    made.nodes = [made.add_node(num_cpus=1) for _ in range(2)]
     made.wait_for_nodes()
     ray.init(address=made.address, log_to_driver=False)
     yield made
@@ -37,7 +39,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_a_sweep_survives_the_loss_of_a_node_and_gives_what_one_process_gives(cluster, tmp_path):
     """Lost while both nodes are at work: each on a network that waits for a file."""
     alone, out, go = tmp_path / "alone", tmp_path / "out", tmp_path / "go"
-    begun = "tries.with_suffix('.begun').touch()"
+    begun = "import os; tries.with_suffix('.begun').write_text(str(os.getpid()))"
     wait = f"import time; {begun}; [time.sleep(0.05) for _ in iter(pathlib.Path({str(go)!r}).exists, True)]"
     waiting = [network(tmp_path, f"waits{k}", wait) for k in range(2)]
 
@@ -45,7 +47,10 @@ def test_a_sweep_survives_the_loss_of_a_node_and_gives_what_one_process_gives(cl
         end = time.monotonic() + 120
         while len(list(tmp_path.glob("waits*.begun"))) < 2 and time.monotonic() < end:
             time.sleep(0.05)
+        processes = [int(path.read_text()) for path in tmp_path.glob("waits*.begun")]
         cluster.remove_node(cluster.nodes[0], allow_graceful=False)
+        while all(map(is_alive, processes)) and time.monotonic() < end:
+            time.sleep(0.05)
         go.touch()
 
     with ThreadPoolExecutor(1) as beside:
@@ -67,8 +72,18 @@ def test_failures_on_a_cluster(cluster, tmp_path):
     assert found["net/lenet"].status == "done"
 
 
+def test_an_actor_keeps_its_process_until_a_model_ends_it(cluster, tmp_path):
+    kill = telling(tmp_path, "k", "os.kill(os.getpid(), 9)")
+    names = ["a", "b", "c", "d", "e", "f"]
+    models = [telling(tmp_path, name) for name in names]
+    found = {job.model: o for job, o in Ray().run(trusted(tmp_path, *models, kill), lambda job: None)}
+    assert {found[model].status for model in models} == {"done"}
+    assert found[kill].status == "lost"
+    assert len({process_of(tmp_path, name) for name in names}) == 2  # one a node
+
+
 def test_sixteen_writers_on_two_nodes_lose_nothing(cluster, tmp_path):
-    @ray.remote(num_threads=1 / 8)
+    @ray.remote(num_cpus=1 / 8)
     def write(records: list[Record]) -> str:
         for record in records:
             write_record(tmp_path, record)

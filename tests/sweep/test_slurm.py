@@ -4,11 +4,11 @@ import os
 import time
 
 import pytest
-from sweeps import Here, jobs, network, numbers
+from sweeps import Here, import_here, jobs, network, numbers, process_of, telling, trusted
 
 from timm_diffsens.errors import MeasurementError, UsageError
 from timm_diffsens.sweep.executors import slurm
-from timm_diffsens.sweep.executors.slurm import Slurm
+from timm_diffsens.sweep.executors.slurm import Slurm, _Share, do_share
 from timm_diffsens.sweep.run import sweep
 
 
@@ -99,3 +99,83 @@ def test_tasks_that_left_the_queue_without_a_result_are_lost(tmp_path, monkeypat
     assert executor._not_queued(["7_0", "7_1"]) == {"7_1"}
     queue.write_text("#!/bin/sh\nexit 1\n")
     assert executor._not_queued(["7_0", "7_1"]) == set()
+
+
+# --- tasks that do several models
+
+
+def test_a_task_keeps_its_process_between_models(tmp_path, monkeypatch):
+    import_here(monkeypatch)
+    alone, out = tmp_path / "alone", tmp_path / "out"
+    models = [telling(tmp_path, name) for name in ("a", "b", "c")]
+    executor, begun = Slurm(tmp_path / "slurm", cluster="local", models=2), []
+    assert executor.executor.parameters["timeout_min"] == 120
+    found = [(job.model, o.status) for job, o in executor.run(trusted(out, *models), begun.append)]
+    assert sorted(found) == [(model, "done") for model in models]
+    assert sorted(job.model for job in begun) == models
+    assert process_of(tmp_path, "a") == process_of(tmp_path, "b") != process_of(tmp_path, "c")
+    list(sweep(jobs(alone, *models), Here()))
+    assert numbers(out) == numbers(alone)
+
+
+def test_a_model_that_ends_its_process_costs_the_task_no_other(tmp_path, monkeypatch):
+    import_here(monkeypatch)
+    kill = telling(tmp_path, "k", "os.kill(os.getpid(), 9)")
+    models = [telling(tmp_path, "a"), kill, telling(tmp_path, "b")]
+    executor = Slurm(tmp_path / "slurm", cluster="local", models=3)
+    found = {job.model: o for job, o in executor.run(trusted(tmp_path / "out", *models), lambda job: None)}
+    assert [found[model].status for model in models] == ["done", "lost", "done"]
+    assert "SIGKILL" in found[kill].message
+    assert process_of(tmp_path, "a") != process_of(tmp_path, "b")
+
+
+@pytest.mark.slow
+def test_a_task_that_is_lost_costs_the_model_under_way(tmp_path, monkeypatch):
+    """As when its node fails: what it had done is known, and what it had not begun is given to another."""
+    import_here(monkeypatch)
+    kill = telling(tmp_path, "k", "import multiprocessing as m; os.kill(m.parent_process().pid, 9); exit()")
+    models = [telling(tmp_path, "a"), kill, telling(tmp_path, "b"), telling(tmp_path, "c")]
+    executor = Slurm(tmp_path / "slurm", cluster="local", models=4)
+    found = {job.model: o for job, o in executor.run(trusted(tmp_path / "out", *models), lambda job: None)}
+    assert [found[model].status for model in models] == ["done", "lost", "done", "done"]
+    assert process_of(tmp_path, "b") == process_of(tmp_path, "c")
+
+
+def test_no_model_is_no_task(tmp_path):
+    with pytest.raises(UsageError, match="at least 1 model, got models=0"):
+        Slurm(tmp_path / "slurm", cluster="local", models=0)
+
+
+def test_what_is_known_of_a_share_comes_from_its_journal_and_its_end(tmp_path):
+    todo = jobs(tmp_path / "out", "net/lenet", "net/simple", "net/fc2", options=None)
+    journal, begun = tmp_path / "journal", []
+    outcomes = do_share(todo, journal, None)
+    lines = journal.read_text().splitlines(keepends=True)
+    assert [line == "null\n" for line in lines] == [True, False] * 3
+
+    def share(text: str) -> _Share:
+        begun.clear()
+        made = _Share(todo, journal)
+        journal.write_text(text)
+        return made
+
+    made = share("".join(lines[:3]) + lines[3][:-9])  # the last is being written
+    assert list(made.news(begun.append)) == [(todo[0], outcomes[0])]
+    assert begun == todo[:2]
+    assert list(made.news(begun.append)) == []
+    assert list(made.settle(outcomes)) == list(zip(todo[1:], outcomes[1:], strict=True))
+    cases = [  # lines that the journal has, those lost, those left for others
+        ([], todo, []),
+        (lines[:1], todo[:1], todo[1:]),
+        (lines[:2], [], todo[1:]),
+        (lines[:3], todo[1:2], todo[2:]),
+        (lines, [], []),
+    ]
+    for text, lost, left in cases:
+        made = share("".join(text))
+        list(made.news(begun.append))
+        settled = list(made.settle(TimeoutError("the node failed")))
+        assert ([job for job, _ in settled], made.jobs) == (lost, left)
+        assert {(o.status, o.message) for _, o in settled} <= {("lost", "the node failed")}
+    made = share("")
+    assert [o.status for _, o in made.settle(ImportError("no such package"))] == ["failed"] * 3

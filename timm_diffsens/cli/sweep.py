@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,11 +43,12 @@ def _sweep(
         str, option("--engine", help="local, ray, slurm, or file.py:attr.", panel=_MACHINES)
     ] = "local",
     jobs: Annotated[
-        int | None,
+        str | None,
         option(
             "--jobs",
-            help="local, slurm: models at a time; 1 by default, one a core with --structure.",
+            help="local, slurm: models at a time. auto: one a GPU, else 1; one a core with --structure.",
             panel=_MACHINES,
+            metavar="N|auto",
         ),
     ] = None,
     threads: Annotated[int | None, option("--threads", help="CPU threads a model.", panel=_MACHINES)] = None,
@@ -84,21 +85,19 @@ def _sweep(
     if not structure:
         Inputs.of(config)  # whatever is wrong with it, before any process is started
         options = config.plain()
-    for name, value in (("--jobs", jobs), ("--threads", threads)):
-        if value is not None and not 1 <= value <= limits.WORKERS:
-            raise UsageError(f"{name} must be at least 1 and at most {limits.WORKERS:,}, got {value}")
+    _check_workers("--threads", threads)
     models = take_shard(find_models(patterns, config.pretrained and not structure), shard)
-    given = {"jobs": jobs, "gpus": gpus, "address": address, "options": slurm}
-    jobs = jobs or ((os.cpu_count() or 1) if structure and engine == "local" else 1)
-    executor = _executor(engine, out, given, jobs, threads)
+    given = {"jobs": None if jobs == "auto" else jobs, "gpus": gpus, "address": address, "options": slurm}
     job = Job(
         "",
         out=str(out.resolve()),
         options=options,
         max_parameters=_count(max_parameters),
-        threads=_threads(engine, jobs, threads),
         force=force,
     )
+    workers = _workers(engine, jobs, job)
+    executor = _executor(engine, out, given, workers, threads)
+    job = replace(job, threads=_threads(engine, workers, threads))
     outcomes: list[Outcome] = []
     interrupted = False
     try:
@@ -168,6 +167,29 @@ def _pairs(given: Sequence[str]) -> dict[str, str]:
         if not (key and equals and value):
             raise UsageError(f"--slurm needs KEY=VALUE, such as partition=gpu; got {key + equals + value!r}")
     return {key: value for key, _, value in pairs}
+
+
+def _workers(engine: str, asked: str | None, job: "Job") -> int:
+    """How many models at a time; `auto` where nothing was asked for."""
+    if asked not in (None, "auto"):
+        try:
+            workers = int(asked)
+        except ValueError:
+            raise UsageError(f"--jobs needs a whole number, or auto; got {asked!r}") from None
+        _check_workers("--jobs", workers)
+        return workers
+    if engine != "local":
+        return 1
+    if job.options is None:
+        return os.cpu_count() or 1
+    from timm_diffsens.sweep.executors.local import visible_gpus
+
+    return max(1, len(visible_gpus())) if job.on_any_gpu else 1
+
+
+def _check_workers(name: str, value: int | None) -> None:
+    if value is not None and not 1 <= value <= limits.WORKERS:
+        raise UsageError(f"{name} must be at least 1 and at most {limits.WORKERS:,}, got {value}")
 
 
 def _threads(engine: str, jobs: int, asked: int | None) -> int | None:

@@ -69,6 +69,11 @@ def tune_allocator() -> bool:
     return bool(raised and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
 
 
+def give_back() -> bool:
+    """Hand freed memory, which `tune_allocator` keeps, to the system (glibc only); whether there was any."""
+    return platform.libc_ver()[0] == "glibc" and bool(ctypes.CDLL(None).malloc_trim(0))
+
+
 def prepare() -> None:
     """Everything that has to be done once, before timm and torchvision are imported."""
     guard_torchvision()

@@ -12,7 +12,7 @@ Started = Callable[[Job], None]
 
 
 class Executor(Protocol):
-    """Does jobs in processes of their own, somewhere.
+    """Does jobs somewhere, in processes other than this one; `sweep.worker.Place` starts and keeps those.
 
     The class is registered, or named as `file.py:attr`. Its constructor gets by name those of these that it
     takes, and the arguments behind its name: `jobs` (models at a time), `threads` (CPU threads a model),
@@ -25,7 +25,7 @@ class Executor(Protocol):
         Closing the iterator, as an exception does, ends all work that is under way.
 
         Args:
-            jobs: each is given to `sweep.work.work`, in a process of its own.
+            jobs: each is given to `sweep.work.work`, in a process that nothing else has changed.
             started: called with each job when it begins, by executors that know.
         """
 

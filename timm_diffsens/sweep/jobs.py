@@ -62,22 +62,37 @@ class Job:
         return outcome_folder(Path(self.out), self.kind) / f"{slug(self.model)}.{self.id}.json"
 
     @property
-    def self_contained(self) -> bool:
-        """Whether nothing outside this package and the libraries it names can change the outcome."""
+    def built_in(self) -> bool:
+        """Whether it runs no code but that of this package and the libraries it names."""
         if ":" in self.model or self.model in registry.names("models"):  # from elsewhere
             return False
         if self.options is None:
             return True
         config = Config(**self.options)
-        if config.pretrained or registry.split_arguments(config.dataset)[0] not in _MADE_HERE:
-            return False
-        asked = {"deformations": config.deformation, "noises": [config.noise], "variants": config.variants}
-        known = {kind: {entry.name for entry in registry.built_ins(kind)} for kind in asked}
+        asked = {
+            "datasets": [config.dataset],
+            "deformations": config.deformation,
+            "noises": [config.noise],
+            "variants": config.variants,
+        }
         return all(
-            registry.split_arguments(spec)[0] in known[kind]
+            _is_built_in(kind, registry.split_arguments(spec)[0])
             for kind, specs in asked.items()
             for spec in specs
         )
+
+    @property
+    def self_contained(self) -> bool:
+        """Whether nothing outside this package and the libraries it names can change the outcome."""
+        if self.options is None or not self.built_in:
+            return self.built_in
+        config = Config(**self.options)
+        return not config.pretrained and registry.split_arguments(config.dataset)[0] in _MADE_HERE
+
+    @property
+    def on_any_gpu(self) -> bool:
+        """Whether it runs on a GPU where there is one, and on any."""
+        return self.options is not None and self.options.get("device", "auto") in ("auto", "cuda")
 
     def of(self, model: str) -> "Job":
         """The same for another model."""
@@ -89,6 +104,12 @@ class Job:
         if options is not None and self.attempt > 1:
             options = {**options, "batch_size": 1}
         return replace(self, options=options, attempt=self.attempt + 1, tried=(*self.tried, reason))
+
+
+def _is_built_in(kind: str, name: str) -> bool:
+    known = {entry.name for entry in registry.built_ins(kind)}
+    family = f"{name.partition('/')[0].lower()}/NAME"  # `torch/NAME`: a data set of a library
+    return name in known or (".py:" not in name and "/" in name and family in known)
 
 
 def outcome_folder(out: Path, kind: Kind) -> Path:

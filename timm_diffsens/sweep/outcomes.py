@@ -78,11 +78,15 @@ def write_outcome(job: Job, outcome: Outcome) -> None:
     write_atomic(job.file, text.encode() + b"\n")
 
 
+def outcome_of(values: dict[str, Any]) -> Outcome:
+    """The outcome of the values of its fields, as JSON has them."""
+    return Outcome(**{**values, "tried": tuple(values["tried"])})
+
+
 def read_outcome(path: Path) -> Outcome | None:
     """The outcome in a file; None if there is none that can be read."""
     try:
-        values = json.loads(path.read_bytes())
-        return Outcome(**{**values, "tried": tuple(values["tried"])})
+        return outcome_of(json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

@@ -8,6 +8,7 @@ import timm  # noqa: E402, F401
 import torch  # noqa: E402
 import torchvision  # noqa: E402, F401
 
+import timm_diffsens.sweep.process  # noqa: E402
 import timm_diffsens.sweep.work  # noqa: E402, F401
 from timm_diffsens.sensitivities.reductions import dispatch  # noqa: E402
 

@@ -1,30 +1,26 @@
-"""Jobs on this machine: one process a model, so that all its memory is given back."""
+"""Jobs on this machine: so many places at a time, each with a process that goes from model to model."""
 
-import logging
-import multiprocessing
 import os
-import signal
-import sys
-import threading
-import time
 from collections import deque
 from collections.abc import Generator, Sequence
-from contextlib import suppress
 from multiprocessing.connection import Connection, wait
-from typing import Any
 
 from timm_diffsens import registry
-from timm_diffsens.errors import UsageError, first_line
+from timm_diffsens.errors import UsageError
 from timm_diffsens.sweep.executor import Started
 from timm_diffsens.sweep.jobs import Job
-from timm_diffsens.sweep.outcomes import Outcome, lost
+from timm_diffsens.sweep.outcomes import Outcome
+from timm_diffsens.sweep.worker import Place, unstarted
 
-_FAREWELL = 10  # seconds for a process to end after its last word
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @registry.register("executors", "local", help="processes of this machine")
 class Local:
     """So many jobs at a time, each in a process that is forked from one that has imported everything.
+
+    Where there are GPUs and the jobs do not name one, each process sees one of them; in turn, if there are
+    more processes than GPUs.
 
     Args:
         jobs: processes at a time.
@@ -40,84 +36,48 @@ class Local:
 
     def run(self, jobs: Sequence[Job], started: Started) -> Generator[tuple[Job, Outcome], None, None]:
         """See `sweep.executor.Executor`."""
-        context: Any = multiprocessing.get_context("spawn")
-        if "forkserver" in multiprocessing.get_all_start_methods():
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["timm_diffsens.sweep.preloaded"])
-        waiting, running = deque(jobs), dict[Connection, _Worker]()
+        waiting = deque(jobs)
+        gpus = visible_gpus() if any(job.on_any_gpu for job in jobs) else []
+        pinned = [{_VISIBLE: gpu} for gpu in gpus] or [{}]
+        places = [Place(pinned[k % len(pinned)]) for k in range(min(self.jobs, len(jobs)))]
         try:
-            while waiting or running:
-                while waiting and len(running) < self.jobs:
+            while waiting or any(place.job for place in places):
+                for place in [place for place in places if place.free][: len(waiting)]:
                     job = waiting.popleft()
                     try:
-                        worker = _Worker(context, job)
-                    except (OSError, EOFError) as error:  # no memory for it, or too many processes
-                        yield job, lost(job, 0.0, f"no process could be started: {first_line(error)}")
-                        continue
-                    running[worker.receiver] = worker
-                    started(job)
-                for receiver in wait(list(running)):
-                    worker = running.pop(receiver)  # type: ignore[call-overload]
-                    yield worker.job, worker.outcome()
+                        place.begin(job)
+                    except (OSError, EOFError) as error:
+                        yield job, unstarted(job, error)
+                    else:
+                        started(job)
+                yield from _news(places)
+            for place in places:
+                place.close()
         finally:
-            for worker in running.values():
-                worker.end()
+            for place in places:
+                place.end()
 
 
-class _Worker:
-    """A process at work on a job."""
-
-    def __init__(self, context: Any, job: Job) -> None:
-        self.job, self.clock = job, time.monotonic()
-        self.receiver, sender = context.Pipe(duplex=False)
-        self.process = context.Process(target=_serve, args=(job, sender), name=job.model)
+def _news(places: Sequence[Place]) -> Generator[tuple[Job, Outcome], None, None]:
+    """What those say that have something to say; waited for, unless all are free."""
+    listening = {place.channel: place for place in places if place.channel is not None}
+    for channel in wait(list(listening), 0 if all(place.free for place in places) else None):
+        assert isinstance(channel, Connection)
+        place = listening[channel]
+        job = place.job
         try:
-            self.process.start()
-        except BaseException:
-            self.receiver.close()
-            raise
-        finally:
-            sender.close()  # the worker's end is then the only one, and is closed when it dies
-
-    def outcome(self) -> Outcome:
-        """What it sent, or that it died; the process has ended then."""
-        try:
-            found: Outcome | None = self.receiver.recv()
-        except (EOFError, OSError):
-            found = None
-        self.process.join(_FAREWELL)
-        ending = _how_it_ended(self.process.exitcode)
-        self.end()
-        return found or lost(self.job, time.monotonic() - self.clock, ending)
-
-    def end(self) -> None:
-        """Make it end, if it has not: what it was writing is whole or not there."""
-        self.process.kill()
-        self.process.join()
-        self.receiver.close()
+            outcome = place.hear()
+        except (OSError, EOFError) as error:
+            assert job is not None
+            outcome = unstarted(job, error)
+        if job is not None and outcome is not None:
+            yield job, outcome
 
 
-def _serve(job: Job, sender: Connection) -> None:
-    """What runs in a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which ends its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    logging.disable(logging.WARNING)
-    with suppress(OSError):  # a line of a library's own would tear the table
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
-    from timm_diffsens.sweep.work import work
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
 
-    sender.send(work(job))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _how_it_ended(code: int | None) -> str:
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        return f"the worker was ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-    return f"the worker ended with code {code} and said nothing"
+    count = torch.cuda.device_count()
+    given = os.environ.get(_VISIBLE)
+    return (list(map(str, range(count))) if given is None else given.split(","))[:count]
