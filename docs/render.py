@@ -9,7 +9,8 @@ sweep.csv say; between `<!-- spectra: FILES -->` and `<!-- /spectra -->` stands 
 layer, from files that `diffsens reproduce fig4` wrote; between `<!-- NAME -->` and `<!-- /NAME -->` what
 `benchmarks/NAME.py` wrote (overhead, scaling, precision, verdicts). `<!-- folders -->` and
 `<!-- /folders -->` hold what the folders of the package say of themselves, in the order that the page gives;
-`<!-- kinds -->` and `<!-- /kinds -->` where the built-in things of each kind are.
+`<!-- kinds -->` and `<!-- /kinds -->` where the built-in things of each kind are; `<!-- beyond: NAME -->` and
+`<!-- /beyond -->` a table of docs/beyond/tables.py.
 """
 
 import argparse
@@ -38,6 +39,7 @@ PAGES = tuple(
         "README.md",
         "CONTRIBUTING.md",
         "docs/architecture.md",
+        "docs/beyond.md",
         "docs/scale_detection.md",
         "docs/statistics.md",
         "benchmarks/README.md",
@@ -51,6 +53,7 @@ COVERAGE = re.compile(r"(<!-- coverage -->\n).*?(<!-- /coverage -->)", re.DOTALL
 BENCHMARK = re.compile(r"(<!-- (overhead|scaling|precision|verdicts) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 FOLDERS = re.compile(r"(<!-- folders -->\n).*?(<!-- /folders -->)", re.DOTALL)
 KINDS_BLOCK = re.compile(r"(<!-- kinds -->\n).*?(<!-- /kinds -->)", re.DOTALL)
+BEYOND = re.compile(r"(<!-- beyond: (\w+) -->\n).*?(<!-- /beyond -->)", re.DOTALL)
 ORDER = re.compile(r"^Order: (.*?)\n\n", re.DOTALL | re.MULTILINE)
 SPECTRA = re.compile(r"(<!-- spectra: ([^>]+) -->\n).*?(<!-- /spectra -->)", re.DOTALL)
 ROWS = 7
@@ -70,6 +73,12 @@ def main() -> int:
     return int(check and bool(stale))
 
 
+def beyond(name: str) -> str:
+    """A table of docs/beyond/tables.py."""
+    made: str = runpy.run_path(str(ROOT / "docs" / "beyond" / "tables.py"))["BLOCKS"][name]()
+    return made
+
+
 def rendered(page: Path) -> str:
     """The page with every block filled from the records."""
     records = {r.key: r for _, r in iter_records(BOARD_FOLDER / "records") if isinstance(r, Record)}
@@ -87,6 +96,7 @@ def rendered(page: Path) -> str:
     filled = SPECTRA.sub(lambda match: f"{match[1]}{spectra(match[2].split())}{match[3]}", filled)
     filled = FOLDERS.sub(lambda match: f"{match[1]}{folders(order(filled))}{match[2]}", filled)
     filled = KINDS_BLOCK.sub(lambda match: f"{match[1]}{kinds()}{match[2]}", filled)
+    filled = BEYOND.sub(lambda match: f"{match[1]}{beyond(match[2])}\n{match[3]}", filled)
     if not BOARD_BLOCK.search(filled):
         return filled
     groups = board_groups(BOARD_FOLDER)

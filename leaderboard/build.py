@@ -3,6 +3,7 @@
     python leaderboard/build.py cifar10 --data-dir TRAIN --test-dir TEST
     python leaderboard/build.py scale1
 
+    python leaderboard/build.py measure --test-dir TEST
     python leaderboard/build.py board
 
 What is trained or measured already is not done again, so it can be interrupted, and run for one more line of
@@ -10,7 +11,9 @@ the recipes. `leaderboard/TASK.recipes` has a training a line, as `diffsens trai
 go to leaderboard/records, and checkpoints, one a network, to leaderboard/checkpoints: the smallest first, as
 far as the limit goes. `cifar10-fitted` has more recipes of cifar10: networks that fit their training set,
 kept with their error curves in leaderboard/checkpoints-fitted, and only if they do. `board` trains and
-measures nothing: it makes table, page and pictures from the records.
+measures nothing: it makes table, page and pictures from the records. `measure` measures all kept
+checkpoints, those of CIFAR-10 with several sizes of the deformation, and removes older records of the same
+weights.
 """
 
 import argparse
@@ -21,6 +24,9 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+
+from timm_diffsens.models.checkpoints import read_recipe
+from timm_diffsens.results.records.reading import load_record
 
 HERE = Path(__file__).resolve().parent
 BENCH = (
@@ -34,7 +40,9 @@ BENCH = (
     "3",
     "--init-samples",
     "3",
+    "--no-per-image",
 )
+SIZES = ("--delta", "1,0.25,0.5,2")  # of images; scale detection has a deformation of its own
 # Bytes of the checkpoints kept, by file of recipes: 10 MB of the board, 25 MB of the networks that fit.
 LIMIT = {"cifar10": 8_500_000, "scale1": 1_500_000, "cifar10-fitted": 25_000_000}
 # Few epochs on two cores: hardly a network here fits its training set, and the fits are of all of them.
@@ -44,12 +52,16 @@ BOARD = ("--include-unfitted",)
 def main() -> None:
     """Run the recipes of one task."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("task", choices=[*sorted(path.stem for path in HERE.glob("*.recipes")), "board"])
+    parser.add_argument(
+        "task", choices=[*sorted(path.stem for path in HERE.glob("*.recipes")), "measure", "board"]
+    )
     parser.add_argument("--data-dir")
     parser.add_argument("--test-dir")
     parser.add_argument("--runs", default="runs")
     options = parser.parse_args()
-    if options.task != "board":
+    if options.task == "measure":
+        again(options.test_dir)
+    elif options.task != "board":
         results = train(options)
         images, task = options.test_dir or options.data_dir, task_of(options.task)
         for result in results:
@@ -87,9 +99,25 @@ def train(options: argparse.Namespace) -> list[dict]:
 
 def measure(task: str, result: dict, images: str | None, out: Path) -> None:
     """The record of one trained network, on the images that it was tested on."""
-    where = ("--data-dir", images, "--full-error") if images else ()
+    where = ("--data-dir", images, "--full-error", *SIZES) if images else ()
     model = ("bench", result["recipe"]["model"], "--checkpoint", result["checkpoint"])
     diffsens(*model, "--dataset", task, *where, *BENCH, "--out", str(out), "--quiet")
+
+
+def again(images: str) -> None:
+    """Measure all kept checkpoints; older records of the same weights go."""
+    for path in sorted(
+        [*HERE.glob("checkpoints/*.safetensors"), *HERE.glob("checkpoints-fitted/*.safetensors")]
+    ):
+        recipe, task = read_recipe(path)["training"], path.name.partition("-")[0]
+        before = set(HERE.glob("records/*/*.json"))
+        result = {"recipe": recipe, "checkpoint": str(path)}
+        measure(task, result, images if task == "cifar10" else None, HERE)
+        records = {file: load_record(file) for file in HERE.glob("records/*/*.json")}
+        new = {records[file].model.weights.sha256 for file in records if file not in before}
+        for file in before:
+            if records[file].model.weights.sha256 in new:
+                file.unlink()
 
 
 def keep(results: list[dict], task: str, folder: Path) -> None:

@@ -27,6 +27,8 @@ _HOMES = {
     "FilterSpectrum": "spectra.filters",
     "Deformation": "perturb.deformation",
     "Diffeo": "perturb.diffeo",
+    "StoredFields": "perturb.stored",
+    "save_fields": "perturb.stored",
     "matched_noise": "perturb.noise",
     "shuffle_channels": "models.variants.channel_shuffled",
     "mean_filters": "models.variants.mean_filter",
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from timm_diffsens.perturb.diffeo import Diffeo
     from timm_diffsens.perturb.noise import matched_noise
     from timm_diffsens.perturb.pixels import ActivePixels
+    from timm_diffsens.perturb.stored import StoredFields, save_fields
     from timm_diffsens.results.records.store import read_layers, read_records
     from timm_diffsens.results.stats.correlate import correlate
     from timm_diffsens.results.stats.paired import compare

@@ -243,6 +243,9 @@ def find(kind: str, spec: str) -> Entry:
     """
     name, parameters = split_arguments(spec)
     built_in = _built_in(kind)
+    head, _, rest = name.partition(":")
+    if rest and not parameters and head in built_in:  # the first parameter, without its name
+        name, parameters = head, dict(zip(_parameters_of(built_in[head]), [rest], strict=False))
     if name in built_in:
         return replace(built_in[name], parameters=parameters)
     points = _entry_points(kind)
@@ -317,9 +320,15 @@ def absolute(spec: str) -> str:
     """The spec with the path of its file made absolute: for another process, with another working folder."""
     name, _ = split_arguments(spec)
     where, _, attribute = name.rpartition(":")
+    if where == "fields":  # whose argument is a file
+        return f"{where}:{absolute_path(Path(attribute))}"
     if not where.endswith(".py"):
         return spec
     return f"{absolute_path(Path(where))}:{attribute}{spec[len(name) :]}"
+
+
+def _parameters_of(entry: Entry) -> list[str]:
+    return [name for name in parameters(entry.thing) if entry.takes(name)]
 
 
 def accepted(thing: Callable[..., Any], **offered: Any) -> dict[str, Any]:

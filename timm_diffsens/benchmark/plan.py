@@ -223,6 +223,8 @@ def _made(kind: str, asked: Any, options: dict[str, Any]) -> tuple[Any, Entry]:
         entry = registry.find(kind, asked)
         offered = {name: value for name, value in options.items() if entry.takes(name)}
         thing, entry = entry.build(**offered), entry.with_values(**offered)
+        stated = getattr(thing, "stated", None)  # what a record says in place of the arguments, a file's say
+        entry = entry if stated is None else replace(entry, parameters=stated)
     else:
         thing, entry = asked, registry.of_object(kind, asked)
     if not callable(thing):

@@ -1,0 +1,151 @@
+"""Displacement fields of one's own: from a file, and into one."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from timm_diffsens.errors import UsageError, first_line
+from timm_diffsens.files import absolute, write_atomic
+from timm_diffsens.perturb.deformation import Size
+from timm_diffsens.perturb.diffeo import deform, sides
+from timm_diffsens.perturb.streams import Generator, Streams, wide_type
+from timm_diffsens.registry import HASH_DIGITS, Look, register
+
+_FIELDS, _IMAGES = "fields", "images"  # names of the arrays in an .npz file
+_MOST = 2**32  # bytes of a file
+
+
+@register("deformations", "fields", help="displacement fields from a file", look=Look("#000000"), order=7)
+@dataclass(frozen=True)
+class StoredFields:
+    """Each image is displaced by a field from a file: x is read at x - tau(x), as `Diffeo` does it.
+
+    An .npy file holds fields (n, 2, h, w), in pixels, order (dx, dy), which the images take in turn: image i
+    of the data set takes field i modulo n. An .npz file may say in `images` which image each of its `fields`
+    is for; `save_fields` writes such files.
+
+    Args:
+        file: of the fields.
+
+    Raises:
+        UsageError: no such file, or none of fields.
+
+    Example:
+        >>> import tempfile, numpy, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     numpy.save(f"{folder}/right.npy", numpy.full((1, 2, 8, 8), [[[1.0]], [[0.0]]]))
+        ...     fields = StoredFields(f"{folder}/right.npy")
+        >>> bool((fields(torch.arange(8.0).expand(1, 1, 8, 8))[0, 0, 0, 1:] == torch.arange(7.0)).all())
+        True
+    """
+
+    file: str
+
+    def __post_init__(self) -> None:
+        fields, images, sha256 = _read(str(absolute(Path(self.file))))
+        object.__setattr__(self, "_fields", fields)
+        object.__setattr__(
+            self, "_places", None if images is None else {int(i): k for k, i in enumerate(images)}
+        )
+        object.__setattr__(self, "stated", {"sha256": sha256[:HASH_DIGITS]})
+
+    def rms(self, size: Size) -> float:
+        """Rms displacement in pixels, over all fields."""
+        fields: npt.NDArray[np.float32] = self._fields  # type: ignore[attr-defined]
+        return float(np.sqrt(np.square(fields, dtype=np.float64).sum(axis=1).mean()))
+
+    def displacement(
+        self,
+        n: int,
+        size: Size,
+        generator: Generator = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> torch.Tensor:
+        """The fields of `n` images: (n, 2, h, w); of image 0, 1, ... where the generator knows no images.
+
+        Raises:
+            UsageError: fields of another size, or none for one of the images.
+        """
+        fields, places = self._fields, self._places  # type: ignore[attr-defined]
+        if fields.shape[2:] != sides(size):
+            raise UsageError(
+                f"{self.file} has fields of {' x '.join(map(str, fields.shape[2:]))} pixels, the images have "
+                f"{' x '.join(map(str, sides(size)))}"
+            )
+        images = generator.indices if isinstance(generator, Streams) else range(n)
+        try:
+            chosen = [int(i) % len(fields) if places is None else places[int(i)] for i in images]
+        except KeyError as error:
+            raise UsageError(f"{self.file} has no field for image {error.args[0]}") from None
+        return torch.from_numpy(fields[chosen]).to(device, dtype)
+
+    def __call__(self, images: torch.Tensor, generator: Generator = None) -> torch.Tensor:
+        """Deform each image by its field: (n, c, h, w) -> (n, c, h, w)."""
+        height, width = images.shape[-2:]
+        return deform(
+            images,
+            self.displacement(len(images), (height, width), generator, wide_type(images), images.device),
+        )
+
+
+def save_fields(file: str | Path, deformation: Any, images: Sequence[int], size: Size, seed: int = 0) -> None:
+    """Write the fields by which a measurement displaces images, so that `StoredFields` displaces them alike.
+
+    Args:
+        file: to be written, .npz.
+        deformation: with displacement fields, such as `Diffeo`.
+        images: their numbers in the data set.
+        size: of the images, in pixels.
+        seed: of the measurement.
+
+    Raises:
+        UsageError: the deformation has no fields, or the file another ending.
+    """
+    from io import BytesIO
+
+    if Path(file).suffix != ".npz":
+        raise UsageError(f"{file} must end in .npz")
+    if not hasattr(deformation, "displacement"):
+        raise UsageError(f"the deformation {type(deformation).__name__} has no displacement fields")
+    fields = deformation.displacement(len(images), size, Streams(seed, "diffeo", images))
+    content = BytesIO()
+    np.savez(content, **{_FIELDS: fields.numpy(), _IMAGES: np.asarray(images, dtype=np.int64)})
+    write_atomic(Path(file), content.getvalue())
+
+
+def _read(file: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64] | None, str]:
+    """Fields, the images they are for, and the hash of the file."""
+    path = Path(file)
+    if not path.is_file():
+        raise UsageError(f"no file {path.name} with displacement fields")
+    if path.suffix not in (".npy", ".npz") or path.stat().st_size > _MOST:
+        raise UsageError(f"{path.name} must be an .npy or .npz file of at most {_MOST / 2**30:g} GiB")
+    try:
+        found = np.load(path, allow_pickle=False)
+        images = None
+        if isinstance(found, np.lib.npyio.NpzFile):
+            images = found[_IMAGES] if _IMAGES in found.files else None
+            found = found[_FIELDS if _FIELDS in found.files else found.files[0]]
+    except (OSError, ValueError, IndexError, EOFError) as error:
+        raise UsageError(f"{path.name} holds no displacement fields: {first_line(error)}") from error
+    if (
+        found.ndim != 4
+        or found.shape[1] != 2
+        or not len(found)
+        or not np.issubdtype(found.dtype, np.floating)
+    ):
+        raise UsageError(
+            f"{path.name}: expected floating-point fields (n, 2, h, w), got {found.dtype} {found.shape}"
+        )
+    if not np.isfinite(found).all():
+        raise UsageError(f"{path.name} holds numbers that are not finite")
+    if images is not None and (images.shape != (len(found),) or not np.issubdtype(images.dtype, np.integer)):
+        raise UsageError(f"{path.name}: expected {len(found)} whole numbers in {_IMAGES}, got {images.shape}")
+    return found.astype(np.float32), images, hashlib.sha256(path.read_bytes()).hexdigest()
