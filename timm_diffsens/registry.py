@@ -320,11 +320,17 @@ def absolute(spec: str) -> str:
     """The spec with the path of its file made absolute: for another process, with another working folder."""
     name, _ = split_arguments(spec)
     where, _, attribute = name.rpartition(":")
-    if where == "fields":  # whose argument is a file
+    if where and _takes_file(where):
         return f"{where}:{absolute_path(Path(attribute))}"
     if not where.endswith(".py"):
         return spec
     return f"{absolute_path(Path(where))}:{attribute}{spec[len(name) :]}"
+
+
+def _takes_file(name: str) -> bool:
+    """Whether the first parameter of a built-in thing is a file."""
+    found = [_built_in(kind)[name] for kind in KINDS if name in _built_in(kind)]
+    return any(_parameters_of(entry)[:1] == ["file"] for entry in found)
 
 
 def _parameters_of(entry: Entry) -> list[str]:
