@@ -1,0 +1,78 @@
+"""R against the size of the deformation: which sizes are small."""
+
+import numpy as np
+import pytest
+import torch
+from record_factory import make_record
+from torch import nn
+
+from timm_diffsens import bench
+from timm_diffsens.results.records.per_image import read_per_image
+from timm_diffsens.results.records.store import record_files
+from timm_diffsens.results.report.record_chart import record_figure
+from timm_diffsens.results.report.summary import summary
+from timm_diffsens.results.stats.sizes import by_size, regime, sizes_of
+
+SIZES = (1.0, 0.02, 0.2, 4.0)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A network that is linear for small changes and saturates for large ones; and its distances."""
+    out = tmp_path_factory.mktemp("sizes")
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(5), nn.Tanh(), nn.Linear(5, 3))
+    images = torch.rand(80, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    options = {"dataset": images, "images": "all", "input_size": 24, "layers": "all", "variants": "original"}
+    record = bench(net.eval(), out=out, delta=SIZES, **options)
+    (path,) = record_files(out / "records")
+    return record, read_per_image(path, record)
+
+
+def test_sizes_are_sorted_and_those_of_the_record_alone(measured):
+    record, _ = measured
+    assert [view.protocol.delta for _, view in sizes_of(record)] == sorted(SIZES)
+    assert [k for k, _ in sizes_of(record)] == [1, 2, 0, 3]
+    assert len(by_size(make_record())) == 0
+
+
+def test_a_size_is_small_where_r_does_not_differ_from_the_smallest(measured):
+    record, distances = measured
+    table = by_size(record, distances)
+    output = table[table["layer"] == "output"].set_index("delta")
+    assert output.loc[0.02, "linear"]
+    assert not output.loc[4.0, "linear"]
+    for delta in SIZES:
+        (row,) = table[(table["layer"] == "output") & (table["delta"] == delta)].to_dict("records")
+        view = next(v for v in record.views() if v.protocol.delta == delta)
+        assert row["r"] == view.output.r
+        assert row["ratio"] == pytest.approx(row["r"] / output.loc[0.02, "r"], rel=1e-12)
+    # beyond the first size that is not small none is
+    flags = list(output.sort_index()["linear"])
+    assert flags == sorted(flags, reverse=True)
+
+
+def test_pairing_finds_more(measured):
+    record, distances = measured
+    paired, unpaired = by_size(record, distances), by_size(record)
+    known = (paired["p"] < 1) & (unpaired["p"] < 1)
+    assert (paired["p"][known] <= unpaired["p"][known] + 1e-12).mean() > 0.9
+    assert np.array_equal(paired["r"], unpaired["r"])
+
+
+def test_the_summary_says_whether_the_size_used_is_small(measured):
+    record, distances = measured
+    said = regime(by_size(record, distances), 4.0)
+    assert said.startswith("The size, delta = 4 px, is outside of the linear regime: R at the output is")
+    assert regime(by_size(record, distances), 0.02) == ""  # nothing smaller to compare it with
+    assert "linear regime" in summary(record, distances)
+    assert "linear regime" not in summary(make_record())
+
+
+def test_the_figure_has_a_panel_of_sizes(measured):
+    record, distances = measured
+    chart = record_figure(record, distances).to_dict()
+    rows = chart["datasets"]["sizes"]
+    assert {row["delta"] for row in rows} == set(SIZES)
+    assert all(row["low"] <= row["r"] <= row["high"] for row in rows)
+    assert "sizes" not in record_figure(make_record()).to_dict()["datasets"]
