@@ -27,6 +27,7 @@ from pathlib import Path
 
 from timm_diffsens.models.checkpoints import read_recipe
 from timm_diffsens.results.records.reading import load_record
+from timm_diffsens.schema.records import Record
 
 HERE = Path(__file__).resolve().parent
 BENCH = (
@@ -114,10 +115,15 @@ def again(images: str) -> None:
         result = {"recipe": recipe, "checkpoint": str(path)}
         measure(task, result, images if task == "cifar10" else None, HERE)
         records = {file: load_record(file) for file in HERE.glob("records/*/*.json")}
-        new = {records[file].model.weights.sha256 for file in records if file not in before}
+        new = {measured(record) for file, record in records.items() if file not in before}
         for file in before:
-            if records[file].model.weights.sha256 in new:
+            if measured(records[file]) in new:
                 file.unlink()
+
+
+def measured(record: Record) -> tuple[object, ...]:
+    """Weights on images: of these one record is kept."""
+    return record.model.weights.sha256, record.data.sample_sha256, record.protocol.corruption_sigma
 
 
 def keep(results: list[dict], task: str, folder: Path) -> None:

@@ -140,3 +140,15 @@ def test_a_deformation_without_fields_is_refused():
 def test_results_need_the_probe_to_be_opened_for_them():
     with pytest.raises(UsageError, match="equivariance=True"):
         Probe(nn.Flatten()).equivariance_results()
+
+
+def test_half_precision_reads_maps_as_exactly_as_float32():
+    """Of an identity E is 0 but for the rounding of the map itself: 2^-8 of bfloat16, against changes as large
+    as the map."""
+    net = nn.Sequential(nn.Conv2d(2, 2, 1, bias=False)).eval()
+    with torch.no_grad():
+        net[0].weight.copy_(torch.eye(2)[:, :, None, None])
+    for dtype, bound in ((torch.float32, 1e-10), (torch.bfloat16, 1e-3)):
+        batch = torch.rand(N, 2, 56, 56, generator=torch.Generator().manual_seed(1)).to(dtype)
+        found = measured(net.to(dtype), Diffeo(1.0), batch)
+        assert found["0"].r < bound

@@ -1,6 +1,6 @@
 """What is asked for -> a `Plan`: all that can go wrong before anything runs has been tried."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from timm_diffsens.models.checkpoints import read_recipe
 from timm_diffsens.models.classes import imagenet_names
 from timm_diffsens.models.inputs import plain_input
 from timm_diffsens.models.loading import InputOptions, LoadedModel, given_model, load_model
-from timm_diffsens.perturb.components import COMPONENTS
+from timm_diffsens.perturb.components import COMPONENTS, Component
 from timm_diffsens.perturb.deformation import problem_of, rms_of
 from timm_diffsens.perturb.limit import has_fields
 from timm_diffsens.perturb.noise import of_matched_norm
@@ -123,8 +123,11 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
     with kept_warnings(warnings), registry.beside(*homes):
         loaded = _load(model, config, source)
         size = loaded.input.height, loaded.input.width
-        for problem in filter(None, (problem_of(deformation, size) for deformation in deformations)):
-            warn(problem)
+        for deformation in deformations:
+            if problem := problem_of(deformation, size):
+                warn(problem)
+            if isinstance(deformation, Component):
+                deformation.displacement(1, size)  # or it raises, which is better known now
         images = None if source.all_by_default and not config.given("images") else config.images
         sample = _sample(source, config, loaded, images)
         sample.transform(loaded.input)  # tensors have to be of the size that the network takes
@@ -179,13 +182,14 @@ def _deformations(config: Config, task: ScaleDetection | None) -> list[tuple[Any
     """Each deformation asked for, of each size asked for where it has one; with the registry's entries."""
     own = None if config.given("deformation") else task
     asked = config.deformation if own is None else (ActivePixels(own),)
-    parts_too = [name for name in COMPONENTS if config.components and name not in asked]
+    named = {registry.split_arguments(one)[0] for one in asked if isinstance(one, str)}
+    parts_too = [name for name in COMPONENTS if config.components and name not in named]
     found = []
     for one in (*asked, *parts_too):
         sizes = config.delta[:1] if one in parts_too else config.delta
         made = [_made("deformations", one, {**_offered(config), "delta": delta}) for delta in sizes]
         for name in parts.OF_DIFFEO:
-            if config.given(name) and one not in parts_too:
+            if config.given(name) and one not in parts_too and (own is None or not config.components):
                 _check_taken(name, [entry for _, entry in made], config)
         alike = len({entry.values.get("delta") for _, entry in made}) == 1  # it takes none, or holds its own
         found += made[:1] if alike else made
@@ -223,10 +227,14 @@ def _made(kind: str, asked: Any, options: dict[str, Any]) -> tuple[Any, Entry]:
         entry = registry.find(kind, asked)
         offered = {name: value for name, value in options.items() if entry.takes(name)}
         thing, entry = entry.build(**offered), entry.with_values(**offered)
-        stated = getattr(thing, "stated", None)  # what a record says in place of the arguments, a file's say
-        entry = entry if stated is None else replace(entry, parameters=stated)
+        if entry.sha256 is None and is_dataclass(thing):  # all arguments, so that equal things have one name
+            entry = replace(
+                entry, parameters={each.name: getattr(thing, each.name) for each in fields(thing)}
+            )
     else:
         thing, entry = asked, registry.of_object(kind, asked)
+    stated = getattr(thing, "stated", None)  # what a record says in place of the arguments, a file's say
+    entry = entry if stated is None else replace(entry, parameters=stated)
     if not callable(thing):
         raise UsageError(
             f"the {registry.KINDS[kind].word} {entry.name} is a {type(thing).__name__}: not callable"

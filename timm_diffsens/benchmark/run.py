@@ -119,15 +119,17 @@ def run_once(
         UnwrittenError: it was measured but could not be written; the record is the error's `record`.
     """
     done = None if force else find_record(folder, plan.key)
-    if done is not None:
+    if done is not None and (per_image_path(done).exists() or not plan.config.per_image):
         return load_record(done), done, False
     record, per_image = _measured(plan, progress)
+    known = record_path(folder, record).exists()
     try:
         if per_image:
             write_per_image(record_path(folder, record), record, per_image)
         return record, write_record(folder, record), True
     except DiffsensError as error:
-        per_image_path(record_path(folder, record)).unlink(missing_ok=True)  # no use without its record
+        if not known:
+            per_image_path(record_path(folder, record)).unlink(missing_ok=True)  # no use without its record
         raise UnwrittenError(str(error), record) from error.__cause__
 
 

@@ -59,13 +59,17 @@ def compare(
 ) -> None:
     """Compare the first record with each of the others: R, D and G, paired image by image."""
     from timm_diffsens.results.records.frames import rows_of
-    from timm_diffsens.results.stats.paired import compare_sides, side_of
+    from timm_diffsens.results.stats.paired import compare_sides, side_of, uniquely_named
 
     if only is not None and only.lower() not in _MEASURES:
         raise UsageError(f"--only must be r, d or g, got {only}")
+    if figure is not None:
+        from timm_diffsens.results.report.export import figure_format
+
+        figure_format(figure)  # or it raises, before anything is printed
     measures = only.lower() if only else _MEASURES
     files = [_file(text, out / "records") for text in records]
-    sides = [side_of(file, paired=not unpaired, deformation=deformation) for file in files]
+    sides = uniquely_named([side_of(f, paired=not unpaired, deformation=deformation) for f in files])
     table = compare_sides(sides)
     rows = rows_of(table[table["measure"].isin(list(measures))])
     if as_json:
@@ -81,18 +85,21 @@ def compare(
         progress_console().print(f"written: {csv}", soft_wrap=True)
     if figure is not None:
         from timm_diffsens.results.report.compare_chart import compare_figure
-        from timm_diffsens.results.report.export import figure_format, save_chart
+        from timm_diffsens.results.report.export import save_chart
 
-        figure_format(figure)
         save_chart(compare_figure(sides, measures, column), figure)
         progress_console().print(f"figure: {figure}", soft_wrap=True)
 
 
 def _file(text: str, folder: Path) -> str:
-    """The record's file, with its variant."""
-    name, at, variant = text.rpartition("@")
-    record = find(name if at else text, folder)
-    return f"{record}@{variant}" if at else str(record)
+    """The record's file, with its variant; of a name what stands behind its first @ is one."""
+    from timm_diffsens.results.stats.paired import split_variant
+
+    file, variant = split_variant(text)
+    if Path(file).is_file():
+        return f"{file}@{variant}"
+    name, _, variant = text.partition("@")
+    return f"{find(name, folder)}@{variant or 'original'}"
 
 
 def _print(a: str, b: str, rows: "list[Row]", unpaired: bool) -> None:

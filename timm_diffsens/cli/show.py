@@ -132,7 +132,7 @@ def print_record(
         console.print(f"{variant} at the output, under each deformation")
         console.print(deformation_table(record, variant))
         console.print()
-    for line in [*_curves(record), *_spectra(record)]:
+    for line in [*_curves(record), *_equivariance(record), *_spectra(record)]:
         console.print(line, soft_wrap=True)
     console.print()
     console.print(summary(record, distances))
@@ -187,6 +187,17 @@ def _curve(width: int, variant: str, values: "list[float | None]", scale: "list[
     present = [value for value in values if value is not None]
     first, last = (with_error(present[i] if present else None, None) for i in (0, -1))
     return f"  {variant:<{width}} {first:>9} {sparkline(values, _CURVE_WIDTH, scale)} {last}"
+
+
+def _equivariance(record: "Record") -> list[str]:
+    """E over depth, of the layers that have a map."""
+    drawn = {name: [e for e in values.r if e is not None] for name, values in record.equivariance.items()}
+    scale = [e for values in drawn.values() for e in values if e]
+    width = max([_NAME_WIDTH, *map(len, drawn)])
+    lines = [_curve(width, name, list(values), scale) for name, values in drawn.items() if values]
+    return (
+        ["equivariance E over depth (log scale): 0 moves with the image, 1 does not", *lines] if lines else []
+    )
 
 
 def _spectra(record: "Record") -> list[str]:

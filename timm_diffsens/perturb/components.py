@@ -156,15 +156,14 @@ class Mode(Component):
     def problem(self, size: Size) -> str | None:
         """What is wrong with this deformation on images of `size`, or None."""
         height, width = sides(size)
-        if self.i < width and self.j < height:
-            return None
+        if self.i < width - 1 and self.j < height - 1:  # at width - 1 all pixels are nodes
+            return super().problem(size)
         return f"the mode i = {self.i}, j = {self.j} has more half waves than {height} x {width} pixels show"
 
     def _field(self, drawn: torch.Tensor, x: torch.Tensor, y: torch.Tensor, rms: float) -> torch.Tensor:
         height, width = x.shape
-        problem = self.problem((height, width))
-        if problem:
-            raise UsageError(problem)
+        if not (self.i < width - 1 and self.j < height - 1):
+            raise UsageError(self.problem((height, width)))
         across, down = (
             torch.sin(math.pi * k * torch.linspace(0, 1, side, dtype=torch.float64))
             for k, side in ((self.i, width), (self.j, height))

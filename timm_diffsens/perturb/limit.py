@@ -15,8 +15,13 @@ def has_fields(deformation: Deformation) -> bool:
 
 
 def direction(deformation: Deformation, images: torch.Tensor, generator: Any) -> torch.Tensor:
-    """v = d/d(eps) tau_(eps) x at eps = 0+ for images (n, c, h, w), with the fields of a deformation."""
-    return derivative(images, displacement_of(deformation, images, generator))
+    """v = d/d(eps) tau_(eps) x at eps = 0+ for images (n, c, h, w), with the fields of a deformation.
+
+    Over the size of the deformation, where it says its `delta`, so that v does not depend on that; in
+    float32 or wider.
+    """
+    fields = displacement_of(deformation, images, generator)
+    return derivative(images.to(fields), fields / float(getattr(deformation, "delta", 1.0)))
 
 
 def displacement_of(deformation: Deformation, images: torch.Tensor, generator: Any) -> torch.Tensor:
@@ -29,9 +34,11 @@ def displacement_of(deformation: Deformation, images: torch.Tensor, generator: A
     if made is None:
         name = getattr(deformation, "__name__", type(deformation).__name__)
         raise UsageError(f"the deformation {name} has no displacement fields")
+    if images.ndim != 4:
+        raise UsageError(f"displacement fields are for images (n, c, h, w), got {tuple(images.shape)}")
     n, _, height, width = images.shape
     fields: torch.Tensor = made(n, (height, width), generator, wide_type(images), images.device)
-    return fields.to(images)
+    return fields
 
 
 def derivative(images: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:

@@ -296,7 +296,10 @@ class Config(Options):
     init_samples: Copies = _reading(3, "Fresh initialisations that are averaged.")
     device: str = _running("auto", "auto, cpu, cuda or cuda:i.")
     batch_size: Annotated[int | Literal["auto"], BeforeValidator(_batch_size)] = _running(
-        "auto", "Images a batch; a forward sees three times as many.", metavar="N|auto", text=True
+        "auto",
+        "Images a batch; a forward sees each 1 + 2 K times, with K deformations.",
+        metavar="N|auto",
+        text=True,
     )
     per_image: bool = _running(True, "Keep each image's distances in a file beside the record.")
     amp: bool = _running(

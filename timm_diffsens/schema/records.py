@@ -303,11 +303,13 @@ class Record(Part):
         ]
         last = {name: layers[-1:] for name, layers in self.variants.items()}
         spectra: dict[str, list[Spectrum]] = {name: [] for name in self.spectra}
-        return self.model_copy(update={"variants": last, "further": further, "spectra": spectra})
+        moved = {name: values.last() for name, values in self.equivariance.items()}
+        update = {"variants": last, "further": further, "spectra": spectra, "equivariance": moved}
+        return self.model_copy(update=update)
 
     def _under(self, one: Further) -> dict[str, Any]:
         variants = {name: values.joined(self.variants[name]) for name, values in one.variants.items()}
-        return {"protocol": one.protocol_like(self.protocol), "variants": variants}
+        return {"protocol": one.protocol_like(self.protocol), "variants": variants, "equivariance": {}}
 
 
 def _results(module: str) -> ModuleType:

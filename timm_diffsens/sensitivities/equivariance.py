@@ -30,9 +30,10 @@ def displaced_parts(parts: torch.Tensor, channel_axis: int, fields: torch.Tensor
         channel_axis: of one sample.
         fields: of the images: (n, 2, H, W), in their pixels, (dx, dy).
     """
-    maps = parts[:2].movedim(channel_axis + 2, 2)
+    wide = torch.promote_types(parts.dtype, torch.float32)  # a grid in half precision is off by pixels' parts
+    maps = parts[:2].movedim(channel_axis + 2, 2).to(wide)
     clean, deformed = maps.unbind()
-    tau = resized(fields, (clean.shape[2], clean.shape[3])).to(clean)
+    tau = resized(fields, (clean.shape[2], clean.shape[3])).to(wide)
     return torch.stack([deformed, deform(clean, tau), clean])
 
 

@@ -8,6 +8,8 @@ J being the Jacobian of a layer and B the denominator of D. A forward of images 
 J n at all layers at once (`torch.autograd.forward_ad`).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,7 +46,7 @@ class TangentProbe(Probe):
         """A forward of images (n, c, h, w) along two directions each (2 n, c, h, w): deformation, noise."""
         self.tangents = True
         try:
-            with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):  # the fused ones have no derivative
+            with forward_ad.dual_level(), _plain_attention():
                 both = forward_ad.make_dual(torch.cat([images, images]), tangents)  # type: ignore[no-untyped-call]
                 return self.run(both, forward)
         finally:
@@ -57,13 +59,26 @@ class TangentProbe(Probe):
         values = self._samples(layer, primal.detach())
         if values is None:
             return None
-        clean = values[: len(values) // 2]
+        wide = torch.promote_types(values.dtype, torch.float32)
+        clean = values[: len(values) // 2].to(wide)
         if moved is None:  # it does not depend on the images
             return torch.stack([clean, clean, clean])
         change = self._samples(layer, moved.detach())
         assert change is not None
-        by_deformation, by_noise = change.chunk(2)
+        by_deformation, by_noise = change.to(wide).chunk(2)
         return torch.stack([clean, clean + by_deformation, clean + by_noise])
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention by plain operations: the fused ones have no forward-mode derivative."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def run_limit(
@@ -71,7 +86,8 @@ def run_limit(
 ) -> TangentProbe:
     """A pass of tangents over the images, under the first of their deformations; inside of `forwards`.
 
-    Each forward has the size of those of the other pass: of fewer images, as each needs four parts.
+    Each forward has the size of those of the other pass: of fewer images, as each needs four parts. What a
+    network detaches on the way is a constant to it, as to any derivative.
 
     Raises:
         MeasurementError: the network has no forward-mode derivative. UsageError: the deformation has none.

@@ -110,7 +110,8 @@ class Perturbation:
             UsageError: the deformation has no displacement fields.
         """
         v = direction(self.deformations[0], clean, self._streams("diffeo", indices))
-        return torch.cat([v, self.noise(clean, clean + v, self._streams("noise", indices))])
+        wide = clean.to(v)
+        return torch.cat([v, self.noise(wide, wide + v, self._streams("noise", indices))]).to(clean)
 
     def _streams(self, purpose: str, indices: Sequence[int]) -> Streams:
         return Streams(self.seed, purpose, indices)

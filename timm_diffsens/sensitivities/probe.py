@@ -334,11 +334,11 @@ class Probe:
         return SensitivityEstimator(pairs=self.pairs, kept=self.kept, buffers=buffers)
 
     def _attach(self) -> None:
+        """Hook the layers; a call of the model that is under way, and can be inside of itself, begins."""
         wanted: dict[str, dict[str, Layer]] = {}
         for layer in self.layers:
             if layer.reason is None:
                 wanted.setdefault(layer.module, {})[layer.call] = layer
-        """Hook the layers; a call of the model that is under way, and can be inside of itself, begins."""
         modules = measured_modules(self.model)
         for module, layers in wanted.items():
             hook = _LayerHook(self, module, layers)

@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import nn
@@ -29,6 +29,7 @@ from timm_diffsens.sensitivities.infinitesimal import TangentProbe, run_limit
 from timm_diffsens.sensitivities.perturbed import Perturbation, PerturbedImages, batches_of
 from timm_diffsens.sensitivities.probe import Forward, Probe, model_output, unwrap
 
+_Done = TypeVar("_Done")
 _NOT_DEFORMED = "the deformation changes these images by rounding alone"
 
 
@@ -70,17 +71,18 @@ def measure_infinitesimal(
     batch_size: BatchSize = "auto",
     seed: int = 0,
     device: str | torch.device | None = None,
+    precision: Precision = FULL,
     forward: Forward | None = None,
 ) -> list[LayerSensitivity]:
     """D0, G0 and R0 of every layer: the limit of D, G and R for small deformations.
 
-    With v = d/d(eps) tau_(eps) x at eps = 0+, n white noise of the norm of v, J the Jacobian of a layer and B
-    the denominator of D, D0 = E ||J v||^2 / B and G0 = E ||J n||^2 / B: D and G over the square of the size,
-    for fields of the size that `diffeo` has. R0 = D0 / G0 has no size.
+    With v = d/d(eps) tau_(eps) x at eps = 0+, n white noise of the norm of v, J the Jacobian of a layer and
+    B the denominator of D, D0 = E ||J v||^2 / B and G0 = E ||J n||^2 / B: D and G over delta^2 in the limit
+    of a small delta. R0 = D0 / G0. What a network detaches is a constant to a derivative.
 
     Args:
-        model, images, layers, batch_size, seed, device, forward: as `measure`'s; a forward sees twice the
-            images, with a tangent each, which costs as much as four.
+        model, images, layers, batch_size, seed, device, precision, forward: as `measure`'s; a forward sees
+            twice the images, with a tangent each, which costs as much as four.
         diffeo: a deformation with displacement fields; by default `Diffeo()`.
 
     Raises:
@@ -88,12 +90,19 @@ def measure_infinitesimal(
             the reason; fewer than two images.
     """
     perturbed = PerturbedImages(batches_of(images), Perturbation((diffeo or Diffeo(),), seed=seed))
-    settings, module = PassSettings(layers, batch_size, forward=forward), unwrap(model)
+    settings, module = PassSettings(layers, batch_size, precision=precision, forward=forward), unwrap(model)
+
+    def once(settings: PassSettings) -> list[LayerSensitivity]:
+        with forwards(module, perturbed, settings) as layout:
+            found = run_limit(module, perturbed, settings, layout).results()
+        if max((layer.n for layer in found), default=0) < 2:
+            raise MeasurementError("at least 2 images are needed")
+        return found
+
     with on_device(module, device):
         make_ready(module, perturbed, settings)
         settings = replace(settings, batch_size=_batch_size(module, perturbed, settings))
-        with forwards(module, perturbed, settings) as layout:
-            return run_limit(module, perturbed, settings, layout).results()
+        return _with_less(settings, once)[0]
 
 
 @overload
@@ -204,14 +213,19 @@ def run_pass(
     """
     make_ready(model, images, settings)
     settings = replace(settings, batch_size=_batch_size(model, images, settings))
+    done, retries = _with_less(settings, lambda now: _run_once(model, images, now, labels, progress))
+    done.retries = retries
+    return done
+
+
+def _with_less(settings: PassSettings, once: Callable[[PassSettings], _Done]) -> tuple[_Done, list[str]]:
+    """What `once` gives, after an out-of-memory with half the batch; and what was tried before."""
     retries: list[str] = []
     while True:
         size = settings.batch_size
         assert size != "auto"
         try:
-            done = _run_once(model, images, settings, labels, progress)
-            done.retries = retries
-            return done
+            return once(settings), retries
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -13,7 +13,14 @@ from torch import nn
 from timm_diffsens import UsageError, bench
 from timm_diffsens.results.records.store import record_files
 from timm_diffsens.results.report.compare_chart import compare_figure
-from timm_diffsens.results.stats.paired import Compared, compare, compare_sides, side_of
+from timm_diffsens.results.stats.paired import (
+    Compared,
+    compare,
+    compare_sides,
+    side_of,
+    split_variant,
+    uniquely_named,
+)
 
 NAMES = ["stem", "block", "fc"]
 
@@ -172,12 +179,12 @@ def test_from_files(board):
     one, two = with_seed(board, 0)
     table = compare([one, two, f"{one}@channel-shuffled"])
     assert set(table["measure"]) == {"r", "d", "g"}
-    first = side_of(one)
+    first, second, _ = uniquely_named([side_of(one), side_of(two), side_of(f"{one}@channel-shuffled")])
     output = table[(table["b"] != first.name) & (table["measure"] == "r")].iloc[-1]
     assert output["depth"] == 1
     assert (table["stderr"].dropna() >= 0).all()
-    direct = math.log(side_of(two).layers[-1].r / first.layers[-1].r)
-    mine = table[(table["b"] == side_of(two).name) & (table["measure"] == "r")].iloc[-1]
+    direct = math.log(second.layers[-1].r / first.layers[-1].r)
+    mine = table[(table["b"] == second.name) & (table["measure"] == "r")].iloc[-1]
     assert mine["log_ratio"] == pytest.approx(direct, abs=1e-12)
     unpaired = compare([one, two], paired=False)
     assert (unpaired["stderr"].dropna() == unpaired["unpaired_stderr"].dropna()).all()
@@ -220,3 +227,36 @@ def test_the_figure_has_a_line_for_each(board):
 
 def test_frames_are_pandas(board):
     assert isinstance(compare(with_seed(board, 0)), pd.DataFrame)
+
+
+@pytest.mark.parametrize(("copies", "spread"), [(3, 0.08), (2, 0.08), (3, 0.3)])
+def test_intervals_of_averages_over_copies_hold_the_truth(copies, spread):
+    """Each copy has a factor of its own, of which the mean is asked."""
+    inside, repeats = 0, 800
+    for seed in range(repeats):
+        source = np.random.default_rng(seed)
+        shared = source.normal(size=(3, 3, 200)) * 0.6
+        factors = np.exp(source.normal(size=copies) * spread - spread**2 / 2)  # of mean one
+        each = [distances(source, 200, shared, factor) for factor in factors]
+        one = side("one", distances(source, 200, shared))
+        other = side("two", each[0], variant="channel-shuffled", copies=each)
+        found = row(compare_sides([one, other]), "r")
+        inside += found["low"] <= 1 <= found["high"]
+    # of few copies quadrature is a bound rather than exact: 95 % or more, to three standard errors
+    assert inside / repeats >= 0.93
+
+
+def test_networks_of_one_name_are_told_apart():
+    a, b = drawn(6)
+    sides = uniquely_named([side("net", a), side("net", b), side("other", a)])
+    assert len({one.name for one in sides}) == 3
+    table = compare_sides([side("net", a), side("net", b), side("net", a)])
+    assert table["b"].nunique() == 2
+
+
+def test_a_file_with_an_at_sign_is_found(tmp_path):
+    home = tmp_path / "at@x"
+    home.mkdir()
+    (home / "a.json").write_text("{}")
+    assert split_variant(f"{home}/a.json") == (f"{home}/a.json", "original")
+    assert split_variant(f"{home}/a.json@my.py:f@ab12") == (f"{home}/a.json", "my.py:f@ab12")

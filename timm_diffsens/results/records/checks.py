@@ -22,6 +22,9 @@ def faults(record: Record) -> list[str]:
         for variant, layers in view.variants.items():
             single = _is_single(variant, view.protocol)
             found += [f"{where}variants.{variant}: {fault}" for fault in _layer_list(layers, single)]
+    for variant, values in record.equivariance.items():
+        for layer in values.joined(record.variants[variant]):
+            found += [f"equivariance.{variant}: {layer.layer}: {fault}" for fault in _values(layer)]
     for variant, spectra in record.spectra.items():
         found += [f"spectra.{variant}: {fault}" for spectrum in spectra for fault in _spectrum(spectrum)]
     return found

@@ -25,9 +25,10 @@ _OF_LAYER = {
     "kind": _TEXT,
 }
 _LAYER_COLUMNS = {
-    **dict.fromkeys(("key", "model", "variant", "deformation"), _TEXT),
+    **dict.fromkeys(("key", "model", "dataset", "protocol", "variant", "deformation"), _TEXT),
     **dict.fromkeys(("delta", "rms"), "float64"),
     **_OF_LAYER,
+    **dict.fromkeys(("e", "e_stderr"), "float64"),
 }
 
 
@@ -69,18 +70,27 @@ def layers_frame(records: Sequence[Record]) -> pd.DataFrame:
         {
             "key": record.key,
             "model": record.model.spec,
+            "dataset": record.data.spec,
+            "protocol": view.protocol.sha256,
             "variant": variant,
             "deformation": view.protocol.deformation,
             "delta": view.protocol.delta,
             "rms": view.protocol.rms_displacement,
             **{name: getattr(layer, name) for name in _OF_LAYER},
+            **_equivariance(view, variant, place),
         }
         for record in records
         for view in record.views()
         for variant, layers in view.variants.items()
-        for layer in layers
+        for place, layer in enumerate(layers)
     ]
     return _frame(rows, _LAYER_COLUMNS)
+
+
+def _equivariance(view: Record, variant: str, place: int) -> Row:
+    """E_k of a layer and its error, where it was measured."""
+    values = view.equivariance.get(variant)
+    return {} if values is None else {"e": values.r[place], "e_stderr": values.r_stderr[place]}
 
 
 def curves_of(record: Record) -> dict[str, list[LayerSensitivity]]:

@@ -17,6 +17,7 @@ from timm_diffsens.files import write_atomic
 from timm_diffsens.schema.records import Record
 
 MOST_KEPT = 20_000  # images whose distances are kept; of more, those of the first
+_MOST_BYTES = 2**32  # of a file
 _ENDING = ".images.safetensors"
 _KEY = "record"  # of the metadata: the key of the record
 
@@ -49,7 +50,7 @@ def read_per_image(record_file: Path, record: Record) -> PerImage:
     from safetensors import SafetensorError, safe_open
 
     path = per_image_path(record_file)
-    if not path.is_file():
+    if not path.is_file() or path.stat().st_size > _MOST_BYTES:
         raise UsageError(
             f"no distances of single images beside {record_file}: {path.name} is not there; without them "
             "records can only be compared --unpaired"
@@ -66,4 +67,8 @@ def read_per_image(record_file: Path, record: Record) -> PerImage:
         width = 2 * (1 + len(record.further)) + 1
         if layers is None or values.shape[:2] != (len(layers), width) or values.ndim != 3:
             raise UsageError(f"{path}: {name} has shape {values.shape}, not that of the record's layers")
+        if values.dtype != np.float32 or values.shape[2] > record.data.n or not (~(values < 0)).all():
+            raise UsageError(
+                f"{path}: {name} holds numbers that are no square distances of the record's images"
+            )
     return found

@@ -148,9 +148,11 @@ def read_records(folder: Folder) -> "pd.DataFrame":
 def read_layers(folder: Folder) -> "pd.DataFrame":
     """All layers of all records below `folder` as a long table, sorted by path, then as in the record.
 
-    Columns: `key`, `model` (spec), `variant`, `deformation`, `delta` (pixels), `rms` (displacement, pixels),
-    `layer`, `index`, `depth`, `d`, `g`, `r`, `d_stderr`, `g_stderr`, `r_stderr`, `n`, `reason`, `kind`; a
-    value that does not exist is missing. Files that are no records are left out, and named in one warning.
+    Columns: `key`, `model` (spec), `dataset` (spec), `protocol` (hash: only records of equal ones are
+    comparable, and those of version 1 and 2 of the schema never are), `variant`, `deformation`, `delta`
+    (pixels), `rms` (displacement, pixels), `layer`, `index`, `depth`, `d`, `g`, `r`, `d_stderr`, `g_stderr`,
+    `r_stderr`, `n`, `reason`, `kind`, and `e`, `e_stderr` (equivariance, if measured); a value that does not
+    exist is missing. Files that are no records are left out, and named in one warning.
 
     Raises:
         UsageError: there is no such folder, or it cannot be read.

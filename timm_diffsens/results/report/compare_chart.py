@@ -9,7 +9,7 @@ import altair as alt
 from timm_diffsens.errors import UsageError
 from timm_diffsens.results.report.record_chart import depth_panels, depth_rows
 from timm_diffsens.results.report.theme import FONTLESS, legend, numbered_looks
-from timm_diffsens.results.stats.paired import Compared
+from timm_diffsens.results.stats.paired import Compared, uniquely_named
 
 _POINTS = {"mm": 72 / 25.4, "cm": 72 / 2.54, "in": 72.0, "pt": 1.0}
 _PANEL, _GAP, _AROUND = 250, 28, 70  # points: of a panel, between two, of axes and padding
@@ -28,12 +28,7 @@ def compare_figure(
     Raises:
         UsageError: not a width.
     """
-    names: dict[str, Any] = {}
-    for side in sides:
-        name, number = side.name, 2
-        while name in names:
-            name, number = f"{side.name} ({number})", number + 1
-        names[name] = side.layers
+    names: dict[str, Any] = {side.name: side.layers for side in uniquely_named(sides)}
     looks = numbered_looks(list(names))
     shown = [measure for measure in "dgr" if measure in measures]
     width = _PANEL

@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from timm_diffsens.results.records.frames import Row
+from timm_diffsens.results.records.frames import Row, layers_frame, rows_of
 from timm_diffsens.results.records.per_image import PerImage
 from timm_diffsens.results.report.size_chart import size_chart, size_rows
 from timm_diffsens.results.report.spectrum_chart import convolutions, spectrum_data, spectrum_rows
@@ -43,6 +43,12 @@ def record_figure(record: Record, distances: PerImage | None = None) -> alt.TopL
         panels = depth_panels("deformations", under, looks)
         rows += [legend(looks), panels.properties(title="original, under each deformation")]
         data["deformations"] = depth_rows(under)
+    moved = [row for row in rows_of(layers_frame([record])) if row["e"]]
+    if moved:
+        rows += [_equivariance_panel(moved, theme)]
+        data["equivariance"] = [
+            {name: row[name] for name in ("variant", "layer", "depth", "e")} for row in moved
+        ]
     sizes = size_rows(by_size(record, distances))
     if sizes:
         rows += [size_chart(sizes, "sizes")]
@@ -101,6 +107,19 @@ def _depth_panel(data: str, curves: Curves, measure: str, drawn: dict[str, Any])
     tips = ["variant:N", "layer:N", "depth:Q", f"{measure}:Q", f"{measure}_stderr:Q"]
     points = points.encode(y=y, shape=drawn["shape"], tooltip=tips)
     return alt.layer(spread, lines, points)
+
+
+def _equivariance_panel(moved: list[Row], theme: Theme) -> Any:
+    """E of the layers that have a map against relative depth."""
+    drawn = encodings({v: theme[v] for v in dict.fromkeys(row["variant"] for row in moved)})
+    x = alt.X("depth:Q", title="relative depth", scale=alt.Scale(domain=[0, 1]))
+    y = alt.Y("e:Q", title="E", scale=alt.Scale(type="log", nice=False))
+    base = alt.Chart(alt.NamedData("equivariance")).encode(x=x, y=y, color=drawn["color"])
+    lines = base.mark_line(strokeWidth=1.6).encode(strokeDash=drawn["strokeDash"])
+    tips = ["variant:N", "layer:N", "depth:Q", "e:Q"]
+    points = base.mark_point(filled=True, size=34, opacity=1).encode(shape=drawn["shape"], tooltip=tips)
+    title = "equivariance E: near 0 the map moves with the image"
+    return alt.layer(lines, points).properties(width=250, height=250, title=title)
 
 
 def depth_rows(curves: Curves) -> list[Row]:

@@ -17,7 +17,8 @@ def summary(record: Record, distances: PerImage | None = None) -> str:
     training change R there; whether the size of the deformation is small; and what is undecided or not known.
 
     Args:
-        record: of any kind. distances: of single images, for the comparison of sizes.
+        record: of any kind. distances: of single images; without them nothing is said of sizes, which only a
+            paired test tells apart.
     """
     return " ".join(filter(None, _sentences(record, distances)))
 
@@ -33,7 +34,7 @@ def _sentences(record: Record, distances: PerImage | None) -> Iterator[str]:
     yield from _shuffled(record)
     yield from _trained(record)
     yield from _of_others(record)
-    if record.further:
+    if record.further and distances is not None:
         yield regime(by_size(record, distances), record.protocol.delta)
     yield from _limits(record, layers, valued)
 

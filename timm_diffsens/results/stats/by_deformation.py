@@ -25,14 +25,17 @@ def by_deformation(
         drawn: bootstrap samples and their seed, see `correlate_networks`.
 
     Returns:
-        See `Group.deformations`; empty where no further deformation is shared by five records.
+        See `Group.deformations`, over the records that have all deformations that half of the group has;
+        empty where these are fewer than five.
     """
     views: dict[str, list[tuple[int, Record]]] = {}
     for place in rows.index:
         for view in records[place].views():
             views.setdefault(view.protocol.sha256, []).append((place, view))
-    shared = [found for found in views.values() if len(found) >= FEWEST]
-    if len(shared) < 2:
+    wide = [found for found in views.values() if len(found) >= max(FEWEST, len(rows) / 2)]
+    same = set.intersection(*({place for place, _ in found} for found in wide)) if wide else set()
+    shared = [[one for one in found if one[0] in same] for found in wide]  # the same networks in each row
+    if len(shared) < 2 or len(same) < FEWEST:
         nothing: pd.DataFrame = pd.DataFrame(columns=_COLUMNS)
         return nothing
     parts = [_under_one(rows, found, include_unfitted, drawn) for found in shared]

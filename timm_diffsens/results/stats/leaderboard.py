@@ -52,9 +52,9 @@ class Group:
     - `by_depth`: `variant`, `measure`, `depth` (0.1 to 1), `n`, `pearson`, `pearson_low`, `pearson_high`.
     - `fits`: the fitted power law as a curve, `measure`, `x`, `error`, `low`, `high` (95 % of the fits),
       original networks only; empty with fewer than five networks.
-    - `deformations`: where records have further deformations, a row for each that five of them share, and
-      for that of the protocol: `deformation`, `measure`, `n`, `pearson`, `family_low`, `family_high`, of
-      original networks at the output.
+    - `deformations`: where records have further deformations, a row for each that half of them share, and
+      for that of the protocol, over the same networks: `deformation`, `measure`, `n`, `pearson`,
+      `family_low`, `family_high`, of original networks at the output.
     - `left_out`: `model`, `key`, `file`, `reason`: records that are in `models` but not in the fits.
     """
 

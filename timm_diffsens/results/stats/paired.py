@@ -12,7 +12,7 @@ log R is interpolated over relative depth, and so is z.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,8 +70,9 @@ def compare(records: Sequence[str | Path], *, paired: bool = True, deformation: 
         A row for each other record, place and measure. `a`, `b`: the two; `place`: the layer where both have
         the same layers, else "depth 0.3"; `depth`; `measure` (r, d, g); `n` images; `log_ratio` =
         log(X_b / X_a) with its `stderr`, and `unpaired_stderr` for comparison; `ratio` = X_b / X_a with its
-        95 % interval, `low` to `high`; `p` (two-sided, Student's t) and `p_corrected` over all places of the
-        pair and measure (Holm). The last place is the output.
+        95 % interval, `low` to `high` (images and copies each with their own quantile, in quadrature); `p`
+        (two-sided, Student's t, degrees of freedom after Satterthwaite) and `p_corrected` over all places
+        of the pair and measure (Holm). The last place is the output.
 
     Raises:
         UsageError: fewer than two records; they did not see the same draws; no distances beside one of them.
@@ -82,8 +83,7 @@ def compare(records: Sequence[str | Path], *, paired: bool = True, deformation: 
 
 def side_of(text: str | Path, *, paired: bool = True, deformation: int = 0) -> Compared:
     """One side of a comparison: `FILE` or `FILE@VARIANT`."""
-    file, _, variant = str(text).partition("@")
-    variant = variant or "original"
+    file, variant = split_variant(str(text))
     record = load_record(file)
     if variant not in record.variants:
         raise UsageError(f"{file} has no variant {variant}, but {', '.join(record.variants)}")
@@ -96,16 +96,42 @@ def side_of(text: str | Path, *, paired: bool = True, deformation: int = 0) -> C
     return Compared(name, view, view.variants[variant], variant, distances, deformation)
 
 
+def split_variant(text: str) -> tuple[str, str]:
+    """`FILE@VARIANT` -> file and variant; either may have an @ in it, so what is a file decides."""
+    if not Path(text).is_file():
+        for place in (at for at, letter in enumerate(text) if letter == "@"):
+            if Path(text[:place]).is_file():
+                return text[:place], text[place + 1 :] or "original"
+    return text, "original"
+
+
 def compare_sides(sides: Sequence[Compared]) -> pd.DataFrame:
     """As `compare`."""
     if len(sides) < 2:
         raise UsageError(f"a comparison needs at least 2 records, got {len(sides)}")
-    first, *others = sides
+    first, *others = uniquely_named(sides)
     for other in others:
         if other.distances is not None:
             _check_alike(first, other)
     rows: pd.DataFrame = pd.concat([pair_of(first, other) for other in others], ignore_index=True)
     return rows
+
+
+def uniquely_named(sides: Sequence[Compared]) -> list[Compared]:
+    """The same; of equal names each gets the start of its record's key."""
+    names = [side.name for side in sides]
+    marked = [
+        replace(side, name=f"{side.name} [{side.record.key[:8]}]") if names.count(side.name) > 1 else side
+        for side in sides
+    ]
+    count: dict[str, int] = {}
+    found = []
+    for side in marked:  # one record twice, under two deformations say
+        count[side.name] = count.get(side.name, 0) + 1
+        found.append(
+            replace(side, name=f"{side.name} ({count[side.name]})") if count[side.name] > 1 else side
+        )
+    return found
 
 
 def _check_alike(first: Compared, other: Compared) -> None:
@@ -129,17 +155,20 @@ def pair_of(first: Compared, other: Compared, measures: Sequence[str] = MEASURES
         a, b = (_Curve.of(side, measure, depths) for side in (first, other))
         n = min(a.n, b.n)
         unpaired = np.hypot(a.stderr, b.stderr)
-        stderr = unpaired
+        # variances and their degrees of freedom: of the images, and of the choice of copies on either side
+        terms = [(unpaired**2 - a.between - b.between, n - 1), (a.between, a.freedom), (b.between, b.freedom)]
         if a.shares is not None and b.shares is not None:
-            n = min(a.shares.shape[1], b.shares.shape[1])
-            gaps = b.shares[:, :n] - a.shares[:, :n]
-            stderr = np.sqrt(gaps.var(axis=1, ddof=1) / n + a.between + b.between)
+            kept = min(a.shares.shape[1], b.shares.shape[1])
+            gaps = b.shares[:, :kept] - a.shares[:, :kept]
+            terms[0] = gaps.var(axis=1, ddof=1) / n, kept - 1
+        stderr = np.sqrt(sum(variance for variance, _ in terms))
         log_ratio = b.logs - a.logs
         with np.errstate(invalid="ignore", divide="ignore"):
-            t = np.abs(log_ratio) / stderr
-        p = 2 * special.stdtr(n - 1, -t)
-        p[(stderr == 0) & (log_ratio == 0)] = 1.0
-        wide = special.stdtrit(n - 1, _LEVEL) * stderr
+            freedom = stderr**4 / sum(variance**2 / each for variance, each in terms)
+            p = 2 * special.stdtr(freedom, -np.abs(log_ratio) / stderr)
+        p[stderr == 0] = np.where(log_ratio[stderr == 0] == 0, 1.0, 0.0)
+        quantiles = [special.stdtrit(each, _LEVEL) for _, each in terms]
+        wide = np.sqrt(sum(q**2 * variance for q, (variance, _) in zip(quantiles, terms, strict=True)))
         values = {"log_ratio": log_ratio, "stderr": stderr, "unpaired_stderr": unpaired, "p": p}
         values |= {
             "ratio": np.exp(log_ratio),
@@ -165,7 +194,8 @@ class _Curve:
 
     Attributes:
         logs, stderr: (depths,), the error as the record has it, of log X.
-        shares: z of each image, (depths, n), or None. between: variance for the choice of copies, (depths,).
+        shares: z of each image, (depths, n), or None.
+        between: variance for the choice of copies, (depths,), of so much `freedom`.
         n: images of the record.
     """
 
@@ -173,6 +203,7 @@ class _Curve:
     stderr: Array
     shares: Array | None
     between: Array
+    freedom: int
     n: int
 
     @classmethod
@@ -185,12 +216,15 @@ class _Curve:
         logs[weights.sum(axis=1) == 0] = np.nan
         # errors of neighbouring layers go together: the larger bound
         stderr = weights @ np.nan_to_num(errors / values)
-        shares, between = None, np.zeros(len(layers))
+        shares, between, copies = None, np.zeros(len(layers)), 1
         if side.distances is not None:
-            z, between = _shares(side, measure)
+            z, between, copies = _shares(side, measure)
             shares = weights @ np.nan_to_num(z)
+        elif _is_draw(side):
+            between = np.full(len(layers), np.nan)
         spread = (weights @ np.sqrt(between)) ** 2
-        return cls(logs, stderr, shares, spread, max((one.n for one in layers), default=0))
+        n = max((one.n for one in layers), default=0)
+        return cls(logs, stderr, shares, spread, max(copies - 1, 1), n)
 
 
 def _interpolation(known_at: Sequence[float], known: "np.ndarray", depths: Sequence[float]) -> Array:
@@ -210,8 +244,8 @@ def _interpolation(known_at: Sequence[float], known: "np.ndarray", depths: Seque
     return weights
 
 
-def _shares(side: Compared, measure: str) -> tuple[Array, Array]:
-    """z of each layer and image, (layers, n), and the variance of log X for the choice of copies."""
+def _shares(side: Compared, measure: str) -> tuple[Array, Array, int]:
+    """z of each layer and image, (layers, n); the variance of log X for the choice of copies; how many."""
     assert side.distances is not None
     copies = [
         values.astype(float)
@@ -237,7 +271,7 @@ def _shares(side: Compared, measure: str) -> tuple[Array, Array]:
             between = np.nan_to_num(each.var(axis=0, ddof=1) / m / each.mean(axis=0) ** 2)
         elif _is_draw(side):  # how far copies differ is not known from one
             between[:] = np.nan
-    return np.einsum("cl,cln->ln", weights, np.stack(zs)), between
+    return np.einsum("cl,cln->ln", weights, np.stack(zs)), between, m
 
 
 def _is_draw(side: Compared) -> bool:
