@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -260,3 +261,19 @@ def test_a_file_with_an_at_sign_is_found(tmp_path):
     (home / "a.json").write_text("{}")
     assert split_variant(f"{home}/a.json") == (f"{home}/a.json", "original")
     assert split_variant(f"{home}/a.json@my.py:f@ab12") == (f"{home}/a.json", "my.py:f@ab12")
+
+
+def test_pairing_pays_for_networks_of_the_board(real_data, tmp_path, monkeypatch):
+    """Errors of the difference of log R of two trained CIFAR ResNets, over those without pairing."""
+    root = Path(__file__).resolve().parents[3]
+    monkeypatch.chdir(root)
+    options = {"dataset": "cifar10", "data_dir": real_data.folder("cifar10-jpeg-test"), "out": tmp_path}
+    options |= {"images": 300, "layers": "stages", "variants": "original"}
+    for width in (4, 28):
+        checkpoint = root / "leaderboard" / "checkpoints" / f"cifar10-resnet20-width{width}.safetensors"
+        bench("net/resnet20", checkpoint=checkpoint, **options)
+    rows = compare(record_files(tmp_path / "records"))
+    r = rows[rows["measure"] == "r"].reset_index(drop=True)
+    gain = (r["stderr"] / r["unpaired_stderr"]).to_numpy()
+    assert gain[0] <= 0.4
+    assert gain[-1] <= 0.8
