@@ -295,19 +295,11 @@ def smallest(checkpoints: list[Kept], task: str) -> Kept:
     return found[0]
 
 
-# until they are measured again: their noise, and on photographs their deformations, are other draws
-OTHER_DRAWS = pytest.mark.xfail(
-    reason="the records are older than the draws", raises=AssertionError, strict=True
-)
-
-
-@OTHER_DRAWS
 def test_the_smallest_scale_detection_network_measured_again(checkpoints):
     one = smallest(checkpoints, "scale1")
     assert_same_numbers(one, measured_again(one, None))
 
 
-@OTHER_DRAWS
 def test_the_smallest_cifar_network_measured_again(checkpoints, real_data):
     one = smallest(checkpoints, "cifar10")
     assert_same_numbers(one, measured_again(one, real_data.folder("cifar10-jpeg-test")))
