@@ -64,7 +64,7 @@ def varied(model: Record, number: int, layers: int | None) -> Record:
     }
     record = Record.model_validate(fields)
     parts = (record.model, record.data, record.protocol, list(record.variants), record.key_extra)
-    return record.model_copy(update={"key": record_key(*parts)})
+    return record.model_copy(update={"key": record_key(*parts, version=record.schema_version)})
 
 
 def cut(listed: list[LayerSensitivity], layers: int | None) -> list[LayerSensitivity]:
