@@ -143,8 +143,7 @@ def test_results_need_the_probe_to_be_opened_for_them():
 
 
 def test_half_precision_reads_maps_as_exactly_as_float32():
-    """Of an identity E is 0 but for the rounding of the map itself: 2^-8 of bfloat16, against changes as large
-    as the map."""
+    """Of an identity E is 0 but for the rounding of the map itself, 2^-8 of it in bfloat16."""
     net = nn.Sequential(nn.Conv2d(2, 2, 1, bias=False)).eval()
     with torch.no_grad():
         net[0].weight.copy_(torch.eye(2)[:, :, None, None])

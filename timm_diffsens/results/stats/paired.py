@@ -163,6 +163,7 @@ def pair_of(first: Compared, other: Compared, measures: Sequence[str] = MEASURES
             terms[0] = gaps.var(axis=1, ddof=1) / n, kept - 1
         stderr = np.sqrt(sum(variance for variance, _ in terms))
         log_ratio = b.logs - a.logs
+        stderr, unpaired = (np.where(np.isnan(log_ratio), np.nan, error) for error in (stderr, unpaired))
         with np.errstate(invalid="ignore", divide="ignore"):
             freedom = stderr**4 / sum(variance**2 / each for variance, each in terms)
             p = 2 * special.stdtr(freedom, -np.abs(log_ratio) / stderr)
