@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from timm_diffsens import Diffeo
 from timm_diffsens.errors import DiffsensWarning, UsageError
-from timm_diffsens.perturb.diffeo import deform
+from timm_diffsens.perturb.fields import deform
 from timm_diffsens.perturb.normals import normals as drawn
 from timm_diffsens.perturb.streams import Streams
 from timm_diffsens.schema.protocol import delta_bounds

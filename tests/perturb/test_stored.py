@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from timm_diffsens import Diffeo, StoredFields, UsageError, bench, save_fields
-from timm_diffsens.perturb.diffeo import deform
+from timm_diffsens.perturb.fields import deform
 from timm_diffsens.perturb.streams import Streams
 from timm_diffsens.schema.config import Config
 

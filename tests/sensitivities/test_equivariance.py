@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from timm_diffsens import Diffeo, UsageError, bench
-from timm_diffsens.perturb.diffeo import deform
+from timm_diffsens.perturb.fields import deform
 from timm_diffsens.perturb.streams import Streams
 from timm_diffsens.sensitivities.equivariance import resized
 from timm_diffsens.sensitivities.forwards import PassSettings

@@ -9,7 +9,7 @@ from torch import nn
 
 from timm_diffsens import Diffeo, MeasurementError, UsageError, bench, measure, measure_infinitesimal
 from timm_diffsens.perturb.components import Mode, Translation
-from timm_diffsens.perturb.diffeo import deform
+from timm_diffsens.perturb.fields import deform
 from timm_diffsens.perturb.limit import derivative, direction
 from timm_diffsens.perturb.noise import matched_noise
 from timm_diffsens.perturb.streams import Streams

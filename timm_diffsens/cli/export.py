@@ -19,16 +19,13 @@ def export(
 ) -> None:
     """Write a row for each record, variant, deformation and layer."""
     from timm_diffsens.files import write_atomic
-    from timm_diffsens.results.records.frames import layers_frame
-    from timm_diffsens.results.records.store import iter_records
+    from timm_diffsens.results.records.store import layers_below
     from timm_diffsens.results.report.tables import csv_table
-    from timm_diffsens.schema.records import Record
 
     if file.suffix.lower() not in _FORMATS:
         raise UsageError(f"{file} must end in {' or '.join(_FORMATS)}")
-    found = [record for _, record in iter_records(out / "records")]
-    records = [record for record in found if isinstance(record, Record)]
-    table = layers_frame(records)
+    table, bad = layers_below(out / "records")
+    records = table["key"].nunique()
     if file.suffix.lower() == ".csv":
         write_atomic(file, csv_table(table).encode())
     else:
@@ -37,10 +34,9 @@ def export(
         except ImportError as error:
             raise DiffsensError("parquet needs pyarrow: pip install pyarrow, or write .csv") from error
         write_atomic(file, content)
-    bad = [str(fault) for fault in found if isinstance(fault, UsageError)]
     if as_json:
-        print_json({"file": str(file), "records": len(records), "rows": len(table), "left_out": bad})
-    progress_console().print(f"written: {file}, {len(table)} rows of {len(records)} records", soft_wrap=True)
+        print_json({"file": str(file), "records": records, "rows": len(table), "left_out": bad})
+    progress_console().print(f"written: {file}, {len(table)} rows of {records} records", soft_wrap=True)
     for fault in bad:
         print_error(f"left out: {fault}")
     if bad:

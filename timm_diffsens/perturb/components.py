@@ -7,7 +7,7 @@ of the displacement and not its size. Direction, orientation and sign are random
 """
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,15 +15,16 @@ import torch
 
 from timm_diffsens.errors import UsageError
 from timm_diffsens.perturb.deformation import Size
-from timm_diffsens.perturb.diffeo import Diffeo, deform, sides
-from timm_diffsens.perturb.streams import Generator, standard_normal, wide_type
+from timm_diffsens.perturb.diffeo import Diffeo
+from timm_diffsens.perturb.fields import DisplacementFields, sides
+from timm_diffsens.perturb.streams import Generator, standard_normal
 from timm_diffsens.registry import Look, register
 
 COMPONENTS = ("translation", "rotation", "dilation", "shear")
 
 
 @dataclass(frozen=True)
-class Component(ABC):
+class Component(DisplacementFields):
     """Displacements of one kind, of fixed rms.
 
     Args:
@@ -64,16 +65,6 @@ class Component(ABC):
         drawn = standard_normal(n, (self.draws,), generator, dtype, device)
         x, y = (torch.arange(side).to(drawn) - (side - 1) / 2 for side in (width, height))
         return self._field(drawn, x.expand(height, width), y[:, None].expand(height, width), self.rms(size))
-
-    def __call__(self, images: torch.Tensor, generator: Generator = None) -> torch.Tensor:
-        """Deform each image by a field of its own: (n, c, h, w) -> (n, c, h, w)."""
-        if images.ndim != 4 or not images.is_floating_point():
-            raise UsageError(
-                f"expected floating-point images (n, c, h, w), got {images.dtype} {tuple(images.shape)}"
-            )
-        height, width = images.shape[-2:]
-        tau = self.displacement(len(images), (height, width), generator, wide_type(images), images.device)
-        return deform(images, tau)
 
     @abstractmethod
     def _field(self, drawn: torch.Tensor, x: torch.Tensor, y: torch.Tensor, rms: float) -> torch.Tensor:

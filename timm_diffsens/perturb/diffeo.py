@@ -1,4 +1,4 @@
-"""Max-entropy deformations: random smooth displacement fields and bilinear resampling."""
+"""Max-entropy deformations: random smooth displacement fields."""
 
 import functools
 import math
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
 from timm_diffsens.device.precision import exact
 from timm_diffsens.errors import DiffsensWarning, UsageError
 from timm_diffsens.perturb.deformation import Size
-from timm_diffsens.perturb.streams import Generator, standard_normal, wide_type
+from timm_diffsens.perturb.fields import DisplacementFields, sides
+from timm_diffsens.perturb.streams import Generator, standard_normal
 from timm_diffsens.registry import Look, register
 from timm_diffsens.schema import limits
 from timm_diffsens.schema.protocol import delta_problem
@@ -27,7 +27,7 @@ from timm_diffsens.schema.protocol import delta_problem
     known_as="max-entropy",
 )
 @dataclass(frozen=True)
-class Diffeo:
+class Diffeo(DisplacementFields):
     """Random deformations of maximum entropy under a bound on their gradient norm.
 
     On the unit square each component of the displacement is
@@ -119,16 +119,6 @@ class Diffeo:
         with exact(draws.device):
             return torch.einsum("ncji,jy,ix->ncyx", draws * weights * scale, down, across)
 
-    def __call__(self, images: torch.Tensor, generator: Generator = None) -> torch.Tensor:
-        """Deform each image by a field of its own: (n, c, h, w) -> (n, c, h, w)."""
-        if images.ndim != 4 or not images.is_floating_point():
-            raise UsageError(
-                f"expected floating-point images (n, c, h, w), got {images.dtype} {tuple(images.shape)}"
-            )
-        n, _, height, width = images.shape
-        tau = self.displacement(n, (height, width), generator, wide_type(images), images.device)
-        return deform(images, tau)
-
 
 def _weights(cut: int) -> npt.NDArray[np.float64]:
     """(j, i) -> 1 / sqrt(i^2 + j^2) inside the cutoff, 0 outside."""
@@ -151,43 +141,3 @@ def _constants(
     """Weights and bases on the device: copied there once, as a copy waits for what it is doing."""
     arrays = _weights(cut), _basis(cut, width), _basis(cut, height)
     return tuple(torch.from_numpy(array).to(device, dtype) for array in arrays)
-
-
-def deform(images: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
-    """Read each pixel x bilinearly at x - tau(x), clamped to the border.
-
-    Args:
-        images: (n, c, h, w).
-        displacement: (n, 2, h, w), pixels, (dx, dy).
-
-    Raises:
-        UsageError: the two do not fit.
-    """
-    height, width = images.shape[-2:]
-    if images.ndim != 4 or displacement.shape != (len(images), 2, height, width):
-        raise UsageError(
-            "expected images (n, c, h, w) and displacements (n, 2, h, w), "
-            f"got {tuple(images.shape)} and {tuple(displacement.shape)}"
-        )
-    dtype = torch.promote_types(images.dtype, displacement.dtype)
-    grid = torch.empty((len(images), height, width, 2), dtype=dtype, device=images.device)
-    for axis, side in enumerate((width, height)):
-        identity = torch.linspace(-1, 1, side, dtype=dtype, device=images.device)
-        identity = identity if axis == 0 else identity[:, None]
-        torch.sub(identity, displacement[:, axis], alpha=2 / (side - 1), out=grid[..., axis])
-    deformed = F.grid_sample(
-        images.to(dtype), grid, mode="bilinear", padding_mode="border", align_corners=True
-    )
-    return deformed.to(images.dtype)
-
-
-def sides(size: Size) -> tuple[int, int]:
-    """Height and width.
-
-    Raises:
-        UsageError: less than two pixels.
-    """
-    height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-    if min(height, width) < 2:
-        raise UsageError(f"a deformation needs at least 2 pixels a side, got {height} x {width}")
-    return height, width

@@ -13,8 +13,8 @@ import torch
 from timm_diffsens.errors import UsageError, first_line
 from timm_diffsens.files import absolute, write_atomic
 from timm_diffsens.perturb.deformation import Size
-from timm_diffsens.perturb.diffeo import deform, sides
-from timm_diffsens.perturb.streams import Generator, Streams, wide_type
+from timm_diffsens.perturb.fields import DisplacementFields, sides
+from timm_diffsens.perturb.streams import Generator, Streams
 from timm_diffsens.registry import HASH_DIGITS, Look, register
 
 _FIELDS, _IMAGES = "fields", "images"  # names of the arrays in an .npz file
@@ -23,7 +23,7 @@ _MOST = 2**32  # bytes of a file
 
 @register("deformations", "fields", help="displacement fields from a file", look=Look("#000000"), order=7)
 @dataclass(frozen=True)
-class StoredFields:
+class StoredFields(DisplacementFields):
     """Each image is displaced by a field from a file: x is read at x - tau(x), as `Diffeo` does it.
 
     An .npy file holds fields (n, 2, h, w), in pixels, order (dx, dy), which the images take in turn: image i
@@ -85,14 +85,6 @@ class StoredFields:
         except KeyError as error:
             raise UsageError(f"{self.file} has no field for image {error.args[0]}") from None
         return torch.from_numpy(fields[chosen]).to(device, dtype)
-
-    def __call__(self, images: torch.Tensor, generator: Generator = None) -> torch.Tensor:
-        """Deform each image by its field: (n, c, h, w) -> (n, c, h, w)."""
-        height, width = images.shape[-2:]
-        return deform(
-            images,
-            self.displacement(len(images), (height, width), generator, wide_type(images), images.device),
-        )
 
 
 def save_fields(file: str | Path, deformation: Any, images: Sequence[int], size: Size, seed: int = 0) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from timm_diffsens.models.layers import Layer
-from timm_diffsens.perturb.diffeo import deform
+from timm_diffsens.perturb.fields import deform
 
 _MAP = 3  # axes of a map and its channels
 

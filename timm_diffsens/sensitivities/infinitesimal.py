@@ -92,8 +92,8 @@ def run_limit(
     Raises:
         MeasurementError: the network has no forward-mode derivative. UsageError: the deformation has none.
     """
-    like, probe = like_of(model), TangentProbe(model, settings.layers, mean_channel=settings.mean_channel)
-    probe.kept = max(settings.kept, probe.kept)
+    like, averages = like_of(model), settings.mean_channel
+    probe = TangentProbe(model, settings.layers, mean_channel=averages, kept=settings.kept)
     assert settings.batch_size != "auto"
     size = max(1, settings.batch_size * (1 + 2 * images.pairs) // 4)
     with probe:

@@ -17,7 +17,7 @@ from timm_diffsens.results.stats.by_depth import (
     log_curve,
     log_curves,
 )
-from timm_diffsens.results.stats.comparisons import compare, power_law
+from timm_diffsens.results.stats.comparisons import compare_measures, power_law
 from timm_diffsens.results.stats.correlate import correlate, correlate_networks, holm
 from timm_diffsens.results.stats.population import groups, left_out, networks
 from timm_diffsens.results.stats.resampling import bca, fisher_z, resampled_fits
@@ -359,7 +359,7 @@ def test_trainings_that_differ_by_their_seed_are_one_network():
 
 def test_the_comparison_finds_the_better_measure():
     points = networks(sample(300))
-    table = compare(points).set_index(["variant", "rival"])
+    table = compare_measures(points).set_index(["variant", "rival"])
     for rival in "dg":
         row = table.loc[("original", rival)]
         rho = [abs(np.corrcoef(np.log(points[m]), np.log(points["error"]))[0, 1]) for m in ("r", rival)]
@@ -371,11 +371,11 @@ def test_the_comparison_finds_the_better_measure():
 
 def test_the_comparison_is_antisymmetric_and_knows_equals():
     points = networks(sample(30))
-    there = compare(points).iloc[0]
-    back = compare(points.rename(columns={"r": "d", "d": "r"})).iloc[0]
+    there = compare_measures(points).iloc[0]
+    back = compare_measures(points.rename(columns={"r": "d", "d": "r"})).iloc[0]
     assert there["difference"] == pytest.approx(-back["difference"], rel=1e-9)
     assert there["p"] == pytest.approx(back["p"])
-    same = compare(points.assign(d=points["r"] ** 2)).iloc[0]
+    same = compare_measures(points.assign(d=points["r"] ** 2)).iloc[0]
     assert same["answer"] == "undecided"
     assert same["difference"] == pytest.approx(0, abs=1e-12)
     assert same["p"] == 1
@@ -389,7 +389,7 @@ def test_pairing_sees_what_two_intervals_do_not():
     frame = frame_of(80, error=np.exp(0.2 * quality - 2), r=r, d=d)
     table = correlate_networks(networks(frame))
     assert row_of(table, "d")["pearson_high"] > row_of(table, "r")["pearson_low"]
-    assert compare(networks(frame)).iloc[0]["answer"] == "yes"
+    assert compare_measures(networks(frame)).iloc[0]["answer"] == "yes"
 
 
 def test_resamples_equal_to_the_data_count_half():
@@ -400,7 +400,7 @@ def test_resamples_equal_to_the_data_count_half():
 
 
 def test_too_few_networks_are_not_compared():
-    table = compare(networks(sample(4)))
+    table = compare_measures(networks(sample(4)))
     assert list(table["answer"]) == ["too few"] * 2
     assert table["difference"].isna().all()
 

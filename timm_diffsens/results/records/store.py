@@ -157,13 +157,19 @@ def read_layers(folder: Folder) -> "pd.DataFrame":
     Raises:
         UsageError: there is no such folder, or it cannot be read.
     """
+    table, bad = layers_below(folder)
+    if bad:
+        warnings.warn(left_out(bad), DiffsensWarning, stacklevel=2)
+    return table
+
+
+def layers_below(folder: Folder) -> tuple["pd.DataFrame", list[str]]:
+    """The table of `read_layers`, and what is wrong with other files."""
     from timm_diffsens.results.records.frames import layers_frame
 
     found = [record for _, record in iter_records(folder)]
     bad = [str(fault) for fault in found if isinstance(fault, UsageError)]
-    if bad:
-        warnings.warn(left_out(bad), DiffsensWarning, stacklevel=2)
-    return layers_frame([record for record in found if isinstance(record, Record)])
+    return layers_frame([record for record in found if isinstance(record, Record)]), bad
 
 
 def read_rows(folder: Folder, *, parallel: bool = False) -> tuple[list["Row"], list[str]]:

@@ -43,7 +43,7 @@ def record_figure(record: Record, distances: PerImage | None = None) -> alt.TopL
         panels = depth_panels("deformations", under, looks)
         rows += [legend(looks), panels.properties(title="original, under each deformation")]
         data["deformations"] = depth_rows(under)
-    moved = [row for row in rows_of(layers_frame([record])) if row["e"]]
+    moved = [row for row in rows_of(layers_frame([record])) if row["e"]] if record.equivariance else []
     if moved:
         rows += [_equivariance_panel(moved, theme)]
         data["equivariance"] = [

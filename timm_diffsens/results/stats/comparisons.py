@@ -20,7 +20,7 @@ _TIE = 1e-9  # differences below it are rounding
 _MOST_DRAWN, _FEWEST_DRAWS = 2**22, 400  # numbers exchanged, and exchanges, where networks are many
 
 
-def compare(points: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
+def compare_measures(points: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
     """Is |rho| of R larger than that of D, and than that of G? Paired over the same networks.
 
     Of two predictors that are equally good, either could be called the one or the other. So `p` is how often

@@ -15,7 +15,7 @@ from timm_diffsens.results.stats import groups as names
 from timm_diffsens.results.stats import tables
 from timm_diffsens.results.stats.by_deformation import by_deformation
 from timm_diffsens.results.stats.by_depth import correlate_by_depth, from_which_depth
-from timm_diffsens.results.stats.comparisons import compare
+from timm_diffsens.results.stats.comparisons import compare_measures
 from timm_diffsens.results.stats.correlate import correlate_networks
 from timm_diffsens.results.stats.population import (
     FEWEST,
@@ -48,7 +48,7 @@ class Group:
       `family`, `seeds`, `parameters`, `error`, `error_stderr`, `d`, `g`, `r`, `<variant>_d`, ... The
       correlations are those of these points.
     - `correlations`: see `correlate`; one row for each variant and measure.
-    - `comparisons`: see `compare`; is |rho| of R larger than that of D, and of G, for each variant.
+    - `comparisons`: see `compare_measures`; is |rho| of R larger than that of D, and of G, for each variant.
     - `by_depth`: `variant`, `measure`, `depth` (0.1 to 1), `n`, `pearson`, `pearson_low`, `pearson_high`.
     - `fits`: the fitted power law as a curve, `measure`, `x`, `error`, `low`, `high` (95 % of the fits),
       original networks only; empty with fewer than five networks.
@@ -194,7 +194,7 @@ def _group(
     points = networks(used)
     drawn: dict[str, Any] = {"resamples": choices.resamples, "seed": choices.seed}
     correlations = correlate_networks(points, **drawn)
-    comparisons = compare(points, **drawn)
+    comparisons = compare_measures(points, **drawn)
     measured, errors = [curves[place] for place in used.index], used["error"].to_numpy(float)
     by_depth = correlate_by_depth(measured, list(used["network"]), errors, list(used["family"]))
     from_depth = {measure: from_which_depth(by_depth, measure) for measure in MEASURES}
