@@ -165,7 +165,8 @@ def network(name, n):
 def command(options, end):
     """Seconds of the command line, and of what it imports alone."""
     name = (options.networks or "resnet50").split(",")[0]
-    imports = f"import torch, timm, torchvision; torch.zeros(1, device='{options.device}')"
+    first = "import timm_diffsens; timm_diffsens.measure"  # as the command does, before torchvision
+    imports = f"{first}; import torch, timm, torchvision; torch.zeros(1, device='{options.device}')"
     count = "500" if options.device != "cpu" else "8"
     with tempfile.TemporaryDirectory() as out:
         asked = ["bench", name, "--no-pretrained", "--images", count, "--device", options.device]
