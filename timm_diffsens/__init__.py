@@ -19,8 +19,8 @@ _HOMES = {
     "Sensitivity": "sensitivities.functional",
     "LayerSensitivity": "schema.layers",
     "Probe": "sensitivities.probe",
-    "measure": "sensitivities.run",
-    "measure_infinitesimal": "sensitivities.run",
+    "measure": "sensitivities.measure",
+    "measure_infinitesimal": "sensitivities.measure",
     "Precision": "device.precision",
     "bench": "benchmark.run",
     "filter_spectrum": "spectra.filters",
@@ -73,8 +73,8 @@ if TYPE_CHECKING:
     from timm_diffsens.schema.layers import LayerSensitivity
     from timm_diffsens.schema.records import Record
     from timm_diffsens.sensitivities.functional import Sensitivity, sensitivity
+    from timm_diffsens.sensitivities.measure import measure, measure_infinitesimal
     from timm_diffsens.sensitivities.probe import Probe
-    from timm_diffsens.sensitivities.run import measure, measure_infinitesimal
     from timm_diffsens.spectra.filters import FilterSpectrum, filter_spectrum
     from timm_diffsens.sweep.executor import Executor
 

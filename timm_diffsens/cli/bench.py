@@ -61,7 +61,7 @@ def _bench(
             result = getattr(error, "record", {"model": spec, "error": str(error)})
         results.append(result)
         if not as_json and not isinstance(result, dict):
-            _print(result, all_layers, quiet)
+            _print(result, out / "records", all_layers, quiet)
     if as_json:
         print_json(results)
     if failures and len(models) > 1:
@@ -107,12 +107,14 @@ def _measure(spec: str, inputs: "Inputs", folder: Path, force: bool, quiet: bool
     return record
 
 
-def _print(record: "Record", all_layers: bool, quiet: bool) -> None:
-    from timm_diffsens.cli.show import print_record
+def _print(record: "Record", folder: Path, all_layers: bool, quiet: bool) -> None:
+    from timm_diffsens.cli.show import kept_of, print_record
+    from timm_diffsens.results.records.store import record_path
     from timm_diffsens.results.report.advice import advice
 
     notes = [] if quiet else [text for text in advice(record) if text not in record.warnings]
-    print_record(result_console(), record, "original", all_layers, notes)
+    distances = kept_of(record_path(folder, record), record)
+    print_record(result_console(), record, "original", all_layers, notes, distances)
 
 
 @contextmanager

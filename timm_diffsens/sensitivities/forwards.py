@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from timm_diffsens.device.evaluation import eager, evaluating
 from timm_diffsens.device.precision import FULL, Precision
 from timm_diffsens.models.lazy import sized
 from timm_diffsens.models.trace import Call, calls_of, differing
-from timm_diffsens.sensitivities.batch_size import BatchSize, is_out_of_memory
+from timm_diffsens.sensitivities.batch_size import BatchSize, chosen_batch_size, is_out_of_memory
 from timm_diffsens.sensitivities.perturbed import PerturbedImages
 from timm_diffsens.sensitivities.probe import Forward
 
@@ -72,11 +72,19 @@ def on_device(model: nn.Module, device: str | torch.device | None) -> Iterator[N
             model.to(home)
 
 
-def make_ready(model: nn.Module, images: PerturbedImages, settings: PassSettings) -> None:
-    """Check that there are numbers; run lazy modules once, under the seed."""
+def make_ready(model: nn.Module, images: PerturbedImages, settings: PassSettings) -> PassSettings:
+    """Check that there are numbers; run lazy modules once, under the seed; choose a batch size."""
     first = images.first()
     with seeding.seeded(images.perturbation.seed):
         sized(model, lambda: None if first is None else settings.called(model, _three(first, like_of(model))))
+    return replace(settings, batch_size=batch_size_of(model, images, settings))
+
+
+def batch_size_of(model: nn.Module, images: PerturbedImages, settings: PassSettings) -> int:
+    """The batch size that is asked for, or one that suits network, images and their deformations."""
+    settings.precision.check(like_of(model).device)
+    first = images.first() if settings.batch_size == "auto" else None
+    return chosen_batch_size(settings.batch_size, first, like_of(model).device, images.pairs)
 
 
 def _three(image: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -3,31 +3,28 @@
 import gc
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, overload
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from timm_diffsens.device.evaluation import evaluating
-from timm_diffsens.device.precision import FULL, Precision
 from timm_diffsens.errors import MeasurementError, first_line, warn
-from timm_diffsens.perturb.deformation import Deformation
-from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.schema.layers import MEASURES, LayerSensitivity
-from timm_diffsens.sensitivities.batch_size import BatchSize, chosen_batch_size, is_out_of_memory
+from timm_diffsens.sensitivities.batch_size import is_out_of_memory
 from timm_diffsens.sensitivities.forwards import (
     AS_USUAL,
     PassSettings,
+    batch_size_of,
     forwards,
     like_of,
     make_ready,
-    on_device,
 )
 from timm_diffsens.sensitivities.infinitesimal import TangentProbe, run_limit
-from timm_diffsens.sensitivities.perturbed import Perturbation, PerturbedImages, batches_of
-from timm_diffsens.sensitivities.probe import Forward, Probe, model_output, unwrap
+from timm_diffsens.sensitivities.perturbed import PerturbedImages
+from timm_diffsens.sensitivities.probe import Probe, model_output
 
 _Done = TypeVar("_Done")
 _NOT_DEFORMED = "the deformation changes these images by rounding alone"
@@ -62,134 +59,6 @@ class Pass:
     functional: list[str]
 
 
-def measure_infinitesimal(
-    model: nn.Module,
-    images: torch.Tensor | Iterable[Any],
-    *,
-    diffeo: Deformation | None = None,
-    layers: str | Sequence[str] = "blocks",
-    batch_size: BatchSize = "auto",
-    seed: int = 0,
-    device: str | torch.device | None = None,
-    precision: Precision = FULL,
-    forward: Forward | None = None,
-) -> list[LayerSensitivity]:
-    """D0, G0 and R0 of every layer: the limit of D, G and R for small deformations.
-
-    With v = d/d(eps) tau_(eps) x at eps = 0+, n white noise of the norm of v, J the Jacobian of a layer and
-    B the denominator of D, D0 = E ||J v||^2 / B and G0 = E ||J n||^2 / B: D and G over delta^2 in the limit
-    of a small delta. R0 = D0 / G0. What a network detaches is a constant to a derivative.
-
-    Args:
-        model, images, layers, batch_size, seed, device, precision, forward: as `measure`'s; a forward sees
-            twice the images, with a tangent each, which costs as much as four.
-        diffeo: a deformation with displacement fields; by default `Diffeo()`.
-
-    Raises:
-        UsageError: wrong arguments. MeasurementError: the network has no forward-mode derivative, named with
-            the reason; fewer than two images.
-    """
-    perturbed = PerturbedImages(batches_of(images), Perturbation((diffeo or Diffeo(),), seed=seed))
-    settings, module = PassSettings(layers, batch_size, precision=precision, forward=forward), unwrap(model)
-
-    def once(settings: PassSettings) -> list[LayerSensitivity]:
-        with forwards(module, perturbed, settings) as layout:
-            found = run_limit(module, perturbed, settings, layout).results()
-        if max((layer.n for layer in found), default=0) < 2:
-            raise MeasurementError("at least 2 images are needed")
-        return found
-
-    with on_device(module, device):
-        make_ready(module, perturbed, settings)
-        settings = replace(settings, batch_size=_batch_size(module, perturbed, settings))
-        return _with_less(settings, once)[0]
-
-
-@overload
-def measure(
-    model: nn.Module,
-    images: torch.Tensor | Iterable[Any],
-    *,
-    diffeo: Deformation | None = ...,
-    layers: str | Sequence[str] = ...,
-    batch_size: BatchSize = ...,
-    seed: int = ...,
-    device: str | torch.device | None = ...,
-    precision: Precision = ...,
-    forward: Forward | None = ...,
-) -> list[LayerSensitivity]: ...
-
-
-@overload
-def measure(
-    model: nn.Module,
-    images: torch.Tensor | Iterable[Any],
-    *,
-    diffeo: Sequence[Deformation],
-    layers: str | Sequence[str] = ...,
-    batch_size: BatchSize = ...,
-    seed: int = ...,
-    device: str | torch.device | None = ...,
-    precision: Precision = ...,
-    forward: Forward | None = ...,
-) -> list[list[LayerSensitivity]]: ...
-
-
-def measure(
-    model: nn.Module,
-    images: torch.Tensor | Iterable[Any],
-    *,
-    diffeo: Deformation | Sequence[Deformation] | None = None,
-    layers: str | Sequence[str] = "blocks",
-    batch_size: BatchSize = "auto",
-    seed: int = 0,
-    device: str | torch.device | None = None,
-    precision: Precision = FULL,
-    forward: Forward | None = None,
-) -> list[LayerSensitivity] | list[list[LayerSensitivity]]:
-    """D, G and R of every layer of any module.
-
-    Args:
-        model: any module that takes images (n, c, h, w), or more than images, see `forward`; not changed.
-        images: a tensor (n, c, h, w) as the network wants it (normalised), or a loader that yields such
-            tensors or (tensor, label) pairs; it is iterated again after an out-of-memory.
-        diffeo: the deformation; by default `Diffeo(delta=1, cut=3)`. `ActivePixels` takes images (n, c, l)
-            too. With a sequence of K deformations the result is a list for each, and the cost (1 + 2 K) / 3
-            of that of one: the clean forward is shared.
-        layers: a selection or shell patterns, see `models.layers.select_layers`.
-        batch_size: images a forward (which sees each of them 1 + 2 K times), or "auto". It does not change
-            the numbers beyond rounding; after an out-of-memory it is halved.
-        seed: of the deformations and the noise; each image has its own stream.
-        device: where to run; by default where the model is.
-        precision: of the forwards.
-        forward: called as `forward(model, images)` in place of `model(images)`, for models that want more
-            than images. The images come in three equal parts (clean, deformed, noised), in one tensor.
-
-    Raises:
-        UsageError: wrong arguments. MeasurementError: fewer than two images, no output tensor.
-
-    Example:
-        >>> from timm_diffsens import measure
-        >>> import timm, torch
-        >>> model = timm.create_model("test_resnet", pretrained=False)
-        >>> for layer in measure(model, torch.rand(8, 3, 64, 64), layers="stages"):
-        ...     print(f"{layer.layer:8} {layer.depth:.2f}", layer.r is not None)
-        layer1   0.20 True
-        layer2   0.40 True
-        layer3   0.60 True
-        layer4   0.80 True
-        output   1.00 True
-    """
-    several = isinstance(diffeo, Sequence)
-    deformations = tuple(diffeo) if isinstance(diffeo, Sequence) else (diffeo or Diffeo(),)
-    perturbed = PerturbedImages(batches_of(images), Perturbation(deformations, seed=seed))
-    settings = PassSettings(layers, batch_size, precision=precision, forward=forward)
-    module = unwrap(model)
-    with on_device(module, device):
-        found = run_pass(module, perturbed, settings).layers
-    return found if several else found[0]
-
-
 def run_pass(
     model: nn.Module,
     images: PerturbedImages,
@@ -211,15 +80,18 @@ def run_pass(
         UsageError: wrong settings. MeasurementError: fewer than two images, no output tensor, not enough
             memory for one image.
     """
-    make_ready(model, images, settings)
-    settings = replace(settings, batch_size=_batch_size(model, images, settings))
-    done, retries = _with_less(settings, lambda now: _run_once(model, images, now, labels, progress))
+    settings = make_ready(model, images, settings)
+    done, retries = with_less(settings, lambda now: _run_once(model, images, now, labels, progress))
     done.retries = retries
     return done
 
 
-def _with_less(settings: PassSettings, once: Callable[[PassSettings], _Done]) -> tuple[_Done, list[str]]:
-    """What `once` gives, after an out-of-memory with half the batch; and what was tried before."""
+def with_less(settings: PassSettings, once: Callable[[PassSettings], _Done]) -> tuple[_Done, list[str]]:
+    """What `once` gives, after an out-of-memory with half the batch; and what was tried before.
+
+    Raises:
+        MeasurementError: not enough memory for one image.
+    """
     retries: list[str] = []
     while True:
         size = settings.batch_size
@@ -358,7 +230,7 @@ def count_wrong(
 
     A forward sees as many images as one of `run_pass` under the same settings.
     """
-    like, size = like_of(model), (1 + 2 * images.pairs) * _batch_size(model, images, settings)
+    like, size = like_of(model), (1 + 2 * images.pairs) * batch_size_of(model, images, settings)
     wrong, done = 0.0, 0
     with evaluating(model), forwards(model, images, settings) as layout:
         for indices, batch in images.corrupted(size, like, layout):
@@ -369,12 +241,6 @@ def count_wrong(
             if progress:
                 progress(done)
     return (int(wrong) if math.isfinite(wrong) else None), done
-
-
-def _batch_size(model: nn.Module, images: PerturbedImages, settings: PassSettings) -> int:
-    settings.precision.check(like_of(model).device)
-    first = images.first() if settings.batch_size == "auto" else None
-    return chosen_batch_size(settings.batch_size, first, like_of(model).device, images.pairs)
 
 
 def _wrong(output: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
