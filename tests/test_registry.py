@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import subprocess
 import sys
 
 import pytest
@@ -225,3 +226,20 @@ def test_nobody_takes_the_name_of_a_built_in(tmp_path):
 def test_how_a_thing_is_drawn_is_checked():
     with pytest.raises(UsageError, match="#RRGGBB, got 'green'"):
         registry.Look("green")
+
+
+def test_everything_built_in_is_found_and_measures_without_optional_packages(tmp_path):
+    """As after a plain `pip install`: numba, llvmlite and Triton are not there."""
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys(("numba", "llvmlite", "triton")))
+from timm_diffsens import bench, registry
+found = {{kind: len(registry.built_ins(kind)) for kind in registry.KINDS}}
+assert found["deformations"] > 5, found
+options = {{"images": 4, "layers": "stages", "variants": "all", "components": True, "corruption": 0.1}}
+record = bench("net/lenet", pretrained=False, out={str(tmp_path)!r}, **options)
+print(record.output.r > 0)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["True"]

@@ -8,8 +8,8 @@ from types import ModuleType
 
 import torch
 
-from timm_diffsens.perturb import philox
-from timm_diffsens.perturb.philox import Place
+from timm_diffsens.perturb.philox import reference
+from timm_diffsens.perturb.philox.reference import Place
 
 
 def normals(
@@ -39,8 +39,8 @@ def normals(
 @functools.cache
 def _implementation(device: str) -> ModuleType:
     """The fastest that there is: numba and Triton are optional, and slow to import."""
-    name = {"cpu": "philox_compiled", "cuda": "philox_gpu"}.get(device)
+    name = {"cpu": "compiled", "cuda": "on_gpu"}.get(device)
     try:
-        return importlib.import_module(f"timm_diffsens.perturb.{name}") if name else philox
+        return importlib.import_module(f"timm_diffsens.perturb.philox.{name}") if name else reference
     except ImportError:
-        return philox
+        return reference

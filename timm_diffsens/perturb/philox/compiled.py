@@ -1,4 +1,4 @@
-"""The normals of `philox`, compiled by numba: loops without branches, which LLVM turns into vector code."""
+"""The normals of `reference`, compiled by numba: loops without branches, which become vector code."""
 
 import functools
 from typing import Any
@@ -8,20 +8,20 @@ import numpy as np
 import torch
 
 from timm_diffsens.device import threads
-from timm_diffsens.perturb import philox
-from timm_diffsens.perturb.philox import Place
+from timm_diffsens.perturb.philox import reference
+from timm_diffsens.perturb.philox.reference import Place
 
 _CHUNK = 2**12  # counters, some 25 microseconds: less is not worth handing to another thread
 
 _U, _F, _I = np.uint64, np.float32, np.int32
-_M0, _M1 = map(_U, philox.MULTIPLIERS)
-_W0, _W1 = map(_U, philox.KEY_STEPS)
-_WORD, _SHIFT = _U(philox.WORD), _U(32)
-_LOG, _SIN, _COS = (tuple(map(_F, terms)) for terms in (philox.LOG, philox.SIN, philox.COS))
-_LN2_HIGH, _LN2_LOW = map(_F, philox.LN2)
-_UNIT, _HALF_UNIT, _TAU = _F(2.0**-32), _F(2.0**-33), _F(philox.TAU)
+_M0, _M1 = map(_U, reference.MULTIPLIERS)
+_W0, _W1 = map(_U, reference.KEY_STEPS)
+_WORD, _SHIFT = _U(reference.WORD), _U(32)
+_LOG, _SIN, _COS = (tuple(map(_F, terms)) for terms in (reference.LOG, reference.SIN, reference.COS))
+_LN2_HIGH, _LN2_LOW = map(_F, reference.LN2)
+_UNIT, _HALF_UNIT, _TAU = _F(2.0**-32), _F(2.0**-33), _F(reference.TAU)
 _QUARTER, _HALF, _ONE, _FOUR, _MINUS_TWO = _F(0.25), _F(0.5), _F(1), _F(4), _F(-2)
-_ROOT_HALF, _MANTISSA, _BITS = _I(philox.ROOT_HALF), _I(philox.MANTISSA), _I(philox.MANTISSA_BITS)
+_ROOT_HALF, _MANTISSA, _BITS = _I(reference.ROOT_HALF), _I(reference.MANTISSA), _I(reference.MANTISSA_BITS)
 _ONE_BIT, _TWO_BIT = _I(1), _I(2)
 
 # Not "fast": without contracted products the results do not depend on the processor, or on the loop.
@@ -30,7 +30,7 @@ _inline = numba.njit(inline="always", error_model="numpy")
 
 @_inline  # type: ignore[untyped-decorator]
 def _philox(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
-    for _ in range(philox.ROUNDS):
+    for _ in range(reference.ROUNDS):
         low, high = _M0 * c0, _M1 * c2
         c0, c1 = (high >> _SHIFT) ^ c1 ^ k0, high & _WORD
         c2, c3 = (low >> _SHIFT) ^ c3 ^ k1, low & _WORD
@@ -99,7 +99,7 @@ def _compiled() -> Any:
 
 
 def fill(out: torch.Tensor, place: Place) -> None:
-    """See `philox.fill`."""
+    """See `reference.fill`."""
     array, (images, elements) = out.numpy(), out.shape
     counters = images * -(-elements // 4)
     words = [_U(word) for word in (*place.key, place.purpose, place.first)]

@@ -14,7 +14,7 @@ elements. Two words give two normals by Box and Muller's transform,
     sqrt(-2 log u) (cos 2 pi t, sin 2 pi t),
 
 in float32, by polynomials: products, sums, roots and roundings alone, which every device rounds alike. So
-the normals of all three implementations (`philox_compiled`, `philox_gpu`) are equal to the bit. They differ
+the normals of all three implementations (`compiled`, `on_gpu`) are equal to the bit. They differ
 from those in exact arithmetic by less than 1e-6; the largest possible is 6.77.
 """
 

@@ -1,4 +1,4 @@
-"""The normals of `philox` on CUDA, by Triton."""
+"""The normals of `reference` on CUDA, by Triton."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 # Triton evaluates annotations of kernels, and knows no others than its own.
@@ -8,16 +8,16 @@ import torch
 import triton
 import triton.language as tl
 
-from timm_diffsens.perturb import philox
-from timm_diffsens.perturb.philox import Place
+from timm_diffsens.perturb.philox import reference
+from timm_diffsens.perturb.philox.reference import Place
 
 _BLOCK = 1024  # counters a program
 
-_LOG, _SIN, _COS = (tl.constexpr(terms) for terms in (philox.LOG, philox.SIN, philox.COS))
-_LN2_HIGH, _LN2_LOW = map(tl.constexpr, philox.LN2)
-_TAU, _ROUNDS = tl.constexpr(philox.TAU), tl.constexpr(philox.ROUNDS)
-_ROOT_HALF, _MANTISSA = tl.constexpr(philox.ROOT_HALF), tl.constexpr(philox.MANTISSA)
-_BITS = tl.constexpr(philox.MANTISSA_BITS)
+_LOG, _SIN, _COS = (tl.constexpr(terms) for terms in (reference.LOG, reference.SIN, reference.COS))
+_LN2_HIGH, _LN2_LOW = map(tl.constexpr, reference.LN2)
+_TAU, _ROUNDS = tl.constexpr(reference.TAU), tl.constexpr(reference.ROUNDS)
+_ROOT_HALF, _MANTISSA = tl.constexpr(reference.ROOT_HALF), tl.constexpr(reference.MANTISSA)
+_BITS = tl.constexpr(reference.MANTISSA_BITS)
 
 
 @triton.jit
@@ -75,13 +75,13 @@ def _kernel(out, images, k0, k1, purpose, start, elements, block: tl.constexpr):
 
 
 def fill(out: torch.Tensor, place: Place) -> None:
-    """See `philox.fill`. Nothing waits for the device."""
+    """See `reference.fill`. Nothing waits for the device."""
     images, elements = out.shape
     index = torch.from_numpy(place.images.view(np.int64))
     if out.device.type == "cuda":
         index = index.pin_memory().to(out.device, non_blocking=True)
     grid = (images, triton.cdiv(elements, 4 * _BLOCK))
-    # products are not contracted with sums: see `philox`
+    # products are not contracted with sums: see `reference`
     settings = {"block": _BLOCK, "enable_fp_fusion": False}
     words = map(_signed, (*place.key, place.purpose, place.first))
     with torch.cuda.device_of(out):
