@@ -19,7 +19,7 @@ from timm_diffsens.models.inputs import plain_input
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.streams import Streams
 from timm_diffsens.reproduce.settings import Settings
-from timm_diffsens.results.records.store import find_record, load_record, write_record
+from timm_diffsens.results.records.store import copy_record, find_record
 from timm_diffsens.schema.config import Config
 from timm_diffsens.schema.protocol import digest
 from timm_diffsens.schema.records import Record
@@ -198,7 +198,7 @@ class Workspace:
         for other in sorted((self.out / _BOARDS).glob("*/records")):
             found = find_record(other, plan.key)
             if found is not None and other != folder and find_record(folder, plan.key) is None:
-                write_record(folder, load_record(found))  # measured for another figure
+                copy_record(found, folder)  # measured for another figure
         record, _, now = run_once(plan, folder)
         if now:
             self.progress(f"measured {name}: {record.timings.seconds:.0f} s")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from timm_diffsens.errors import DiffsensWarning, UsageError
 from timm_diffsens.files import check_writable_folder, slug, write_atomic
 from timm_diffsens.results.records.memory import mapped
+from timm_diffsens.results.records.per_image import per_image_path
 from timm_diffsens.results.records.reading import checked
 from timm_diffsens.results.records.reading import load_record as load_record
 from timm_diffsens.schema.records import Record
@@ -47,6 +48,15 @@ def write_record(folder: Folder, record: Record) -> Path:
     path = record_path(folder, record)
     write_atomic(path, record_text(record).encode())
     return path
+
+
+def copy_record(path: Path, folder: Folder) -> Path:
+    """Write the record of a file into another folder, with the distances kept beside it; returns its path."""
+    record = load_record(path)
+    copy = record_path(folder, record)
+    if per_image_path(path).exists():
+        write_atomic(per_image_path(copy), per_image_path(path).read_bytes())
+    return write_record(folder, record)
 
 
 def check_writable(folder: Folder, dataset: str | None = None) -> None:
