@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from record_factory import make_layers, make_record
+from scipy import stats
 from torch import nn
 
 from timm_diffsens import UsageError, bench
@@ -189,6 +190,18 @@ def test_from_files(board):
     assert mine["log_ratio"] == pytest.approx(direct, abs=1e-12)
     unpaired = compare([one, two], paired=False)
     assert (unpaired["stderr"].dropna() == unpaired["unpaired_stderr"].dropna()).all()
+
+
+def test_without_distances_an_average_has_the_freedom_of_its_copies(board):
+    """Its error holds the spread of two copies, which one degree of freedom knows little of."""
+    one = with_seed(board, 0)[0]
+    sides = [side_of(text, paired=False) for text in (one, f"{one}@channel-shuffled")]
+    table = compare_sides(sides)
+    found = table[table["measure"] == "r"].iloc[-1]
+    quantiles = [stats.t.ppf(0.975, freedom) for freedom in (sides[0].layers[-1].n - 1, 1)]
+    errors = [side.layers[-1].r_stderr / side.layers[-1].r for side in sides]
+    wide = math.hypot(*(q * error for q, error in zip(quantiles, errors, strict=True)))
+    assert math.log(found["high"] / found["ratio"]) == pytest.approx(wide, rel=1e-9)
 
 
 def test_other_draws_are_refused_by_name(board):

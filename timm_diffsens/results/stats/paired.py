@@ -154,13 +154,15 @@ def pair_of(first: Compared, other: Compared, measures: Sequence[str] = MEASURES
     for measure in measures:
         a, b = (_Curve.of(side, measure, depths) for side in (first, other))
         n = min(a.n, b.n)
-        unpaired = np.hypot(a.stderr, b.stderr)
+        unpaired = np.sqrt(a.stderr**2 + b.stderr**2)
         # variances and their degrees of freedom: of the images, and of the choice of copies on either side
-        terms = [(unpaired**2 - a.between - b.between, n - 1), (a.between, a.freedom), (b.between, b.freedom)]
+        terms = [(side.between, side.freedom) for side in (a, b)]
         if a.shares is not None and b.shares is not None:
             kept = min(a.shares.shape[1], b.shares.shape[1])
             gaps = b.shares[:, :kept] - a.shares[:, :kept]
-            terms[0] = gaps.var(axis=1, ddof=1) / n, kept - 1
+            terms += [(gaps.var(axis=1, ddof=1) / n, kept - 1)]
+        else:
+            terms += [(side.stderr**2 - side.between, side.rest_freedom) for side in (a, b)]
         stderr = np.sqrt(sum(variance for variance, _ in terms))
         log_ratio = b.logs - a.logs
         stderr, unpaired = (np.where(np.isnan(log_ratio), np.nan, error) for error in (stderr, unpaired))
@@ -197,6 +199,7 @@ class _Curve:
         logs, stderr: (depths,), the error as the record has it, of log X.
         shares: z of each image, (depths, n), or None.
         between: variance for the choice of copies, (depths,), of so much `freedom`.
+        rest_freedom: of the rest of the variance: of images, unless copies are in it, which are fewer.
         n: images of the record.
     """
 
@@ -205,6 +208,7 @@ class _Curve:
     shares: Array | None
     between: Array
     freedom: int
+    rest_freedom: int
     n: int
 
     @classmethod
@@ -225,7 +229,9 @@ class _Curve:
             between = np.full(len(layers), np.nan)
         spread = (weights @ np.sqrt(between)) ** 2
         n = max((one.n for one in layers), default=0)
-        return cls(logs, stderr, shares, spread, max(copies - 1, 1), n)
+        draws = 0 if shares is not None else _draws(side)
+        rest = min(n, draws or n)
+        return cls(logs, stderr, shares, spread, max(copies - 1, 1), max(rest - 1, 1), n)
 
 
 def _interpolation(known_at: Sequence[float], known: "np.ndarray", depths: Sequence[float]) -> Array:
@@ -277,6 +283,10 @@ def _shares(side: Compared, measure: str) -> tuple[Array, Array, int]:
 
 def _is_draw(side: Compared) -> bool:
     """Whether the variant is one draw of many."""
+    return _draws(side) == 1
+
+
+def _draws(side: Compared) -> int:
+    """How many draws the variant averages; 0 where nothing is drawn."""
     protocol = side.record.protocol
-    copies = {"channel-shuffled": protocol.shuffles, "init": protocol.init_samples}
-    return copies.get(side.variant) == 1
+    return {"channel-shuffled": protocol.shuffles, "init": protocol.init_samples}.get(side.variant, 0)
