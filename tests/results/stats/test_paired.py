@@ -232,8 +232,8 @@ def test_the_figure_has_a_line_for_each(board):
     assert {row["variant"] for row in rows} == {side.name for side in sides} or len(sides) == 2
     panel = chart["vconcat"][1]["hconcat"]
     assert len(panel) == 1
-    # 85 mm are 241 points, of which axes and padding take 70
-    assert panel[0]["layer"][0].get("width", panel[0].get("width")) == 171
+    # 85 mm are 241 points, of which axes and padding take 56
+    assert panel[0]["layer"][0].get("width", panel[0].get("width")) == 185
     for column, fault in (("9", "must be a width"), ("5mm", "too narrow"), ("-3mm", "must be a width")):
         with pytest.raises(UsageError, match=fault):
             compare_figure(sides, "r", column)
