@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from timm_diffsens.sensitivities.forward_mode import differentiable
@@ -12,6 +13,12 @@ from timm_diffsens.sensitivities.forward_mode import differentiable
 
 def numbers(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def attention(*args, **kwargs):
+    """By its plain kernel, the only one that PyTorch can differentiate."""
+    with sdpa_kernel(SDPBackend.MATH):
+        return functional.scaled_dot_product_attention(*args, **kwargs)
 
 
 STATISTICS = (numbers(4, seed=1), numbers(4, seed=2).square())
@@ -37,6 +44,19 @@ OPERATORS = {
         (3, 4, 5, 5),
         (4,),
     ),
+    "layer norm": (lambda x, w: functional.layer_norm(x, (4, 5), w, w / 2), (2, 3, 4, 5), (4, 5)),
+    "layer norm, bare": (lambda x, w: functional.layer_norm(x * w, (5,)), (2, 3, 5), (5,)),
+    "group norm": (lambda x, w: functional.group_norm(x, 2, w, w / 2), (3, 4, 5, 5), (4,)),
+    "group norm, bare": (lambda x, w: functional.group_norm(x * w[:, None], 2), (3, 4, 5), (4,)),
+    "softmax": (lambda x, w: functional.softmax(x * w, 1), (2, 5, 3), (3,)),
+    "softmax, method": (lambda x, w: (x * w).softmax(dim=-1).mul_(2), (2, 5, 3), (3,)),
+    "softmax, function": (lambda x, w: torch.softmax(x * w, dim=0), (2, 5, 3), (3,)),
+    "softmax, in single precision": (lambda x, w: (x * w).softmax(-1, dtype=torch.float32), (2, 5, 3), (3,)),
+    "softmax, module": (lambda x, w: nn.Softmax(dim=-1)(x * w), (2, 5, 3), (3,)),
+    "attention": (lambda x, w: attention(x, x * w, x + w), (2, 3, 5, 4), (5, 4)),
+    "attention, scaled": (lambda x, w: attention(x, x * w, x + w, scale=0.3), (2, 3, 5, 4), (5, 4)),
+    "attention, causal": (lambda x, w: attention(x, x * w, x + w, is_causal=True), (2, 3, 5, 4), (5, 4)),
+    "attention, masked": (lambda x, w: attention(x, x * w, x, numbers(5, 5)), (2, 3, 5, 4), (5, 4)),
     "in place after": (lambda x, w: functional.conv2d(x, w).relu_().mul_(2), (2, 4, 9, 8), (4, 4, 3, 3)),
 }
 
@@ -58,8 +78,21 @@ def test_derivatives_are_those_of_autograd(name, varying):
         usual = derivative()
         with differentiable():
             ours = derivative()
-    assert torch.equal(ours.primal, usual.primal)
+    assert torch.allclose(ours.primal, usual.primal, rtol=1e-14, atol=1e-15)
     assert torch.allclose(ours.tangent, usual.tangent, rtol=1e-12, atol=1e-12)
+
+
+def test_a_group_norm_of_channels_last_images_has_a_derivative():
+    x, along = numbers(2, 4, 3, 3), numbers(2, 4, 3, 3, seed=1)
+    norm = nn.GroupNorm(2, 4).double()
+    found = []
+    with torch.no_grad(), forward_ad.dual_level(), differentiable():
+        for layout in (torch.contiguous_format, torch.channels_last):
+            given = [part.contiguous(memory_format=layout) for part in (x, along)]
+            made = forward_ad.unpack_dual(norm(forward_ad.make_dual(*given)))
+            assert made.tangent.stride() == made.primal.stride()
+            found.append(made.tangent)
+    assert torch.allclose(*found, rtol=1e-12, atol=1e-12)
 
 
 class Convolutions(TorchDispatchMode):

@@ -24,8 +24,8 @@ from timm_diffsens.sensitivities.perturbed import PerturbedImages
 from timm_diffsens.sensitivities.probe import Forward, Probe
 
 _TRACED = 2  # images of the first, ordinary forward
-_STEP = 1e-3  # along the noise, over the norm of the images
-_NEAR = 2.0  # a factor between the derivative and the difference that such a step makes
+_STEPS = (1e-3, 1e-2, 1e-1)  # along the noise, over the norm of the images
+_NEAR = 2.0  # a factor between the derivative and the difference that one of these makes
 
 
 class TangentProbe(Probe):
@@ -118,20 +118,23 @@ def _begin(probe: TangentProbe, clean: torch.Tensor, tangents: torch.Tensor, set
     exact = settings.precision == FULL and torch.finfo(clean.dtype).eps <= torch.finfo(torch.float32).eps
     if not exact or not noise.any():
         return  # a small step would drown in rounding
-    step = float(_STEP * clean.norm() / noise.norm())
-    probe.run(torch.cat([clean, clean + step * v, clean + step * noise]), settings.forward)
-    stepped = probe.results()
-    probe.reset()
     probe.run_tangents(clean, torch.cat([v, noise]), settings.forward)
-    off = [
-        layer.layer
-        for layer, other in zip(probe.results(), stepped, strict=True)
-        if other.g and not 1 / _NEAR < (layer.g or 0) * step**2 / other.g < _NEAR
-    ]
+    limit = probe.results()
+    off = {layer.layer for layer in limit}
+    for share in _STEPS:
+        step = share * float(clean.norm() / noise.norm())
+        probe.reset()
+        probe.run(torch.cat([clean, clean + step * v, clean + step * noise]), settings.forward)
+        off &= {
+            layer.layer
+            for layer, other in zip(limit, probe.results(), strict=True)
+            if other.g and not 1 / _NEAR < (layer.g or 0) * step**2 / other.g < _NEAR
+        }
     probe.reset()
     if off:
+        named = [layer.layer for layer in limit if layer.layer in off]
         more = f" and {len(off) - 3} more" if len(off) > 3 else ""
         warn(
             f"the small limit of {type(probe.model).__name__} is not that of small steps at "
-            f"{', '.join(off[:3])}{more}: it detaches, rounds or draws numbers on the way"
+            f"{', '.join(named[:3])}{more}: it detaches, rounds or draws numbers on the way"
         )
