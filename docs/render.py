@@ -5,8 +5,8 @@ A block between `<!-- theory: FILE -->` and `<!-- /theory -->` shows the trained
 `diffsens theory` wrote; `<!-- coverage -->` and `<!-- /coverage -->` hold what leaderboard/coverage.csv and
 sweep.csv say; between `<!-- spectra: FILES -->` and `<!-- /spectra -->` stands the constant mode by
 layer, from files that `diffsens reproduce fig4` wrote; between `<!-- NAME -->` and `<!-- /NAME -->` what
-`benchmarks/NAME.py` wrote (overhead, scaling, precision, verdicts). `<!-- folders -->` and
-`<!-- /folders -->` hold what the folders of the package say of themselves, in the order that the page gives;
+`benchmarks/NAME.py` wrote (`BENCHMARKS`). `<!-- folders -->` and `<!-- /folders -->` hold what the
+folders of the package say of themselves, in the order that the page gives;
 `<!-- kinds -->` and `<!-- /kinds -->` where the built-in things of each kind are; `<!-- beyond: NAME -->` and
 `<!-- /beyond -->` a table of docs/beyond/tables.py.
 """
@@ -44,7 +44,8 @@ BOARD_FOLDER = ROOT / "leaderboard"
 BLOCK = re.compile(r"(<!-- record: ([0-9a-f]+) -->\n).*?(<!-- /record -->)", re.DOTALL)
 THEORY_BLOCK = re.compile(r"(<!-- theory: (\S+) -->\n).*?(<!-- /theory -->)", re.DOTALL)
 COVERAGE = re.compile(r"(<!-- coverage -->\n).*?(<!-- /coverage -->)", re.DOTALL)
-BENCHMARK = re.compile(r"(<!-- (overhead|scaling|precision|verdicts) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
+BENCHMARKS = "overhead|pairs|scaling|precision|verdicts|forward_mode"
+BENCHMARK = re.compile(rf"(<!-- ({BENCHMARKS}) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 FOLDERS = re.compile(r"(<!-- folders -->\n).*?(<!-- /folders -->)", re.DOTALL)
 KINDS_BLOCK = re.compile(r"(<!-- kinds -->\n).*?(<!-- /kinds -->)", re.DOTALL)
 BEYOND = re.compile(r"(<!-- beyond: (\w+) -->\n).*?(<!-- /beyond -->)", re.DOTALL)
