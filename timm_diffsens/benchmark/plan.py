@@ -29,9 +29,10 @@ from timm_diffsens.perturb.pixels import ActivePixels
 from timm_diffsens.registry import Entry
 from timm_diffsens.schema import limits, records
 from timm_diffsens.schema.config import Config, options
-from timm_diffsens.schema.protocol import Protocol
+from timm_diffsens.schema.protocol import Protocol, read_delta
 from timm_diffsens.sensitivities.perturbed import Perturbation
 
+_OF_SIZE = {"delta": ("delta", "reference_side"), "cut": ("cut",)}  # option -> parameters of a deformation
 _SCALE = ("dims", "size", "xi", "gap")
 _RGB, _IMAGE = 3, ("channels", "height", "width")
 
@@ -187,23 +188,39 @@ def _deformations(config: Config, task: ScaleDetection | None) -> list[tuple[Any
     found = []
     for one in (*asked, *parts_too):
         sizes = config.delta[:1] if one in parts_too else config.delta
-        made = [_made("deformations", one, {**_offered(config), "delta": delta}) for delta in sizes]
-        for name in parts.OF_DIFFEO:
+        made = [_made("deformations", one, {**_offered(config), **_size(size)}) for size in sizes]
+        for name, of in _OF_SIZE.items():
             if config.given(name) and one not in parts_too and (own is None or not config.components):
-                _check_taken(name, [entry for _, entry in made], config)
-        alike = len({entry.values.get("delta") for _, entry in made}) == 1  # it takes none, or holds its own
+                _check_taken(name, of, [entry for _, entry in made], config)
+        # it takes no size, or holds its own
+        alike = len({tuple(map(entry.values.get, _OF_SIZE["delta"])) for _, entry in made}) == 1
         found += made[:1] if alike else made
     if len(found) > limits.DEFORMATIONS:
         raise UsageError(f"at most {limits.DEFORMATIONS} deformations fit a pass, got {len(found)}")
     return found
 
 
-def _check_taken(name: str, made: list[Entry], config: Config) -> None:
-    """Raises: UsageError: the deformation has no such number, or holds another than was asked for."""
+def _size(size: float | str) -> dict[str, Any]:
+    """One size of a configuration as the parameters of a deformation."""
+    delta, side = read_delta(str(size))
+    return {"delta": delta} if side is None else {"delta": delta, "reference_side": side}
+
+
+def _check_taken(name: str, of: tuple[str, ...], made: list[Entry], config: Config) -> None:
+    """Raises: UsageError: the deformation has no such number, or holds another than was asked for.
+
+    Args:
+        name: of the option. of: the parameters that it stands for.
+    """
     asked = config.delta if name == "delta" else (getattr(config, name),)
-    if {entry.values.get(name) for entry in made} != set(asked):
+    wanted = [_size(one) if name == "delta" else {name: one} for one in asked]
+    values = {tuple(map(one.get, of)) for one in wanted}
+    if {tuple(map(entry.values.get, of)) for entry in made} != values:
         entry = made[0]
-        holds = f"has {name}={entry.values[name]}" if name in entry.values else f"takes no {name}"
+        known = (each for one in wanted for each in one)
+        lacks = next((each for each in known if each not in entry.values and not entry.takes(each)), None)
+        held = ", ".join(f"{each}={entry.values[each]}" for each in of if entry.values.get(each) is not None)
+        holds = f"takes no {lacks}" if lacks else f"has {held}"
         raise UsageError(
             f"the deformation {entry.name} {holds}: leave out --{name} {','.join(map(str, asked))}"
         )
@@ -225,6 +242,10 @@ def _made(kind: str, asked: Any, options: dict[str, Any]) -> tuple[Any, Entry]:
     """A thing by its spec, with the options of the protocol that it takes; or the object that was given."""
     if isinstance(asked, str):
         entry = registry.find(kind, asked)
+        if "delta" in entry.parameters:  # a size of its own, in its own unit
+            options = {name: value for name, value in options.items() if name not in _OF_SIZE["delta"]}
+            if "@" in str(entry.parameters["delta"]):
+                entry = replace(entry, parameters={**entry.parameters, **_size(entry.parameters["delta"])})
         offered = {name: value for name, value in options.items() if entry.takes(name)}
         thing, entry = entry.build(**offered), entry.with_values(**offered)
         if entry.sha256 is None and is_dataclass(thing):  # all arguments, so that equal things have one name

@@ -51,7 +51,7 @@ def record_figure(record: Record, distances: PerImage | None = None) -> alt.TopL
         ]
     sizes = size_rows(by_size(record, distances))
     if sizes:
-        rows += [size_chart(sizes, "sizes")]
+        rows += [size_chart(sizes, "sizes", record.protocol.reference_side)]
         data["sizes"] = sizes
     if convolutions(record):
         rows, data = rows + spectrum_rows(record, theme), data | spectrum_data(record)

@@ -25,13 +25,19 @@ def size_rows(table: pd.DataFrame) -> list[Row]:
     return rows
 
 
-def size_chart(rows: list[Row], data: str) -> Any:
-    """The chart and its legend; filled points are in the linear regime. The rows are in `data`."""
+def size_chart(rows: list[Row], data: str, side: int | None) -> Any:
+    """The chart and its legend; filled points are in the linear regime.
+
+    Args:
+        rows: of `size_rows`, which are in the chart's data of the name `data`.
+        side: at which delta is in pixels; None for that of the input.
+    """
     looks = numbered_looks(list(dict.fromkeys(row["variant"] for row in rows)))
     drawn = encodings(looks)
     deltas = [row["delta"] for row in rows]
     span = alt.Scale(type="log", domain=[min(deltas) / 1.2, max(deltas) * 1.2], nice=False)
-    x = alt.X("delta:Q", title="delta, pixels", scale=span, axis=alt.Axis(format="~g", tickCount=5))
+    unit = "pixels" if side is None else f"pixels at a side of {side}"
+    x = alt.X("delta:Q", title=f"delta, {unit}", scale=span, axis=alt.Axis(format="~g", tickCount=5))
     values = [row["r"] for row in rows]
     scale = alt.Scale(type="log", domain=[min(values) / 1.5, max(values) * 1.5], nice=False)
     axis = alt.Axis(tickCount=5, format="~g")
