@@ -9,7 +9,7 @@ from torch import nn
 
 from timm_diffsens import registry
 from timm_diffsens.benchmark import parts
-from timm_diffsens.data.labels import match_labels
+from timm_diffsens.data.labels import match_labels, named_alike
 from timm_diffsens.data.loading import ImageSample, load_images
 from timm_diffsens.data.opening import open_images
 from timm_diffsens.data.scale_detection import ScaleDetection
@@ -34,6 +34,7 @@ from timm_diffsens.sensitivities.perturbed import Perturbation
 
 _OF_SIZE = {"delta": ("delta", "reference_side"), "cut": ("cut",)}  # option -> parameters of a deformation
 _SCALE = ("dims", "size", "xi", "gap")
+_ASSUMED = "the order of the {:,} outputs is not known, that of ImageNet's WordNet ids is assumed"
 _RGB, _IMAGE = 3, ("channels", "height", "width")
 
 
@@ -41,8 +42,9 @@ _RGB, _IMAGE = 3, ("channels", "height", "width")
 class Plan:
     """A measurement that is known to be possible: the model and the images are there, nothing has run.
 
-    `retries` is what was tried before, for the record; `homes` are the modules of the user's files whose code
-    it runs, for `registry.beside`.
+    `assumed_order`: the order of the network's outputs is not known, and taken to be ImageNet's; `retries` is
+    what was tried before, for the record; `homes` are the modules of the user's files whose code it runs, for
+    `registry.beside`.
     """
 
     config: Config
@@ -56,6 +58,7 @@ class Plan:
     whole: tuple[ImageSample, dict[int, int]] | None
     parts: parts.Parts
     key: str
+    assumed_order: bool = False
     warnings: list[str] = field(default_factory=list)
     retries: list[str] = field(default_factory=list)
     homes: list[Any] = field(default_factory=list)
@@ -133,6 +136,9 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
         sample = _sample(source, config, loaded, images)
         sample.transform(loaded.input)  # tensors have to be of the size that the network takes
         labels, reason, whole = _scored(sample, config, loaded)
+        assumed = config.test_error is None and labels is not None and _order_is_assumed(sample, loaded)
+        if assumed:
+            warnings.append(_ASSUMED.format(loaded.classes))
         if "init" in config.variants and loaded.build is None:
             loaded.fresh(config.seed)  # cannot be done for every module: better known now than at the end
     dtype = precision_of(config).describe(loaded.dtype)
@@ -169,6 +175,7 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
         whole=whole,
         parts=found,
         key=key,
+        assumed_order=assumed,
         warnings=warnings,
         homes=[*homes, loaded.home],
     )
@@ -320,6 +327,11 @@ def _scored(
     if reason and sample.labels is not None and config.test_error is None:
         warn(f"no test error: {reason}; pass --test-error if it is known")
     return labels, reason, whole
+
+
+def _order_is_assumed(sample: ImageSample, loaded: LoadedModel) -> bool:
+    """Whether labels are matched by the names of classes that the network, no library's, need not have."""
+    return loaded.class_names is None and named_alike(sample.class_names, imagenet_names(loaded.classes))
 
 
 def _labels(sample: ImageSample, loaded: LoadedModel) -> tuple[dict[int, int] | None, str | None]:
