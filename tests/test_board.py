@@ -19,6 +19,7 @@ from timm_diffsens.models.architectures import find_architecture
 from timm_diffsens.models.checkpoints import read_recipe
 from timm_diffsens.models.loading import LoadedModel, load_model
 from timm_diffsens.results.records.store import iter_records
+from timm_diffsens.schema.protocol import delta_text
 from timm_diffsens.schema.records import Record
 from timm_diffsens.schema.training import TrainOptions
 from timm_diffsens.train.recipe import Recipe
@@ -203,7 +204,9 @@ def kept(checkpoints: Path, records: Path) -> list[Kept]:
 def measured_again(one: Kept, data_dir: Path | None) -> Record:
     """The original network on the images of its record, without any other file."""
     record, protocol = one.record, one.record.protocol
-    given = {} if protocol.delta is None else {"delta": protocol.delta, "cut": protocol.cut}
+    given = {}
+    if protocol.delta is not None:
+        given = {"delta": delta_text(protocol.delta, protocol.reference_side), "cut": protocol.cut}
     return bench(
         one.loaded,
         dataset=record.data.spec,

@@ -290,7 +290,8 @@ def of_object(kind: str, thing: Any) -> Entry:
     values = {name: value for name, value in sorted(values.items()) if name[0] != "_" and _is_plain(value)}
     for entry in _built_in(kind).values():
         if entry.thing is type(thing) or entry.thing is thing:
-            return replace(entry, parameters=values, values=values)
+            named = {name: value for name, value in values.items() if value is not None}
+            return replace(entry, parameters=named, values=values)
     entry = _described(kind, str(named.__name__), named, sys.modules.get(named.__module__))
     sha256 = hashlib.sha256(f"{entry.sha256} {object_sha256(thing)}".encode()).hexdigest()
     return replace(entry, thing=thing, parameters=values, values=values, sha256=sha256)

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from record_factory import VARIANTS
 from safetensors.torch import save_file
+from timm.data import ImageNetInfo
 
 from timm_diffsens import UsageError, bench, read_records
 from timm_diffsens.benchmark.plan import prepare
@@ -222,6 +223,37 @@ def test_an_error_that_is_worse_than_guessing_is_said(shades):
         bench(Shade([1, 2, 3, 4, 5, 0]), **shades | {"images": 24}, full_error=True)
     # one class in six right, which is what a guess would have
     assert bench(Shade([0, 2, 3, 4, 5, 1]), **shades).warnings == []
+
+
+class Thousand(torch.nn.Module):
+    """Tells the grey levels of `shades` apart, with the outputs of a thousand classes."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.shade, self.outputs = Shade(), outputs
+
+    def forward(self, x):
+        scores = self.shade(x)
+        return torch.full((len(x), 1000), -1e3).index_copy(1, torch.tensor(self.outputs), scores)
+
+
+def test_a_network_of_a_thousand_outputs_is_scored_by_wordnet_ids(shades):
+    """Its outputs are taken to be in ImageNet's order, which the record says; an error of chance is told."""
+    names, outputs = ImageNetInfo("imagenet-1k").label_names(), [7, 2, 900, 430, 999, 0]
+    for k, output in enumerate(outputs):
+        (shades["data_dir"] / f"shade{k}").rename(shades["data_dir"] / names[output])
+    others = [outputs[k] for k in (0, 2, 3, 4, 5, 1)]  # one class in six is right: a guess
+    right = bench(Thousand(outputs), **shades)
+    assert right.test_error.value == 0
+    assert right.warnings == [
+        "the order of the 1,000 outputs is not known, that of ImageNet's WordNet ids is assumed"
+    ]
+    words = "no better than guessing: 83.3% of 36 images are wrong; are the outputs in the order of"
+    with pytest.warns(DiffsensWarning, match=words):
+        wrong = bench(Thousand(others), **shades)
+    assert (wrong.test_error.n, len(wrong.warnings)) == (36, 2)
+    known = bench(Thousand(others), test_error=0.3, **shades)
+    assert (known.test_error.source, known.warnings) == ("given", [])
 
 
 def test_what_was_odd_when_the_folder_was_opened_is_in_the_record(shades):

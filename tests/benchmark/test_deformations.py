@@ -128,9 +128,69 @@ def test_the_long_table_has_a_row_a_variant_deformation_and_layer(written):
     assert table["rms"].nunique() == len(SIZES)
 
 
+def test_sizes_at_a_reference_side_stand_beside_those_in_pixels():
+    """Both units in one pass: on inputs of 24 pixels 2@48 is 1, to the bit, and another protocol."""
+    components = {"components": True, "infinitesimal": True}
+    record = bench(network(), delta="2@48,1", **{**OPTIONS, "variants": "original"}, **components)
+    plain = bench(network(), delta=1, **{**OPTIONS, "variants": "original"}, **components)
+    views = {(v.protocol.deformation, v.protocol.reference_side): v for v in record.views()}
+    own = {v.protocol.deformation: v for v in plain.views()}
+    kinds = ["max-entropy", "translation", "rotation", "dilation", "shear"]
+    for kind in kinds:
+        view = views[kind, 48]
+        assert view.protocol.rms_displacement == own[kind].protocol.rms_displacement
+        assert view.variants["original"] == own[kind].variants["original"]
+        assert view.protocol.sha256 != own[kind].protocol.sha256
+        assert "delta = 2@48 px" in view.protocol.deformation_text
+    assert views["max-entropy", None].protocol == plain.protocol
+    # in the limit D over delta^2, delta in the unit asked for, here twice as many of half the size
+    limit = "max-entropy, small limit"
+    small = views[limit, 48].output
+    assert small.d == pytest.approx(own[limit].output.d / 4, rel=1e-6)
+    assert small.r == pytest.approx(own[limit].output.r, rel=1e-6)
+    table = record.layers()
+    assert set(table.loc[table["deformation"] == "shear", "reference_side"]) == {48}
+    assert table["reference_side"].isna().sum() == len(plain.variants["original"])
+
+
+def test_networks_of_other_sides_have_one_protocol_in_pixels_at_a_reference_side():
+    records = [
+        bench(network(), delta="1@48", dataset="dead-leaves", images=4, input_size=side, variants="original")
+        for side in (24, 32)
+    ]
+    assert records[0].protocol.sha256 == records[1].protocol.sha256
+    rms = [record.protocol.rms_displacement for record in records]
+    assert rms == [pytest.approx(Diffeo(side / 48).rms(side), rel=1e-6) for side in (24, 32)]
+
+
+def test_a_record_in_pixels_of_the_input_does_not_name_the_unit():
+    record = bench(network(), delta="1,2@48", **{**OPTIONS, "variants": "original"})
+    written = record.model_dump(mode="json")
+    assert "reference_side" not in written["protocol"]
+    assert written["further"][0]["reference_side"] == 48
+
+
+@pytest.mark.parametrize("spec", ["diffeo:delta=2@48", "diffeo:delta=2,reference_side=48"])
+def test_a_spec_names_its_unit(spec):
+    record = bench(network(), deformation=spec, **{**OPTIONS, "variants": "original"})
+    assert (record.protocol.delta, record.protocol.reference_side) == (2, 48)
+    given = bench(network(), deformation=Diffeo(2, reference_side=48), **{**OPTIONS, "variants": "original"})
+    assert given.protocol == record.protocol
+
+
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
+        ({"delta": "1@"}, "PIXELS@SIDE"),
+        ({"delta": "1@1"}, "a side between 2 and 8,192 after the @, got '1@1'"),
+        ({"delta": "1@48,1,1.0@48"}, "asked for twice: delta = 1@48 px"),
+        ({"delta": "-1@48"}, "positive number of pixels"),
+        ({"delta": "1@48", "deformation": "diffeo:delta=1"}, "diffeo has delta=1: leave out delta 1@48"),
+        ({"delta": "1", "deformation": "diffeo:delta=1@48"}, "diffeo has delta=1.0, reference_side=48"),
+        (
+            {"delta": "1@48", "deformation": lambda images, generator: images},
+            "takes no delta: leave out delta 1@48",
+        ),
         ({"delta": (1, 0.5, 1)}, "asked for twice: delta = 1 px"),
         ({"delta": (1, 2), "deformation": "diffeo:delta=1"}, "diffeo has delta=1: leave out delta 1.0,2.0"),
         ({"deformation": "diffeo,diffeo"}, "asked for twice"),

@@ -36,6 +36,13 @@ def test_each_field_has_the_rms_of_the_max_entropy_field(kind, size):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_pixels_at_a_reference_side(kind):
+    for side, delta in ((224, 1.5), (112, 0.75)):
+        plain = fields(kind, n=2, size=(side, side), delta=delta)
+        assert torch.equal(fields(kind, n=2, size=(side, side), delta=1.5, reference_side=224), plain)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_signs_and_directions_have_no_preference(kind):
     n = 4000
     found = fields(kind, n=n, size=(9, 9))

@@ -16,7 +16,7 @@ from timm_diffsens.errors import DiffsensWarning, UsageError
 from timm_diffsens.perturb.fields import deform
 from timm_diffsens.perturb.normals import normals as drawn
 from timm_diffsens.perturb.streams import Streams
-from timm_diffsens.schema.protocol import delta_bounds
+from timm_diffsens.schema.protocol import delta_bounds, read_delta
 
 EPS32, EPS64 = 2.0**-24, 2.0**-53
 SIZES = [16, (16, 16), (11, 20), (24, 13)]
@@ -250,21 +250,25 @@ def test_the_bounds_are_those_of_the_temperature():
     sides=st.tuples(st.integers(2, 2000), st.integers(2, 2000)),
     cut=st.integers(2, 40),
     delta=st.floats(1e-3, 1e3),
+    reference_side=st.sampled_from([None, 32, 224]),
 )
-@example(sides=(19, 19), cut=3, delta=3.0)
-def test_what_is_advised_is_accepted(sides, cut, delta):
-    problem = Diffeo(delta, cut).problem(sides)
+@example(sides=(19, 19), cut=3, delta=3.0, reference_side=None)
+def test_what_is_advised_is_accepted(sides, cut, delta, reference_side):
+    problem = Diffeo(delta, cut, reference_side).problem(sides)
+    least, most = delta_bounds(min(sides), cut)
     if problem is None:
-        least, most = delta_bounds(min(sides), cut)
-        assert least <= delta <= most
+        assert least <= Diffeo(delta, cut, reference_side).at(sides).delta <= most
         return
     advised = re.search(r"choose --delta between (\S+) and (\S+)$", problem)
     if advised is None:  # no delta fits
         assert problem.endswith("use larger images or a lower --cut")
-        assert min(sides) / (math.pi * cut) < 0.5
+        step = 0.0 if reference_side is None else 2e-3 * min(sides) / reference_side  # of what is advised
+        assert most - least < step
         return
     for bound in advised.groups():
-        assert Diffeo(float(bound), cut).problem(sides) is None
+        size, side = read_delta(bound)
+        assert side == reference_side
+        assert Diffeo(size, cut, side).problem(sides) is None
 
 
 @pytest.mark.parametrize("delta", [0.5, 1.0, 32 / (3 * math.pi)])
@@ -283,6 +287,52 @@ def test_the_shorter_side_counts(size):
 def test_no_delta_fits():
     problem = Diffeo(1.0, 20).problem(28)
     assert problem.endswith("use larger images or a lower --cut")
+
+
+# ---- pixels at a reference side
+
+
+@pytest.mark.parametrize("size", [224, (224, 224), (224, 300), (300, 224)])
+def test_at_the_reference_side_it_is_in_plain_pixels(size):
+    one, other = Diffeo(0.7), Diffeo(0.7, reference_side=224)
+    assert torch.equal(one.displacement(3, size, seeded()), other.displacement(3, size, seeded()))
+    assert one.rms(size) == other.rms(size)
+
+
+def test_at_half_the_side_it_is_half_as_large():
+    one, other = Diffeo(1.0), Diffeo(2.0, reference_side=224)
+    images = pictures(2, 3, (112, 112))
+    assert torch.equal(one(images, seeded()), other(images, seeded()))
+    assert one.rms(112) == other.rms(112)
+    assert one.temperature(112) == other.temperature(112)
+
+
+@pytest.mark.parametrize("size", [(64, 160), (160, 64)])
+def test_the_shorter_side_sets_the_scale(size):
+    one, other = Diffeo(0.5, cut=4), Diffeo(1.0, cut=4, reference_side=128)
+    assert torch.equal(one.displacement(2, size, seeded()), other.displacement(2, size, seeded()))
+    assert one.rms(size) == other.rms(size)
+
+
+def test_enlarged_images_move_by_the_same_share_of_the_side():
+    """The field of equal draws, over the side: the same at each resolution, at the pixels that both have."""
+    diffeo = Diffeo(1.0, reference_side=100)
+    small, large = (
+        diffeo.displacement(2, side, seeded(), torch.float64) / side for side in (57, 113)
+    )  # every second pixel of 113 is one of 57
+    torch.testing.assert_close(large[..., ::2, ::2], small, rtol=1e-12, atol=1e-15)
+
+
+def test_the_problem_is_told_in_the_unit_asked_for():
+    problem = Diffeo(0.6, reference_side=224).problem(128)
+    assert problem.startswith("with delta = 0.6@224 the deformation moves less than a pixel on a side of 128")
+    assert problem.endswith("choose --delta between 0.875@224 and 23.767@224")
+
+
+@pytest.mark.parametrize("side", [0, 1, 2.5, 10_000])
+def test_a_reference_side_is_a_number_of_pixels(side):
+    with pytest.raises(UsageError, match=f"reference_side must be between 2 and 8,192, got {side}"):
+        Diffeo(reference_side=side)
 
 
 def test_temperature():

@@ -13,7 +13,7 @@ from timm_diffsens.schema.families import family_of_name
 from timm_diffsens.schema.protocol import Protocol, digest, protocol_hash
 from timm_diffsens.sensitivities.statistics import STATISTICS_BATCH
 
-OF_DIFFEO = ("delta", "cut")
+OF_DIFFEO = ("delta", "reference_side", "cut")
 DRAWS = "Philox4x32-10"  # of noise and fields: `perturb.philox`
 
 

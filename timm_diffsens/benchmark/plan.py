@@ -9,7 +9,7 @@ from torch import nn
 
 from timm_diffsens import registry
 from timm_diffsens.benchmark import parts
-from timm_diffsens.data.labels import match_labels
+from timm_diffsens.data.labels import match_labels, named_alike
 from timm_diffsens.data.loading import ImageSample, load_images
 from timm_diffsens.data.opening import open_images
 from timm_diffsens.data.scale_detection import ScaleDetection
@@ -30,10 +30,12 @@ from timm_diffsens.perturb.stored import save_fields
 from timm_diffsens.registry import Entry
 from timm_diffsens.schema import limits, records
 from timm_diffsens.schema.config import Config, options
-from timm_diffsens.schema.protocol import Protocol
+from timm_diffsens.schema.protocol import Protocol, read_delta
 from timm_diffsens.sensitivities.perturbed import Perturbation
 
+_OF_SIZE = {"delta": ("delta", "reference_side"), "cut": ("cut",)}  # option -> parameters of a deformation
 _SCALE = ("dims", "size", "xi", "gap")
+_ASSUMED = "the order of the {:,} outputs is not known, that of ImageNet's WordNet ids is assumed"
 _RGB, _IMAGE = 3, ("channels", "height", "width")
 
 
@@ -41,8 +43,9 @@ _RGB, _IMAGE = 3, ("channels", "height", "width")
 class Plan:
     """A measurement that is known to be possible: the model and the images are there, nothing has run.
 
-    `retries` is what was tried before, for the record; `homes` are the modules of the user's files whose code
-    it runs, for `registry.beside`.
+    `assumed_order`: the order of the network's outputs is not known, and taken to be ImageNet's; `retries` is
+    what was tried before, for the record; `homes` are the modules of the user's files whose code it runs, for
+    `registry.beside`.
     """
 
     config: Config
@@ -56,6 +59,7 @@ class Plan:
     whole: tuple[ImageSample, dict[int, int]] | None
     parts: parts.Parts
     key: str
+    assumed_order: bool = False
     warnings: list[str] = field(default_factory=list)
     retries: list[str] = field(default_factory=list)
     homes: list[Any] = field(default_factory=list)
@@ -140,6 +144,9 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
         sample = _sample(source, config, loaded, images)
         sample.transform(loaded.input)  # tensors have to be of the size that the network takes
         labels, reason, whole = _scored(sample, config, loaded)
+        assumed = config.test_error is None and labels is not None and _order_is_assumed(sample, loaded)
+        if assumed:
+            warnings.append(_ASSUMED.format(loaded.classes))
         if "init" in config.variants and loaded.build is None:
             loaded.fresh(config.seed)  # cannot be done for every module: better known now than at the end
     dtype = precision_of(config).describe(loaded.dtype)
@@ -176,6 +183,7 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
         whole=whole,
         parts=found,
         key=key,
+        assumed_order=assumed,
         warnings=warnings,
         homes=[*homes, loaded.home],
     )
@@ -195,23 +203,39 @@ def _deformations(config: Config, task: ScaleDetection | None) -> list[tuple[Any
     found = []
     for one in (*asked, *parts_too):
         sizes = config.delta[:1] if one in parts_too else config.delta
-        made = [_made("deformations", one, {**_offered(config), "delta": delta}) for delta in sizes]
-        for name in parts.OF_DIFFEO:
+        made = [_made("deformations", one, {**_offered(config), **_size(size)}) for size in sizes]
+        for name, of in _OF_SIZE.items():
             if config.given(name) and one not in parts_too and (own is None or not config.components):
-                _check_taken(name, [entry for _, entry in made], config)
-        alike = len({entry.values.get("delta") for _, entry in made}) == 1  # it takes none, or holds its own
+                _check_taken(name, of, [entry for _, entry in made], config)
+        # it takes no size, or holds its own
+        alike = len({tuple(map(entry.values.get, _OF_SIZE["delta"])) for _, entry in made}) == 1
         found += made[:1] if alike else made
     if len(found) > limits.DEFORMATIONS:
         raise UsageError(f"at most {limits.DEFORMATIONS} deformations fit a pass, got {len(found)}")
     return found
 
 
-def _check_taken(name: str, made: list[Entry], config: Config) -> None:
-    """Raises: UsageError: the deformation has no such number, or holds another than was asked for."""
+def _size(size: float | str) -> dict[str, Any]:
+    """One size of a configuration as the parameters of a deformation."""
+    delta, side = read_delta(str(size))
+    return {"delta": delta} if side is None else {"delta": delta, "reference_side": side}
+
+
+def _check_taken(name: str, of: tuple[str, ...], made: list[Entry], config: Config) -> None:
+    """Raises: UsageError: the deformation has no such number, or holds another than was asked for.
+
+    Args:
+        name: of the option. of: the parameters that it stands for.
+    """
     asked = config.delta if name == "delta" else (getattr(config, name),)
-    if {entry.values.get(name) for entry in made} != set(asked):
+    wanted = [_size(one) if name == "delta" else {name: one} for one in asked]
+    values = {tuple(map(one.get, of)) for one in wanted}
+    if {tuple(map(entry.values.get, of)) for entry in made} != values:
         entry = made[0]
-        holds = f"has {name}={entry.values[name]}" if name in entry.values else f"takes no {name}"
+        known = (each for one in wanted for each in one)
+        lacks = next((each for each in known if each not in entry.values and not entry.takes(each)), None)
+        held = ", ".join(f"{each}={entry.values[each]}" for each in of if entry.values.get(each) is not None)
+        holds = f"takes no {lacks}" if lacks else f"has {held}"
         raise UsageError(
             f"the deformation {entry.name} {holds}: leave out --{name} {','.join(map(str, asked))}"
         )
@@ -233,6 +257,10 @@ def _made(kind: str, asked: Any, options: dict[str, Any]) -> tuple[Any, Entry]:
     """A thing by its spec, with the options of the protocol that it takes; or the object that was given."""
     if isinstance(asked, str):
         entry = registry.find(kind, asked)
+        if "delta" in entry.parameters:  # a size of its own, in its own unit
+            options = {name: value for name, value in options.items() if name not in _OF_SIZE["delta"]}
+            if "@" in str(entry.parameters["delta"]):
+                entry = replace(entry, parameters={**entry.parameters, **_size(entry.parameters["delta"])})
         offered = {name: value for name, value in options.items() if entry.takes(name)}
         thing, entry = entry.build(**offered), entry.with_values(**offered)
         if entry.sha256 is None and is_dataclass(thing):  # all arguments, so that equal things have one name
@@ -307,6 +335,11 @@ def _scored(
     if reason and sample.labels is not None and config.test_error is None:
         warn(f"no test error: {reason}; pass --test-error if it is known")
     return labels, reason, whole
+
+
+def _order_is_assumed(sample: ImageSample, loaded: LoadedModel) -> bool:
+    """Whether labels are matched by the names of classes that the network, no library's, need not have."""
+    return loaded.class_names is None and named_alike(sample.class_names, imagenet_names(loaded.classes))
 
 
 def _labels(sample: ImageSample, loaded: LoadedModel) -> tuple[dict[int, int] | None, str | None]:

@@ -304,7 +304,7 @@ class _Run:
         if stated is not None and (original.images < stated[1]):
             return _fraction(round(stated[0] * stated[1]), stated[1], "recipe")
         if original.wrong is not None:
-            self._warn_if_worse_than_guessing(original.wrong, original.images, plan.labels or {})
+            self._warn_if_guessed(original.wrong, original.images, plan.labels or {})
             return _fraction(original.wrong, original.images, "measured")
         if plan.labels is not None:
             return records.TestError(reason=_NO_SCORES)
@@ -323,12 +323,16 @@ class _Run:
         wrong, n = count_wrong(module, self._perturbed(whole), labels, self.settings, progress)
         if wrong is None:
             return records.TestError(reason=_NO_SCORES)
-        self._warn_if_worse_than_guessing(wrong, n, labels)
+        self._warn_if_guessed(wrong, n, labels)
         return _fraction(wrong, n, "measured on the full split")
 
-    def _warn_if_worse_than_guessing(self, wrong: int, n: int, labels: Mapping[int, int]) -> None:
-        """A binomial test against guesses among the classes that occur; random weights guess among all."""
-        from scipy.special import bdtr
+    def _warn_if_guessed(self, wrong: int, n: int, labels: Mapping[int, int]) -> None:
+        """Binomial tests against guesses among the classes that occur; random weights guess among all.
+
+        Where the order of the outputs is assumed the error has to be below that of guesses: in another order
+        they are guesses.
+        """
+        from scipy.special import bdtr, bdtrc
 
         classes = len(set(labels.values()))
         if self.model.weights.source == "random":
@@ -338,6 +342,13 @@ class _Run:
                 f"worse than guessing: do the labels fit? {wrong / n:.1%} of {n} images are wrong, "
                 f"{1 - 1 / classes:.1%} would be by a guess among {classes} classes"
             )
+        elif self.plan.assumed_order and self.model.weights.source != "random":
+            by_chance = bdtrc(n - wrong - 1, n, 1 / classes) if wrong < n else 1.0
+            if by_chance > _WORSE:
+                warn(
+                    f"no better than guessing: {wrong / n:.1%} of {n} images are wrong; are the outputs in "
+                    "the order of ImageNet's WordNet ids, as is assumed? Else pass --test-error"
+                )
 
     def _perturbed(self, sample: ImageSample, keep: int = 0) -> PerturbedImages:
         def batches(size: int) -> Iterator[Batch]:

@@ -8,6 +8,11 @@ from timm_diffsens.data.loading import ImageSample
 _WORDNET_ID = re.compile(r"n\d{8}")
 
 
+def named_alike(names: Sequence[str] | None, imagenet_names: Sequence[str] | None) -> bool:
+    """Whether a set's classes are, by name, classes of a network of an ImageNet."""
+    return bool(names and imagenet_names) and set(names or ()) <= set(imagenet_names or ())
+
+
 def match_labels(
     sample: ImageSample,
     classes: int | None,
@@ -37,12 +42,12 @@ def match_labels(
             return None, f"the {where} has a label {max(sample.labels)}, the model {classes} classes"
         return sample.labels, None
     if imagenet_names is not None and all(_WORDNET_ID.fullmatch(name) for name in names):
-        position = {name: index for index, name in enumerate(imagenet_names)}
-        missing = [name for name in names if name not in position]
-        if not missing:
+        if named_alike(names, imagenet_names):
+            position = {name: index for index, name in enumerate(imagenet_names)}
             return tuple(position[names[label]] for label in sample.labels), None
         if certain and len(names) == classes:
-            return None, f"the {where} has the class {missing[0]}, which the model does not have"
+            missing = next(name for name in names if name not in imagenet_names)
+            return None, f"the {where} has the class {missing}, which the model does not have"
     if len(names) != classes:
         return None, f"the {where} has {len(names)} classes, the model {classes}"
     if certain and imagenet_names is not None and not all(name.isdigit() for name in names):

@@ -19,6 +19,7 @@ from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.fields import DisplacementFields, sides
 from timm_diffsens.perturb.streams import Generator, standard_normal
 from timm_diffsens.registry import Look, register
+from timm_diffsens.schema.protocol import delta_text
 
 COMPONENTS = ("translation", "rotation", "dilation", "shear")
 
@@ -28,29 +29,34 @@ class Component(DisplacementFields):
     """Displacements of one kind, of fixed rms.
 
     Args:
-        delta: the rms displacement is that of `Diffeo(delta, cut)` on images of that size.
-        cut: likewise.
+        delta: the rms displacement is that of `Diffeo(delta, cut, reference_side)` on images of that size.
+        cut, reference_side: likewise.
 
     Raises:
-        UsageError: `delta` or `cut` out of range.
+        UsageError: a number out of range.
     """
 
     delta: float = 1.0
     cut: int = 3
+    reference_side: int | None = None
     draws: ClassVar[int] = 2  # random numbers an image
 
     def __post_init__(self) -> None:
-        Diffeo(self.delta, self.cut)  # or it raises
+        self._diffeo()  # or it raises
+
+    def _diffeo(self) -> Diffeo:
+        return Diffeo(self.delta, self.cut, self.reference_side)
 
     def rms(self, size: Size) -> float:
         """Rms displacement over the pixels of `size`, the same for each draw."""
-        return Diffeo(self.delta, self.cut).rms(size)
+        return self._diffeo().rms(size)
 
     def problem(self, size: Size) -> str | None:
         """What is wrong with this deformation on images of `size`, or None."""
         if self.rms(size) < radius(size):
             return None
-        return f"with delta = {self.delta:g} pixels move by more than they are apart from the centre"
+        asked = delta_text(self.delta, self.reference_side)
+        return f"with delta = {asked} pixels move by more than they are apart from the centre"
 
     def displacement(
         self,
@@ -128,7 +134,7 @@ class Mode(Component):
     """One mode, sin(i pi x) sin(j pi y), times a vector of random direction.
 
     Args:
-        delta, cut: see `Component`.
+        delta, cut, reference_side: see `Component`.
         i, j: number of half waves across and down, at least 1.
 
     Raises:

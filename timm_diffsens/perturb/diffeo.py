@@ -3,7 +3,7 @@
 import functools
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -43,9 +43,16 @@ class Diffeo(DisplacementFields):
     Args:
         delta: size of the deformation in pixels.
         cut: cutoff of the modes, an integer of at least 2 (at 1, ln cut = 0 and T has no meaning).
+        reference_side: `delta` is in pixels of images whose shorter side has this many, and on images of
+            (h, w) pixels the deformation has the size delta * min(h, w) / reference_side: networks that see
+            a picture at different resolutions see the same deformation of it. None: in pixels of whatever
+            is deformed. Of the two sides the shorter one counts, as in the bounds of delta: the modes are
+            shortest along it, the map is steepest there, and delta / min(h, w) says how far it is from
+            folding (it stops being one-to-one at 1 / (pi cut)), whatever the aspect ratio. By the area,
+            sqrt(h w), a long image could fold at a delta at which a square one does not.
 
     Raises:
-        UsageError: `delta` or `cut` out of range.
+        UsageError: a number out of range.
 
     Example:
         >>> import torch
@@ -58,10 +65,13 @@ class Diffeo(DisplacementFields):
         torch.Size([5, 2, 24, 32])
         >>> round(diffeo.rms(224), 3)
         0.839
+        >>> Diffeo(delta=1.0, reference_side=224).at(112)
+        Diffeo(delta=0.5, cut=3, reference_side=None)
     """
 
     delta: float = 1.0
     cut: int = 3
+    reference_side: int | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.delta) and self.delta > 0):
@@ -74,23 +84,34 @@ class Diffeo(DisplacementFields):
         if self.cut > limits.CUT:
             raise UsageError(f"cut must be at most {limits.CUT:,}, got {self.cut}")
         object.__setattr__(self, "cut", int(self.cut))
+        side = self.reference_side
+        if side is not None and not (int(side) == side and 2 <= side <= limits.SIDE):
+            raise UsageError(f"reference_side must be between 2 and {limits.shown(limits.SIDE)}, got {side}")
+
+    def at(self, size: Size) -> "Diffeo":
+        """The same on images of `size`, with `delta` in their own pixels."""
+        if self.reference_side is None:
+            return self
+        scale = min(sides(size)) / self.reference_side
+        return replace(self, delta=self.delta * scale, reference_side=None)
 
     def temperature(self, side: int) -> float:
-        """T = 4 delta^2 / (pi n^2 ln cut) for a side of n pixels."""
-        return 4 * self.delta**2 / (math.pi * side**2 * math.log(self.cut))
+        """T = 4 delta^2 / (pi n^2 ln cut) for a square of n pixels a side, delta in its own pixels."""
+        return 4 * self.at(side).delta ** 2 / (math.pi * side**2 * math.log(self.cut))
 
     def rms(self, size: Size) -> float:
         """Exact expected rms displacement in pixels, over both components and all pixels of `size`."""
         height, width = sides(size)
+        here = self.at(size)
         horizontal, vertical = (_basis(self.cut, side) ** 2 for side in (width, height))
         # E C_ij^2 = T / (i^2 + j^2), and a component's mean square factorises over the two axes.
         mean_square = np.einsum("ji,j,i->", _weights(self.cut) ** 2, vertical.mean(1), horizontal.mean(1))
-        per_component = [side**2 * self.temperature(side) * mean_square for side in (width, height)]
+        per_component = [side**2 * here.temperature(side) * mean_square for side in (width, height)]
         return math.sqrt(sum(per_component))
 
     def problem(self, size: Size) -> str | None:
         """What is wrong with this deformation on images of `size`, or None."""
-        return delta_problem(self.delta, self.cut, min(sides(size)))
+        return delta_problem(self.delta, self.cut, min(sides(size)), self.reference_side)
 
     def displacement(
         self,
@@ -115,7 +136,8 @@ class Diffeo(DisplacementFields):
             warnings.warn(problem, DiffsensWarning, stacklevel=2)
         draws = standard_normal(n, (2, self.cut, self.cut), generator, dtype, device)
         weights, across, down = _constants(self.cut, height, width, dtype, draws.device)
-        scale = height * math.sqrt(self.temperature(height))  # whatever the side: T has its square below
+        # whatever the side: T has its square below
+        scale = height * math.sqrt(self.at(size).temperature(height))
         with exact(draws.device):
             return torch.einsum("ncji,jy,ix->ncyx", draws * weights * scale, down, across)
 

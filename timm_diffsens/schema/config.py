@@ -18,6 +18,7 @@ from timm_diffsens import registry
 from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.files import absolute
 from timm_diffsens.schema import limits
+from timm_diffsens.schema.protocol import read_delta
 
 OptionGroup = Literal["model", "data", "protocol", "key", "run"]
 
@@ -146,8 +147,12 @@ def _numbers(value: Any) -> tuple[float, ...] | None:
         raise UsageError(f"needs numbers separated by commas, got {','.join(map(str, value))!r}") from None
 
 
-def _sizes(value: Any) -> tuple[float, ...] | None:
-    sizes = _numbers(value)
+def _sizes(value: Any) -> tuple[float | str, ...] | None:
+    """Numbers of pixels, and texts PIXELS@SIDE as they are."""
+    if value is None or isinstance(value, int | float):
+        return _numbers(value)
+    read = [(part, *read_delta(part)) for part in split_commas(value)]
+    sizes = tuple(delta if side is None else part for part, delta, side in read) or None
     if sizes and len(sizes) > limits.DEFORMATIONS:
         raise UsageError(f"takes at most {limits.DEFORMATIONS} sizes, got {len(sizes)}")
     return sizes
@@ -268,11 +273,11 @@ class Config(Options):
         metavar="SPEC,...",
         repeatable=True,
     )
-    delta: Annotated[tuple[float, ...], BeforeValidator(_sizes)] = _perturbation(
+    delta: Annotated[tuple[float | str, ...], BeforeValidator(_sizes)] = _perturbation(
         (1.0,),
-        "Size of the deformation (default 1), or several, of which the first is that of tables and boards.",
-        "pixels",
-        metavar="PIXELS,...",
+        "Size of the deformation (default 1), or several, of which the first is that of tables and boards; "
+        "in pixels of the input, or of images of another side (1@224: s/224 pixels of an input of side s).",
+        metavar="PIXELS[@SIDE],...",
         repeatable=True,
     )
     cut: Annotated[int, Field(le=limits.CUT)] = _perturbation(3, "Cutoff of the deformation's Fourier modes.")

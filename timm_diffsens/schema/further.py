@@ -10,7 +10,7 @@ from timm_diffsens.schema.protocol import Protocol, protocol_hash
 from timm_diffsens.schema.values import Count, Part, Size, Whole, rounded
 
 _OF_LAYERS = ("d", "g", "r", "d_stderr", "g_stderr", "r_stderr", "n", "r_low", "r_high", "reason")
-_OF_PROTOCOL = ("deformation", "delta", "cut", "rms_displacement")
+_OF_PROTOCOL = ("deformation", "delta", "reference_side", "cut", "rms_displacement")
 
 
 def _rounded(values: list[float | None]) -> list[float | None]:
@@ -72,8 +72,11 @@ class Further(Part):
     Everything else of the protocol is that of the record.
     """
 
+    sparse: ClassVar[tuple[str, ...]] = ("reference_side",)
+
     deformation: str
     delta: Size | None = None
+    reference_side: Count | None = Field(None, description="see `Protocol`; left out: delta is in pixels")
     cut: Count | None = None
     rms_displacement: Size | None = Field(None, description="in pixels at this input size")
     variants: dict[str, LayerValues]

@@ -96,6 +96,19 @@ def board(folder) -> Leaderboard:
 # ---- groups
 
 
+def test_the_two_units_of_delta_are_never_mixed(tmp_path):
+    """As numbers they are equal; boards show both, each by itself."""
+    plain = [trained(i) for i in range(6)]
+    at_side = [trained(20 + i, protocol={"reference_side": 224}) for i in range(5)]
+    board = build(written(tmp_path, [*plain, *at_side]))
+    assert [len(group.models) for group in board.groups] == [6, 5]
+    assert [group.title for group in board.groups] == [
+        "cifar10, val",
+        "cifar10, val, delta in pixels at a side of 224",
+    ]
+    assert board.groups[1].fields["reference side"] == "224"
+
+
 def test_comparable_records_are_put_together(board):
     assert [len(group.models) for group in board.groups] == [12, 6]
     assert board.main is board.groups[0]

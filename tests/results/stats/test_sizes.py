@@ -36,6 +36,13 @@ def test_sizes_are_sorted_and_those_of_the_record_alone(measured):
     assert len(by_size(make_record())) == 0
 
 
+def test_sizes_of_the_other_unit_are_no_sizes_of_it():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(5)).eval()
+    record = bench(net, delta="1@32,0.5,2@32", dataset="dead-leaves", images=3, input_size=16)
+    assert [view.protocol.delta for _, view in sizes_of(record)] == [1, 2]
+    assert "delta = 2@32 px" in regime(by_size(record), 2.0, 32)
+
+
 def test_a_size_is_small_where_r_does_not_differ_from_the_smallest(measured):
     record, distances = measured
     table = by_size(record, distances)

@@ -27,7 +27,9 @@ _OF_LAYER = {
 }
 _LAYER_COLUMNS = {
     **dict.fromkeys(("key", "model", "dataset", "protocol", "variant", "deformation"), _TEXT),
-    **dict.fromkeys(("delta", "rms"), "float64"),
+    "delta": "float64",
+    "reference_side": "Int64",
+    "rms": "float64",
     **_OF_LAYER,
     **dict.fromkeys(("e", "e_stderr"), "float64"),
 }
@@ -76,6 +78,7 @@ def layers_frame(records: Sequence[Record]) -> pd.DataFrame:
             "variant": variant,
             "deformation": view.protocol.deformation,
             "delta": view.protocol.delta,
+            "reference_side": view.protocol.reference_side,
             "rms": view.protocol.rms_displacement,
             **{name: getattr(layer, name) for name in _OF_LAYER},
             **_equivariance(view, variant, place),

@@ -160,9 +160,10 @@ def read_layers(folder: Folder) -> "pd.DataFrame":
 
     Columns: `key`, `model` (spec), `dataset` (spec), `protocol` (hash: only records of equal ones are
     comparable, and those of version 1 and 2 of the schema never are), `variant`, `deformation`, `delta`
-    (pixels), `rms` (displacement, pixels), `layer`, `index`, `depth`, `d`, `g`, `r`, `d_stderr`, `g_stderr`,
-    `r_stderr`, `n`, `reason`, `kind`, and `e`, `e_stderr` (equivariance, if measured); a value that does not
-    exist is missing. Files that are no records are left out, and named in one warning.
+    (pixels), `reference_side` (at which they are meant; missing: the input's own), `rms` (displacement,
+    pixels), `layer`, `index`, `depth`, `d`, `g`, `r`, `d_stderr`, `g_stderr`, `r_stderr`, `n`, `reason`,
+    `kind`, and `e`, `e_stderr` (equivariance, if measured); a value that does not exist is missing. Files
+    that are no records are left out, and named in one warning.
 
     Raises:
         UsageError: there is no such folder, or it cannot be read.

@@ -46,9 +46,10 @@ def _images(record: Record) -> Iterator[str]:
 
 
 def _deformation(record: Record) -> Iterator[str]:
-    delta, cut, shown = record.protocol.delta, record.protocol.cut, record.model.input
-    if delta is not None and cut is not None:
-        problem = delta_problem(delta, cut, min(shown.height, shown.width))
+    protocol, shown = record.protocol, record.model.input
+    if protocol.delta is not None and protocol.cut is not None:
+        side = min(shown.height, shown.width)
+        problem = delta_problem(protocol.delta, protocol.cut, side, protocol.reference_side)
         if problem:
             yield problem
 

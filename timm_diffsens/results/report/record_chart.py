@@ -105,7 +105,8 @@ def _parts(
         parts["equivariance"] = partial(_equivariance, moved, theme, layout)
     sizes = size_rows(by_size(record, distances))
     if sizes:
-        parts["sizes"] = lambda: (size_charts(sizes, "sizes", layout), {"sizes": sizes})
+        side = record.protocol.reference_side
+        parts["sizes"] = lambda: (size_charts(sizes, side, layout), {"sizes": sizes})
     if convolutions(record):
         parts["spectra"] = lambda: (spectrum_rows(record, theme, layout), spectrum_data(record))
     return parts

@@ -25,13 +25,20 @@ def size_rows(table: pd.DataFrame) -> list[Row]:
     ]
 
 
-def size_charts(rows: list[Row], data: str, layout: Layout) -> list[Any]:
-    """A legend and the chart; filled points are in the linear regime. The rows are in `data`."""
+def size_charts(rows: list[Row], side: int | None, layout: Layout) -> list[Any]:
+    """A legend and the chart; filled points are in the linear regime.
+
+    Args:
+        rows: of `size_rows`, which are in the chart's data of the name `sizes`.
+        side: at which delta is in pixels; None for that of the input.
+        layout: of the figure.
+    """
     looks = numbered_looks(list(dict.fromkeys(row["variant"] for row in rows)))
     drawn = encodings(looks)
     span = log_scale([row["delta"] for row in rows], 1.2)
-    x = alt.X("delta:Q", title="delta, pixels", scale=span, axis=alt.Axis(format="~g", tickCount=5))
-    base = alt.Chart(alt.NamedData(data)).encode(x=x, color=drawn["color"])
+    unit = "pixels" if side is None else f"pixels at a side of {side}"
+    x = alt.X("delta:Q", title=f"delta, {unit}", scale=span, axis=alt.Axis(format="~g", tickCount=5))
+    base = alt.Chart(alt.NamedData("sizes")).encode(x=x, color=drawn["color"])
     scale = log_scale(row["r"] for row in rows)
     bars, line, at = with_bars(base, "r", MEASURES["r"], scale, drawn)
     tips = ["variant:N", "delta:Q", "r:Q", "r_stderr:Q"]

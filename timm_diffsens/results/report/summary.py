@@ -35,7 +35,7 @@ def _sentences(record: Record, distances: PerImage | None) -> Iterator[str]:
     yield from _trained(record)
     yield from _of_others(record)
     if record.further and distances is not None:
-        yield regime(by_size(record, distances), record.protocol.delta)
+        yield regime(by_size(record, distances), record.protocol.delta, record.protocol.reference_side)
     yield from _limits(record, layers, valued)
 
 

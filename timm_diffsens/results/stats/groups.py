@@ -59,7 +59,9 @@ def _title(record: Record) -> str:
 
 
 def _data_title(record: Record) -> str:
-    return (record.data.title or record.data.spec) + (f", {record.data.split}" if record.data.split else "")
+    data, side = record.data, record.protocol.reference_side
+    unit = f"delta in pixels at a side of {side}" if side else None
+    return ", ".join(filter(None, [data.title or data.spec, data.split, unit]))
 
 
 def group_fields(record: Record, sources: Sequence[str]) -> dict[str, str]:

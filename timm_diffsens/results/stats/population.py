@@ -8,7 +8,8 @@ import pandas as pd
 from timm_diffsens.results.records.frames import columns_of, variants_of
 
 MEASURES = ("d", "g", "r")
-# Fields that must agree, and what to call them. Input sizes may differ, as in the paper: delta is in pixels.
+# Fields that must agree, and what to call them. Input sizes may differ, as in the paper; the unit of delta
+# (pixels of the input, or at a reference side) is in the protocol.
 COMPARABLE = {
     "dataset": "data set",
     "split": "split",

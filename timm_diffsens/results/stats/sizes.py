@@ -10,9 +10,11 @@ import pandas as pd
 
 from timm_diffsens.results.records.per_image import PerImage
 from timm_diffsens.results.stats.paired import Compared, pair_of
+from timm_diffsens.schema.protocol import delta_text
 from timm_diffsens.schema.records import Record
 
 LEVEL = 0.05
+_SAME = ("deformation", "cut", "reference_side")
 _COLUMNS = ["layer", "index", "delta", "rms", "r", "r_stderr", "ratio", "p", "linear"]
 
 
@@ -22,7 +24,7 @@ def sizes_of(record: Record) -> list[tuple[int, Record]]:
     same = [
         (k, view)
         for k, view in enumerate(record.views())
-        if (view.protocol.deformation, view.protocol.cut) == (first.deformation, first.cut)
+        if all(getattr(view.protocol, name) == getattr(first, name) for name in _SAME)
         and view.protocol.delta is not None
     ]
     return sorted(same, key=lambda one: one[1].protocol.delta or 0.0)
@@ -59,11 +61,11 @@ def by_size(record: Record, distances: PerImage | None = None, variant: str = "o
     return table
 
 
-def regime(table: pd.DataFrame, delta: float | None) -> str:
+def regime(table: pd.DataFrame, delta: float | None, reference_side: int | None = None) -> str:
     """Whether the size used is in the linear regime of the output, in a sentence; "" where nobody can know.
 
     Args:
-        table: from `by_size`. delta: the size of the record's own deformation.
+        table: from `by_size`. delta, reference_side: the size of the record's own deformation.
     """
     if not len(table) or delta is None:
         return ""
@@ -72,14 +74,14 @@ def regime(table: pd.DataFrame, delta: float | None) -> str:
     own = output[output["delta"] == delta]
     if delta == min(deltas) or own["p"].isna().all():
         return ""
-    least = min(deltas)
+    least, size = (f"{delta_text(each, reference_side)} px" for each in (min(deltas), delta))
     ratio = float(own["ratio"].iloc[0])
     if bool(own["linear"].iloc[0]):
         return (
-            f"The size, delta = {delta:g} px, is in the linear regime: R at the output does not differ from "
-            f"that at {least:g} px."
+            f"The size, delta = {size}, is in the linear regime: R at the output does not differ from "
+            f"that at {least}."
         )
     return (
-        f"The size, delta = {delta:g} px, is outside of the linear regime: R at the output is {ratio:.3g} "
-        f"times that at {least:g} px."
+        f"The size, delta = {size}, is outside of the linear regime: R at the output is {ratio:.3g} "
+        f"times that at {least}."
     )

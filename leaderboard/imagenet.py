@@ -1,0 +1,86 @@
+"""Measure ImageNet classifiers that others trained, as `imagenet.csv` lists them, one after another.
+
+    python leaderboard/imagenet.py --weights DIR --images DIR [--out DIR] [--errors] [NAME ...]
+
+`--weights` has the checkpoints, `<checkpoint>.safetensors` anywhere below it; `--images` the images, a folder
+for each WordNet id. What has a record already is not measured again. `--errors` measures little else than the
+test error, over all images, and says how far it is from the `error` of the table, which is of the same
+networks on the same photographs before they were encoded as JPEG. NAME picks checkpoints by their start.
+
+`.qat8` and `.qnnpack8` are networks of 8-bit weights, put back into float32 with batch-norm folded in;
+activations are float.
+
+Columns: `model`, a spec (of a factory below `examples`); `checkpoint`; `input_size`; `error`, top-1;
+`source` and `licence` of the weights, empty where none is stated: such weights may not be passed on.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+EXAMPLES = HERE.parent / "examples"
+# The board's size is the first: the same deformation of a picture for networks of 128 and of 224 pixels.
+SIZES = "1@224,0.25@224,0.5@224,2@224,1,0.25,0.5,2"
+BOARD = ("--images", "500", "--variants", "all", "--shuffles", "3", "--init-samples", "3")
+BOARD += ("--delta", SIZES, "--components", "--no-per-image")
+ERRORS = ("--images", "10", "--variants", "original", "--layers", "stages", "--delta", "1@224")
+MOST_APART = 0.01
+
+
+def main() -> None:
+    """Measure each network of the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--weights", required=True, type=Path)
+    parser.add_argument("--images", required=True)
+    parser.add_argument("--out", default=str(HERE))
+    parser.add_argument("--errors", action="store_true")
+    options = parser.parse_args()
+    for row in networks(HERE / "imagenet.csv", options.names):
+        record = measure(row, options.weights, options.images, options.out, options.errors)
+        print(told(row, record["test_error"]["value"]), flush=True)
+
+
+def networks(table: Path, names: list[str]) -> list[dict[str, str]]:
+    """The rows of the table whose checkpoints begin with one of the names; all without names."""
+    with table.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["checkpoint"].startswith(tuple(names) or "")]
+
+
+def measure(row: dict[str, str], weights: Path, images: str, out: str, errors: bool) -> dict:
+    """The record of one network."""
+    spec, file = row["model"], f"{row['checkpoint']}.safetensors"
+    checkpoint = next(weights.rglob(file), None)
+    if checkpoint is None:
+        raise SystemExit(f"there is no {file} below {weights}")
+    model = f"{EXAMPLES}/{spec}" if ".py:" in spec else spec
+    where = ("--dataset", "imagenet", "--data-dir", images, "--full-error", "--input-size", row["input_size"])
+    how = ERRORS if errors else BOARD
+    command = [sys.executable, "-m", "timm_diffsens", "bench", model, "--checkpoint", str(checkpoint)]
+    command += [*where, *how, "--out", out, "--json"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)[0]
+
+
+def told(row: dict[str, str], error: float) -> str:
+    """The error beside that of the table.
+
+    >>> told({"checkpoint": "a.qat8", "error": "0.5"}, 0.504)
+    'a.qat8: 50.4 %, +0.4 points from 50.0 %'
+    >>> told({"checkpoint": "a.qat8", "error": "0.5"}, 0.48)
+    'a.qat8: 48.0 %, -2.0 points from 50.0 %: FAR OFF'
+    """
+    text = f"{row['checkpoint']}: {100 * error:.1f} %"
+    if not row["error"]:
+        return text
+    gap = error - float(row["error"])
+    far = ": FAR OFF" if abs(gap) > MOST_APART else ""
+    return f"{text}, {100 * gap:+.1f} points from {100 * float(row['error']):.1f} %{far}"
+
+
+if __name__ == "__main__":
+    main()
