@@ -4,21 +4,21 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from timm_diffsens.schema.protocol import Protocol
 from timm_diffsens.schema.records import Record
 
 _EQUAL_LOOKS = ("model", "dataset", "n")
-_HASHES = ("weights sha256", "sample", "protocol")  # where nothing that has a name tells them apart
 _DIGITS = 8
 
 
 def traits(record: Record) -> dict[str, str]:
-    """What records of one model may differ in, by name, in words."""
+    """What records of one model may differ in, by name, in words; hashes come last."""
     model, protocol = record.model, record.protocol
     named = ": ".join(filter(None, (model.weights.detail, model.weights.entry)))
-    corruption = f"{protocol.corruption_sigma:g}" if protocol.corruption_sigma else ""
+    corruption = f"{protocol.corruption_sigma:g}"
     return {
-        "deformation": "; ".join(view.protocol.deformation_text for view in record.views()),
-        "weights": model.weights.source + (f" ({named})" if named else ""),
+        "weights": named or model.weights.source,
+        "deformation": _deformations(record),
         "split": record.data.split or "",
         "input": f"{model.input.height} x {model.input.width}",
         "variants": ", ".join(record.variants),
@@ -27,41 +27,51 @@ def traits(record: Record) -> dict[str, str]:
         "corruption sigma": corruption,
         "noise": protocol.noise,
         "forwards in": protocol.dtype,
-        "equivariance": "yes" if record.equivariance else "",
+        "equivariance": "yes" if record.equivariance else "no",
         "weights sha256": (model.weights.sha256 or "")[:_DIGITS],
         "sample": record.data.sample_sha256[:_DIGITS],
         "protocol": protocol.sha256[:_DIGITS],
     }
 
 
+def _deformations(record: Record) -> str:
+    """All of them; those that differ in their size alone together."""
+    sizes: dict[tuple[str, int | None], list[Protocol]] = defaultdict(list)
+    for view in record.views():
+        sizes[view.protocol.deformation, view.protocol.cut].append(view.protocol)
+    texts = []
+    for first, *others in sizes.values():
+        further = "".join(f", {other.delta:g}" for other in others if other.delta is not None)
+        texts.append(first.deformation_text.replace(" px", f"{further} px", 1))
+    return "; ".join(texts)
+
+
 def apart(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """For each row of `frames.record_row`, those of its traits in which rows that look equal differ.
+    """For each row of `frames.record_row`, as many of its traits as tell it from those that look equal.
 
     Example:
         >>> like = {"model": "net", "dataset": "cifar10", "n": 10}
-        >>> seeds = [{"seed": "0", "split": "test"}, {"seed": "1", "split": "test"}]
+        >>> seeds = [{"split": "test", "seed": "0"}, {"split": "test", "seed": "1"}]
         >>> apart([{**like, "traits": each} for each in seeds])
         [{'seed': '0'}, {'seed': '1'}]
     """
     alike: dict[tuple[Any, ...], list[Mapping[str, str]]] = defaultdict(list)
     for row in rows:
         alike[_look(row)].append(row["traits"])
-    differing = {look: _differing(group) for look, group in alike.items()}
-    return [
-        {name: row["traits"][name] for name in differing[_look(row)] if row["traits"][name]} for row in rows
-    ]
+    return [_telling(row["traits"], alike[_look(row)]) for row in rows]
 
 
 def _look(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in _EQUAL_LOOKS)
 
 
-def _differing(group: Sequence[Mapping[str, str]]) -> list[str]:
-    found: list[str] = []
-    for name in group[0]:
-        told = len({tuple(one[each] for each in found) for one in group}) == len(group)
-        if len({one[name] for one in group}) > 1 and not (told and name in _HASHES):
-            found.append(name)
+def _telling(own: Mapping[str, str], left: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Traits one after the other, where some of those that are left have another."""
+    found: dict[str, str] = {}
+    for name, value in own.items():
+        same = [other for other in left if other[name] == value]
+        if len(same) < len(left):
+            found[name], left = value, same
     return found
 
 
