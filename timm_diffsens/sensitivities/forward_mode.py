@@ -186,8 +186,8 @@ def _attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **kwargs
         )
     scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-2, -1)
-    weights: torch.Tensor = _RULES[functional.softmax](scores, -1)
-    return weights @ value
+    attended: torch.Tensor = _RULES[functional.softmax](scores, -1) @ value
+    return attended
 
 
 def _lstm(*args: Any) -> Any:
