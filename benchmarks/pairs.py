@@ -18,7 +18,7 @@ from pathlib import Path
 from bare import Process, Setting, machine
 
 NETWORKS = {"resnet18": 16, "vit_tiny_patch16_224": 16, "net/resnet20": 64}  # images a batch with K = 1
-BATCHES = {"net/resnet20": 10}  # of so many images, a timed run; else 5
+BATCHES = {"net/resnet20": 8}  # of so many images, a timed run; else 2
 FORWARDS = 8  # that the small limit may take
 ALLOWANCE = 1.05
 
@@ -44,7 +44,7 @@ def main() -> None:
 
 def of_model(model, counts, options):
     usual = NETWORKS.get(model, 16)
-    total = BATCHES.get(model, 5) * usual
+    total = BATCHES.get(model, 2) * usual
 
     def setting(images, name=options.layers, **more):
         return Setting(name, model, images, total / images, options.threads, options.device, **more)
