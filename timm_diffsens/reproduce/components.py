@@ -1,9 +1,9 @@
 """The second premise of Section 2: R_k by component of the displacement, as trained and channel-shuffled.
 
-A curve that falls with the channels as trained, and still with them shuffled, falls by spatial pooling; what
-falls with the channels as trained alone falls by channel pooling:
+How far R_K is below R_1 with the channels shuffled is lost by spatial pooling, how far it is below that again
+as trained by channel pooling:
 
-    log(R_1 / R_K) = log(R_1 / R_K), shuffled + what shuffling takes away.
+    log(R_1 / R_K) = log(R_1 / R_K, shuffled) + log(R_K, shuffled / R_K).
 """
 
 from collections.abc import Iterable
@@ -25,13 +25,14 @@ from timm_diffsens.reproduce.workspace import Workspace, reporting_missing
 from timm_diffsens.results.records.frames import layers_frame
 from timm_diffsens.results.records.per_image import PerImage, read_per_image
 from timm_diffsens.results.records.store import record_path
+from timm_diffsens.results.report.theme import numbered_looks
 from timm_diffsens.results.stats.contrasts import Contrast, Term, contrast
 from timm_diffsens.schema.records import Record
 
 VARIANTS = ("original", "channel-shuffled")
 FIELD = "max-entropy"  # the paper's
 OTHERS = COMPONENTS[1:]  # than the translation
-QUANTITIES = ("fall", "kept when shuffled", "taken by shuffling")
+PARTS = ("in all", "by spatial pooling", "by channel pooling")
 _GROUP = "cifar10-components"
 _PATCH, _DRAWS = 3, 1000
 # Why a verdict may differ, at any scale.
@@ -40,9 +41,9 @@ _WHY = {
     "others-more": _ALIKE,
     "between": f"{_ALIKE}, the field but for {{field:.1%}}, and the field alone leaves the border as it is",
 }
-_RATIO = "log(R_1 / R_K), K the last convolution"
 
-Signed = list[tuple[float, str, str]]  # weight, variant, deformation
+FIRST, LAST = 0, 1  # convolution
+Signed = list[tuple[float, int, str, str]]  # weight, FIRST or LAST, variant, deformation
 
 
 @dataclass(frozen=True)
@@ -63,21 +64,19 @@ class Measured:
         """Deformation -> its place among those of the record."""
         return {view.protocol.deformation: k for k, view in enumerate(self.record.views())}
 
-    def falls(self, signed: Signed) -> Contrast | None:
-        """The sum of log(R_1 / R_K) with these weights; None where there are no two convolutions with R."""
+    def sum_of(self, signed: Signed) -> Contrast | None:
+        """The sum of log R with these weights; None where there are no two convolutions with R."""
         ends = ends_of(self.record, "r")
         if ends is None:
             return None
         terms = [
-            Term(sign * weight, variant, self.pairs[deformation], layer.index)
-            for weight, variant, deformation in signed
-            for sign, layer in zip((1, -1), ends, strict=True)
+            Term(weight, variant, self.pairs[name], ends[end].index) for weight, end, variant, name in signed
         ]
         return contrast(self.record, self.distances, terms)
 
     def finding(self, of: str, signed: Signed) -> Finding:
         """The same as a part of a claim."""
-        name, found = f"{self.name}, {of}", self.falls(signed)
+        name, found = f"{self.name}, {of}", self.sum_of(signed)
         if found is None:
             return Finding(name, None, reason="first or last convolution without R")
         return Finding.of(name, found.value, found.low, found.high, "a layer without R, or one copy")
@@ -102,43 +101,49 @@ def components(workspace: Workspace) -> Report:
 
 def component_numbers(networks: Iterable[Measured]) -> Numbers:
     """How R falls over depth under each component, and what of that shuffling takes away."""
-    numbers: Numbers = {
-        key: [] for key in ("falls", "between", "translation-spatial", "others-channel", "others-more")
-    }
+    keys = ("falls", "between", "translation-spatial", "others-channel", "others-more")
+    numbers: Numbers = {key: [] for key in keys}
     for one in networks:
-        numbers["falls"] += [one.finding(name, fall(name)) for name in COMPONENTS]
+        numbers["falls"] += [one.finding(name, fall("original", name)) for name in COMPONENTS]
         numbers["between"] += _between(one)
-        numbers["translation-spatial"].append(one.finding("translation", kept("translation")))
+        spatial = one.finding("translation", fall("channel-shuffled", "translation"))
+        numbers["translation-spatial"].append(spatial)
         numbers["others-channel"] += [one.finding(name, taken(name)) for name in OTHERS]
         less = taken("translation", -1)
         numbers["others-more"] += [one.finding(name, taken(name) + less) for name in OTHERS]
     return numbers
 
 
-def fall(deformation: str) -> Signed:
-    """Of the network as trained."""
-    return [(1, "original", deformation)]
-
-
-def kept(deformation: str) -> Signed:
-    """By spatial pooling alone."""
-    return [(1, "channel-shuffled", deformation)]
+def fall(variant: str, deformation: str) -> Signed:
+    """log(R_1 / R_K)."""
+    return [(1, FIRST, variant, deformation), (-1, LAST, variant, deformation)]
 
 
 def taken(deformation: str, weight: float = 1) -> Signed:
-    """By channel pooling."""
-    return [(weight, "original", deformation), (-weight, "channel-shuffled", deformation)]
+    """log(R_K, shuffled / R_K): by channel pooling."""
+    return [(weight, LAST, "channel-shuffled", deformation), (-weight, LAST, "original", deformation)]
+
+
+def _parts(deformation: str) -> list[Signed]:
+    """Those of `PARTS`."""
+    whole, channel = fall("original", deformation), taken(deformation)
+    return [whole, [whole[0], (-1, LAST, "channel-shuffled", deformation)], channel]
 
 
 def _between(one: Measured) -> list[Finding]:
-    """The field against the components that fall least and most."""
-    falls = {name: found.value for name in COMPONENTS if (found := one.falls(fall(name))) is not None}
-    if not falls:
-        return [one.finding("field", fall(FIELD))]
-    least, most = min(falls, key=falls.__getitem__), max(falls, key=falls.__getitem__)
+    """The field against the components with the largest and the smallest R_K."""
+
+    def last(name: str, weight: float = 1) -> Signed:
+        return [(weight, LAST, "original", name)]
+
+    known = {name: one.sum_of(last(name)) for name in COMPONENTS}
+    values = {name: found.value for name, found in known.items() if found is not None}
+    if not values:
+        return [one.finding("field", last(FIELD))]
+    most, least = max(values, key=values.__getitem__), min(values, key=values.__getitem__)
     return [
-        one.finding(f"field less {least}", [(1, "original", FIELD), (-1, "original", least)]),
-        one.finding(f"{most} less field", [(1, "original", most), (-1, "original", FIELD)]),
+        one.finding(f"{most} over field", last(most) + last(FIELD, -1)),
+        one.finding(f"field over {least}", last(FIELD) + last(least, -1)),
     ]
 
 
@@ -152,14 +157,14 @@ def _measured(workspace: Workspace) -> list[Measured]:
 
 
 def local_share(deformation: DisplacementFields, side: int = 32, patch: int = _PATCH) -> float:
-    """The share of a displacement's mean square that is no translation of the patch that it is in.
+    """The mean square of displacements less that of each patch's own mean, over their mean square.
 
-    Of fields that are linear on the whole image it is (patch^2 - 1) / (side^2 - 1), if patches tile it.
+    Of fields that are linear on the whole image it is (patch^2 - 1) / (side^2 - 1).
     """
     fields = deformation.displacement(_DRAWS, (side, side), Streams(0, "local share", range(_DRAWS)))
-    patches = fields.unfold(2, patch, patch).unfold(3, patch, patch)
-    within = patches.var(dim=(-2, -1), unbiased=False).mean() / patches.square().mean()
-    return float(within)
+    patches = fields.unfold(2, patch, 1).unfold(3, patch, 1)
+    within = patches.var(dim=(-2, -1), unbiased=False).mean()
+    return float(within / fields.square().mean())
 
 
 # ---- what is shown
@@ -171,15 +176,17 @@ def _draw(report: Report, networks: list[Measured]) -> None:
     lines = depth.assign(panel=depth["network"] + ", " + depth["variant"], variant=depth["deformation"])
     axes = ("depth", "relative depth"), ("r", "R_k")
     curves = Panels(*axes, "panel", "R_k against relative depth, by component", alike, log=True, columns=2)
-    report.show("depth", depth, curves.curves(lines))
+    report.show("depth", depth, curves.curves(lines, numbered_looks([FIELD, *COMPONENTS])))
     last = depth[depth["layer"] == "output"]
     axes = ("deformation", ""), ("r", "R at the output")
     at_output = Panels(*axes, "network", "R at the output, by component", alike, log=True, columns=2)
     report.show("output", last, at_output.points(last))
     pooling = _by_pooling(networks)
-    axes = ("deformation", ""), ("value", _RATIO)
-    split = Panels(*axes, "network", "The fall of R_k, and what of it shuffling takes away", alike, columns=2)
-    report.show("pooling", pooling, split.points(pooling.assign(variant=pooling["quantity"])))
+    axes = ("deformation", ""), ("value", "log(R_1 / R_K)")
+    split = Panels(*axes, "network", "How far R_k falls to the last convolution", alike, columns=2)
+    report.show(
+        "pooling", pooling, split.points(pooling.assign(variant=pooling["part"]), numbered_looks(PARTS))
+    )
 
 
 def _by_layer(networks: list[Measured]) -> pd.DataFrame:
@@ -191,14 +198,14 @@ def _by_layer(networks: list[Measured]) -> pd.DataFrame:
 
 
 def _by_pooling(networks: list[Measured]) -> pd.DataFrame:
-    """What there is of `QUANTITIES` under each deformation, with errors and 95 % intervals."""
+    """What there is of `PARTS` under each deformation, with errors and 95 % intervals."""
     rows: list[dict[str, Any]] = []
     for one in networks:
         for name in (FIELD, *COMPONENTS):
-            for quantity, signed in zip(QUANTITIES, (fall(name), kept(name), taken(name)), strict=True):
-                found = one.falls(signed)
+            for part, signed in zip(PARTS, _parts(name), strict=True):
+                found = one.sum_of(signed)
                 if found is not None:
-                    place = {"network": one.name, "deformation": name, "quantity": quantity}
+                    place = {"network": one.name, "deformation": name, "part": part}
                     value, stderr, low, high = found
                     rows.append(place | {"value": value, "value_stderr": stderr, "low": low, "high": high})
     table: pd.DataFrame = pd.DataFrame(rows)

@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from timm_diffsens.results.report.theme import ACCENT, CONFIG, axis_ends, encodings, legend, theme_of
+from timm_diffsens.results.report.theme import ACCENT, CONFIG, Theme, axis_ends, encodings, legend, theme_of
 
 _LEAST_SPAN = 3.0  # of a logarithmic axis, a factor
 _CONFIG = CONFIG | {"header": {"labelFontSize": 11, "labelLimit": 260}}
@@ -33,23 +33,29 @@ class Panels:
     columns: int = 3
     side: int = 230
 
-    def curves(self, table: pd.DataFrame) -> alt.TopLevelMixin:
-        """A line for each `variant`; with a column `<y>_stderr`, bars of one standard error."""
+    def curves(self, table: pd.DataFrame, theme: Theme | None = None) -> alt.TopLevelMixin:
+        """A line for each `variant`; with a column `<y>_stderr`, bars of one standard error.
+
+        Args:
+            table: the rows. theme: how they are drawn, if not as the variants of networks.
+        """
         x, title = self.x
         at = alt.X(f"{x}:Q", title=title, scale=alt.Scale(zero=False, nice=False, padding=8))
         at = at.axis(grid=False, tickCount=5, format="~g")
-        return self._by_variant(table.astype({x: float}), at, lines=True)
+        return self._by_variant(table.astype({x: float}), at, theme, lines=True)
 
-    def points(self, table: pd.DataFrame) -> alt.TopLevelMixin:
+    def points(self, table: pd.DataFrame, theme: Theme | None = None) -> alt.TopLevelMixin:
         """The same where x has names: no lines, and one y for all panels."""
         x, title = self.x
         order = list(dict.fromkeys(table[x]))
         at = alt.X(f"{x}:N", title=title or None, sort=order, axis=alt.Axis(labelAngle=-30))
-        return self._by_variant(table, at, lines=False)
+        return self._by_variant(table, at, theme, lines=False)
 
-    def _by_variant(self, table: pd.DataFrame, at: alt.X, *, lines: bool) -> alt.TopLevelMixin:
+    def _by_variant(
+        self, table: pd.DataFrame, at: alt.X, theme: Theme | None, *, lines: bool
+    ) -> alt.TopLevelMixin:
         (x, _), (y, y_title) = self.x, self.y
-        rows, theme = self._rows(table), theme_of(table["variant"])
+        rows, theme = self._rows(table), theme or theme_of(table["variant"])
         drawn = encodings(theme)
         scale = alt.Scale(type="log", nice=False, padding=8) if self.log else alt.Scale(zero=False, padding=8)
         axis = alt.Axis(tickCount=5, format="~g")
