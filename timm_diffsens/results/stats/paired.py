@@ -31,7 +31,7 @@ from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.schema.records import Record
 
 MEASURES = ("r", "d", "g")
-_LEVEL = 0.975
+LEVEL = 0.975
 _COLUMNS = ["a", "b", "place", "depth", "measure", "n", "log_ratio", "stderr", "unpaired_stderr"]
 _COLUMNS += ["ratio", "low", "high", "p", "p_corrected"]
 
@@ -170,7 +170,7 @@ def pair_of(first: Compared, other: Compared, measures: Sequence[str] = MEASURES
             freedom = stderr**4 / sum(variance**2 / each for variance, each in terms)
             p = 2 * special.stdtr(freedom, -np.abs(log_ratio) / stderr)
         p[stderr == 0] = np.where(log_ratio[stderr == 0] == 0, 1.0, 0.0)
-        quantiles = [special.stdtrit(each, _LEVEL) for _, each in terms]
+        quantiles = [special.stdtrit(each, LEVEL) for _, each in terms]
         wide = np.sqrt(sum(q**2 * variance for q, (variance, _) in zip(quantiles, terms, strict=True)))
         values = {"log_ratio": log_ratio, "stderr": stderr, "unpaired_stderr": unpaired, "p": p}
         values |= {
@@ -225,7 +225,7 @@ class _Curve:
         if side.distances is not None:
             z, between, copies = _shares(side, measure)
             shares = weights @ np.nan_to_num(z)
-        elif _is_draw(side):
+        elif is_draw(side):
             between = np.full(len(layers), np.nan)
         spread = (weights @ np.sqrt(between)) ** 2
         n = max((one.n for one in layers), default=0)
@@ -253,10 +253,27 @@ def _interpolation(known_at: Sequence[float], known: "np.ndarray", depths: Seque
 
 def _shares(side: Compared, measure: str) -> tuple[Array, Array, int]:
     """z of each layer and image, (layers, n); the variance of log X for the choice of copies; how many."""
-    assert side.distances is not None
+    zs, each = of_copies(side, measure)
+    m = len(each)
+    with np.errstate(invalid="ignore"):
+        weights = each / each.sum(axis=0)
+        between = np.zeros(each.shape[1])
+        if m > 1:
+            between = np.nan_to_num(each.var(axis=0, ddof=1) / m / each.mean(axis=0) ** 2)
+        elif is_draw(side):  # how far copies differ is not known from one
+            between[:] = np.nan
+    return np.einsum("cl,cln->ln", weights, zs), between, m
+
+
+def of_copies(side: Compared, measure: str) -> tuple[Array, Array]:
+    """z of each copy, layer and image, (m, layers, n), and X of each copy and layer, (m, layers).
+
+    Raises:
+        UsageError: the distances of this variant were not kept.
+    """
     copies = [
         values.astype(float)
-        for name, values in sorted(side.distances.items())
+        for name, values in sorted((side.distances or {}).items())
         if name.partition("#")[0] == side.variant
     ]
     if not copies:
@@ -270,19 +287,11 @@ def _shares(side: Compared, measure: str) -> tuple[Array, Array, int]:
             mean_x, mean_y = x.mean(axis=1, keepdims=True), y.mean(axis=1, keepdims=True)
             zs.append(x / mean_x - y / mean_y)
             values.append((mean_x / mean_y)[:, 0])
-    each, m = np.stack(values), len(copies)
-    with np.errstate(invalid="ignore"):
-        weights = each / each.sum(axis=0)
-        between = np.zeros(each.shape[1])
-        if m > 1:
-            between = np.nan_to_num(each.var(axis=0, ddof=1) / m / each.mean(axis=0) ** 2)
-        elif _is_draw(side):  # how far copies differ is not known from one
-            between[:] = np.nan
-    return np.einsum("cl,cln->ln", weights, np.stack(zs)), between, m
+    return np.stack(zs), np.stack(values)
 
 
-def _is_draw(side: Compared) -> bool:
-    """Whether the variant is one draw of many."""
+def is_draw(side: Compared) -> bool:
+    """Whether the variant is one draw of many, so that nothing is known of how far draws differ."""
     return _draws(side) == 1
 
 
