@@ -46,8 +46,6 @@ BENCH = (
 SIZES = ("--delta", "1,0.25,0.5,2")  # of images; scale detection has a deformation of its own
 # Bytes of the checkpoints kept, by file of recipes: 10 MB of the board, 25 MB of the networks that fit.
 LIMIT = {"cifar10": 8_500_000, "scale1": 1_500_000, "cifar10-fitted": 25_000_000}
-# Few epochs on two cores: hardly a network here fits its training set, and the fits are of all of them.
-BOARD = ("--include-unfitted",)
 
 
 def main() -> None:
@@ -74,7 +72,7 @@ def main() -> None:
 def board(folder: Path) -> None:
     """Table, page and pictures of the records below a folder, as those in the repository are made."""
     before = {path: path.stat().st_mtime_ns for path in folder.glob("figures/*.svg")}
-    diffsens("leaderboard", *BOARD, "--out", str(folder), "--quiet")
+    diffsens("leaderboard", "--out", str(folder), "--quiet")
     for path, time in before.items():
         if path.stat().st_mtime_ns == time:  # not drawn again: of a group that is no more
             path.unlink()

@@ -301,7 +301,7 @@ def test_what_the_comparison_does_not_allow_is_not_said(answer, part):
 
 
 def test_a_test_that_fails_decides_nothing():
-    assert "undecided (p = 0.3)" in verdict(*tables(r=(0.3, -0.2, 0.7)), {"r": None})
+    assert "undecided (p = 0.3 corrected)" in verdict(*tables(r=(0.3, -0.2, 0.7)), {"r": None})
     assert "against the paper" in verdict(*tables(r=(-0.6, -0.8, -0.3)), {"r": None})
 
 

@@ -93,7 +93,7 @@ def _of_r(row: Row) -> str:
     over = f"{_over(row).capitalize()} rho(test error, R) = {_value(row)} on logarithms"
     if not _sign(row):
         p = PLAIN.p_value(row["p_corrected"])
-        return f"{over}: whether the test error goes with R is undecided (p = {p})."
+        return f"{over}: whether the test error goes with R is undecided (p = {p} corrected)."
     if _sign(row) < 0:
         return f"{over}: networks with a larger R at the output err less, against the paper's finding."
     exponent = PLAIN.statistic(row, "exponent", "no interval")
@@ -135,7 +135,8 @@ def _given_size(row: Row) -> str:
 def _at_initialisation(row: Row | None) -> Iterator[str]:
     if row is not None and row["n"] >= FEWEST and not isnan(row["pearson"]):
         held = "is seen too" if _sign(row) else "cannot be told from none"
-        yield f"At initialisation a correlation with R {held}: {_value(row)}."
+        p = "" if isnan(row["p_corrected"]) else f", p = {PLAIN.p_value(row['p_corrected'])} corrected"
+        yield f"At initialisation a correlation with R {held}: {_value(row)}{p}."
 
 
 def _sign(row: Row) -> int:
