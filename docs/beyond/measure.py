@@ -52,7 +52,7 @@ def main() -> None:
     options = parser.parse_args()
     for dataset, folder, images, networks in (
         ("cifar10", options.cifar10, 500, CIFAR10),
-        ("imagenet", options.imagenet, 200, IMAGENET),
+        ("imagenet", options.imagenet, 100, IMAGENET),
     ):
         for model, weights, shown in networks:
             spec = str(options.networks / model) if ".py:" in model else model

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from timm_diffsens import Diffeo, MeasurementError, UsageError, bench, measure, measure_infinitesimal
+from timm_diffsens.data.loading import load_images
 from timm_diffsens.errors import DiffsensWarning
+from timm_diffsens.models.loading import load_model
 from timm_diffsens.perturb.components import Mode, Translation
 from timm_diffsens.perturb.fields import deform
 from timm_diffsens.perturb.limit import derivative, direction
@@ -65,6 +67,27 @@ def test_finite_differences_agree():
         assert ours.d == pytest.approx(theirs.d / eps**2, rel=30 * eps)
         assert ours.g == pytest.approx(theirs.g / eps**2, rel=30 * eps)
         assert ours.r_stderr == pytest.approx(theirs.r_stderr, rel=100 * eps)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:with delta")
+def test_trained_weights_have_their_limit_where_the_size_is_small_enough(real_data):
+    """Deep in this network 0.05 px is not small: D is near its limit, G, whose noise switches units, far."""
+    loaded = load_model(
+        "tf_efficientnet_lite0", checkpoint=real_data.file("tf_efficientnet_lite0.safetensors")
+    )
+    sample = load_images("imagenet", data_dir=real_data.folder("imagenet-sample"), images=8)
+    show = sample.transform(loaded.input)
+    images = torch.stack([show(sample.load(i)) for i in range(8)]).double()
+    model, small = loaded.module.double(), 0.0005
+    sizes = [Diffeo(small), Diffeo(0.05)]
+    near, far = measure(model, images, diffeo=sizes, layers="stages", batch_size=4)
+    limit = measure_infinitesimal(model, images, layers="stages", batch_size=4)
+    for one, zero in zip(near, limit, strict=True):
+        assert one.d / small**2 == pytest.approx(zero.d, rel=0.01)
+        assert one.g / small**2 == pytest.approx(zero.g, rel=0.02)
+    assert far[-1].d / 0.05**2 == pytest.approx(limit[-1].d, rel=0.15)
+    assert far[-1].g / 0.05**2 > 1.5 * limit[-1].g
 
 
 def test_d0_adds_over_the_modes_of_the_field():

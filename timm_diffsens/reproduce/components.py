@@ -35,6 +35,12 @@ OTHERS = COMPONENTS[1:]  # than the translation
 PARTS = ("in all", "by spatial pooling", "by channel pooling")
 _GROUP = "cifar10-components"
 _PATCH, _DRAWS = 3, 1000
+_COLUMNS = ["network", "deformation", "part", "value", "value_stderr", "low", "high"]
+_NOTE = (
+    "R_k falls to the last convolution by log(R_1 / R_K) in all: by log(R_1 / R_K, shuffled) for spatial "
+    "pooling, which shuffling keeps, and by log(R_K, shuffled / R_K) for channel pooling. "
+    "Errors are paired over images and shuffles."
+)
 # Why a verdict may differ, at any scale.
 _ALIKE = "for a patch of 3 x 3 pixels all components are translations but for {linear:.1%} of their square"
 _WHY = {
@@ -96,6 +102,7 @@ def components(workspace: Workspace) -> Report:
         shares = {"linear": local_share(Shear()), "field": local_share(Diffeo())}
         for key, parts in numbers.items():
             report.judge({key: parts}, _WHY[key].format(**shares) if key in _WHY else likely)
+        report.notes.append(_NOTE)
     return report
 
 
@@ -208,5 +215,5 @@ def _by_pooling(networks: list[Measured]) -> pd.DataFrame:
                     place = {"network": one.name, "deformation": name, "part": part}
                     value, stderr, low, high = found
                     rows.append(place | {"value": value, "value_stderr": stderr, "low": low, "high": high})
-    table: pd.DataFrame = pd.DataFrame(rows)
+    table: pd.DataFrame = pd.DataFrame(rows, columns=_COLUMNS)
     return table
