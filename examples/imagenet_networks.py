@@ -12,6 +12,8 @@ from functools import partial
 from itertools import pairwise
 
 import timm
+import torchvision
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.efficientnet import EfficientNet, decode_arch_def, round_channels
 from torch import nn
 
@@ -40,6 +42,13 @@ def mobilenetv2() -> nn.Module:
     """MobileNetV2 (Sandler et al. 2018) with TensorFlow's padding."""
     network = timm.create_model("mobilenetv2_100", pad_type="same", bn_eps=EPS)
     network.pretrained_cfg = HALVES
+    return network
+
+
+def mobilenetv2_torchvision() -> nn.Module:
+    """MobileNetV2 of torchvision, whose first weights saw images of 256 pixels; its later ones see 232."""
+    network = torchvision.models.mobilenet_v2()
+    network.pretrained_cfg = {**INPUT, "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
     return network
 
 

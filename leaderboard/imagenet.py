@@ -78,7 +78,7 @@ def told(row: dict[str, str], error: float) -> str:
     if not row["error"]:
         return text
     gap = error - float(row["error"])
-    far = ": FAR OFF" if abs(gap) > MOST_APART else ""
+    far = ": FAR OFF" if abs(gap) > MOST_APART + 1e-9 else ""
     return f"{text}, {100 * gap:+.1f} points from {100 * float(row['error']):.1f} %{far}"
 
 
