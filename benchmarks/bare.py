@@ -26,6 +26,7 @@ class Setting:
     device: str
     size: int | None = None
     pairs: int = 1
+    limit: bool = False  # the small limit in the place of deformations
 
     @property
     def bare(self):
@@ -81,6 +82,7 @@ def prepare(setting):
     from timm_diffsens.models.loading import load_model
     from timm_diffsens.perturb.diffeo import Diffeo
     from timm_diffsens.sensitivities.forwards import channels_last
+    from timm_diffsens.sensitivities.infinitesimal import TangentProbe
     from timm_diffsens.sensitivities.perturbed import Perturbation, PerturbedImages
     from timm_diffsens.sensitivities.probe import Probe
 
@@ -106,8 +108,12 @@ def prepare(setting):
         stack.enter_context(torch.no_grad())
         plain = torch.contiguous_format
         layout = stack.enter_context(channels_last(model)) if setting.ours else plain
-        probe = None if setting.bare else stack.enter_context(Probe(model, setting.name, pairs=setting.pairs))
+        made = TangentProbe if setting.limit else Probe
+        probe = None if setting.bare else stack.enter_context(made(model, setting.name, pairs=setting.pairs))
         batch = next(images.batches(setting.images, like, layout))[1]
+        if setting.limit:
+            model(batch)  # as `run_limit` does first
+            probe.reset()
         if probe:
             del batch
 
@@ -116,6 +122,9 @@ def prepare(setting):
             if probe is None:
                 for _ in range(batches):
                     model(batch)
+            elif setting.limit:
+                for indices, shown in images.corrupted(setting.images, like, layout):
+                    probe.run_tangents(shown, images.perturbation.tangents(shown, indices))
             else:
                 coming = images.batches(setting.images, like, layout)
                 asked = time.perf_counter()

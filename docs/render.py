@@ -1,14 +1,12 @@
-"""Write the measured tables of the README from the records: `python docs/render.py`; `--check` compares.
+"""Write the measured tables of the pages from the records: `python docs/render.py`; `--check` compares.
 
-A block stands between `<!-- record: KEY -->` and `<!-- /record -->`, KEY being the start of a record's key,
-or between `<!-- board: DATASET -->` and `<!-- /board -->`: the correlations over the networks of the
-project's own leaderboard. A board block is empty as long as the fits have fewer than five networks of it.
+A block stands between `<!-- record: KEY -->` and `<!-- /record -->`, KEY being the start of a record's key.
 A block between `<!-- theory: FILE -->` and `<!-- /theory -->` shows the trained networks of a file that
 `diffsens theory` wrote; `<!-- coverage -->` and `<!-- /coverage -->` hold what leaderboard/coverage.csv and
 sweep.csv say; between `<!-- spectra: FILES -->` and `<!-- /spectra -->` stands the constant mode by
 layer, from files that `diffsens reproduce fig4` wrote; between `<!-- NAME -->` and `<!-- /NAME -->` what
-`benchmarks/NAME.py` wrote (overhead, scaling, precision, verdicts). `<!-- folders -->` and
-`<!-- /folders -->` hold what the folders of the package say of themselves, in the order that the page gives;
+`benchmarks/NAME.py` wrote (`BENCHMARKS`). `<!-- folders -->` and `<!-- /folders -->` hold what the
+folders of the package say of themselves, in the order that the page gives;
 `<!-- kinds -->` and `<!-- /kinds -->` where the built-in things of each kind are; `<!-- beyond: NAME -->` and
 `<!-- /beyond -->` a table of docs/beyond/tables.py.
 """
@@ -25,21 +23,18 @@ from pathlib import Path
 from timm_diffsens.registry import KINDS
 from timm_diffsens.results.numbers import with_error
 from timm_diffsens.results.records.store import iter_records
-from timm_diffsens.results.report.board_text import correlations
-from timm_diffsens.results.report.markdown import text
 from timm_diffsens.results.report.summary import summary
-from timm_diffsens.results.stats.leaderboard import Choices, Group, build_leaderboard
-from timm_diffsens.results.stats.population import FEWEST
 from timm_diffsens.schema.records import Record
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = tuple(
     ROOT / page
     for page in (
-        "README.md",
         "CONTRIBUTING.md",
         "docs/architecture.md",
         "docs/beyond.md",
+        "docs/guide.md",
+        "docs/measured.md",
         "docs/scale_detection.md",
         "docs/statistics.md",
         "benchmarks/README.md",
@@ -47,17 +42,16 @@ PAGES = tuple(
 )
 BOARD_FOLDER = ROOT / "leaderboard"
 BLOCK = re.compile(r"(<!-- record: ([0-9a-f]+) -->\n).*?(<!-- /record -->)", re.DOTALL)
-BOARD_BLOCK = re.compile(r"(<!-- board: (\S+) -->\n).*?(<!-- /board -->)", re.DOTALL)
 THEORY_BLOCK = re.compile(r"(<!-- theory: (\S+) -->\n).*?(<!-- /theory -->)", re.DOTALL)
 COVERAGE = re.compile(r"(<!-- coverage -->\n).*?(<!-- /coverage -->)", re.DOTALL)
-BENCHMARK = re.compile(r"(<!-- (overhead|scaling|precision|verdicts) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
+BENCHMARKS = "overhead|pairs|scaling|precision|verdicts|forward_mode"
+BENCHMARK = re.compile(rf"(<!-- ({BENCHMARKS}) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 FOLDERS = re.compile(r"(<!-- folders -->\n).*?(<!-- /folders -->)", re.DOTALL)
 KINDS_BLOCK = re.compile(r"(<!-- kinds -->\n).*?(<!-- /kinds -->)", re.DOTALL)
 BEYOND = re.compile(r"(<!-- beyond: (\w+) -->\n).*?(<!-- /beyond -->)", re.DOTALL)
 ORDER = re.compile(r"^Order: (.*?)\n\n", re.DOTALL | re.MULTILINE)
 SPECTRA = re.compile(r"(<!-- spectra: ([^>]+) -->\n).*?(<!-- /spectra -->)", re.DOTALL)
 ROWS = 7
-SHOWN = ("original", "channel-shuffled", "init")  # of the variants, in the table of correlations
 
 
 def main() -> int:
@@ -96,38 +90,7 @@ def rendered(page: Path) -> str:
     filled = SPECTRA.sub(lambda match: f"{match[1]}{spectra(match[2].split())}{match[3]}", filled)
     filled = FOLDERS.sub(lambda match: f"{match[1]}{folders(order(filled))}{match[2]}", filled)
     filled = KINDS_BLOCK.sub(lambda match: f"{match[1]}{kinds()}{match[2]}", filled)
-    filled = BEYOND.sub(lambda match: f"{match[1]}{beyond(match[2])}\n{match[3]}", filled)
-    if not BOARD_BLOCK.search(filled):
-        return filled
-    groups = board_groups(BOARD_FOLDER)
-    return BOARD_BLOCK.sub(lambda match: f"{match[1]}{board(groups.get(match[2]))}{match[3]}", filled)
-
-
-def board_groups(folder: Path) -> dict[str, Group]:
-    """Data set -> its largest group, with the fits that `build.py` asks for."""
-    asked = runpy.run_path(str(ROOT / "leaderboard" / "build.py"))["BOARD"]
-    made = build_leaderboard(folder, Choices(include_unfitted="--include-unfitted" in asked))
-    found: dict[str, Group] = {}
-    for group in made.groups:
-        found.setdefault(group.fields["data set"], group)
-    return found
-
-
-def board(group: Group | None) -> str:
-    """Which networks, the verdict, the scatter plot and the correlations; nothing below five networks."""
-    if group is None or len(group.points) < FEWEST:
-        return ""
-    errors = group.points["error"]
-    trainings = f"{len(group.points)} networks in {int(group.points['seeds'].sum())} trainings"
-    lines = [
-        f"### {text(group.title)}",
-        f"{trainings}, with test errors from {errors.min():.1%} to {errors.max():.1%}.",
-        text(group.verdict),
-        f"![test error against D, G and R](leaderboard/figures/{group.slug}-scatter.svg)",
-        correlations(group, SHOWN),
-        "Every network: [leaderboard](leaderboard/README.md).",
-    ]
-    return "\n" + "\n\n".join(lines) + "\n\n"
+    return BEYOND.sub(lambda match: f"{match[1]}{beyond(match[2])}\n{match[3]}", filled)
 
 
 def theory(file: Path) -> str:

@@ -1,11 +1,10 @@
-import importlib.util
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from results.stats.test_leaderboard import trained, written
 from test_architecture import ORDER, RESULTS
 
 ROOT = Path(__file__).parent.parent
@@ -18,7 +17,7 @@ def test_measured_tables_are_those_of_the_records():
     script = ROOT / "docs" / "render.py"
     done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "<!-- record:" in (ROOT / "README.md").read_text()
+    assert "<!-- record:" in (ROOT / "docs" / "measured.md").read_text()
 
 
 def test_the_library_example_runs_as_it_stands():
@@ -26,41 +25,6 @@ def test_the_library_example_runs_as_it_stands():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("output ")
-
-
-@pytest.fixture(scope="module")
-def render():
-    spec = importlib.util.spec_from_file_location("docs_render", ROOT / "docs" / "render.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_a_block_of_the_board_shows_its_correlations(render, tmp_path, monkeypatch):
-    written(tmp_path, [trained(i, train_error=0.2) for i in range(7)])
-    monkeypatch.setattr(render, "BOARD_FOLDER", tmp_path)
-    page = tmp_path / "page.md"
-    page.write_text("a\n<!-- board: cifar10 -->\nstale\n<!-- /board -->\nb\n")
-    filled = render.rendered(page)
-    group = render.board_groups(tmp_path)["cifar10"]
-    rho = group.correlations.set_index(["variant", "measure"]).loc[("original", "r"), "pearson"]
-    row = next(line for line in filled.splitlines() if line.startswith("| original | R |"))
-    assert f"| {rho:.2f} |" in row
-    assert f"figures/{group.slug}-scatter.svg" in filled
-    assert "7 networks in 7 trainings" in filled
-    assert "None of the 7 networks fits its training set (train error above 1 %)" in filled
-    assert "stale" not in filled
-
-
-def test_a_block_without_enough_networks_says_nothing(render, tmp_path, monkeypatch):
-    written(tmp_path, [trained(i) for i in range(4)])
-    monkeypatch.setattr(render, "BOARD_FOLDER", tmp_path)
-    page = tmp_path / "page.md"
-    page.write_text(
-        "<!-- board: cifar10 -->\nold\n<!-- /board -->\n<!-- board: scale1 -->\n<!-- /board -->\n"
-    )
-    empty = "<!-- board: cifar10 -->\n<!-- /board -->\n<!-- board: scale1 -->\n<!-- /board -->\n"
-    assert render.rendered(page) == empty
 
 
 def test_the_projects_own_records_are_valid():
@@ -97,8 +61,9 @@ def test_the_architecture_describes_every_folder_of_the_package():
         assert f"| `{name}/` | " in page or name == PACKAGE.name
 
 
-def test_the_architecture_gives_the_order_that_is_enforced(render):
+def test_the_architecture_gives_the_order_that_is_enforced():
+    order = runpy.run_path(str(ROOT / "docs" / "render.py"))["order"]
     page = (ROOT / "docs" / "architecture.md").read_text()
     there = {path.stem for path in PACKAGE.iterdir()}
-    assert render.order(page) == [part for part in dict.fromkeys(ORDER) if part in there]
+    assert order(page) == [part for part in dict.fromkeys(ORDER) if part in there]
     assert "Inside of `results` the order is " + ", ".join(f"`{part}`" for part in RESULTS) + "." in page

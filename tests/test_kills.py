@@ -12,7 +12,7 @@ from timm_diffsens.results.records.store import write_record
 
 WALK = Path(__file__).parent / "walk.py"
 # command -> file operations that it has at least, files that it leaves, every which a fast test tries
-CASES = {"bench": (20, 3, 9), "sweep": (40, 8, 13), "train": (55, 3, 19), "leaderboard": (30, 5, 11)}
+CASES = {"bench": (20, 3, 13), "sweep": (40, 8, 19), "train": (55, 3, 29), "leaderboard": (30, 5, 19)}
 SLOW = {**CASES, "demo": (100, 9, 1)}
 
 pytestmark = pytest.mark.skipif(not hasattr(sys, "addaudithook") or sys.platform == "win32", reason="forks")

@@ -5,6 +5,7 @@ import functools
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -199,6 +200,14 @@ def test_arguments_are_numbers_words_or_text():
     name, found = registry.split_arguments("a.py:b:i=1,x=0.5,flag=true,none=none,word=same")
     assert name == "a.py:b"
     assert found == {"i": 1, "x": 0.5, "flag": True, "none": None, "word": "same"}
+
+
+@pytest.mark.parametrize("file", ["a=1,b=2.npz", "x=1/y.npy", "C:\\data\\a=1.npz", "file:1.npz", "1e5"])
+def test_a_file_is_taken_as_it_is(file):
+    for spec in (f"fields:{file}", f"fields:file={file}"):
+        assert registry.split_arguments(spec) == ("fields", {"file": file})
+        assert registry.find("deformations", spec).parameters == {"file": file}
+        assert registry.absolute(spec) == f"fields:{Path(file).absolute()}"
 
 
 def test_an_object_of_a_file_takes_no_arguments(tmp_path):

@@ -4,7 +4,8 @@ A built-in is one file in the package of its kind, which says with `register` al
 record, the board and the charts need to know of it. Nothing else lists them. Somebody else's thing is found
 in a file, in a module, or under the entry points `timm_diffsens.deformations`, `.noises`, `.variants`,
 `.datasets`, `.models` and `.executors` of an installed package, and is then like any other. Arguments follow
-the name: `mode:i=1,j=2`, `my.py:Wobble:amplitude=2`.
+the name: `mode:i=1,j=2`, `my.py:Wobble:amplitude=2`. A built-in whose parameter is a file says in `suffixes`
+how its name ends, and all up to there is the name: `fields:runs/a=1,b=2.npz`.
 """
 
 import functools
@@ -305,7 +306,12 @@ def split_arguments(spec: str) -> tuple[str, dict[str, Any]]:
     Example:
         >>> split_arguments("mode:i=1,j=2"), split_arguments("my.py:Wobble")
         (('mode', {'i': 1, 'j': 2}), ('my.py:Wobble', {}))
+        >>> split_arguments("fields:a=1,b=2.npz")
+        ('fields', {'file': 'a=1,b=2.npz'})
     """
+    head, _, file = spec.partition(":")
+    if file and suffixes(head):
+        return head, {"file": file.removeprefix("file=")}
     name, colon, text = spec.rpartition(":")
     if not colon or "=" not in text:
         return spec, {}
@@ -319,19 +325,21 @@ def split_arguments(spec: str) -> tuple[str, dict[str, Any]]:
 
 def absolute(spec: str) -> str:
     """The spec with the path of its file made absolute: for another process, with another working folder."""
-    name, _ = split_arguments(spec)
+    name, arguments = split_arguments(spec)
+    if suffixes(name) and arguments:
+        return f"{name}:{absolute_path(Path(arguments['file']))}"
     where, _, attribute = name.rpartition(":")
-    if where and _takes_file(where):
-        return f"{where}:{absolute_path(Path(attribute))}"
     if not where.endswith(".py"):
         return spec
     return f"{absolute_path(Path(where))}:{attribute}{spec[len(name) :]}"
 
 
-def _takes_file(name: str) -> bool:
-    """Whether the first parameter of a built-in thing is a file."""
-    found = [_built_in(kind)[name] for kind in KINDS if name in _built_in(kind)]
-    return any(_parameters_of(entry)[:1] == ["file"] for entry in found)
+def suffixes(name: str) -> tuple[str, ...]:
+    """How the files end that a built-in thing reads, as the only parameter, `file`; empty for all others."""
+    if not name.isidentifier():
+        return ()
+    things = [_built_in(kind)[name].thing for kind in KINDS if name in _built_in(kind)]
+    return next((thing.suffixes for thing in things if hasattr(thing, "suffixes")), ())
 
 
 def _parameters_of(entry: Entry) -> list[str]:

@@ -71,9 +71,29 @@ def test_options_that_list_take_commas_and_repetition(tmp_path):
     assert list(one["variants"]) == ["original", "init"]
 
 
+def test_fields_are_written_and_give_the_same_numbers_again(tmp_path):
+    fields = tmp_path / "fields, delta=0.9.npz"
+    common = ["test_resnet", *QUICK, "--seed", 3, "--json"]
+    asked = [*common, "--delta", 0.9, "--out"]
+    drawn = json.loads(run(*asked, tmp_path / "a", "--save-fields", fields).stdout)[0]
+    assert json.loads(run(*asked, tmp_path / "b").stdout)[0]["key"] == drawn["key"]
+    read = json.loads(run(*common, "--deformation", f"fields:{fields}", "--out", tmp_path / "a").stdout)[0]
+    assert read["protocol"]["deformation"].startswith("fields:sha256=")
+    assert read["key"] != drawn["key"]
+    for one, other in zip(drawn["variants"]["original"], read["variants"]["original"], strict=True):
+        for measure in "dgr":  # rounding of a displacement of a pixel, relative to what it changes
+            assert other[measure] == pytest.approx(one[measure], rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
+        (["test_resnet", "test_vit", "--save-fields", "a.npz"], "--save-fields belongs to one model"),
+        (["test_resnet", "--no-pretrained", "--save-fields", "a.npy"], "a.npy must end in .npz"),
+        (
+            ["net/fc2", "--no-pretrained", "--dataset", "scale1", "--save-fields", "a.npz"],
+            "the deformation ActivePixels has no displacement fields",
+        ),
         (["resnet999"], "did you mean"),
         (["torchvision/resnet19"], "resnet18"),
         (["net/lenett"], "net/lenet"),

@@ -69,6 +69,16 @@ def test_json_is_the_rows_alone(out):
     assert json.loads(smaller.stdout)[-1]["log_ratio"] != rows[-1]["log_ratio"]
 
 
+def test_the_figure_and_the_table_have_the_same_measures(out, tmp_path):
+    names, figure = ("networks.py:narrow", "networks.py:wide"), tmp_path / "two.svg"
+    done = run("compare", *names, "--out", out, "--only", "G,r", "--figure", figure, "--json")
+    assert {row["measure"] for row in json.loads(done.stdout)} == {"r", "g"}
+    drawn = figure.read_text()
+    assert "G (noise)" in drawn
+    assert "R = D / G" in drawn
+    assert "D (deformation)" not in drawn
+
+
 def test_variants_of_one_network(out):
     name = "networks.py:wide"
     done = run("compare", name, f"{name}@channel-shuffled", "--out", out)
@@ -82,6 +92,7 @@ def test_variants_of_one_network(out):
         (["networks.py:narrow"], "at least 2 records"),
         (["networks.py:narrow", "networks.py:nothing"], "networks.py:nothing"),
         (["networks.py:narrow", "networks.py:wide", "--only", "x"], "--only must be r, d or g"),
+        (["networks.py:narrow", "networks.py:wide", "--column", "85mm"], "give --figure FILE too"),
         (["networks.py:narrow", "networks.py:wide", "--deformation", "2"], "has 2 deformations"),
         (["networks.py:narrow", "networks.py:wide", "--figure", "x.bmp"], "bmp"),
     ],

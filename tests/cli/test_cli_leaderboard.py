@@ -85,6 +85,22 @@ def test_figures_in_every_format(folder, tmp_path):
         assert file.read_bytes().startswith(starts[file.suffix])
 
 
+def test_figures_for_a_column_leave_those_of_the_board_as_they_are(folder, tmp_path):
+    assert run("--out", folder, "--resamples", 200).exit_code == 0
+    before = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
+    options = ["--figures", tmp_path / "drawn", "--only", "r", "--column", "85mm", "--names"]
+    assert run("--out", folder, "--resamples", 200, *options).exit_code == 0
+    assert {path.name: path.read_bytes() for path in (folder / "figures").iterdir()} == before
+    (drawn,) = (path.read_text() for path in (tmp_path / "drawn").glob("*scatter.svg"))
+    assert "R = D / G" in drawn
+    assert "D (deformation)" not in drawn
+    for wrong, fault in ((["--names"], "give --figures DIR"), (["--only", "sizes"], "give --figures DIR")):
+        assert fault in run("--out", folder, *wrong).stderr
+    narrow = run("--out", folder, "--figures", tmp_path / "drawn", "--column", "85mm")
+    assert narrow.exit_code == 2
+    assert "too narrow for 3 panels: use --only r" in narrow.stderr
+
+
 def test_a_faulty_file_is_named_and_everything_else_is_built(folder):
     (folder / "records" / "half.json").write_text('{"schema_version": 1')
     result = run("--out", folder, "--resamples", 200)

@@ -80,6 +80,40 @@ def test_records(tmp_path):
     assert "0.0721" in text
 
 
+def test_records_that_look_equal_say_in_what_they_differ(tmp_path):
+    """Of one network and data set; others have nothing to add."""
+    checkpoint = {"weights": {"source": "checkpoint", "detail": "a.safetensors", "sha256": "11" * 32}}
+    other = {"weights": {**checkpoint["weights"], "sha256": "22" * 32}}
+    records = {
+        "first": make_record("a", model=checkpoint),
+        "smaller": make_record("a", model=checkpoint, protocol={"delta": 0.5}),
+        "seeded": make_record("a", model=checkpoint, protocol={"seed": 3}),
+        "retrained": make_record("a", model=other),
+        "fewer": make_record("a", n=50, model=checkpoint),
+        "alone": make_record("b"),
+    }
+    for record in records.values():
+        write_record(tmp_path / "records", record)
+    found = {row["key"]: row["apart"] for row in listed("records", "--out", tmp_path)}
+    told = {name: found[record.key] for name, record in records.items()}
+    usual = {"deformation": "delta = 1 px, cut = 3"}
+    assert told["first"] == {**usual, "seed": "0", "weights sha256": "11111111"}
+    assert told["retrained"] == {**usual, "seed": "0", "weights sha256": "22222222"}
+    assert told["seeded"] == {**usual, "seed": "3"}
+    assert told["smaller"] == {"deformation": "delta = 0.5 px, cut = 3"}
+    assert told["fewer"] is None
+    assert told["alone"] is None
+    text = " ".join(run("records", "--out", tmp_path).stdout.split())
+    assert "apart" in text
+    assert "seed 3" in text
+
+
+def test_no_column_where_no_records_look_equal(tmp_path):
+    for record in (make_record("a"), make_record("b"), make_record("a", n=50)):
+        write_record(tmp_path / "records", record)
+    assert "apart" not in run("records", "--out", tmp_path).stdout
+
+
 def test_no_records_are_an_empty_list(tmp_path):
     (tmp_path / "records").mkdir()
     assert listed("records", "--out", tmp_path) == []

@@ -85,7 +85,15 @@ def test_several_matches_are_listed(out):
     assert result.exit_code == 2
     assert "2 records match 'resnet18'" in result.stderr
     assert make_record().key[:12] in result.stderr
-    assert "resnet18 on cifar10, n = 50" in result.stderr
+    assert "resnet18 on cifar10, n = 50)" in result.stderr
+
+
+def test_several_matches_that_look_equal_are_told_apart(tmp_path):
+    for seed in (0, 7):
+        write_record(tmp_path / "records", make_record(protocol={"seed": seed}))
+    result = run("show", "resnet18", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "resnet18 on imagenet, n = 500, seed 7)" in result.stderr
 
 
 def test_no_match_names_the_nearest(out):
@@ -103,6 +111,10 @@ def test_no_match_names_the_nearest(out):
         (["vit_tiny", "--variant", "shuffled"], "did you mean channel-shuffled"),
         (["vit_tiny", "--figure", "a.jpg"], ".png, .svg, .pdf, .html"),
         (["vit_tiny", "--figures", "a.png"], "--figure"),
+        (["vit_tiny", "--figure", "a.png", "--only", "x"], "--only must be d, g, r, deformations"),
+        (["vit_tiny", "--figure", "a.png", "--only", "sizes"], "has no panel sizes"),
+        (["vit_tiny", "--figure", "a.png", "--column", "85mm"], "use --only r"),
+        (["vit_tiny", "--only", "r"], "--only is about figures: give --figure FILE too"),
         ([], "RECORD"),
     ],
     ids=str,
@@ -123,6 +135,14 @@ def test_a_figure_is_drawn(out, tmp_path):
     assert "vit_tiny.augreg" in (tmp_path / "a.svg").read_text()
     assert json.loads(result.stdout)["model"]["spec"] == "vit_tiny.augreg"
     assert "a.svg" in result.stderr
+
+
+def test_one_panel_is_drawn(out, tmp_path):
+    options = ("--only", "r", "--column", "85mm")
+    assert run("show", "vit_tiny", "--out", out, "--figure", tmp_path / "a.svg", *options).exit_code == 0
+    drawn = (tmp_path / "a.svg").read_text()
+    assert "R = D / G" in drawn
+    assert "D (deformation)" not in drawn
 
 
 def test_another_variant_is_listed(out):

@@ -49,6 +49,16 @@ def test_the_fields_of_a_measurement_read_back_give_its_numbers(tmp_path):
     )
 
 
+def test_a_file_may_have_any_name(tmp_path):
+    np.save(tmp_path / "plain.npy", np.random.default_rng(0).normal(size=(4, 2, 16, 20)))
+    (tmp_path / "lr=0.1,run 2").mkdir()
+    odd = tmp_path / "lr=0.1,run 2" / "a,b=c.npy"
+    odd.write_bytes((tmp_path / "plain.npy").read_bytes())
+    plain, named = (measured(deformation=f"fields:{file}") for file in (tmp_path / "plain.npy", odd))
+    assert named.key == plain.key
+    assert named.variants == plain.variants
+
+
 def test_images_take_fields_in_turn(tmp_path):
     fields = np.random.default_rng(0).normal(size=(4, 2, 16, 20))
     np.save(tmp_path / "some.npy", fields)
@@ -95,6 +105,12 @@ def test_files_that_are_none_are_refused(tmp_path):
     ):
         with pytest.raises(UsageError, match=fault):
             measured(deformation=f"fields:{tmp_path / name}")
+
+
+def test_more_fields_than_can_be_read_are_not_written(tmp_path):
+    with pytest.raises(UsageError, match=r"images of 224 x 224 take 18\.7 GiB, .* at most 4 GiB"):
+        save_fields(tmp_path / "fields.npz", Diffeo(), range(50_000), 224)
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_process_in_another_folder_finds_the_file(tmp_path, monkeypatch):

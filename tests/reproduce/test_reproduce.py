@@ -19,6 +19,7 @@ from timm_diffsens.reproduce.run import reproduce, write_pages
 from timm_diffsens.reproduce.settings import SCALES, SMALL
 from timm_diffsens.reproduce.targets import IN_PAPER, TARGETS, chosen
 from timm_diffsens.reproduce.workspace import Places, Workspace, find_places
+from timm_diffsens.results.records.store import read_layers
 from timm_diffsens.train.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,6 +63,17 @@ def test_published_weights_that_cannot_be_had_are_named(made):
     for target in ("fig3", "fig4", "fig12"):
         assert any("--weights torchvision/vgg11=FILE" in line for line in reports[target].missing), target
     assert not any(reports[target].missing for target in ("fig1", "fig7", "fig11", "fig14"))
+
+
+def test_the_components_are_those_of_the_records(made):
+    """R of every curve, and the same images and copies under each deformation."""
+    workspace, reports, _ = made
+    folder = workspace.records_of("cifar10-components")
+    table, read = reports["components"].tables["depth"], read_layers(folder / "records")
+    assert sorted(table["r"]) == sorted(read["r"])
+    assert set(table["deformation"]) == {"max-entropy", "translation", "rotation", "dilation", "shear"}
+    assert table.groupby(["network", "variant", "deformation"])["layer"].agg(list).map(tuple).nunique() == 1
+    assert read["rms"].nunique() == 1
 
 
 def test_files_are_what_the_reports_say(made):
@@ -210,12 +222,14 @@ def test_a_record_that_another_figure_made_is_not_measured_again(tmp_path, monke
 
 
 def test_the_small_scale_uses_the_checkpoints_of_the_repository():
-    """Lines of the recipes, seed 0, so that a clone trains none of the networks of Fig. 1, centre."""
-    kept = Workspace(Path("unused"), SMALL, checkpoints=[ROOT / "leaderboard" / "checkpoints"])
-    images = {read_recipe(path)["data_sha256"] for path in kept.checkpoints[0].glob("cifar10-*")}
+    """Lines of the recipes, seed 0, so that a clone trains no network of Fig. 1, centre, or components."""
+    folders = [ROOT / "leaderboard" / name for name in ("checkpoints", "checkpoints-fitted")]
+    kept = Workspace(Path("unused"), SMALL, checkpoints=folders)
+    files = [path for folder in folders for path in folder.glob("cifar10-*.safetensors")]
+    images = {read_recipe(path)["data_sha256"] for path in files}
     assert len(images) == 1
     kept.__dict__["_cifar10_sha256"] = images.pop()  # as if they were here
-    for recipe in SMALL.cifar10:
+    for recipe in (*SMALL.cifar10, *SMALL.components):
         assert kept.trained(recipe).is_relative_to(ROOT), recipe
 
 
@@ -243,7 +257,8 @@ def test_settings_are_consistent(settings):
     assert len(settings.noisy) >= 5
     assert len(settings.cifar10) >= 5
     assert len(settings.scale1) >= 8
-    for group in (settings.cifar10, settings.noisy, settings.scale1, settings.pooling):
+    assert len(settings.components) >= 2
+    for group in (settings.cifar10, settings.noisy, settings.scale1, settings.pooling, settings.components):
         assert len({recipe.sha256 for recipe in group}) == len(group)
         assert all(isinstance(r, Recipe) and r.corrupt == 0 and r.seed == 0 for r in group)
     json.dumps(settings.to_json(), allow_nan=False)

@@ -46,6 +46,7 @@ TINY = Settings(
     more=("net/lenet",),
     scale1=(scale("net/fc2", 8), scale("net/lenet"), scale("net/vgg11", 4)),
     pooling=(scale("net/vgg11", 4), scale("net/vgg11_bn", 4)),
+    components=(cifar("net/vgg11", 4), cifar("net/vgg11_bn", 4)),
     simple=(simple(1), simple(2)),
     simple_seeds=(2, 2),
     imagenet=("torchvision/vgg11",),

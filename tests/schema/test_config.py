@@ -127,6 +127,13 @@ def test_arguments_stay_with_their_name():
     assert split_commas(["a, b", "c"]) == ["a", "b", "c"]
 
 
+def test_the_name_of_a_file_stays_whole_up_to_its_suffix():
+    file = "fields:run, 1/a=1,b=2/x.npz"
+    assert split_commas(f"{file},mode:i=1,j=2,diffeo") == [file, "mode:i=1,j=2", "diffeo"]
+    assert split_commas(["fields:no/suffix", "diffeo"]) == ["fields:no/suffix", "diffeo"]
+    assert Config(deformation=f"{file},fields:C:\\y,z.npy").deformation == (file, "fields:C:\\y,z.npy")
+
+
 def test_every_option_says_what_it_is():
     for name, option in options(Config).items():
         assert option.help.endswith("."), name

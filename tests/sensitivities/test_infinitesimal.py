@@ -1,6 +1,7 @@
 """The small limit against Jacobians by hand, finite differences, and sums over modes."""
 
 import math
+import warnings
 
 import pytest
 import timm
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from timm_diffsens import Diffeo, MeasurementError, UsageError, bench, measure, measure_infinitesimal
+from timm_diffsens.errors import DiffsensWarning
 from timm_diffsens.perturb.components import Mode, Translation
 from timm_diffsens.perturb.fields import deform
 from timm_diffsens.perturb.limit import derivative, direction
@@ -132,6 +134,40 @@ class Unwilling(nn.Module):
 def test_a_network_without_a_forward_derivative_is_named_with_the_reason():
     with pytest.raises(MeasurementError, match=r"Unwilling has no forward-mode derivative: .*forward"):
         measure_infinitesimal(Unwilling(), IMAGES, layers="all")
+
+
+class Cut(nn.Module):
+    """Half of what it computes is hidden from derivatives: detached, or rounded."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.conv, self.how = nn.Conv2d(3, 4, 3).double(), how
+
+    def forward(self, x):
+        return self.how(self.conv(x)).flatten(1)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda x: x.detach() + 0.1 * x,
+        lambda x: torch.as_tensor(x.detach().numpy().copy()),
+        lambda x: x + 5e-5 * torch.round(x / 5e-5),
+    ],
+    ids=["partly detached", "through numpy", "rounded"],
+)
+def test_derivatives_that_are_not_those_of_small_steps_are_named(how):
+    with pytest.warns(
+        DiffsensWarning, match="limit of Cut is not that of small steps at output: it detaches"
+    ):
+        measure_infinitesimal(Cut(how), IMAGES, layers="all")
+
+
+def test_a_network_that_is_differentiable_is_not_warned_of():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        measure_infinitesimal(smooth_network(), IMAGES, layers="all")
+        measure_infinitesimal(smooth_network().float(), IMAGES.float(), layers="all")
 
 
 def test_a_deformation_without_fields_is_refused():

@@ -77,6 +77,9 @@ def test_what_a_job_names_in_a_file_is_found_from_any_folder(tmp_path, monkeypat
     assert not job.self_contained
     (made_here,) = jobs(tmp_path / "out", "net/lenet", options=QUICK.changed(dataset="scale1:xi=11"))
     assert made_here.self_contained
+    stored = QUICK.changed(dataset="dead-leaves", deformation="fields:a.npy")
+    (from_file,) = jobs(tmp_path / "out", "net/lenet", options=stored)
+    assert not from_file.self_contained
     monkeypatch.chdir("/")
     (outcome,) = sweep(
         [replace(job, model=f"{tmp_path / 'net.py'}:Net")], registry.find("executors", "local").build()

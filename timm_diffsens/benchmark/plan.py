@@ -26,6 +26,7 @@ from timm_diffsens.perturb.deformation import problem_of, rms_of
 from timm_diffsens.perturb.limit import has_fields
 from timm_diffsens.perturb.noise import of_matched_norm
 from timm_diffsens.perturb.pixels import ActivePixels
+from timm_diffsens.perturb.stored import save_fields
 from timm_diffsens.registry import Entry
 from timm_diffsens.schema import limits, records
 from timm_diffsens.schema.config import Config, options
@@ -62,6 +63,13 @@ class Plan:
     warnings: list[str] = field(default_factory=list)
     retries: list[str] = field(default_factory=list)
     homes: list[Any] = field(default_factory=list)
+
+    def save_fields(self, file: Path) -> None:
+        """Write the fields by which the first deformation displaces the images; see `stored.save_fields`."""
+        shown, perturbation = self.model.input, self.perturbation
+        size = shown.height, shown.width
+        with registry.beside(*self.homes):
+            save_fields(file, perturbation.deformations[0], self.sample.indices, size, perturbation.seed)
 
 
 @dataclass(frozen=True)

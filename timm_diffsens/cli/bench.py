@@ -44,16 +44,25 @@ def _bench(
     all_layers: Annotated[
         bool, option("--all-layers", help="List every layer, however many.", panel=RUNNING)
     ] = False,
+    save_fields: Annotated[
+        Path | None,
+        option(
+            "--save-fields",
+            help="Write the (first) deformation's fields too: .npz for --deformation fields:FILE.",
+            panel=RUNNING,
+            metavar="FILE",
+        ),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure models layer by layer: deformations (D), noise (G) and R = D/G. Writes a record of each."""
-    inputs = _checked(models, config, out)
+    inputs = _checked(models, config, out, save_fields)
     results: list[Any] = []
     failures: list[DiffsensError] = []
     for spec in models:
         try:
-            result: Any = _measure(spec, inputs, out / "records", force, quiet or as_json)
+            result: Any = _measure(spec, inputs, out / "records", force, quiet or as_json, save_fields)
         except DiffsensError as error:
             failures.append(error)
             print_error(f"{spec}: {error}" if len(models) > 1 else str(error))
@@ -74,16 +83,17 @@ _bench.__name__ = "bench"
 bench = configured(_bench)
 
 
-def _checked(models: Sequence[str], config: Config, out: Path) -> "Inputs":
+def _checked(models: Sequence[str], config: Config, out: Path, save_fields: Path | None) -> "Inputs":
     """Find wrong use before anything is measured: model names, options, images, the output folder."""
     from timm_diffsens.benchmark.plan import Inputs
     from timm_diffsens.device import allocator
     from timm_diffsens.models.architectures import find_architecture
     from timm_diffsens.results.records.store import check_writable
 
-    for name, value in (("--checkpoint", config.checkpoint), ("--test-error", config.test_error)):
+    single = {"checkpoint": config.checkpoint, "test-error": config.test_error, "save-fields": save_fields}
+    for name, value in single.items():
         if value is not None and len(models) > 1:
-            raise UsageError(f"{name} belongs to one model, got {len(models)}: {', '.join(models)}")
+            raise UsageError(f"--{name} belongs to one model, got {len(models)}: {', '.join(models)}")
     allocator.prepare()
     for spec in models:
         find_architecture(spec)
@@ -92,13 +102,18 @@ def _checked(models: Sequence[str], config: Config, out: Path) -> "Inputs":
     return inputs
 
 
-def _measure(spec: str, inputs: "Inputs", folder: Path, force: bool, quiet: bool) -> "Record":
+def _measure(
+    spec: str, inputs: "Inputs", folder: Path, force: bool, quiet: bool, save_fields: Path | None
+) -> "Record":
     from timm_diffsens.benchmark.plan import prepare
     from timm_diffsens.benchmark.run import run_once
 
     plan = prepare(spec, inputs)
     if plan.sample.note and not quiet:
         progress_console().print(f"{spec}: images are {plan.sample.note}", soft_wrap=True)
+    if save_fields is not None:
+        plan.save_fields(save_fields)
+        progress_console().print(f"fields: {save_fields}", soft_wrap=True)
     with _progress(spec, quiet) as progress:
         record, path, now = run_once(plan, folder, force=force, progress=progress)
     before = "" if now else "measured before, "

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from timm_diffsens.cli.figures import Column, Figure, Only, draw, need, panels
 from timm_diffsens.cli.output import (
     OUT,
     Json,
@@ -16,7 +17,6 @@ from timm_diffsens.cli.output import (
     result_console,
 )
 from timm_diffsens.cli.show import find
-from timm_diffsens.errors import UsageError
 from timm_diffsens.results.numbers import MISSING, is_missing, significant
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from timm_diffsens.results.records.frames import Row
 
-_MEASURES = "rdg"
+_MEASURES = ("r", "d", "g")
 
 
 def compare(
@@ -36,18 +36,12 @@ def compare(
         ),
     ],
     out: Out = OUT,
-    figure: Annotated[
-        Path | None, typer.Option("--figure", metavar="FILE", help="Draw all: .png, .pdf, .svg or .html.")
-    ] = None,
+    figure: Figure = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write the differences, a row a place.")
     ] = None,
-    only: Annotated[
-        str | None, typer.Option("--only", metavar="r|d|g", help="In the figure and the table.")
-    ] = None,
-    column: Annotated[
-        str | None, typer.Option("--column", metavar="WIDTH", help="Width of the figure: 85mm, 3.4in.")
-    ] = None,
+    only: Only = None,
+    column: Column = None,
     deformation: Annotated[
         int, typer.Option("--deformation", min=0, help="Which of the records' deformations, from 0.")
     ] = 0,
@@ -61,17 +55,12 @@ def compare(
     from timm_diffsens.results.records.frames import rows_of
     from timm_diffsens.results.stats.paired import compare_sides, side_of, uniquely_named
 
-    if only is not None and only.lower() not in _MEASURES:
-        raise UsageError(f"--only must be r, d or g, got {only}")
-    if figure is not None:
-        from timm_diffsens.results.report.export import figure_format
-
-        figure_format(figure)  # or it raises, before anything is printed
-    measures = only.lower() if only else _MEASURES
+    measures = panels(only, _MEASURES) or list(_MEASURES)  # of the table too
+    need("--figure FILE", figure, column=column)
     files = [_file(text, out / "records") for text in records]
     sides = uniquely_named([side_of(f, paired=not unpaired, deformation=deformation) for f in files])
     table = compare_sides(sides)
-    rows = rows_of(table[table["measure"].isin(list(measures))])
+    rows = rows_of(table[table["measure"].isin(measures)])
     if as_json:
         print_json(rows)
     else:
@@ -85,10 +74,8 @@ def compare(
         progress_console().print(f"written: {csv}", soft_wrap=True)
     if figure is not None:
         from timm_diffsens.results.report.compare_chart import compare_figure
-        from timm_diffsens.results.report.export import save_chart
 
-        save_chart(compare_figure(sides, measures, column), figure)
-        progress_console().print(f"figure: {figure}", soft_wrap=True)
+        draw(compare_figure(sides, measures, column), figure)
 
 
 def _file(text: str, folder: Path) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from timm_diffsens.cli.figures import Column, Only, need, panels
 from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_error, print_json, progress_console
 from timm_diffsens.errors import UsageError
 from timm_diffsens.schema import limits
@@ -36,8 +37,16 @@ def leaderboard(
         typer.Option("--errors", metavar="FILE", help="Published errors: timm's results-imagenet.csv."),
     ] = None,
     figures: Annotated[
-        Path | None, typer.Option("--figures", metavar="DIR", help="Charts as PNG, SVG and PDF too.")
+        Path | None,
+        typer.Option(
+            "--figures", metavar="DIR", help="Charts as PNG, SVG and PDF too, with error bars and families."
+        ),
     ] = None,
+    only: Only = None,
+    column: Column = None,
+    names: Annotated[
+        bool, typer.Option("--names", help="In those figures networks' names, in place of families.")
+    ] = False,
     include_unfitted: Annotated[
         bool, typer.Option("--include-unfitted", help="Fit networks with a train error above 1 % too.")
     ] = False,
@@ -67,19 +76,26 @@ def leaderboard(
 
     if files:
         raise UsageError(f"{files[0]} is given without --check; records are read from {out / 'records'}")
+    need("--figures DIR", figures, only=only, column=column, names=names)
     choices = Choices(errors, include_unfitted, resamples, seed)
     if predicted:
         _predict(predicted, out, choices, as_json)
         return
     from timm_diffsens.results.board import write_board
     from timm_diffsens.results.page.record_data import pack
+    from timm_diffsens.results.report.board_charts import Drawing
     from timm_diffsens.results.report.export import FigureError, start_renderer
+    from timm_diffsens.results.report.layout import Layout
+    from timm_diffsens.results.report.theme import MEASURES
 
+    shown = panels(only, tuple(MEASURES)) or list(MEASURES)
+    drawing = Drawing(Layout(column), shown, "names" if names else "families")
+    drawing.layout.panel(len(shown))  # or it raises, before anything is done
     start_renderer()
     board = build_leaderboard(out, choices, pack=pack, parallel=True)
     written, not_drawn = list[Path](), None
     try:
-        written = [] if board.main is None else write_board(board, out, figures)
+        written = [] if board.main is None else write_board(board, out, figures, drawing)
     except FigureError as error:
         not_drawn = error
     if as_json:

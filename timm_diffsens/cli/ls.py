@@ -22,6 +22,7 @@ from timm_diffsens.errors import UsageError, failing, unknown
 from timm_diffsens.patterns import matching
 from timm_diffsens.printable import spelt_out
 from timm_diffsens.results.numbers import MISSING, significant
+from timm_diffsens.results.records.apart import in_words
 
 _KINDS = tuple(kind for kind in registry.KINDS if kind != "models")
 TOPICS = ("models", "layers", *_KINDS, "records")
@@ -124,13 +125,15 @@ def _things(kind: str, pattern: str | None) -> list[dict[str, Any]]:
 
 def _records(pattern: str | None, folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """The records, and what is wrong with other files."""
+    from timm_diffsens.results.records.apart import apart
     from timm_diffsens.results.records.frames import rows_frame, rows_of
     from timm_diffsens.results.records.store import read_rows
 
     good, bad = read_rows(folder, parallel=True)
     columns = ["key", "model", "dataset", "n", "trained", "error"]
     columns += ["d", "g", "r", "r_stderr", "protocol", "path"]
-    rows = rows_of(rows_frame(good)[columns])
+    told = ({"apart": each or None} for each in apart(good))
+    rows = [row | more for row, more in zip(rows_of(rows_frame(good)[columns]), told, strict=True)]
     return [row for row in rows if matching([row["model"]], pattern)], bad
 
 
@@ -157,6 +160,8 @@ def _cell(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return significant(value)
+    if isinstance(value, dict):
+        return in_words(value)
     if isinstance(value, list):
         return (" x " if name == "shape" else ", ").join(map(str, value))
     return str(value)

@@ -12,13 +12,15 @@ from timm_diffsens.errors import UsageError
 if TYPE_CHECKING:
     from timm_diffsens.reproduce.reports import Report
 
-_CHECKPOINTS = Path("leaderboard") / "checkpoints"
+_CHECKPOINTS = [Path("leaderboard") / name for name in ("checkpoints", "checkpoints-fitted")]
 
 
 def reproduce(
     targets: Annotated[
         list[str],
-        typer.Argument(metavar="FIGURE...", help="fig1, fig3, fig4, fig6 to fig14, table1, table2, or all."),
+        typer.Argument(
+            metavar="FIGURE...", help="fig1, fig3, fig4, fig6 to fig14, table1, table2, components, or all."
+        ),
     ],
     scale: Annotated[
         str, typer.Option("--scale", help="small: two cores, within the hour; paper: a GPU, days.")
@@ -33,7 +35,7 @@ def reproduce(
             "--checkpoints",
             metavar="DIR",
             help="Of `diffsens train`: used where the recipe is the one needed. "
-            f"[default: {_CHECKPOINTS.as_posix()}, if there]",
+            f"[default: {' and '.join(folder.as_posix() for folder in _CHECKPOINTS)}, if there]",
             show_default=False,
         ),
     ] = None,
@@ -98,7 +100,7 @@ def reproduce(
 
 def _folders(asked: list[Path] | None) -> list[Path]:
     if asked is None:
-        return [_CHECKPOINTS] if _CHECKPOINTS.is_dir() else []
+        return [folder for folder in _CHECKPOINTS if folder.is_dir()]
     for folder in asked:
         if not folder.is_dir():
             raise UsageError(f"--checkpoints: {folder} is no folder")

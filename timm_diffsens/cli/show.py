@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_json, progress_console, result_console
+from timm_diffsens.cli.figures import Column, Figure, Only, draw, need, panels
+from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_json, result_console
 from timm_diffsens.errors import UsageError, unknown, warn
 from timm_diffsens.results.numbers import some_of, sparkline, with_error
 
@@ -29,9 +30,9 @@ def show(
         str, typer.Argument(metavar="RECORD", help="A record's file, a model's name, or the start of a key.")
     ],
     out: Out = OUT,
-    figure: Annotated[
-        Path | None, typer.Option("--figure", metavar="FILE", help="Draw it: .png, .pdf, .svg or .html.")
-    ] = None,
+    figure: Figure = None,
+    only: Only = None,
+    column: Column = None,
     variant: Annotated[str, typer.Option("--variant", help="Which network's layers to list.")] = "original",
     all_layers: Annotated[bool, typer.Option("--all-layers", help="List every layer.")] = False,
     as_json: Json = False,
@@ -40,15 +41,17 @@ def show(
     """Show one record: layer table, depth curves and a summary; --figure draws it."""
     from timm_diffsens.results.records.store import load_record
 
-    if figure is not None:
-        from timm_diffsens.results.report.export import figure_format
-
-        figure_format(figure)
+    need("--figure FILE", figure, only=only, column=column)
     file = find(record, out / "records")
     found = load_record(file)
     distances = kept_of(file, found)
     if variant not in found.variants:
         raise unknown("variant", variant, found.variants, f"the record has {', '.join(found.variants)}")
+    chart = None
+    if figure is not None:
+        from timm_diffsens.results.report.record_chart import PANELS, record_figure
+
+        chart = record_figure(found, distances, panels(only, PANELS), column)
     if as_json:
         print_json(found)
     else:
@@ -57,11 +60,7 @@ def show(
         notes = [] if quiet else dict.fromkeys([*found.warnings, *advice(found)])
         print_record(result_console(), found, variant, all_layers, notes, distances)
     if figure is not None:
-        from timm_diffsens.results.report.export import save_chart
-        from timm_diffsens.results.report.record_chart import record_figure
-
-        save_chart(record_figure(found, distances), figure)
-        progress_console().print(f"figure: {figure}", soft_wrap=True)
+        draw(chart, figure)
 
 
 def find(text: str, folder: Path) -> Path:
@@ -70,6 +69,7 @@ def find(text: str, folder: Path) -> Path:
     Raises:
         UsageError: there is none, or more than one.
     """
+    from timm_diffsens.results.records.apart import apart, in_words
     from timm_diffsens.results.records.store import left_out, read_rows
 
     if is_path(text):
@@ -85,7 +85,11 @@ def find(text: str, folder: Path) -> Path:
         hint = f"records are looked up below {folder}; `diffsens ls records` lists them"
         raise unknown("record", text, sorted({row["model"] for row in rows}), hint)
     if len(matches) > 1:
-        names = [f"{r['key'][:12]} ({r['model']} on {r['dataset']}, n = {r['n']})" for r in matches]
+        told = [in_words(each) for each in apart(matches)]
+        names = [
+            f"{r['key'][:12]} ({r['model']} on {r['dataset']}, n = {r['n']}{f', {words}' if words else ''})"
+            for r, words in zip(matches, told, strict=True)
+        ]
         listed = some_of(names, _MOST_LISTED)
         raise UsageError(f"{len(matches)} records match {text!r}; give the start of a key: {listed}")
     return Path(matches[0]["path"])

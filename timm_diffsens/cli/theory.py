@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from timm_diffsens.cli.figures import Figure
 from timm_diffsens.cli.output import Json, Quiet, plain_table, print_json, progress_console, result_console
 from timm_diffsens.results.numbers import MISSING, PLAIN, fixed_error, significant, with_error
 
@@ -53,9 +54,7 @@ def theory(
         int | None, typer.Option("--images", help="For the measured curves; a multiple of 8.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the images and the noise.")] = 0,
-    figure: Annotated[
-        Path | None, typer.Option("--figure", metavar="FILE", help="Draw it: .png, .pdf, .svg or .html.")
-    ] = None,
+    figure: Figure = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Write theory.json, .csv and .svg there.")
     ] = None,
@@ -69,10 +68,6 @@ def theory(
     """
     from timm_diffsens.errors import UsageError
 
-    if figure is not None:
-        from timm_diffsens.results.report.export import figure_format
-
-        figure_format(figure)
     if checkpoints and any(value is not None for value in (task, depth, filter_size, length, xi)):
         raise UsageError("the checkpoints say which task, depth, filter, length and xi: leave those out")
     from timm_diffsens.device import allocator

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from timm_diffsens.registry import HASH_DIGITS, Look, register
 
 _FIELDS, _IMAGES = "fields", "images"  # names of the arrays in an .npz file
 _MOST = 2**32  # bytes of a file
+_HEADERS = 2**16  # bytes of it that are no fields, and more
 
 
 @register("deformations", "fields", help="displacement fields from a file", look=Look("#000000"), order=7)
@@ -46,6 +47,7 @@ class StoredFields(DisplacementFields):
     """
 
     file: str
+    suffixes: ClassVar[tuple[str, ...]] = (".npy", ".npz")
 
     def __post_init__(self) -> None:
         fields, images, sha256 = _read(str(absolute(Path(self.file))))
@@ -98,7 +100,8 @@ def save_fields(file: str | Path, deformation: Any, images: Sequence[int], size:
         seed: of the measurement.
 
     Raises:
-        UsageError: the deformation has no fields, or the file another ending.
+        UsageError: the deformation has no fields, there are more than `StoredFields` reads, or the file has
+            another ending.
     """
     from io import BytesIO
 
@@ -106,6 +109,12 @@ def save_fields(file: str | Path, deformation: Any, images: Sequence[int], size:
         raise UsageError(f"{file} must end in .npz")
     if not hasattr(deformation, "displacement"):
         raise UsageError(f"the deformation {type(deformation).__name__} has no displacement fields")
+    height, width = sides(size)
+    if (needed := 2 * 4 * len(images) * height * width) > _MOST - _HEADERS:
+        raise UsageError(
+            f"the fields of {len(images)} images of {height} x {width} take {needed / 2**30:.3g} GiB, "
+            f"and a file holds at most {_MOST / 2**30:g} GiB: use fewer --images"
+        )
     fields = deformation.displacement(len(images), size, Streams(seed, "diffeo", images))
     content = BytesIO()
     np.savez(content, **{_FIELDS: fields.numpy(), _IMAGES: np.asarray(images, dtype=np.int64)})
@@ -117,7 +126,7 @@ def _read(file: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64] | N
     path = Path(file)
     if not path.is_file():
         raise UsageError(f"no file {path.name} with displacement fields")
-    if path.suffix not in (".npy", ".npz") or path.stat().st_size > _MOST:
+    if path.suffix not in StoredFields.suffixes or path.stat().st_size > _MOST:
         raise UsageError(f"{path.name} must be an .npy or .npz file of at most {_MOST / 2**30:g} GiB")
     try:
         found = np.load(path, allow_pickle=False)

@@ -78,7 +78,7 @@ def cifar10_records(workspace: Workspace, report: Report, names: Sequence[str]) 
     found: Named = []
     with reporting_missing(report.missing):
         chosen = [recipe for recipe in workspace.settings.cifar10 if name_of(recipe) in names]
-        found += _of_recipes(workspace, "cifar10-depth", _CIFAR10, chosen)
+        found += of_recipes(workspace, "cifar10-depth", _CIFAR10, chosen, _how(workspace))
     return found
 
 
@@ -94,7 +94,7 @@ def imagenet_records(workspace: Workspace, report: Report, models: Sequence[str]
 
 def pooling_records(workspace: Workspace) -> Named:
     """Those of the VGGs trained on scale detection."""
-    return _of_recipes(workspace, "scale1-depth", _SCALE1, workspace.settings.pooling)
+    return of_recipes(workspace, "scale1-depth", _SCALE1, workspace.settings.pooling, _how(workspace))
 
 
 def likely_of(workspace: Workspace, records: Named) -> str:
@@ -108,12 +108,15 @@ def _how(workspace: Workspace) -> dict[str, Any]:
     return {"layers": "convs", "variants": VARIANTS, "shuffles": copies, "init_samples": copies}
 
 
-def _of_recipes(workspace: Workspace, group: str, data: str, recipes: Sequence[Recipe]) -> Named:
+def of_recipes(
+    workspace: Workspace, group: str, data: str, recipes: Sequence[Recipe], how: dict[str, Any]
+) -> Named:
+    """The records of these trainings, from each seed, measured with these options."""
     found = []
     for recipe in recipes:
         for one in seeds_of(recipe, workspace.settings.seeds):
             seed = f", seed {one.seed}" if workspace.settings.seeds > 1 else ""
-            record = workspace.record(group, one, **_how(workspace))
+            record = workspace.record(group, one, **how)
             found.append((f"{data}, {name_of(recipe).removeprefix('net/')}{seed}", record))
     return found
 
@@ -132,7 +135,7 @@ def _draw(report: Report, records: Named, measures: str) -> None:
 # ---- numbers
 
 
-def _ends(
+def ends_of(
     record: Record, measure: str, variant: str = "original"
 ) -> tuple[LayerSensitivity, LayerSensitivity] | None:
     """The first and the last convolution of the original with a value there, as they are in a variant."""
@@ -169,7 +172,7 @@ def _freedom(record: Record, variant: str) -> int | None:
 
 def change(name: str, record: Record, measure: str, variant: str = "original") -> Finding:
     """log(X_K / X_1) from the first to the last convolution."""
-    ends = _ends(record, measure, variant)
+    ends = ends_of(record, measure, variant)
     if ends is None:
         return Finding(name, None, reason=f"first or last convolution without {measure.upper()}")
     return Finding.normal(name, *_log_ratio(ends[1], ends[0], measure), _freedom(record, variant))
@@ -177,7 +180,7 @@ def change(name: str, record: Record, measure: str, variant: str = "original") -
 
 def _before(name: str, record: Record) -> Finding:
     """fall at initialisation - HALF * fall after training, falls being negative."""
-    trained, fresh = (_ends(record, "r", v) for v in ("original", "init"))
+    trained, fresh = (ends_of(record, "r", v) for v in ("original", "init"))
     if trained is None or fresh is None:
         return Finding(name, None, reason="no value before or after training")
     (own, own_error), (other, error) = (_log_ratio(ends[1], ends[0], "r") for ends in (trained, fresh))
@@ -186,7 +189,7 @@ def _before(name: str, record: Record) -> Finding:
 
 
 def _raised(name: str, record: Record) -> Finding:
-    own, shuffled = _ends(record, "r"), _ends(record, "r", "channel-shuffled")
+    own, shuffled = ends_of(record, "r"), ends_of(record, "r", "channel-shuffled")
     if own is None or shuffled is None:
         return Finding(name, None, reason="last convolution without R")
     return Finding.normal(name, *_log_ratio(shuffled[1], own[1], "r"), _freedom(record, "channel-shuffled"))

@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from timm_diffsens.results.report.theme import ACCENT, CONFIG, axis_ends, encodings, legend, theme_of
+from timm_diffsens.results.report.theme import ACCENT, CONFIG, Theme, axis_ends, encodings, legend, theme_of
 
 _LEAST_SPAN = 3.0  # of a logarithmic axis, a factor
 _CONFIG = CONFIG | {"header": {"labelFontSize": 11, "labelLimit": 260}}
@@ -33,13 +33,30 @@ class Panels:
     columns: int = 3
     side: int = 230
 
-    def curves(self, table: pd.DataFrame) -> alt.TopLevelMixin:
-        """A line for each `variant`; with a column `<y>_stderr`, bars of one standard error."""
-        (x, x_title), (y, y_title) = self.x, self.y
-        rows, theme = self._rows(table), theme_of(table["variant"])
-        drawn = encodings(theme)
-        at = alt.X(f"{x}:Q", title=x_title, scale=alt.Scale(zero=False, nice=False, padding=8))
+    def curves(self, table: pd.DataFrame, theme: Theme | None = None) -> alt.TopLevelMixin:
+        """A line for each `variant`; with a column `<y>_stderr`, bars of one standard error.
+
+        Args:
+            table: the rows. theme: how they are drawn, if not as the variants of networks.
+        """
+        x, title = self.x
+        at = alt.X(f"{x}:Q", title=title, scale=alt.Scale(zero=False, nice=False, padding=8))
         at = at.axis(grid=False, tickCount=5, format="~g")
+        return self._by_variant(table.astype({x: float}), at, theme, lines=True)
+
+    def points(self, table: pd.DataFrame, theme: Theme | None = None) -> alt.TopLevelMixin:
+        """The same where x has names: no lines, and one y for all panels."""
+        x, title = self.x
+        order = list(dict.fromkeys(table[x]))
+        at = alt.X(f"{x}:N", title=title or None, sort=order, axis=alt.Axis(labelAngle=-30))
+        return self._by_variant(table, at, theme, lines=False)
+
+    def _by_variant(
+        self, table: pd.DataFrame, at: alt.X, theme: Theme | None, *, lines: bool
+    ) -> alt.TopLevelMixin:
+        (x, _), (y, y_title) = self.x, self.y
+        rows, theme = self._rows(table), theme or theme_of(table["variant"])
+        drawn = encodings(theme)
         scale = alt.Scale(type="log", nice=False, padding=8) if self.log else alt.Scale(zero=False, padding=8)
         axis = alt.Axis(tickCount=5, format="~g")
         height, low, room = (
@@ -47,16 +64,17 @@ class Panels:
         )
         base = alt.Chart().encode(x=at, color=drawn["color"])
         points = base.mark_point(filled=True, size=26, opacity=1)
-        tips = ["variant:N", f"{self.panel}:N", f"{x}:Q", f"{y}:Q"]
-        layers = [
-            base.mark_line(strokeWidth=1.6).encode(y=height, strokeDash=drawn["strokeDash"]),
-            points.encode(y=height, shape=drawn["shape"], tooltip=tips),
-        ]
+        tips = ["variant:N", f"{self.panel}:N", f"{x}:{'Q' if lines else 'N'}", f"{y}:Q"]
+        layers = [points.encode(y=height, shape=drawn["shape"], tooltip=tips)]
+        if lines:
+            line = base.mark_line(strokeWidth=1.6)
+            layers.insert(0, line.encode(y=height, strokeDash=drawn["strokeDash"]))
         if "low" in rows:
             layers.append(base.mark_rule(opacity=0.6).encode(y=low, y2="high:Q"))
         if self.log:
             layers.append(base.mark_rule(opacity=0).encode(y=room, y2="room_high:Q"))
-        panels = self._faceted(alt.layer(*layers), rows).resolve_scale(y="independent")
+        panels = self._faceted(alt.layer(*layers), rows)
+        panels = panels.resolve_scale(y="independent") if lines else panels
         return _figure([legend(theme), panels], self.title, self.subtitle)
 
     def bars(self, table: pd.DataFrame) -> alt.TopLevelMixin:
@@ -65,15 +83,14 @@ class Panels:
         at = alt.X(f"{x}:Q", title=x_title, axis=alt.Axis(grid=False, tickCount=5))
         height = alt.Y(f"{y}:Q", title=y_title, axis=alt.Axis(tickCount=4, format="~g"))
         bars = alt.Chart().mark_bar(color=ACCENT).encode(x=at, y=height)
-        panels = self._faceted(bars, self._rows(table)).resolve_scale(x="independent", y="independent")
+        panels = self._faceted(bars, self._rows(table.astype({x: float})))
+        panels = panels.resolve_scale(x="independent", y="independent")
         return _figure([panels], self.title, self.subtitle)
 
     def _rows(self, table: pd.DataFrame) -> pd.DataFrame:
         """What is shown; ends of error bars, and of an axis of at least half a decade around the values."""
         (x, _), (y, _) = self.x, self.y
-        rows: pd.DataFrame = table[[name for name in (x, y, self.panel, "variant") if name in table]].astype(
-            {x: float}
-        )
+        rows: pd.DataFrame = table[[name for name in (x, y, self.panel, "variant") if name in table]].copy()
         if self.log:
             rows[y] = rows[y].where(rows[y] > 0)
         if f"{y}_stderr" in table:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from timm_diffsens.errors import unknown
-from timm_diffsens.reproduce import correlations, depth, filters, representations, scaling
+from timm_diffsens.reproduce import components, correlations, depth, filters, representations, scaling
 from timm_diffsens.reproduce.reports import Report
 from timm_diffsens.reproduce.workspace import Workspace
 
@@ -20,6 +20,7 @@ TARGETS: dict[str, Callable[[Workspace], Report]] = {
     "fig9": depth.figure_9,
     "fig3": depth.figure_3,
     "fig4": filters.figure_4,
+    "components": components.components,
     "fig11": depth.figure_11,
     "fig12": filters.figure_12,
     "fig13": filters.figure_13,
@@ -27,10 +28,10 @@ TARGETS: dict[str, Callable[[Workspace], Report]] = {
     "fig1": correlations.figure_1,
     "fig10": correlations.figure_10,
 }
-# In the order of the paper.
+# In the order of the paper; the components are those of Section 2, which has no figure of them.
 IN_PAPER = [
-    *("fig1", "fig3", "fig4", "fig6", "fig7", "table1", "table2", "fig8", "fig9", "fig10", "fig11", "fig12"),
-    *("fig13", "fig14"),
+    *("fig1", "fig3", "fig4", "components", "fig6", "fig7", "table1", "table2", "fig8", "fig9", "fig10"),
+    *("fig11", "fig12", "fig13", "fig14"),
 ]
 
 

@@ -9,7 +9,7 @@ from timm_diffsens.errors import UsageError
 from timm_diffsens.files import write_atomic
 from timm_diffsens.results.page.build import render_page
 from timm_diffsens.results.records.memory import without_garbage_collection
-from timm_diffsens.results.report.board_charts import board_charts
+from timm_diffsens.results.report.board_charts import AS_ON_THE_PAGE, Drawing, board_charts
 from timm_diffsens.results.report.board_text import MARKER, csv_text, markdown
 from timm_diffsens.results.report.export import FigureError, render, unchecked
 from timm_diffsens.results.stats.leaderboard import Leaderboard
@@ -19,7 +19,9 @@ FIGURE_FORMATS = ("png", "svg", "pdf")
 
 
 @without_garbage_collection()
-def write_board(board: Leaderboard, folder: Path, figures: Path | None = None) -> list[Path]:
+def write_board(
+    board: Leaderboard, folder: Path, figures: Path | None = None, drawing: Drawing = AS_ON_THE_PAGE
+) -> list[Path]:
     """Write `leaderboard.csv`, `README.md` with its `figures/*.svg`, and `index.html`; returns their paths.
 
     All is made before anything is written, and each file is replaced whole. Equal boards give equal bytes.
@@ -28,6 +30,7 @@ def write_board(board: Leaderboard, folder: Path, figures: Path | None = None) -
         board: what to show.
         folder: of the leaderboard, with its records.
         figures: a folder for the charts as PNG, SVG and PDF too.
+        drawing: of the charts in that folder.
 
     Raises:
         UsageError: `README.md` is there and not from here.
@@ -38,7 +41,7 @@ def write_board(board: Leaderboard, folder: Path, figures: Path | None = None) -
     if readme.exists() and not readme.read_bytes().startswith(MARKER.encode()):
         raise UsageError(f"{readme} was not written by this command, and would be lost; choose another --out")
     with unchecked():
-        content = _content(board, folder, figures)
+        content = _content(board, folder, figures, drawing)
     for path, data in content.items():
         if isinstance(data, bytes):
             write_atomic(path, data)
@@ -48,17 +51,17 @@ def write_board(board: Leaderboard, folder: Path, figures: Path | None = None) -
     return list(content)
 
 
-def _content(board: Leaderboard, folder: Path, figures: Path | None) -> dict[Path, bytes | FigureError]:
+def _content(
+    board: Leaderboard, folder: Path, figures: Path | None, drawing: Drawing
+) -> dict[Path, bytes | FigureError]:
     """What to write, by path, or why not. Charts are drawn outside of Python; the page is made meanwhile."""
     charts = board_charts(board)
     guide = _GUIDE if (folder / _GUIDE).exists() else None
-    places = [(folder / "figures", ("svg",)), *([(figures, FIGURE_FORMATS)] if figures else [])]
-    wanted = {
-        place / f"{name}.{form}": (chart, form)
-        for place, forms in places
-        for name, chart in charts.items()
-        for form in forms
-    }
+    wanted: dict[Path, tuple[alt.TopLevelMixin, str]] = {}
+    if figures is not None:
+        for name, chart in board_charts(board, drawing).items():
+            wanted |= {figures / f"{name}.{form}": (chart, form) for form in FIGURE_FORMATS}
+    wanted |= {folder / "figures" / f"{name}.svg": (chart, "svg") for name, chart in charts.items()}
     with ThreadPoolExecutor(1) as beside:
         drawn = beside.map(lambda chart: _drawn(*chart), wanted.values())
         listed = {folder / "leaderboard.csv": csv_text(board).encode()}

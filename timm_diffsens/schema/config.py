@@ -73,15 +73,28 @@ _running = partial(option, section=RUNNING)
 
 
 def split_commas(value: Any) -> list[str]:
-    """A text, or several, as the parts between commas; arguments (`name:a=1,b=2`) stay with their name."""
+    """A text, or several, as the parts between commas; arguments (`name:a=1,b=2`) stay with their name.
+
+    So does the name of a file (`fields:a,b.npz`) up to its suffix.
+    """
     parts: list[str] = []
     for text in [value] if isinstance(value, str) else value:
+        first = len(parts)
         for part in str(text).split(","):
-            if re.match(r"\w+=", part.strip()) and parts and "=" in parts[-1]:
-                parts[-1] += f",{part.strip()}"
+            if len(parts) > first and _goes_on(parts[-1], part):
+                parts[-1] += f",{part}"
             else:
-                parts.append(part.strip())
-    return [part for part in parts if part]
+                parts.append(part)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _goes_on(spec: str, part: str) -> bool:
+    """Whether what follows a comma belongs to the spec before it."""
+    name, _, file = spec.strip().partition(":")
+    endings = registry.suffixes(name) if file else ()
+    if endings:
+        return not spec.rstrip().endswith(endings)
+    return "=" in spec and re.match(r"\s*\w+=", part) is not None
 
 
 def _whole(value: Any, word: str) -> int:

@@ -8,23 +8,24 @@ J being the Jacobian of a layer and B the denominator of D. A forward of images 
 J n at all layers at once (`torch.autograd.forward_ad`).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.autograd import forward_ad
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from timm_diffsens.errors import DiffsensError, MeasurementError, first_line
+from timm_diffsens.device.precision import FULL
+from timm_diffsens.errors import DiffsensError, MeasurementError, first_line, warn
 from timm_diffsens.models.layers import Layer
 from timm_diffsens.sensitivities.batch_size import is_out_of_memory
+from timm_diffsens.sensitivities.forward_mode import differentiable
 from timm_diffsens.sensitivities.forwards import PassSettings, like_of
 from timm_diffsens.sensitivities.perturbed import PerturbedImages
 from timm_diffsens.sensitivities.probe import Forward, Probe
 
 _TRACED = 2  # images of the first, ordinary forward
+_STEPS = (1e-3, 1e-2, 1e-1)  # along the noise, over the norm of the images
+_NEAR = 2.0  # a factor between the derivative and the difference that one of these makes
 
 
 class TangentProbe(Probe):
@@ -43,12 +44,23 @@ class TangentProbe(Probe):
     def run_tangents(
         self, images: torch.Tensor, tangents: torch.Tensor, forward: Forward | None = None
     ) -> Any:
-        """A forward of images (n, c, h, w) along two directions each (2 n, c, h, w): deformation, noise."""
+        """A forward of images (n, c, h, w) along two directions each (2 n, c, h, w): deformation, noise.
+
+        Raises:
+            MeasurementError: the network has no forward-mode derivative.
+        """
         self.tangents = True
         try:
-            with forward_ad.dual_level(), _plain_attention():
+            with forward_ad.dual_level(), differentiable():
                 both = forward_ad.make_dual(torch.cat([images, images]), tangents)  # type: ignore[no-untyped-call]
                 return self.run(both, forward)
+        except DiffsensError:
+            raise
+        except Exception as error:  # whatever the network's own operations say
+            if is_out_of_memory(error):
+                raise
+            name = type(self.model).__name__
+            raise MeasurementError(f"{name} has no forward-mode derivative: {first_line(error)}") from error
         finally:
             self.tangents = False
 
@@ -67,18 +79,6 @@ class TangentProbe(Probe):
         assert change is not None
         by_deformation, by_noise = change.to(wide).chunk(2)
         return torch.stack([clean, clean + by_deformation, clean + by_noise])
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Attention by plain operations: the fused ones have no forward-mode derivative."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def run_limit(
@@ -100,19 +100,41 @@ def run_limit(
         for indices, clean in images.corrupted(size, like, layout):
             tangents = images.perturbation.tangents(clean, indices)
             if probe.trace is None:
-                some, (by_deformation, by_noise) = clean[:_TRACED], tangents.chunk(2)
-                parts = [some, some + by_deformation[:_TRACED], some + by_noise[:_TRACED]]
-                probe.run(torch.cat(parts), settings.forward)
-                probe.reset()
-            try:
-                probe.run_tangents(clean, tangents, settings.forward)
-            except DiffsensError:
-                raise
-            except Exception as error:  # whatever the network's own operations say
-                if is_out_of_memory(error):
-                    raise
-                name = type(model).__name__
-                raise MeasurementError(
-                    f"{name} has no forward-mode derivative: {first_line(error)}"
-                ) from error
+                _begin(probe, clean[:_TRACED], tangents, settings)
+            probe.run_tangents(clean, tangents, settings.forward)
     return probe
+
+
+def _begin(probe: TangentProbe, clean: torch.Tensor, tangents: torch.Tensor, settings: PassSettings) -> None:
+    """Find the layers by an ordinary forward; warn where derivatives are not the limit of small steps.
+
+    Args:
+        clean: some images (n, c, h, w).
+        tangents: of these and others, see `run_tangents`.
+    """
+    v, noise = (part[: len(clean)] for part in tangents.chunk(2))
+    probe.run(torch.cat([clean, clean + v, clean + noise]), settings.forward)
+    probe.reset()
+    exact = settings.precision == FULL and torch.finfo(clean.dtype).eps <= torch.finfo(torch.float32).eps
+    if not exact or not noise.any():
+        return  # a small step would drown in rounding
+    probe.run_tangents(clean, torch.cat([v, noise]), settings.forward)
+    limit = probe.results()
+    off = {layer.layer for layer in limit}
+    for share in _STEPS:
+        step = share * float(clean.norm() / noise.norm())
+        probe.reset()
+        probe.run(torch.cat([clean, clean + step * v, clean + step * noise]), settings.forward)
+        off &= {
+            layer.layer
+            for layer, other in zip(limit, probe.results(), strict=True)
+            if other.g and not 1 / _NEAR < (layer.g or 0) * step**2 / other.g < _NEAR
+        }
+    probe.reset()
+    if off:
+        named = [layer.layer for layer in limit if layer.layer in off]
+        more = f" and {len(off) - 3} more" if len(off) > 3 else ""
+        warn(
+            f"the small limit of {type(probe.model).__name__} is not that of small steps at "
+            f"{', '.join(named[:3])}{more}: it detaches, rounds or draws numbers on the way"
+        )

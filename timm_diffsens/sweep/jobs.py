@@ -87,7 +87,9 @@ class Job:
         if self.options is None or not self.built_in:
             return self.built_in
         config = Config(**self.options)
-        return not config.pretrained and registry.split_arguments(config.dataset)[0] in _MADE_HERE
+        files = any(registry.suffixes(registry.split_arguments(spec)[0]) for spec in config.deformation)
+        made_here = registry.split_arguments(config.dataset)[0] in _MADE_HERE
+        return made_here and not config.pretrained and not files
 
     @property
     def on_any_gpu(self) -> bool:

@@ -107,6 +107,9 @@ class Place:
                     return lost(job, time.monotonic() - clock, f"not done after {seconds:g} seconds")
                 found = self.hear()
             while not self.free:
+                if self.channel is not None and not self.channel.poll(seconds):
+                    self.end()  # it hangs while it puts back what the model changed
+                    break
                 self.hear()
         except (OSError, EOFError) as error:
             found = found or unstarted(job, error)

@@ -12,7 +12,7 @@ from record_factory import VARIANTS, make_layer, make_record, null_layer, replac
 from timm_diffsens.errors import DiffsensError, UsageError
 from timm_diffsens.results.report.export import figure_format, render, save_chart
 from timm_diffsens.results.report.record_chart import record_figure
-from timm_diffsens.results.report.theme import theme_of
+from timm_diffsens.results.report.theme import numbered_looks, theme_of
 from timm_diffsens.schema.records import Record
 
 ORIGINAL = theme_of(["original"])["original"]
@@ -182,6 +182,34 @@ def test_a_record_without_a_single_value_can_be_drawn():
 @pytest.mark.parametrize("form", ["png", "svg"])
 def test_equal_records_give_equal_files(depth, form):
     assert render(depth, form) == render(depth, form)
+
+
+@pytest.mark.parametrize("only", [["r"], ["d", "g"], ["spectra"]])
+def test_some_panels_alone_show_what_they_show_among_all(record, depth, only):
+    whole, alone = depth.to_dict(), record_figure(record, only=only).to_dict()
+    assert alone["datasets"] == {name: whole["datasets"][name] for name in alone["datasets"]}
+    assert set(alone["datasets"]) == ({"modes", "frequencies"} if only == ["spectra"] else {"depth"})
+    if only != ["spectra"]:
+        titles = [next(iter(parts(panel, "y")))["title"] for panel in alone["vconcat"][1]["hconcat"]]
+        assert [title[0].lower() for title in titles] == only
+
+
+def test_a_panel_that_was_not_measured_is_refused(record):
+    with pytest.raises(UsageError, match=r"resnet18 has no panel sizes.*choose of d, g, r, spectra"):
+        record_figure(record, only=["sizes"])
+
+
+@pytest.mark.parametrize(("only", "column"), [(["r"], "85mm"), (["d", "g", "r"], "17cm"), (["g"], "240pt")])
+def test_a_figure_is_as_wide_as_the_column(record, only, column):
+    """Within the width of a label that is longer than most."""
+    asked = {"85mm": 240.9, "17cm": 481.9, "240pt": 240.0}[column]
+    svg = ET.fromstring(render(record_figure(record, only=only, column=column), "svg"))
+    assert float(svg.get("width")) == pytest.approx(asked, abs=6)
+
+
+def test_more_than_eight_lines_all_look_different():
+    looks = numbered_looks([f"line {i}" for i in range(40)])
+    assert len({(look.colour, look.point) for look in looks.values()}) == 40
 
 
 def test_equal_records_give_equal_specifications(record, depth):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from chart_parts import parts
 from record_factory import make_layer, make_record
 
 from timm_diffsens.errors import UsageError
@@ -17,9 +18,10 @@ from timm_diffsens.results.board import write_board
 from timm_diffsens.results.page.build import render_page
 from timm_diffsens.results.records.published import read_errors, with_published
 from timm_diffsens.results.records.store import read_records, record_path, write_record
-from timm_diffsens.results.report.board_charts import board_charts
+from timm_diffsens.results.report.board_charts import Drawing, board_charts, scatter_chart
 from timm_diffsens.results.report.board_text import MARKER, csv_text, markdown
 from timm_diffsens.results.report.export import render
+from timm_diffsens.results.report.layout import Layout
 from timm_diffsens.results.report.markdown import code, link, text
 from timm_diffsens.results.report.submission import submission_faults
 from timm_diffsens.results.stats.correlate import correlate
@@ -562,6 +564,42 @@ def test_charts_show_the_tables(board):
     rows = main.by_depth[main.by_depth["measure"] == "r"]
     assert [row["pearson"] for row in data["r"]] == list(rows["pearson"])
     assert len(datasets(charts[board.series[0].slug])["rows"]) == 6
+
+
+def test_points_of_a_scatter_have_bars_and_families(board):
+    group = board.main
+    chart = scatter_chart(group, Drawing(measures=("r",), points="families"))
+    rows, points = datasets(chart)["points"], group.points.to_dict("records")
+    for row, point in zip(rows, points, strict=True):
+        for name in ("error", "r"):
+            value, stderr = point[name], point[f"{name}_stderr"]
+            assert row[f"{name}_high"] == value + (0 if math.isnan(stderr) else stderr)
+            assert row[f"{name}_low"] <= value
+    marks = [mark["type"] for mark in parts(chart.to_dict(), "mark")]
+    assert marks.count("rule") == 3  # across, upright, and in the legend
+    families = {row["variant"] for row in rows}
+    assert families == set(group.points["family"])
+    drawn = render(chart, "svg").decode()
+    assert "R = D / G" in drawn
+    assert "G (noise)" not in drawn
+    assert all(name in drawn for name in families)
+
+
+def test_small_families_share_a_look_where_there_are_many(board, monkeypatch):
+    monkeypatch.setattr("timm_diffsens.results.report.board_charts._MOST_FAMILIES", 3)
+    chart = scatter_chart(board.main, Drawing(points="families"))
+    told = [row["variant"] for row in datasets(chart)["points"]]
+    assert len(set(told)) == 3
+    assert told.count("other families") == len(board.main.points) - 2
+
+
+def test_points_of_a_scatter_have_their_names(board):
+    group = board.main
+    chart = scatter_chart(group, Drawing(Layout("85mm"), ("r",), "names"))
+    drawn = render(chart, "svg").decode()
+    assert all(name in drawn for name in group.points["model"])
+    assert group.title not in drawn  # a caption says it
+    assert float(re.search(r'width="([0-9.]+)"', drawn)[1]) == pytest.approx(85 * 72 / 25.4, abs=6)
 
 
 # ---- submissions

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from record_factory import make_layers, make_record
+from scipy import stats
 from torch import nn
 
 from timm_diffsens import UsageError, bench
@@ -191,6 +192,18 @@ def test_from_files(board):
     assert (unpaired["stderr"].dropna() == unpaired["unpaired_stderr"].dropna()).all()
 
 
+def test_without_distances_an_average_has_the_freedom_of_its_copies(board):
+    """Its error holds the spread of two copies, which one degree of freedom knows little of."""
+    one = with_seed(board, 0)[0]
+    sides = [side_of(text, paired=False) for text in (one, f"{one}@channel-shuffled")]
+    table = compare_sides(sides)
+    found = table[table["measure"] == "r"].iloc[-1]
+    quantiles = [stats.t.ppf(0.975, freedom) for freedom in (sides[0].layers[-1].n - 1, 1)]
+    errors = [side.layers[-1].r_stderr / side.layers[-1].r for side in sides]
+    wide = math.hypot(*(q * error for q, error in zip(quantiles, errors, strict=True)))
+    assert math.log(found["high"] / found["ratio"]) == pytest.approx(wide, rel=1e-9)
+
+
 def test_other_draws_are_refused_by_name(board):
     (one, _), (other, _) = with_seed(board, 0), with_seed(board, 7)
     with pytest.raises(UsageError, match=r"did not see the same draws \(.*seed: 7 instead of 0.*unpaired"):
@@ -219,8 +232,8 @@ def test_the_figure_has_a_line_for_each(board):
     assert {row["variant"] for row in rows} == {side.name for side in sides} or len(sides) == 2
     panel = chart["vconcat"][1]["hconcat"]
     assert len(panel) == 1
-    # 85 mm are 241 points, of which axes and padding take 70
-    assert panel[0]["layer"][0].get("width", panel[0].get("width")) == 171
+    # 85 mm are 241 points, of which axes and padding take 56
+    assert panel[0]["layer"][0].get("width", panel[0].get("width")) == 185
     for column, fault in (("9", "must be a width"), ("5mm", "too narrow"), ("-3mm", "must be a width")):
         with pytest.raises(UsageError, match=fault):
             compare_figure(sides, "r", column)

@@ -82,5 +82,11 @@ def test_the_figure_has_a_panel_of_sizes(measured):
     chart = record_figure(record, distances).to_dict()
     rows = chart["datasets"]["sizes"]
     assert {row["delta"] for row in rows} == set(SIZES)
-    assert all(row["low"] <= row["r"] <= row["high"] for row in rows)
+    assert all(row["r_low"] <= row["r"] <= row["r_high"] for row in rows)
     assert "sizes" not in record_figure(make_record()).to_dict()["datasets"]
+    alone = record_figure(record, distances, ["sizes"], "85mm").to_dict()
+    assert list(alone["datasets"]) == ["sizes"]
+    assert alone["datasets"]["sizes"] == rows
+    under = record_figure(record, distances, ["r", "deformations"]).to_dict()
+    assert list(under["datasets"]) == ["deformations"]
+    assert [len(row["hconcat"]) for row in under["vconcat"] if "hconcat" in row] == [1]

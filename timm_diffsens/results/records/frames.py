@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from timm_diffsens.results.records.apart import traits
 from timm_diffsens.schema.families import family_of
 from timm_diffsens.schema.layers import MEASURES, LayerSensitivity
 from timm_diffsens.schema.protocol import digest
@@ -191,9 +192,9 @@ _OF_RECORD: dict[str, tuple[str, Callable[[Record], Any]]] = {
 
 
 def record_row(path: Path, record: Record) -> Row:
-    """A record's row of the table of records."""
+    """A record's row of the table of records, and its `traits`, see there."""
     row = {name: get(record) for name, (_, get) in _OF_RECORD.items()}
-    row |= {"file": path.name, "path": str(path)}
+    row |= {"file": path.name, "path": str(path), "traits": traits(record)}
     for variant in record.variants:
         layer = output_layer(record, variant)
         values = [getattr(layer, measure, None) for measure in MEASURES]

@@ -1,12 +1,18 @@
 """Altair charts of a leaderboard: error against D, G and R, and correlations against depth and noise."""
 
 import json
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import altair as alt
 
 from timm_diffsens.results.numbers import PLAIN
 from timm_diffsens.results.records.frames import Row, rows_of
+from timm_diffsens.results.report.curves import bar, log_scale
+from timm_diffsens.results.report.layout import GAP, Layout
 from timm_diffsens.results.report.theme import (
     ACCENT,
     CONFIG,
@@ -14,18 +20,38 @@ from timm_diffsens.results.report.theme import (
     MEASURES,
     Theme,
     encodings,
-    legend,
     named_data,
+    numbered_looks,
     theme_of_records,
 )
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard, Series
 
-_SIDE = 250  # of a panel, in points
 _FIT = "#555555"
 _CONFIG = CONFIG | {"aria": False}  # pictures in a page of text, which describes them
+_MOST_FAMILIES = 12  # with a look of their own
+_BETWEEN = 1.2  # an axis goes on beyond the points by this factor
 
 
-def board_charts(board: Leaderboard) -> dict[str, alt.TopLevelMixin]:
+@dataclass(frozen=True)
+class Drawing:
+    """How the charts of a leaderboard are drawn: by default as on its page.
+
+    Attributes:
+        layout: width and text.
+        measures: which of d, g and r have a panel.
+        points: what tells the points of a scatter from one another, `families` by their look or `names`
+            beside them, with bars of one standard error; or None.
+    """
+
+    layout: Layout = field(default_factory=Layout)
+    measures: Sequence[str] = tuple(MEASURES)
+    points: str | None = None
+
+
+AS_ON_THE_PAGE = Drawing()
+
+
+def board_charts(board: Leaderboard, drawing: Drawing = AS_ON_THE_PAGE) -> dict[str, alt.TopLevelMixin]:
     """Every chart of a leaderboard by the name of its file, without suffix.
 
     `<group>-scatter` and `<group>-depth` for each group, and one for each series; those without anything to
@@ -35,24 +61,52 @@ def board_charts(board: Leaderboard) -> dict[str, alt.TopLevelMixin]:
     theme = theme_of_records(record for _, record in board.records)
     for group in board.groups:
         if len(group.points):
-            charts[f"{group.slug}-scatter"] = scatter_chart(group)
+            charts[f"{group.slug}-scatter"] = scatter_chart(group, drawing)
         if len(group.by_depth):
-            charts[f"{group.slug}-depth"] = depth_correlation_chart(group, theme)
-    return charts | {series.slug: series_chart(series) for series in board.series}
+            charts[f"{group.slug}-depth"] = depth_correlation_chart(group, theme, drawing)
+    return charts | {series.slug: series_chart(series, drawing) for series in board.series}
 
 
-def scatter_chart(group: Group) -> alt.TopLevelMixin:
+def scatter_chart(group: Group, drawing: Drawing = AS_ON_THE_PAGE) -> alt.TopLevelMixin:
     """Test error against D, G and R at the output on logarithmic axes: Fig. 1 (middle), Figs 8 and 10.
 
     A point is a network, the line the power law e ~ a X^b, the band holds 95 % of the resampled fits.
     """
-    data = {"points": rows_of(group.points[["model", "seeds", "error", *MEASURES]])}
-    for measure in MEASURES:
+    layout, measures = drawing.layout, drawing.measures
+    families = _families(group) if drawing.points == "families" else {}
+    data = {"points": _point_rows(group, drawing, families)}
+    for measure in measures:
         fit = group.fits[group.fits["measure"] == measure]
         data[f"fit_{measure}"] = rows_of(fit[["x", "error", "low", "high"]])
-    panels = alt.hconcat(*(_scatter_panel(group, measure, data) for measure in MEASURES), spacing=28)
+    looks = numbered_looks(list(dict.fromkeys(families.values())))
+    panels = alt.hconcat(
+        *(_scatter_panel(group, measure, data, drawing, looks) for measure in measures), spacing=GAP
+    )
     note = "line: e ~ a X^b, least squares on logarithms; band: 95 % of the fits to resampled networks"
-    return _figure(group.title, [_counted(group), note], panels, data)
+    note += "; bars: one standard error" if drawing.points else ""
+    whole = alt.vconcat(layout.legend(looks), panels, spacing=16) if looks else panels
+    return _figure(group.title, [_counted(group), note], whole, data, layout)
+
+
+def _families(group: Group) -> dict[str, str]:
+    """Family -> what the legend calls it, the largest ones first; there are looks for a dozen."""
+    largest = [name for name, _ in Counter(sorted(group.points["family"])).most_common()]
+    few = len(largest) <= _MOST_FAMILIES
+    return {
+        name: name if few or place < _MOST_FAMILIES - 1 else "other families"
+        for place, name in enumerate(largest)
+    }
+
+
+def _point_rows(group: Group, drawing: Drawing, families: dict[str, str]) -> list[Row]:
+    if drawing.points is None:
+        return rows_of(group.points[["model", "seeds", "error", *MEASURES]])
+    return [
+        {"model": row["model"], "seeds": row["seeds"], "variant": families.get(row["family"], "")}
+        | bar("error", row["error"], row["error_stderr"])
+        | {key: v for m in MEASURES for key, v in bar(m, row[m], row[f"{m}_stderr"]).items()}
+        for row in rows_of(group.points)
+    ]
 
 
 def _counted(group: Group) -> str:
@@ -63,9 +117,13 @@ def _counted(group: Group) -> str:
     return f"{len(group.points)} networks{means}{unfitted}"
 
 
-def _scatter_panel(group: Group, measure: str, data: dict[str, list[Row]]) -> Any:
+def _scatter_panel(
+    group: Group, measure: str, data: dict[str, list[Row]], drawing: Drawing, looks: Theme
+) -> Any:
     axis = alt.Axis(tickCount=4, format="~g", labelOverlap="greedy", labelSeparation=6)
-    y_scale, x_scale = (_log_scale([row[name] for row in data["points"]]) for name in ("error", measure))
+    y_scale, x_scale = (
+        log_scale([row[name] for row in data["points"]], _BETWEEN) for name in ("error", measure)
+    )
 
     def x(field: str) -> Any:
         return alt.X(f"{field}:Q", title=MEASURES[measure], scale=x_scale, axis=axis)
@@ -73,15 +131,50 @@ def _scatter_panel(group: Group, measure: str, data: dict[str, list[Row]]) -> An
     def y(field: str) -> Any:
         return alt.Y(f"{field}:Q", title="test error", scale=y_scale, axis=axis)
 
-    tips = ["model:N", "seeds:Q", f"{measure}:Q", "error:Q"]
     base = alt.Chart(named_data(f"fit_{measure}")).encode(x=x("x"))
     band = base.mark_area(opacity=0.18, color=_FIT, clip=True).encode(y=y("low"), y2="high:Q")
     line = base.mark_line(strokeWidth=1.6, color=_FIT, clip=True).encode(y=y("error"))
-    dots = alt.Chart(named_data("points")).mark_point(filled=True, size=42, opacity=0.85, color=ACCENT)
-    dots = dots.encode(x=x(measure), y=y("error"), tooltip=tips)
-    title = alt.TitleParams(_rho(group, measure), fontSize=12, fontWeight="normal", anchor="middle")
+    size = drawing.layout.text
+    title = alt.TitleParams(_rho(group, measure), fontSize=size, fontWeight="normal", anchor="middle")
     title.frame = "group"
-    return alt.layer(band, line, dots).properties(width=_SIDE, height=_SIDE, title=title)
+    side = drawing.layout.panel(len(drawing.measures))
+    dots = _dots(measure, x, y, drawing, looks)
+    if drawing.points == "names":
+        dots += _names(measure, x, y, [row[measure] for row in data["points"]])
+    layers = alt.layer(band, line, *dots)
+    return layers.properties(width=side, height=side, title=title)
+
+
+def _dots(
+    measure: str, x: Callable[[str], Any], y: Callable[[str], Any], drawing: Drawing, looks: Theme
+) -> list[Any]:
+    """The networks, with bars and the looks of their families."""
+    tips = ["model:N", "seeds:Q", f"{measure}:Q", "error:Q"]
+    base = alt.Chart(named_data("points"))
+    dots = base.mark_point(filled=True, size=42, opacity=0.85, color=ACCENT)
+    dots = dots.encode(x=x(measure), y=y("error"), tooltip=tips)
+    if drawing.points is None:
+        return [dots]
+    bars = base.mark_rule(opacity=0.5, color=ACCENT, clip=True)
+    across = bars.encode(x=x(f"{measure}_low"), x2=f"{measure}_high:Q", y=y("error"))
+    upright = bars.encode(x=x(measure), y=y("error_low"), y2="error_high:Q")
+    if not looks:
+        return [across, upright, dots]
+    drawn = encodings(looks)
+    coloured = [layer.encode(color=drawn["color"]) for layer in (across, upright, dots)]
+    return [*coloured[:2], coloured[2].encode(shape=drawn["shape"])]
+
+
+def _names(measure: str, x: Callable[[str], Any], y: Callable[[str], Any], values: list[float]) -> list[Any]:
+    """Beside the networks, on the side where the panel goes on."""
+    middle = math.sqrt(min(values) * max(values))
+    base = alt.Chart(named_data("points")).encode(x=x(measure), y=y("error"), text="model:N")
+    return [
+        base.transform_filter(f"datum.{measure} {side} {middle!r}").mark_text(
+            align=align, dx=dx, dy=-4, fontSize=7, clip=True
+        )
+        for side, align, dx in (("<=", "left", 5), (">", "right", -5))
+    ]
 
 
 def _rho(group: Group, measure: str) -> str:
@@ -92,22 +185,26 @@ def _rho(group: Group, measure: str) -> str:
     return f"rho = {PLAIN.rho(rows[0], rows[0]['note'] or 'no interval')}"
 
 
-def depth_correlation_chart(group: Group, theme: Theme) -> alt.TopLevelMixin:
+def depth_correlation_chart(
+    group: Group, theme: Theme, drawing: Drawing = AS_ON_THE_PAGE
+) -> alt.TopLevelMixin:
     """Correlation of the test error with D_k, G_k and R_k against relative depth, a line a variant.
 
     `theme`: how all the variants of the board are drawn.
     """
     theme = {v: look for v, look in theme.items() if (group.by_depth["variant"] == v).any()}
     names = ["variant", "depth", "n", "pearson", "pearson_low", "pearson_high"]
-    by_measure = {measure: group.by_depth[group.by_depth["measure"] == measure] for measure in MEASURES}
-    panels = [_depth_panel(measure, encodings(theme)) for measure in MEASURES]
-    whole = alt.vconcat(legend(theme), alt.hconcat(*panels, spacing=28), spacing=24)
+    measures, layout = drawing.measures, drawing.layout
+    by_measure = {measure: group.by_depth[group.by_depth["measure"] == measure] for measure in measures}
+    side = layout.panel(len(measures))
+    panels = [_depth_panel(measure, encodings(theme), side) for measure in measures]
+    whole = alt.vconcat(layout.legend(theme), alt.hconcat(*panels, spacing=GAP), spacing=24)
     note = "bands: 95 % intervals over families, of the original networks, one depth at a time"
     data: dict[str, list[Row]] = {measure: rows_of(table[names]) for measure, table in by_measure.items()}
-    return _figure(group.title, [note], whole, data | {"zero": [{"zero": 0}]})
+    return _figure(group.title, [note], whole, data | {"zero": [{"zero": 0}]}, layout)
 
 
-def _depth_panel(measure: str, drawn: dict[str, Any]) -> Any:
+def _depth_panel(measure: str, drawn: dict[str, Any], side: int) -> Any:
     x = alt.X("depth:Q", title="relative depth", scale=alt.Scale(domain=[0, 1]))
     x = x.axis(grid=False, tickCount=5, format="~g")
     axis, scale = alt.Axis(values=[-1, -0.5, 0, 0.5, 1], format="~g"), alt.Scale(domain=[-1, 1])
@@ -123,16 +220,22 @@ def _depth_panel(measure: str, drawn: dict[str, Any]) -> Any:
     points = base.mark_point(filled=True, size=30, opacity=1)
     points = points.encode(y=y, shape=drawn["shape"], tooltip=tips)
     ruled = alt.Chart(named_data("zero")).mark_rule(color="#999").encode(y=zero)
-    return alt.layer(ruled, band, lines, points).properties(width=_SIDE, height=_SIDE)
+    return alt.layer(ruled, band, lines, points).properties(width=side, height=side)
 
 
-def series_chart(series: Series) -> alt.TopLevelMixin:
+def series_chart(series: Series, drawing: Drawing = AS_ON_THE_PAGE) -> alt.TopLevelMixin:
     """Correlation of the test error with D, G and R against the noise on the images: Fig. 1 (right)."""
-    rows = [{**row, "measure": row["measure"].upper()} for row in rows_of(series.rows)]
+    layout, measures = drawing.layout, drawing.measures
+    rows = [
+        {**row, "measure": row["measure"].upper()}
+        for row in rows_of(series.rows)
+        if row["measure"] in measures
+    ]
+    looks = {name: look for name, look in MEASURE_LOOKS.items() if name.lower() in measures}
 
     def by_measure(part: str) -> dict[str, Any]:
-        values = [getattr(look, part) for look in MEASURE_LOOKS.values()]
-        return {"title": None, "scale": alt.Scale(domain=list(MEASURE_LOOKS), range=values)}
+        values = [getattr(look, part) for look in looks.values()]
+        return {"title": None, "scale": alt.Scale(domain=list(looks), range=values)}
 
     x = alt.X("sigma:Q", title="corruption sigma (input units)", scale=alt.Scale(padding=12, nice=False))
     x = x.axis(grid=False, format="~g")
@@ -148,19 +251,13 @@ def series_chart(series: Series) -> alt.TopLevelMixin:
     points = points.encode(y=y, shape=alt.Shape("measure:N", **by_measure("point")), tooltip=tips)
     lines = base.mark_line(strokeWidth=1.4).encode(y=y)
     panel = alt.layer(bars.encode(y=low, y2="pearson_high:Q"), lines, points)
-    panel = panel.properties(width=420, height=280)
-    return _figure(series.title, ["bars: 95 % intervals over families"], panel, {"rows": rows})
+    width = layout.panel(usual=420)
+    panel = panel.properties(width=width, height=min(width, 280))
+    return _figure(series.title, ["bars: 95 % intervals over families"], panel, {"rows": rows}, layout)
 
 
-def _figure(title: str, subtitle: list[str], whole: Any, data: dict[str, list[Row]]) -> Any:
+def _figure(title: str, subtitle: list[str], whole: Any, data: dict[str, list[Row]], layout: Layout) -> Any:
     """Panels below a title; they name their data, which is text: Altair would copy and check every row."""
-    framed = alt.vconcat(whole, title=alt.TitleParams(title, subtitle=subtitle, fontSize=16))
-    framed["config"] = _CONFIG
-    framed["datasets"] = {name: json.dumps(rows) for name, rows in data.items()}
-    return framed
-
-
-def _log_scale(values: list[float | None]) -> alt.Scale:
-    known = [value for value in values if value]
-    domain = [min(known) / 1.2, max(known) * 1.2] if known else [0.1, 1]
-    return alt.Scale(type="log", domain=domain, nice=False)
+    texts = {name: json.dumps(rows) for name, rows in data.items()}
+    above = alt.TitleParams(title, subtitle=subtitle, fontSize=16)
+    return layout.figure([whole], texts, above, config=_CONFIG)

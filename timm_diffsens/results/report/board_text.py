@@ -109,8 +109,8 @@ def _picture(name: str, alt: str, figures: Collection[str]) -> Iterator[str]:
         yield f"![{text(alt)}](figures/{name}.svg)"
 
 
-def correlations(group: Group, variants: Collection[str] | None = None) -> str:
-    """The table of a group's correlations, of all variants or of these."""
+def correlations(group: Group) -> str:
+    """The table of a group's correlations."""
     head = [
         "variant",
         "X",
@@ -126,8 +126,6 @@ def correlations(group: Group, variants: Collection[str] | None = None) -> str:
     head += ["Fisher z", "Spearman", "Kendall", "partial", "b, mixed"]
     rows = []
     for row in rows_of(group.correlations):
-        if variants is not None and row["variant"] not in variants:
-            continue
         cells = [text(row["variant"]), row["measure"].upper(), str(row["n"]), str(row["families"])]
         cells += [PLAIN.decimals(row["pearson"]), _interval(row, "family"), PLAIN.p_value(row["p_corrected"])]
         within = f" (p {PLAIN.p_value(row['within_p'])})" if row["within_p"] is not None else ""

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Sequence
 
-_MEANING = re.compile(r"[&<>\"'`|\\*_~\[\]#@!$]")  # in Markdown, HTML, or on a code host
+# In Markdown, HTML, or on a code host; an underscore inside a word is none of these.
+_MEANING = re.compile(r"[&<>`|\\*~\[\]#@!$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _ADDRESS = re.compile(r"(?i)\b(https?|ftp|mailto|xmpp|www)(?=[:.])")  # of a link that a host makes by itself
 
 
@@ -25,7 +26,7 @@ def text(words: str) -> str:
 
     Example:
         >>> text("e ~ R, a_b"), text("<img src=x>")
-        ('e &#126; R, a&#95;b', '&#60;img src=x&#62;')
+        ('e &#126; R, a_b', '&#60;img src=x&#62;')
     """
     return _entities(one_line(words))
 

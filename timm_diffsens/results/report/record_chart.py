@@ -1,75 +1,86 @@
 """Altair charts of one record: one specification for PNG, SVG, PDF and the page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import altair as alt
 
+from timm_diffsens.errors import UsageError
 from timm_diffsens.results.records.frames import Row, layers_frame, rows_of
 from timm_diffsens.results.records.per_image import PerImage
-from timm_diffsens.results.report.size_chart import size_chart, size_rows
-from timm_diffsens.results.report.spectrum_chart import convolutions, spectrum_data, spectrum_rows
-from timm_diffsens.results.report.theme import (
-    FONTLESS,
-    MEASURES,
-    MOST_POINTS,
-    Theme,
-    encodings,
-    legend,
-    numbered_looks,
-    theme_of_records,
+from timm_diffsens.results.report.curves import (
+    bar,
+    depth_axis,
+    depth_panels,
+    depth_rows,
+    log_scale,
+    many,
+    with_bars,
 )
+from timm_diffsens.results.report.layout import Layout
+from timm_diffsens.results.report.size_chart import size_charts, size_rows
+from timm_diffsens.results.report.spectrum_chart import convolutions, spectrum_data, spectrum_rows
+from timm_diffsens.results.report.theme import MEASURES, Theme, encodings, numbered_looks, theme_of_records
 from timm_diffsens.results.stats.sizes import by_size
-from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.schema.records import Record
 
-Curves = Mapping[str, list[LayerSensitivity]]  # name of a line -> the layers of it
+PANELS = (*MEASURES, "deformations", "equivariance", "sizes", "spectra")
+_OF_VARIANTS = {"depth", "equivariance", "spectra"}  # whose lines are those of the first legend
+_Drawn = tuple[list[Any], dict[str, list[Row]]]  # charts, one below the other, and their data
 
 
-def record_figure(record: Record, distances: PerImage | None = None) -> alt.TopLevelMixin:
-    """D, G and R against relative depth, then filter spectra where there are any.
+def record_figure(
+    record: Record,
+    distances: PerImage | None = None,
+    only: Sequence[str] = (),
+    column: str | None = None,
+) -> alt.TopLevelMixin:
+    """D, G and R against relative depth, then whatever else was measured, and filter spectra.
 
     Where there are further deformations, the original network under each of them has panels of its own.
     Axes of sensitivities are logarithmic, with a line for each variant; bars (a band for more than forty
     layers) reach one standard error to either side. A null, or a zero, leaves a gap. For the spectra see
     `spectrum_rows`. Panels name their data, which is in the chart only once.
+
+    Args:
+        record: what to draw.
+        distances: of single images, for a paired test of the sizes.
+        only: some of `PANELS`. d, g and r are those over depth; beside `deformations`, those of that row.
+        column: width of the figure, `85mm` say; by default panels have a width of their own.
+
+    Raises:
+        UsageError: panels that the record does not have, or a column that is too narrow.
     """
-    theme = theme_of_records([record])
-    rows = [depth_panels("depth", record.variants, theme)]
-    data = {"depth": depth_rows(record.variants)}
-    if record.further:
-        under = {view.protocol.deformation_text: view.variants["original"] for view in record.views()}
-        looks = numbered_looks(list(under))
-        panels = depth_panels("deformations", under, looks)
-        rows += [legend(looks), panels.properties(title="original, under each deformation")]
-        data["deformations"] = depth_rows(under)
-    moved = [row for row in rows_of(layers_frame([record])) if row["e"]] if record.equivariance else []
-    if moved:
-        rows += [_equivariance_panel(moved, theme)]
-        data["equivariance"] = [
-            {name: row[name] for name in ("variant", "layer", "depth", "e")} for row in moved
-        ]
-    sizes = size_rows(by_size(record, distances))
-    if sizes:
-        rows += [size_chart(sizes, "sizes", record.protocol.reference_side)]
-        data["sizes"] = sizes
-    if convolutions(record):
-        rows, data = rows + spectrum_rows(record, theme), data | spectrum_data(record)
-    note = (
-        f"{'bands' if _many(record.variants) else 'bars'}: one standard error; gaps: layers without a value"
-    )
-    title = alt.TitleParams(record.model.spec, subtitle=[_described(record), note], fontSize=16)
-    present = {v: look for v, look in theme.items() if v in record.variants or v in record.spectra}
-    whole = alt.vconcat(legend(present), *rows, spacing=30, title=title)
+    theme, layout = theme_of_records([record]), Layout(column)
+    parts = _parts(record, distances, theme, layout, [name for name in MEASURES if name in only])
+    asked = [name for name in only if name not in MEASURES] or (["depth"] if only else list(parts))
+    for name in asked:
+        if name not in parts:
+            there = ", ".join([*MEASURES, *(name for name in parts if name != "depth")])
+            raise UsageError(
+                f"{record.model.spec} has no panel {name}, which was not measured: choose of {there}"
+            )
+    rows: list[Any] = []
+    data: dict[str, list[Row]] = {}
+    alone = len(only) if only and asked == ["depth"] else None
+    if _OF_VARIANTS & {*asked}:
+        drawn = {*record.variants, *(record.spectra if "spectra" in asked else ())}
+        rows = [layout.legend({v: look for v, look in theme.items() if v in drawn}, alone)]
+    for name in asked:
+        charts, values = parts[name]()
+        rows, data = rows + charts, data | values
+    note = f"{'bands' if many(record.variants) else 'bars'}: one standard error; gaps: layers without a value"
+    said = _described(record) if alone == 1 else [" · ".join(_described(record))]
+    title = alt.TitleParams(record.model.spec, subtitle=[*said, note], fontSize=16)
+    whole = layout.figure(rows, data, title, spacing=30)
     apart: dict[str, Any] = dict.fromkeys(("color", "strokeDash", "shape"), "independent")
-    whole = whole.resolve_scale(**apart)  # variants, deformations and layers have looks of their own
-    whole["config"] = FONTLESS
-    whole["datasets"] = data
-    return whole
+    resolved: alt.TopLevelMixin = whole.resolve_scale(**apart)  # variants, deformations, layers: each its own
+    return resolved
 
 
-def _described(record: Record) -> str:
-    """What was measured on what, in one line."""
+def _described(record: Record) -> list[str]:
+    """What was measured on what."""
     data, protocol, error = record.data, record.protocol, record.test_error
     parts = [
         f"{data.spec}, n = {data.n} images of {record.model.input.height} x {record.model.input.width}",
@@ -78,84 +89,54 @@ def _described(record: Record) -> str:
         f"weights: {record.model.weights.source}",
         "" if error.value is None else f"test error {error.value:.1%} ({error.source})",
     ]
-    return " · ".join(filter(None, parts))
+    return [part for part in parts if part]
 
 
-def depth_panels(
-    data: str, curves: Curves, theme: Theme, measures: Sequence[str] = tuple(MEASURES), width: int = 250
-) -> Any:
-    """D, G and R side by side, or some of them; the rows of `depth_rows` stand in the data of that name."""
-    drawn = encodings({name: theme[name] for name in curves})
-    panels = [_depth_panel(data, curves, measure, drawn) for measure in measures]
-    return alt.hconcat(*(panel.properties(width=width, height=width) for panel in panels), spacing=28)
+def _parts(
+    record: Record, distances: PerImage | None, theme: Theme, layout: Layout, measures: list[str]
+) -> dict[str, Callable[[], _Drawn]]:
+    """What the record has, in order, by name: a function that draws it."""
+    shown = measures or list(MEASURES)
+    parts: dict[str, Callable[[], _Drawn]] = {"depth": partial(_depth, record, theme, layout, shown)}
+    if record.further:
+        parts["deformations"] = partial(_deformations, record, layout, shown)
+    moved = [row for row in rows_of(layers_frame([record])) if row["e"]] if record.equivariance else []
+    if moved:
+        parts["equivariance"] = partial(_equivariance, moved, theme, layout)
+    sizes = size_rows(by_size(record, distances))
+    if sizes:
+        side = record.protocol.reference_side
+        parts["sizes"] = lambda: (size_charts(sizes, side, layout), {"sizes": sizes})
+    if convolutions(record):
+        parts["spectra"] = lambda: (spectrum_rows(record, theme, layout), spectrum_data(record))
+    return parts
 
 
-def _depth_panel(data: str, curves: Curves, measure: str, drawn: dict[str, Any]) -> Any:
-    x = alt.X("depth:Q", title="relative depth", scale=alt.Scale(domain=[0, 1]))
-    x = x.axis(grid=False, labelFlush=False, tickCount=5, format="~g")
-    axis, scale = alt.Axis(tickCount=5, format="~g"), _log_scale(curves, measure)
-    y, low = (
-        alt.Y(f"{field}:Q", title=MEASURES[measure], scale=scale, axis=axis)
-        for field in (measure, f"{measure}_low")
-    )
-    base = alt.Chart(alt.NamedData(data)).encode(x=x, color=drawn["color"])
-    spread = base.mark_area(opacity=0.18) if _many(curves) else base.mark_rule(opacity=0.7)
-    spread.mark.clip = True
-    spread = spread.encode(y=low, y2=f"{measure}_high:Q")
-    lines = base.mark_line(strokeWidth=1.6, clip=True).encode(y=y, strokeDash=drawn["strokeDash"])
-    points = base.transform_filter("datum.marked").mark_point(filled=True, size=34, opacity=1)
-    tips = ["variant:N", "layer:N", "depth:Q", f"{measure}:Q", f"{measure}_stderr:Q"]
-    points = points.encode(y=y, shape=drawn["shape"], tooltip=tips)
-    return alt.layer(spread, lines, points)
+def _depth(record: Record, theme: Theme, layout: Layout, measures: list[str]) -> _Drawn:
+    panels = depth_panels("depth", record.variants, theme, measures, layout.panel(len(measures)))
+    return [panels], {"depth": depth_rows(record.variants)}
 
 
-def _equivariance_panel(moved: list[Row], theme: Theme) -> Any:
+def _deformations(record: Record, layout: Layout, measures: list[str]) -> _Drawn:
+    """The original network under each deformation."""
+    under = {view.protocol.deformation_text: view.variants["original"] for view in record.views()}
+    looks = numbered_looks(list(under))
+    panels = depth_panels("deformations", under, looks, measures, layout.panel(len(measures)))
+    charts = [layout.legend(looks), layout.titled(panels, "original, under each deformation")]
+    return charts, {"deformations": depth_rows(under)}
+
+
+def _equivariance(moved: list[Row], theme: Theme, layout: Layout) -> _Drawn:
     """E of the layers that have a map against relative depth."""
     drawn = encodings({v: theme[v] for v in dict.fromkeys(row["variant"] for row in moved)})
-    x = alt.X("depth:Q", title="relative depth", scale=alt.Scale(domain=[0, 1]))
-    y = alt.Y("e:Q", title="E", scale=alt.Scale(type="log", nice=False))
-    base = alt.Chart(alt.NamedData("equivariance")).encode(x=x, y=y, color=drawn["color"])
-    lines = base.mark_line(strokeWidth=1.6).encode(strokeDash=drawn["strokeDash"])
-    tips = ["variant:N", "layer:N", "depth:Q", "e:Q"]
-    points = base.mark_point(filled=True, size=34, opacity=1).encode(shape=drawn["shape"], tooltip=tips)
-    title = "equivariance E: near 0 the map moves with the image"
-    return alt.layer(lines, points).properties(width=250, height=250, title=title)
-
-
-def depth_rows(curves: Curves) -> list[Row]:
-    """One row a variant and layer. What a logarithmic axis cannot show (null, zero) is null: a gap."""
-    rows = []
-    for variant, layers in curves.items():
-        every = max(round(len(layers) / 15), 1) if _many(curves) else 1
-        for layer in layers:
-            alone = all(_is_gap(layers, layer.index + step) for step in (-1, 1))
-            row: Row = {"variant": variant, "layer": layer.layer, "depth": layer.depth}
-            row["marked"] = alone or layer.index % every == 0 or layer is layers[-1]
-            for measure in MEASURES:
-                row |= _bar(measure, getattr(layer, measure), getattr(layer, f"{measure}_stderr"))
-            rows.append(row)
-    return rows
-
-
-def _bar(measure: str, value: float | None, stderr: float | None) -> Row:
-    names = (measure, f"{measure}_stderr", f"{measure}_low", f"{measure}_high")
-    if not value:
-        return dict.fromkeys(names)
-    spread = stderr or 0.0
-    low = max(value - spread, value / 100)  # a bar that reaches zero leaves the axis, which ends above
-    return dict(zip(names, (value, stderr, low, value + spread), strict=True))
-
-
-def _is_gap(layers: list[LayerSensitivity], index: int) -> bool:
-    return not 0 <= index < len(layers) or layers[index].r is None
-
-
-def _log_scale(curves: Curves, measure: str) -> alt.Scale:
-    """Around the values, not their error bars."""
-    values = [v for layers in curves.values() for layer in layers if (v := getattr(layer, measure))]
-    domain = [min(values) / 1.5, max(values) * 1.5] if values else [0.1, 10]
-    return alt.Scale(type="log", domain=domain, nice=False)
-
-
-def _many(curves: Curves) -> bool:
-    return max(map(len, curves.values()), default=0) > MOST_POINTS
+    base = alt.Chart(alt.NamedData("equivariance")).encode(x=depth_axis(), color=drawn["color"])
+    bars, line, at = with_bars(base, "e", "E", log_scale(row["e"] for row in moved), drawn)
+    tips = ["variant:N", "layer:N", "depth:Q", "e:Q", "e_stderr:Q"]
+    points = at.mark_point(filled=True, size=34, opacity=1).encode(shape=drawn["shape"], tooltip=tips)
+    panel = alt.layer(bars, line, points).properties(width=layout.panel(), height=min(layout.panel(), 250))
+    titled = layout.titled(panel, "equivariance E: near 0 the map moves with the image")
+    rows = [
+        {name: row[name] for name in ("variant", "layer", "depth")} | bar("e", row["e"], row["e_stderr"])
+        for row in moved
+    ]
+    return [titled], {"equivariance": rows}

@@ -5,30 +5,32 @@ from typing import Any
 import altair as alt
 
 from timm_diffsens.results.records.frames import Row
-from timm_diffsens.results.report.theme import MOST_POINTS, WIDTH, Theme, axis_ends, encodings, spread_out
+from timm_diffsens.results.report.layout import Layout
+from timm_diffsens.results.report.theme import MOST_POINTS, Theme, axis_ends, encodings, spread_out
 from timm_diffsens.schema.layers import Spectrum
 from timm_diffsens.schema.records import Record
 
 _MOST_PANELS = 12
+_PANEL, _APART = 176, 220  # width of one, and from one to the next, in points
 _LEAST_SPAN = 10.0  # of an axis of power
 _HEAD, _TAIL = 18, 7  # of a long layer name
 
 
-def spectrum_rows(record: Record, theme: Theme) -> list[Any]:
+def spectrum_rows(record: Record, theme: Theme, layout: Layout) -> list[Any]:
     """Filter power gamma against mode order, a panel a convolution; and the mean frequency of each.
 
     As in Figs 4 and 12 of arXiv 2210.01506: full lines trained, dotted lines at initialisation. At most
     twelve convolutions get a panel, spread evenly over depth.
     """
     drawn = encodings({v: theme[v] for v in record.spectra if record.spectra[v]})
-    return [_mode_panels(record, drawn), _frequency_panel(record, drawn)]
+    return [_mode_panels(record, drawn, layout), _frequency_panel(record, drawn, layout)]
 
 
-def _mode_panels(record: Record, drawn: dict[str, Any]) -> Any:
+def _mode_panels(record: Record, drawn: dict[str, Any], layout: Layout) -> Any:
     count = len(convolutions(record))
     shown = min(count, _MOST_PANELS)
     left_out = f" ({shown} of {count} convolutions)" if shown < count else ""
-    title = alt.TitleParams(f"Filter power against mode order, low to high frequency{left_out}", fontSize=13)
+    title = f"Filter power against mode order, low to high frequency{left_out}"
     x = alt.X("mode:Q", title=None, scale=alt.Scale(nice=False, zero=False))
     x = x.axis(tickCount=4, tickMinStep=1, format="d", grid=False, labelFlush=False)
     scale = alt.Scale(type="log", nice=False, padding=8)
@@ -37,14 +39,15 @@ def _mode_panels(record: Record, drawn: dict[str, Any]) -> Any:
     span = alt.Chart().transform_filter("isValid(datum.low)").mark_rule(opacity=0)
     span = span.encode(x=x, y=low, y2="high:Q")
     panel = _lines(x, y, drawn, ["layer:N", "mode:Q", "eigenvalue:Q", "power:Q"], size=14)
-    panels = alt.layer(span, panel).properties(width=176, height=96, data=alt.NamedData("modes"))
+    panels = alt.layer(span, panel).properties(width=_PANEL, height=96, data=alt.NamedData("modes"))
     header = alt.Header(labelFontSize=11)
     facet = alt.Facet("panel:N", title=None, sort=alt.SortField("position"), header=header)
-    panels = panels.facet(facet, columns=4, spacing=14)
-    return panels.resolve_scale(x="independent", y="independent").properties(title=title)
+    panels = panels.facet(facet, columns=max(layout.row() // _APART, 1), spacing=14)
+    panels = panels.resolve_scale(x="independent", y="independent")
+    return layout.titled(panels, alt.TitleParams(title, fontSize=13))
 
 
-def _frequency_panel(record: Record, drawn: dict[str, Any]) -> Any:
+def _frequency_panel(record: Record, drawn: dict[str, Any], layout: Layout) -> Any:
     scale = alt.Scale(nice=False, zero=False, padding=10)
     x = alt.X("position:Q", title="convolution, in order", scale=scale)
     x = x.axis(tickMinStep=1, format="d", grid=False)
@@ -52,7 +55,8 @@ def _frequency_panel(record: Record, drawn: dict[str, Any]) -> Any:
     size = 8 if len(convolutions(record)) > MOST_POINTS else 30
     chart = _lines(x, y, drawn, ["layer:N", "kernel:N", "frequency:Q"], size)
     title = alt.TitleParams("Power-weighted mean eigenvalue of the grid Laplacian", fontSize=13)
-    return chart.properties(width=WIDTH, height=150, title=title, data=alt.NamedData("frequencies"))
+    panel = chart.properties(width=layout.row(), height=150, data=alt.NamedData("frequencies"))
+    return layout.titled(panel, title)
 
 
 def _lines(x: alt.X, y: alt.Y, drawn: dict[str, Any], tips: list[str], size: int) -> Any:

@@ -107,9 +107,10 @@ def numbered_looks(names: Sequence[str]) -> dict[str, Look]:
     shapes = ("circle", "square", "triangle-up", *_POINTS)
     dashes = ((1, 0), *_DASHES)
     count = len(colours)
+    turns = [divmod(i, count) for i in range(len(names))]
     return {
-        name: Look(colours[i % count], dashes[i // count % len(dashes)], shapes[i % len(shapes)])
-        for i, name in enumerate(names)
+        name: Look(colours[i], dashes[turn % len(dashes)], shapes[(i + turn) % len(shapes)])
+        for name, (turn, i) in zip(names, turns, strict=True)
     }
 
 
@@ -129,19 +130,20 @@ def encodings(theme: Theme) -> dict[str, Any]:
     }
 
 
-def legend(theme: Theme, width: int = WIDTH) -> Any:
+def legend(theme: Theme, width: int = WIDTH, size: int = 12) -> Any:
     """Line, point and name of each variant; Vega's own legends show the point or the dashes, never both.
 
     Args:
-        theme: how they are drawn. width: of a row, in points.
+        theme: how they are drawn. width: of a row, in points. size: of the text, in points.
     """
     rows: list[dict[str, Any]] = []
-    x, line = 0.0, 0
+    x, line, part = 0.0, 0, size / 12
     for name in theme:
-        wide = max(150, 54 + _LETTER * len(name))
+        wide = max(150 * part, 54 * part + part * _LETTER * len(name))
         if rows and x + wide > width:
             x, line = 0.0, line + 1
-        rows.append({"variant": name, "start": x, "middle": x + 24, "end": x + 48, "row": line})
+        ends = {"start": x, "middle": x + 24 * part, "end": x + 48 * part}
+        rows.append({"variant": name, **ends, "row": line})
         x += wide
     drawn, scale = encodings(theme), alt.Scale(domain=[0, width], nice=False)
     start, middle = (alt.X(f"{field}:Q", scale=scale, axis=None) for field in ("start", "middle"))
@@ -150,11 +152,12 @@ def legend(theme: Theme, width: int = WIDTH) -> Any:
         base = base.encode(y=alt.Y("row:O", axis=None))
     lines = base.mark_rule(strokeWidth=2).encode(x=start, x2="end:Q", strokeDash=drawn["strokeDash"])
     points = base.mark_point(filled=True, size=50, opacity=1).encode(x=middle, shape=drawn["shape"])
-    names = base.mark_text(align="left", dx=30, fontSize=12, limit=max(width - 60, 40)).encode(
+    names = base.mark_text(align="left", dx=30 * part, fontSize=size, limit=max(width - 60, 40)).encode(
         x=middle, text="variant:N", color=alt.value("#222")
     )
+    height = 14 if not line else round(18 * part * (line + 1))
     return alt.layer(lines, points, names).properties(
-        width=width, height=14 if not line else 18 * (line + 1), view=alt.ViewConfig(stroke=None)
+        width=width, height=height, view=alt.ViewConfig(stroke=None)
     )
 
 

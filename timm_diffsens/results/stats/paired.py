@@ -31,7 +31,7 @@ from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.schema.records import Record
 
 MEASURES = ("r", "d", "g")
-_LEVEL = 0.975
+LEVEL = 0.975
 _COLUMNS = ["a", "b", "place", "depth", "measure", "n", "log_ratio", "stderr", "unpaired_stderr"]
 _COLUMNS += ["ratio", "low", "high", "p", "p_corrected"]
 
@@ -154,13 +154,15 @@ def pair_of(first: Compared, other: Compared, measures: Sequence[str] = MEASURES
     for measure in measures:
         a, b = (_Curve.of(side, measure, depths) for side in (first, other))
         n = min(a.n, b.n)
-        unpaired = np.hypot(a.stderr, b.stderr)
+        unpaired = np.sqrt(a.stderr**2 + b.stderr**2)
         # variances and their degrees of freedom: of the images, and of the choice of copies on either side
-        terms = [(unpaired**2 - a.between - b.between, n - 1), (a.between, a.freedom), (b.between, b.freedom)]
+        terms = [(side.between, side.freedom) for side in (a, b)]
         if a.shares is not None and b.shares is not None:
             kept = min(a.shares.shape[1], b.shares.shape[1])
             gaps = b.shares[:, :kept] - a.shares[:, :kept]
-            terms[0] = gaps.var(axis=1, ddof=1) / n, kept - 1
+            terms += [(gaps.var(axis=1, ddof=1) / n, kept - 1)]
+        else:
+            terms += [(side.stderr**2 - side.between, side.rest_freedom) for side in (a, b)]
         stderr = np.sqrt(sum(variance for variance, _ in terms))
         log_ratio = b.logs - a.logs
         stderr, unpaired = (np.where(np.isnan(log_ratio), np.nan, error) for error in (stderr, unpaired))
@@ -168,7 +170,7 @@ def pair_of(first: Compared, other: Compared, measures: Sequence[str] = MEASURES
             freedom = stderr**4 / sum(variance**2 / each for variance, each in terms)
             p = 2 * special.stdtr(freedom, -np.abs(log_ratio) / stderr)
         p[stderr == 0] = np.where(log_ratio[stderr == 0] == 0, 1.0, 0.0)
-        quantiles = [special.stdtrit(each, _LEVEL) for _, each in terms]
+        quantiles = [special.stdtrit(each, LEVEL) for _, each in terms]
         wide = np.sqrt(sum(q**2 * variance for q, (variance, _) in zip(quantiles, terms, strict=True)))
         values = {"log_ratio": log_ratio, "stderr": stderr, "unpaired_stderr": unpaired, "p": p}
         values |= {
@@ -197,6 +199,7 @@ class _Curve:
         logs, stderr: (depths,), the error as the record has it, of log X.
         shares: z of each image, (depths, n), or None.
         between: variance for the choice of copies, (depths,), of so much `freedom`.
+        rest_freedom: of the rest of the variance: of images, unless copies are in it, which are fewer.
         n: images of the record.
     """
 
@@ -205,6 +208,7 @@ class _Curve:
     shares: Array | None
     between: Array
     freedom: int
+    rest_freedom: int
     n: int
 
     @classmethod
@@ -221,11 +225,13 @@ class _Curve:
         if side.distances is not None:
             z, between, copies = _shares(side, measure)
             shares = weights @ np.nan_to_num(z)
-        elif _is_draw(side):
+        elif is_draw(side):
             between = np.full(len(layers), np.nan)
         spread = (weights @ np.sqrt(between)) ** 2
         n = max((one.n for one in layers), default=0)
-        return cls(logs, stderr, shares, spread, max(copies - 1, 1), n)
+        draws = 0 if shares is not None else _draws(side)
+        rest = min(n, draws or n)
+        return cls(logs, stderr, shares, spread, max(copies - 1, 1), max(rest - 1, 1), n)
 
 
 def _interpolation(known_at: Sequence[float], known: "np.ndarray", depths: Sequence[float]) -> Array:
@@ -247,10 +253,27 @@ def _interpolation(known_at: Sequence[float], known: "np.ndarray", depths: Seque
 
 def _shares(side: Compared, measure: str) -> tuple[Array, Array, int]:
     """z of each layer and image, (layers, n); the variance of log X for the choice of copies; how many."""
-    assert side.distances is not None
+    zs, each = of_copies(side, measure)
+    m = len(each)
+    with np.errstate(invalid="ignore"):
+        weights = each / each.sum(axis=0)
+        between = np.zeros(each.shape[1])
+        if m > 1:
+            between = np.nan_to_num(each.var(axis=0, ddof=1) / m / each.mean(axis=0) ** 2)
+        elif is_draw(side):  # how far copies differ is not known from one
+            between[:] = np.nan
+    return np.einsum("cl,cln->ln", weights, zs), between, m
+
+
+def of_copies(side: Compared, measure: str) -> tuple[Array, Array]:
+    """z of each copy, layer and image, (m, layers, n), and X of each copy and layer, (m, layers).
+
+    Raises:
+        UsageError: the distances of this variant were not kept.
+    """
     copies = [
         values.astype(float)
-        for name, values in sorted(side.distances.items())
+        for name, values in sorted((side.distances or {}).items())
         if name.partition("#")[0] == side.variant
     ]
     if not copies:
@@ -264,19 +287,15 @@ def _shares(side: Compared, measure: str) -> tuple[Array, Array, int]:
             mean_x, mean_y = x.mean(axis=1, keepdims=True), y.mean(axis=1, keepdims=True)
             zs.append(x / mean_x - y / mean_y)
             values.append((mean_x / mean_y)[:, 0])
-    each, m = np.stack(values), len(copies)
-    with np.errstate(invalid="ignore"):
-        weights = each / each.sum(axis=0)
-        between = np.zeros(each.shape[1])
-        if m > 1:
-            between = np.nan_to_num(each.var(axis=0, ddof=1) / m / each.mean(axis=0) ** 2)
-        elif _is_draw(side):  # how far copies differ is not known from one
-            between[:] = np.nan
-    return np.einsum("cl,cln->ln", weights, np.stack(zs)), between, m
+    return np.stack(zs), np.stack(values)
 
 
-def _is_draw(side: Compared) -> bool:
-    """Whether the variant is one draw of many."""
+def is_draw(side: Compared) -> bool:
+    """Whether the variant is one draw of many, so that nothing is known of how far draws differ."""
+    return _draws(side) == 1
+
+
+def _draws(side: Compared) -> int:
+    """How many draws the variant averages; 0 where nothing is drawn."""
     protocol = side.record.protocol
-    copies = {"channel-shuffled": protocol.shuffles, "init": protocol.init_samples}
-    return copies.get(side.variant) == 1
+    return {"channel-shuffled": protocol.shuffles, "init": protocol.init_samples}.get(side.variant, 0)

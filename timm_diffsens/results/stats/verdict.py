@@ -118,7 +118,7 @@ def _against(row: Row, rival: Row | None) -> str:
     if rival is None or row["answer"] == "too few" or isnan(row["difference"]):
         return f"Whether R does better than {name} is undecided: too few networks have both."
     theirs = f"rho({name}) = {_value(rival)}"
-    by = f"|rho| differs by {PLAIN.decimals(row['difference'], '+')} (p = {PLAIN.p_value(row['p'])})"
+    by = f"in size it differs by {PLAIN.decimals(row['difference'], '+')} (p = {PLAIN.p_value(row['p'])})"
     if row["answer"] == "yes":
         return f"R correlates better than {name}: {theirs}, {by}."
     if row["answer"] == "no":
