@@ -59,7 +59,7 @@ def edgetpu() -> nn.Module:
     """
     network = timm.create_model("mobilenet_edgetpu_100", pad_type="same", bn_eps=EPS)
     network.blocks[0][0].bn1.act = nn.Identity()
-    network.pretrained_cfg = HALVES
+    network.pretrained_cfg = {**HALVES, "crop_pct": 0.9, "interpolation": "bicubic"}  # timm's
     return network
 
 
