@@ -12,6 +12,8 @@ from functools import partial
 from itertools import pairwise
 
 import timm
+import torchvision
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.efficientnet import EfficientNet, decode_arch_def, round_channels
 from torch import nn
 
@@ -43,6 +45,13 @@ def mobilenetv2() -> nn.Module:
     return network
 
 
+def mobilenetv2_torchvision() -> nn.Module:
+    """MobileNetV2 of torchvision, whose first weights saw images of 256 pixels; its later ones see 232."""
+    network = torchvision.models.mobilenet_v2()
+    network.pretrained_cfg = {**INPUT, "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+    return network
+
+
 def edgetpu() -> nn.Module:
     """MobileNet-EdgeTPU (Howard and Gupta 2019) with TensorFlow's padding.
 
@@ -50,7 +59,7 @@ def edgetpu() -> nn.Module:
     """
     network = timm.create_model("mobilenet_edgetpu_100", pad_type="same", bn_eps=EPS)
     network.blocks[0][0].bn1.act = nn.Identity()
-    network.pretrained_cfg = HALVES
+    network.pretrained_cfg = {**HALVES, "crop_pct": 0.9, "interpolation": "bicubic"}  # timm's
     return network
 
 

@@ -52,6 +52,30 @@ def test_json_is_one_document(folder):
     assert Path(board["written"][0]).name == "leaderboard.csv"
 
 
+def test_the_error_that_a_board_expects_of_a_network(folder, tmp_path):
+    """The made-up errors go with R in all families: it is predicted; nothing is written."""
+    file = write_record(tmp_path / "new", trained(50))
+    result = run("--out", folder, "--predict", file, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["group"], found["family"], found["family on the board"]) == (
+        "cifar10, val",
+        "family50",
+        False,
+    )
+    row = next(row for row in found["predictions"] if row["measure"] == "r")
+    assert row["low"] < found["test error"] < row["high"]
+    assert row["low"] < row["error"] < row["high"]
+    assert 0 <= row["inside"] <= row["of"] == 8
+    shown = run("--out", folder, "--predict", file)
+    assert f"{row['inside']:g} of 8" in shown.stdout
+    assert "family50, which the board does not have" in shown.stdout
+    assert [path.name for path in folder.iterdir() if path.is_file()] == []
+    refused = run("--out", folder, "--predict", write_record(tmp_path / "new", trained(51, dataset="folder")))
+    assert refused.exit_code == 2
+    assert "data set: folder instead of cifar10" in refused.stderr
+
+
 def test_figures_in_every_format(folder, tmp_path):
     assert run("--out", folder, "--resamples", 200, "--figures", tmp_path / "drawn").exit_code == 0
     starts = {".png": b"\x89PNG", ".svg": b"<svg", ".pdf": b"%PDF"}

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from timm_diffsens.cli.output import plain_table, result_console
-from timm_diffsens.results.numbers import PLAIN, some_of
+from timm_diffsens.results.numbers import PLAIN, significant, some_of
 from timm_diffsens.results.records.frames import rows_of
 from timm_diffsens.results.report.markdown import one_line
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from timm_diffsens.results.stats.leaderboard import Group, Leaderboard, Series
+    from timm_diffsens.results.stats.prediction import Prediction
 
 _MOST_ROWS, _MOST_NAMED = 40, 10
 
@@ -40,6 +41,29 @@ def _print_group(console: "Console", group: "Group") -> None:
     console.print(group.verdict)
     _print_reasons(console, "not in the fits", group.left_out)
     console.print()
+
+
+def print_prediction(found: "Prediction") -> None:
+    """A row for each measure; what the intervals hold, and how often they have held the truth."""
+    console, record = result_console(), found.network
+    console.print(f"{one_line(record.model.spec)}, on: {one_line(found.group.title)}", soft_wrap=True)
+    table = plain_table(["X", "value", "test error", "90 %", "networks", "families", "held out"], left=["X"])
+    for row in rows_of(found.rows):
+        cells = [PLAIN.percentage(row["error"]), "", str(row["n"]), str(row["families"]), row["note"]]
+        if row["error"] is not None:
+            cells[1] = f"{PLAIN.percentage(row['low'])} to {PLAIN.percentage(row['high'])}"
+            cells[-1] = f"{row['inside']:g} of {row['of']:g}"
+        table.add_row(row["measure"].upper(), significant(row["value"]), *cells)
+    console.print(table)
+    others = "whose others on the board count" if found.known else "which the board does not have"
+    console.print(
+        f"The network is of the family {one_line(found.family)}, {others}. Held out: networks whose error is "
+        "inside of the 90 % interval that the other families give it.",
+        soft_wrap=True,
+    )
+    if record.test_error.value is not None:
+        known = PLAIN.percentage(record.test_error.value, record.test_error.stderr)
+        console.print(f"Its test error is {known} ({record.test_error.source}).", soft_wrap=True)
 
 
 def _print_reasons(console: "Console", what: str, table: "pd.DataFrame") -> None:

@@ -1,8 +1,9 @@
 """`diffsens leaderboard`: does R predict the test error, over all records?"""
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +11,9 @@ from timm_diffsens.cli.figures import Column, Only, need, panels
 from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_error, print_json, progress_console
 from timm_diffsens.errors import UsageError
 from timm_diffsens.schema import limits
+
+if TYPE_CHECKING:
+    from timm_diffsens.results.stats.leaderboard import Choices
 
 _RESAMPLES, _FEWEST_RESAMPLES = 2000, 100
 
@@ -22,6 +26,12 @@ def leaderboard(
     check: Annotated[
         bool, typer.Option("--check", help="Would these records fit on the board? Writes nothing.")
     ] = False,
+    predicted: Annotated[
+        Path | None,
+        typer.Option(
+            "--predict", metavar="RECORD", help="Which test error does the board expect? Writes nothing."
+        ),
+    ] = None,
     errors: Annotated[
         Path | None,
         typer.Option("--errors", metavar="FILE", help="Published errors: timm's results-imagenet.csv."),
@@ -55,27 +65,33 @@ def leaderboard(
 ) -> None:
     """Correlate test error with D, G and R over DIR/records; write leaderboard.csv, README.md, index.html.
 
+    With --predict: where the power laws of these correlations put the test error of another network.
+
     Exit 1 if a file below DIR/records is no record; everything else is built all the same.
     """
     if check:
         _check(files or [], out, as_json)
         return
+    from timm_diffsens.results.stats.leaderboard import Choices, build_leaderboard
+
     if files:
         raise UsageError(f"{files[0]} is given without --check; records are read from {out / 'records'}")
     need("--figures DIR", figures, only=only, column=column, names=names)
+    choices = Choices(errors, include_unfitted, resamples, seed)
+    if predicted:
+        _predict(predicted, out, choices, as_json)
+        return
     from timm_diffsens.results.board import write_board
     from timm_diffsens.results.page.record_data import pack
     from timm_diffsens.results.report.board_charts import Drawing
     from timm_diffsens.results.report.export import FigureError, start_renderer
     from timm_diffsens.results.report.layout import Layout
     from timm_diffsens.results.report.theme import MEASURES
-    from timm_diffsens.results.stats.leaderboard import Choices, build_leaderboard
 
     shown = panels(only, tuple(MEASURES)) or list(MEASURES)
     drawing = Drawing(Layout(column), shown, "names" if names else "families")
     drawing.layout.panel(len(shown))  # or it raises, before anything is done
     start_renderer()
-    choices = Choices(errors, include_unfitted, resamples, seed)
     board = build_leaderboard(out, choices, pack=pack, parallel=True)
     written, not_drawn = list[Path](), None
     try:
@@ -98,6 +114,28 @@ def leaderboard(
         print_error(str(not_drawn))
     if board.faulty or not_drawn:
         raise typer.Exit(1)
+
+
+def _predict(file: Path, out: Path, choices: "Choices", as_json: bool) -> None:
+    """Where the laws of the board put the network of a record."""
+    from timm_diffsens.cli.board import print_prediction
+    from timm_diffsens.results.records.frames import rows_of
+    from timm_diffsens.results.records.reading import load_record
+    from timm_diffsens.results.stats.leaderboard import build_leaderboard
+    from timm_diffsens.results.stats.prediction import predict
+
+    record = load_record(file)
+    found = predict(build_leaderboard(out, replace(choices, resamples=_FEWEST_RESAMPLES)), record)
+    if as_json:
+        told: dict[str, Any] = {
+            "model": record.model.spec,
+            "group": found.group.title,
+            "family": found.family,
+        }
+        told |= {"family on the board": found.known, "test error": record.test_error.value}
+        print_json({**told, "predictions": rows_of(found.rows)})
+    else:
+        print_prediction(found)
 
 
 def _check(files: list[Path], out: Path, as_json: bool) -> None:

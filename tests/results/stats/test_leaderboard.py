@@ -621,6 +621,7 @@ def test_a_new_record_of_the_boards_kind_is_fit(board, tmp_path):
             {"protocol": {"delta": 2.0}},
             "not comparable with the board's 'cifar10, val': delta: 2 instead of 1",
         ),
+        ({"protocol": {"reference_side": 224}}, "reference side: 224 instead of its default"),
         ({"data": {"split": "train"}}, "split: train instead of val"),
         ({"trained": False}, "random"),
         ({"test_error": {"value": None, "source": None, "stderr": None}}, "no test error"),

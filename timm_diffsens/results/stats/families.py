@@ -1,17 +1,16 @@
 """Networks of one family are not independent: what their families leave of a correlation."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special
+from scipy import special
 
+from timm_diffsens.results.stats.mixed import RandomIntercept
 from timm_diffsens.results.stats.resampling import EXACT, MANY, Array, Weightings
 
 FEWEST_FAMILIES = 3  # that an interval over families needs
-_FOR_VARIANCE = 5  # families that a variance between families needs
-_MOST_LOG_RATIO = 12.0  # of the variance between families to that within
+FOR_VARIANCE = 5  # families that a variance between families needs
 _TOGETHER = 2**20  # numbers in memory at a time
 _MOST_DRAWN, _FEWEST_DRAWS = 2**22, 400  # numbers permuted, and permutations, where networks are many
 _LARGEST = 1 - 1e-12  # correlation that still has a Fisher z
@@ -119,42 +118,19 @@ def _without_means(values: Array, place: npt.NDArray[np.intp]) -> Array:
 def random_intercept(x: Array, y: Array, families: Array) -> Jackknifed:
     """Slope b of y = a + b x + u(family) + e, u and e normal, by restricted maximum likelihood.
 
-    The ratio of the two variances is profiled (Bates et al. 2015, Section 3); Student's t has as many
-    degrees of freedom as there are networks beyond the families and the slope. NaN below five families, or
-    with one network each.
+    See `mixed.RandomIntercept`. Student's t has as many degrees of freedom as there are networks beyond the
+    families and the slope. NaN below five families, or with one network each.
 
     Args:
         x, y: (n,), logarithms. families: (n,).
     """
-    _, place, sizes = np.unique(families, return_inverse=True, return_counts=True)
-    freedom = len(x) - len(sizes) - 1
-    if len(sizes) < _FOR_VARIANCE or freedom < 2:
+    families = np.asarray(families)
+    count = len(np.unique(families))
+    freedom = len(x) - count - 1
+    if count < FOR_VARIANCE or freedom < 2:
         return Jackknifed(np.nan)
-    design = np.column_stack([np.ones(len(x)), x])
-
-    def fit(log_ratio: float) -> tuple[float, Any, Any]:
-        """Criterion, coefficients and their covariance at a ratio of the variances."""
-        ratio = np.exp(log_ratio)
-        shrink = (ratio / (1 + ratio * sizes))[place]
-
-        def weighted(values: Array) -> Array:
-            sums = np.array([np.bincount(place, column) for column in values.T])[:, place].T
-            solved: Array = values - shrink[:, None] * sums
-            return solved
-
-        precision = design.T @ weighted(design)
-        coefficients = np.linalg.solve(precision, weighted(design).T @ y)
-        rest = (y - design @ coefficients)[:, None]
-        variance = float((rest.T @ weighted(rest))[0, 0]) / (len(x) - 2)
-        logs = np.log1p(ratio * sizes).sum() + np.linalg.slogdet(precision)[1]
-        criterion = (len(x) - 2) * np.log(max(variance, np.finfo(float).tiny)) + logs
-        return float(criterion), coefficients, variance * np.linalg.inv(precision)
-
-    best = optimize.minimize_scalar(
-        lambda log: fit(log)[0], bounds=(-_MOST_LOG_RATIO, _MOST_LOG_RATIO), method="bounded"
-    )
-    _, coefficients, covariance = fit(float(best.x))
-    slope, error = float(coefficients[1]), float(np.sqrt(covariance[1, 1]))
+    found = RandomIntercept.of(x, y, families)
+    slope, error = float(found.coefficients[1]), float(np.sqrt(found.covariance[1, 1]))
     half = float(special.stdtrit(freedom, 0.975)) * error
     p = 2 * float(special.stdtr(freedom, -abs(slope) / error)) if error else float(slope == 0)
     return Jackknifed(slope, slope - half, slope + half, p)

@@ -1,0 +1,113 @@
+"""Where the power law of a board, e ~ a X^b, puts the test error of a network that is not on it.
+
+On logarithms the law is a line with a random intercept for each family (`mixed.RandomIntercept`), as networks
+of one family lie on one side of it together. The interval of a network of a new family holds the spread
+between families; that of a family on the board takes its other networks into account.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import special
+
+from timm_diffsens.errors import UsageError
+from timm_diffsens.results.records.frames import network_of
+from timm_diffsens.results.stats.families import FOR_VARIANCE
+from timm_diffsens.results.stats.groups import differences, group_slug
+from timm_diffsens.results.stats.leaderboard import Group, Leaderboard
+from timm_diffsens.results.stats.mixed import RandomIntercept
+from timm_diffsens.results.stats.population import MEASURES
+from timm_diffsens.results.stats.resampling import Array, varies
+from timm_diffsens.schema.families import family_of
+from timm_diffsens.schema.records import Record
+
+LEVEL = 0.9
+_COLUMNS = ["measure", "value", "n", "families", "error", "low", "high", "inside", "of", "note"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The errors that the laws of one group give a network.
+
+    Attributes:
+        group: of the board, whose records are comparable with that of the network.
+        network: the record, under the deformation of that group.
+        family: of the network; `known`: whether the group has other networks of it.
+        rows: one a measure, in the order of `MEASURES`: `measure`, `value` (X of the network), `n` and
+            `families` that the law is of, `error` (median), `low` and `high` (90 %), and of leaving out each
+            family in turn: `inside` of `of` networks are inside of their interval; `note`, why not.
+    """
+
+    group: Group
+    network: Record
+    family: str
+    known: bool
+    rows: pd.DataFrame
+
+
+def predict(board: Leaderboard, record: Record) -> Prediction:
+    """The errors that a board's laws give the network of a record, which is left out of them if it is there.
+
+    Raises:
+        UsageError: its weights are random; no group of the board has comparable records.
+    """
+    if record.trained is False:
+        raise UsageError(f"{record.model.spec} has random weights; the law is one of trained networks")
+    slugs = {group.slug: group for group in board.groups}
+    view = next((one for one in record.views() if group_slug(one) in slugs), None)
+    if view is None:
+        why = "it has no records" if not board.records else differences(record, board.records[0][1])
+        raise UsageError(f"nothing on the board can be compared with {record.model.spec}: {why}")
+    group, family = slugs[group_slug(view)], family_of(record.model)
+    points = group.points[group.points["network"] != network_of(record)]
+    rows = [_row(points, measure, getattr(view.output, measure), family) for measure in MEASURES]
+    known = bool((points["family"] == family).any())
+    return Prediction(group, view, family, known, pd.DataFrame(rows, columns=_COLUMNS))
+
+
+def _row(points: pd.DataFrame, measure: str, value: float | None, family: str) -> dict[str, object]:
+    points = points[points[measure].notna() & points["error"].notna()]
+    x, y = (np.log(points[name].to_numpy(float)) for name in (measure, "error"))
+    families = points["family"].to_numpy(str)
+    row = {"measure": measure, "value": value, "n": len(points), "families": len(np.unique(families))}
+    note = _unfit(x, families)
+    if note or not value:
+        return {**row, "note": note or f"no {measure.upper()} at the output"}
+    low, middle, high = np.exp(interval(RandomIntercept.of(x, y, families), float(np.log(value)), family))
+    inside = held_out(x, y, families)
+    tried, count = int(np.isfinite(inside).sum()), int(np.nansum(inside))
+    return {**row, "error": middle, "low": low, "high": high, "inside": count, "of": tried, "note": ""}
+
+
+def interval(law: RandomIntercept, x: float, family: str | None = None) -> tuple[float, float, float]:
+    """Low end, middle and high end of log e at log X = x: 90 %, of Student's t."""
+    value, error, freedom = law.predict(x, family)
+    half = float(special.stdtrit(freedom, (1 + LEVEL) / 2)) * error
+    return value - half, value, value + half
+
+
+def held_out(x: Array, y: Array, families: npt.NDArray[np.str_]) -> Array:
+    """Whether each network is inside of the interval that the other families give it: 1, 0, or NaN.
+
+    NaN where the others are too few for an interval, or all have one X.
+    """
+    inside = np.full(len(x), np.nan)
+    for family in np.unique(families):
+        others = families != family
+        if _unfit(x[others], families[others]):
+            continue
+        law = RandomIntercept.of(x[others], y[others], families[others])
+        for place in np.flatnonzero(~others):
+            low, _, high = interval(law, float(x[place]))
+            inside[place] = low <= y[place] <= high
+    return inside
+
+
+def _unfit(x: Array, families: npt.NDArray[np.str_]) -> str:
+    """Why there is no law of these networks; "" where there is one."""
+    count = len(np.unique(families))
+    if count < FOR_VARIANCE:
+        return f"{count} families, an interval needs {FOR_VARIANCE}"
+    return "" if varies(x) else "all networks have the same value"
