@@ -84,11 +84,13 @@ def test_records_that_look_equal_say_in_what_they_differ(tmp_path):
     """Of one network and data set; others have nothing to add."""
     checkpoint = {"weights": {"source": "checkpoint", "detail": "a.safetensors", "sha256": "11" * 32}}
     other = {"weights": {**checkpoint["weights"], "sha256": "22" * 32}}
+    paler = make_record("a").model.input.model_dump() | {"mean": (0.4,) * 3}
     records = {
         "first": make_record("a", model=checkpoint),
         "smaller": make_record("a", model=checkpoint, protocol={"delta": 0.5}),
         "seeded": make_record("a", model=checkpoint, protocol={"seed": 3}),
         "retrained": make_record("a", model=other),
+        "paler": make_record("a", model={**checkpoint, "input": paler}),
         "fewer": make_record("a", n=50, model=checkpoint),
         "alone": make_record("b"),
     }
@@ -96,10 +98,11 @@ def test_records_that_look_equal_say_in_what_they_differ(tmp_path):
         write_record(tmp_path / "records", record)
     found = {row["key"]: row["apart"] for row in listed("records", "--out", tmp_path)}
     told = {name: found[record.key] for name, record in records.items()}
-    usual = {"deformation": "delta = 1 px, cut = 3"}
+    usual = {"deformation": "delta = 1 px, cut = 3", "mean": "0.485, 0.456, 0.406"}
     assert told["first"] == {**usual, "seed": "0", "weights sha256": "11111111"}
     assert told["retrained"] == {**usual, "seed": "0", "weights sha256": "22222222"}
     assert told["seeded"] == {**usual, "seed": "3"}
+    assert told["paler"] == {**usual, "mean": "0.4, 0.4, 0.4"}
     assert told["smaller"] == {"deformation": "delta = 0.5 px, cut = 3"}
     assert told["fewer"] is None
     assert told["alone"] is None

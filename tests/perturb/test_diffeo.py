@@ -292,6 +292,12 @@ def test_no_delta_fits():
 # ---- pixels at a reference side
 
 
+@pytest.mark.parametrize("side", [float("nan"), "a", 1, 224.5])
+def test_a_side_that_is_none_is_refused(side):
+    with pytest.raises(UsageError, match="reference_side must be between 2 and"):
+        Diffeo(reference_side=side)
+
+
 @pytest.mark.parametrize("size", [224, (224, 224), (224, 300), (300, 224)])
 def test_at_the_reference_side_it_is_in_plain_pixels(size):
     one, other = Diffeo(0.7), Diffeo(0.7, reference_side=224)

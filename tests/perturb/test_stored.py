@@ -96,10 +96,19 @@ def test_what_holds_no_fields_is_refused(content, fault, tmp_path):
 def test_files_that_are_none_are_refused(tmp_path):
     (tmp_path / "torn.npy").write_bytes(b"\x93NUMPY")
     (tmp_path / "a.txt").write_text("x")
+    np.savez(tmp_path / "whole.npz", fields=np.zeros((2, 2, 16, 20)))
+    content = (tmp_path / "whole.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(content[: len(content) // 2])
+    middle = len(content) // 2
+    (tmp_path / "flipped.npz").write_bytes(
+        content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    )
     np.savez(tmp_path / "few.npz", fields=np.zeros((2, 2, 16, 20)), images=np.array([3, 4]))
     for name, fault in (
         ("nowhere.npy", "no file nowhere.npy"),
         ("torn.npy", "holds no displacement fields"),
+        ("cut.npz", "holds no displacement fields"),
+        ("flipped.npz", "holds no displacement fields"),
         ("a.txt", "must be an .npy or .npz file"),
         ("few.npz", "has no field for image 0"),
     ):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from timm_diffsens.cli.figures import Column, Figure, Only, draw, need, panels
+from timm_diffsens.cli.figures import Column, Figure, draw, need, panels
 from timm_diffsens.cli.output import (
     OUT,
     Json,
@@ -40,7 +40,12 @@ def compare(
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write the differences, a row a place.")
     ] = None,
-    only: Only = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            "--only", metavar="r,d,g", help="Measures of table, JSON, CSV and figure, some of r, d and g."
+        ),
+    ] = None,
     column: Column = None,
     deformation: Annotated[
         int, typer.Option("--deformation", min=0, help="Which of the records' deformations, from 0.")

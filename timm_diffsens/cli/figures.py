@@ -25,7 +25,7 @@ Figure = Annotated[
 ]
 Only = Annotated[
     str | None,
-    typer.Option("--only", metavar="PANEL,...", help="Panels of the figure: r, d, g, or another."),
+    typer.Option("--only", metavar="r,d,g", help="Panels of the figures, some of r, d and g."),
 ]
 Column = Annotated[
     str | None,

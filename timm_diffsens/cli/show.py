@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from timm_diffsens.cli.figures import Column, Figure, Only, draw, need, panels
+from timm_diffsens.cli.figures import Column, Figure, draw, need, panels
 from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_json, result_console
 from timm_diffsens.errors import UsageError, unknown, warn
 from timm_diffsens.results.numbers import some_of, sparkline, with_error
@@ -31,7 +31,14 @@ def show(
     ],
     out: Out = OUT,
     figure: Figure = None,
-    only: Only = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            "--only",
+            metavar="PANEL,...",
+            help="Panels of the figure: r, d, g, deformations, equivariance, sizes, spectra.",
+        ),
+    ] = None,
     column: Column = None,
     variant: Annotated[str, typer.Option("--variant", help="Which network's layers to list.")] = "original",
     all_layers: Annotated[bool, typer.Option("--all-layers", help="List every layer.")] = False,

@@ -85,8 +85,11 @@ class Diffeo(DisplacementFields):
             raise UsageError(f"cut must be at most {limits.CUT:,}, got {self.cut}")
         object.__setattr__(self, "cut", int(self.cut))
         side = self.reference_side
-        if side is not None and not (int(side) == side and 2 <= side <= limits.SIDE):
+        if side is None:
+            return
+        if not (isinstance(side, int | float) and 2 <= side <= limits.SIDE and int(side) == side):
             raise UsageError(f"reference_side must be between 2 and {limits.shown(limits.SIDE)}, got {side}")
+        object.__setattr__(self, "reference_side", int(side))
 
     def at(self, size: Size) -> "Diffeo":
         """The same on images of `size`, with `delta` in their own pixels."""

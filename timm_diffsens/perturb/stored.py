@@ -1,6 +1,8 @@
 """Displacement fields of one's own: from a file, and into one."""
 
 import hashlib
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,12 +131,12 @@ def _read(file: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64] | N
     if path.suffix not in StoredFields.suffixes or path.stat().st_size > _MOST:
         raise UsageError(f"{path.name} must be an .npy or .npz file of at most {_MOST / 2**30:g} GiB")
     try:
-        found = np.load(path, allow_pickle=False)
-        images = None
+        found, images = np.load(path, allow_pickle=False), None
         if isinstance(found, np.lib.npyio.NpzFile):
-            images = found[_IMAGES] if _IMAGES in found.files else None
-            found = found[_FIELDS if _FIELDS in found.files else found.files[0]]
-    except (OSError, ValueError, IndexError, EOFError) as error:
+            with found as arrays:
+                images = arrays[_IMAGES] if _IMAGES in arrays.files else None
+                found = arrays[_FIELDS if _FIELDS in arrays.files else arrays.files[0]]
+    except (OSError, ValueError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f"{path.name} holds no displacement fields: {first_line(error)}") from error
     if (
         found.ndim != 4

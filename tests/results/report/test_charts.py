@@ -184,6 +184,11 @@ def test_equal_records_give_equal_files(depth, form):
     assert render(depth, form) == render(depth, form)
 
 
+def test_measures_beside_other_panels_are_drawn_too(record):
+    found = record_figure(record, only=["r", "spectra"]).to_dict()["datasets"]
+    assert set(found) == {"depth", "modes", "frequencies"}
+
+
 @pytest.mark.parametrize("only", [["r"], ["d", "g"], ["spectra"]])
 def test_some_panels_alone_show_what_they_show_among_all(record, depth, only):
     whole, alone = depth.to_dict(), record_figure(record, only=only).to_dict()

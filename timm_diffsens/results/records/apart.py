@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from timm_diffsens.schema.protocol import Protocol
+from timm_diffsens.schema.protocol import Protocol, delta_text
 from timm_diffsens.schema.records import Record
 
 _EQUAL_LOOKS = ("model", "dataset", "n")
@@ -21,6 +21,9 @@ def traits(record: Record) -> dict[str, str]:
         "deformation": _deformations(record),
         "split": record.data.split or "",
         "input": f"{model.input.height} x {model.input.width}",
+        "mean": _listed(model.input.mean),
+        "std": _listed(model.input.std),
+        "resized": f"{model.input.interpolation}, {model.input.crop_mode} {model.input.crop_pct:g}",
         "variants": ", ".join(record.variants),
         "layers": ", ".join(protocol.layers),
         "seed": str(protocol.seed),
@@ -31,7 +34,12 @@ def traits(record: Record) -> dict[str, str]:
         "weights sha256": (model.weights.sha256 or "")[:_DIGITS],
         "sample": record.data.sample_sha256[:_DIGITS],
         "protocol": protocol.sha256[:_DIGITS],
+        "key": record.key[:_DIGITS],
     }
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers)
 
 
 def _deformations(record: Record) -> str:
@@ -41,7 +49,9 @@ def _deformations(record: Record) -> str:
         sizes[view.protocol.deformation, view.protocol.cut].append(view.protocol)
     texts = []
     for first, *others in sizes.values():
-        further = "".join(f", {other.delta:g}" for other in others if other.delta is not None)
+        further = "".join(
+            f", {delta_text(each.delta, each.reference_side)}" for each in others if each.delta is not None
+        )
         texts.append(first.deformation_text.replace(" px", f"{further} px", 1))
     return "; ".join(texts)
 

@@ -140,7 +140,7 @@ def _scatter_panel(
     side = drawing.layout.panel(len(drawing.measures))
     dots = _dots(measure, x, y, drawing, looks)
     if drawing.points == "names":
-        dots += _names(measure, x, y, [row[measure] for row in data["points"]])
+        dots += _names(measure, x, y, [row[measure] for row in data["points"] if row[measure]])
     layers = alt.layer(band, line, *dots)
     return layers.properties(width=side, height=side, title=title)
 

@@ -56,7 +56,9 @@ class Layout:
             return usual
         width = round((self._width() - GAP * (count - 1)) / count) - _AROUND
         if width < _NARROWEST:
-            raise UsageError(f"--column {self.column} is too narrow for {count} panels: use --only r")
+            raise UsageError(
+                f"--column {self.column} is too narrow for {count} panels: use --only r, or r,deformations"
+            )
         return width
 
     def row(self, panels: int | None = None) -> int:

@@ -54,13 +54,7 @@ def record_figure(
     """
     theme, layout = theme_of_records([record]), Layout(column)
     parts = _parts(record, distances, theme, layout, [name for name in MEASURES if name in only])
-    asked = [name for name in only if name not in MEASURES] or (["depth"] if only else list(parts))
-    for name in asked:
-        if name not in parts:
-            there = ", ".join([*MEASURES, *(name for name in parts if name != "depth")])
-            raise UsageError(
-                f"{record.model.spec} has no panel {name}, which was not measured: choose of {there}"
-            )
+    asked = _asked(record, only, list(parts))
     rows: list[Any] = []
     data: dict[str, list[Row]] = {}
     alone = len(only) if only and asked == ["depth"] else None
@@ -77,6 +71,26 @@ def record_figure(
     apart: dict[str, Any] = dict.fromkeys(("color", "strokeDash", "shape"), "independent")
     resolved: alt.TopLevelMixin = whole.resolve_scale(**apart)  # variants, deformations, layers: each its own
     return resolved
+
+
+def _asked(record: Record, only: Sequence[str], parts: list[str]) -> list[str]:
+    """Parts of the figure; d, g and r are over depth, unless they say of what the deformations are.
+
+    Raises:
+        UsageError: the record does not have one.
+    """
+    if not only:
+        return parts
+    asked = [name for name in only if name not in MEASURES]
+    if len(asked) < len(only) and "deformations" not in asked:
+        asked = ["depth", *asked]
+    for name in asked:
+        if name not in parts:
+            there = ", ".join([*MEASURES, *(part for part in parts if part != "depth")])
+            raise UsageError(
+                f"{record.model.spec} has no panel {name}, which was not measured: choose of {there}"
+            )
+    return asked
 
 
 def _described(record: Record) -> list[str]:
