@@ -16,7 +16,7 @@ MB = 2**20
 
 @dataclass(frozen=True)
 class Setting:
-    """What a process measures: (a), (b), or a selection of layers."""
+    """What a process measures: (a), (b), or a selection of layers; so many batches of so many images."""
 
     name: str
     model: str
@@ -26,7 +26,7 @@ class Setting:
     device: str
     size: int | None = None
     pairs: int = 1
-    limit: bool = False  # the small limit in the place of deformations
+    limit: bool = False  # the small limit in the place of deformations, by `measure_infinitesimal`
 
     @property
     def bare(self):
@@ -82,7 +82,7 @@ def prepare(setting):
     from timm_diffsens.models.loading import load_model
     from timm_diffsens.perturb.diffeo import Diffeo
     from timm_diffsens.sensitivities.forwards import channels_last
-    from timm_diffsens.sensitivities.infinitesimal import TangentProbe
+    from timm_diffsens.sensitivities.measure import measure_infinitesimal
     from timm_diffsens.sensitivities.perturbed import Perturbation, PerturbedImages
     from timm_diffsens.sensitivities.probe import Probe
 
@@ -108,12 +108,8 @@ def prepare(setting):
         stack.enter_context(torch.no_grad())
         plain = torch.contiguous_format
         layout = stack.enter_context(channels_last(model)) if setting.ours else plain
-        made = TangentProbe if setting.limit else Probe
-        probe = None if setting.bare else stack.enter_context(made(model, setting.name, pairs=setting.pairs))
+        probe = None if setting.bare else stack.enter_context(Probe(model, setting.name, pairs=setting.pairs))
         batch = next(images.batches(setting.images, like, layout))[1]
-        if setting.limit:
-            model(batch)  # as `run_limit` does first
-            probe.reset()
         if probe:
             del batch
 
@@ -122,9 +118,6 @@ def prepare(setting):
             if probe is None:
                 for _ in range(batches):
                     model(batch)
-            elif setting.limit:
-                for indices, shown in images.corrupted(setting.images, like, layout):
-                    probe.run_tangents(shown, images.perturbation.tangents(shown, indices))
             else:
                 coming = images.batches(setting.images, like, layout)
                 asked = time.perf_counter()
@@ -136,7 +129,20 @@ def prepare(setting):
 
         return go, lambda: describe(probe, setting.images)
 
-    return enter
+    def enter_limit(_):
+        every = clean.repeat(batches, 1, 1, 1)
+
+        def go():
+            """All that a user waits for: the checks before the pass take as long whatever the images."""
+            start = now(device)
+            measure_infinitesimal(
+                model, every, diffeo=deformations[0], layers=setting.name, batch_size=setting.images
+            )
+            return {"seconds": now(device) - start, "draws": 0.0, "memory": memory(device) - before}
+
+        return go, lambda: describe(None, setting.images)
+
+    return enter_limit if setting.limit else enter
 
 
 def describe(probe, images):

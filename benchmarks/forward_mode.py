@@ -27,6 +27,7 @@ from timm_diffsens import Diffeo, DiffsensError, measure, measure_infinitesimal
 from timm_diffsens.errors import DiffsensWarning, first_line
 from timm_diffsens.models.inputs import InputOptions
 from timm_diffsens.models.loading import load_model
+from timm_diffsens.results.report.markdown import text
 from timm_diffsens.sensitivities.reductions.dispatch import prepare
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -173,8 +174,8 @@ def table(rows):
     ]
     last = {"works": 0, LEFT_OUT: 2}
     for reason in sorted(groups, key=lambda reason: (last.get(reason, 1), -len(groups[reason]), reason)):
-        names = ", ".join(name.replace("_", "&#95;") for name in groups[reason])
-        lines.append(f"| {reason.replace('|', '&#124;')} | {len(groups[reason])} | {names} |")
+        names = ", ".join(map(text, groups[reason]))
+        lines.append(f"| {text(reason)} | {len(groups[reason])} | {names} |")
     return "\n".join(lines)
 
 
@@ -185,16 +186,21 @@ def agreement(rows):
         return ""
     worst, rough = (max(checked, key=lambda row: row[name]) for name in ("difference", "rounding"))
     said = (
-        "In double precision D0 and G0 of all their stages are those of a finite difference to "
-        f"{_median(checked, 'difference'):.0e} (median of the architectures) and {worst['difference']:.0e} "
-        f"({worst['model']}); single precision changes R0 by {_median(checked, 'rounding'):.0e} (median) "
-        f"to {rough['rounding']:.0e} ({rough['model']})."
+        f"Of {len(checked)} the numbers were held against finite differences in double precision: D0 and G0 "
+        f"of all stages agree to {_median(checked, 'difference'):.0e} (median of the architectures), in the "
+        f"worst case to {percent(worst['difference'])} ({text(worst['model'])}, with a step of "
+        f"{worst['step']:g} px); single precision changes R0 by {_median(checked, 'rounding'):.0e} (median) "
+        f"to {rough['rounding']:.0e} ({text(rough['model'])})."
     )
     named = {
-        "Not in double precision": [row["model"] for row in rows if "unchecked" in row],
-        "With a warning": [row["model"] for row in rows if row.get("warned")],
+        "Not in double precision": [text(row["model"]) for row in rows if "unchecked" in row],
+        "With a warning": [text(row["model"]) for row in rows if row.get("warned")],
     }
     return " ".join([said, *(f"{what}: {', '.join(names)}." for what, names in named.items() if names)])
+
+
+def percent(share):
+    return f"{100 * share:.2g} %"
 
 
 def _median(rows, name):

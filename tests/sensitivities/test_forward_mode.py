@@ -95,6 +95,50 @@ def test_a_group_norm_of_channels_last_images_has_a_derivative():
     assert torch.allclose(*found, rtol=1e-12, atol=1e-12)
 
 
+def derivative(function, x, along):
+    """Value and derivative by our rules."""
+    with torch.no_grad(), forward_ad.dual_level(), differentiable():
+        return forward_ad.unpack_dual(function(forward_ad.make_dual(x, along)))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("kind", ["group", "layer"])
+def test_norms_of_bfloat16_images_with_weights_in_single_precision(kind, autocast, layout):
+    """As in autocast, or where the norms of a network alone stay in float32."""
+    weight, bias = numbers(4, seed=2).float(), numbers(4, seed=3).float()
+    x, along = (numbers(2, 4, 6, 4, seed=seed).bfloat16().to(memory_format=layout) for seed in (0, 1))
+
+    def norm(x, *given):
+        return (
+            functional.group_norm(x, 2, *given) if kind == "group" else functional.layer_norm(x, (4,), *given)
+        )
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = derivative(lambda x: norm(x, weight, bias), x, along)
+        assert torch.equal(found.primal, norm(x, weight, bias))
+    exact = torch.func.jvp(
+        lambda x: norm(x, weight.double(), bias.double()),
+        *[(part.double().contiguous(),) for part in (x, along)],
+    )[1]
+    assert (found.tangent.double() - exact).abs().max() < 2**-8 * exact.abs().max()
+
+
+def test_operators_inside_of_vmap_keep_their_derivatives():
+    """Kernels of their own for each image; against the same, one image after the other."""
+    x, along = numbers(3, 2, 6, 6), numbers(3, 2, 6, 6, seed=1)
+    kernels = numbers(3, 4, 2, 3, 3, seed=2)
+
+    def convolved(image, kernel):
+        return functional.softmax(functional.conv2d(image[None], kernel)[0], 0)
+
+    found = derivative(lambda x: torch.func.vmap(convolved)(x, kernels), x, along)
+    single = derivative(
+        lambda x: torch.stack([convolved(*pair) for pair in zip(x, kernels, strict=True)]), x, along
+    )
+    assert torch.allclose(found.tangent, single.tangent, rtol=1e-12, atol=1e-12)
+
+
 class Convolutions(TorchDispatchMode):
     """Counts them, below autograd."""
 

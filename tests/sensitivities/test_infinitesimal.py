@@ -2,14 +2,17 @@
 
 import math
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import timm
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from timm_diffsens import Diffeo, MeasurementError, UsageError, bench, measure, measure_infinitesimal
 from timm_diffsens.data.loading import load_images
+from timm_diffsens.device.precision import Precision
 from timm_diffsens.errors import DiffsensWarning
 from timm_diffsens.models.loading import load_model
 from timm_diffsens.perturb.components import Mode, Translation
@@ -157,6 +160,31 @@ class Unwilling(nn.Module):
 def test_a_network_without_a_forward_derivative_is_named_with_the_reason():
     with pytest.raises(MeasurementError, match=r"Unwilling has no forward-mode derivative: .*forward"):
         measure_infinitesimal(Unwilling(), IMAGES, layers="all")
+
+
+def test_a_measurement_beside_another_says_that_one_runs_at_a_time():
+    net = smooth_network()
+    with ThreadPoolExecutor(1) as beside, forward_ad.dual_level():
+        measuring = beside.submit(measure_infinitesimal, net, IMAGES, layers="all")
+        with pytest.raises(MeasurementError, match="one small limit is measured at a time in a process"):
+            measuring.result()
+    assert measure_infinitesimal(net, IMAGES, layers="output")[0].r > 0
+
+
+def test_group_norms_have_a_limit_in_autocast_and_channels_last():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.GroupNorm(2, 8),
+        nn.GELU(),
+        nn.Conv2d(8, 8, 3),
+        nn.GroupNorm(2, 8),
+        nn.Flatten(),
+    ).eval()
+    full = measure_infinitesimal(net, IMAGES.float(), layers="all")
+    fast = measure_infinitesimal(net, IMAGES.float(), layers="all", precision=Precision(amp=True))
+    for one, other in zip(full, fast, strict=True):
+        assert other.r == pytest.approx(one.r, rel=0.02)  # a few roundings of 2^-8
 
 
 class Cut(nn.Module):

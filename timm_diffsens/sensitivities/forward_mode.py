@@ -5,8 +5,9 @@ constant, and convolves x with zeros for that: three convolutions in place of tw
 normalisation of features are symmetric, so the kernels of their backward passes apply them too.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import reduce
 from typing import Any
 
 import torch
@@ -35,10 +36,11 @@ def differentiable() -> Iterator[None]:
 
 
 class _Derivatives(TorchFunctionMode):
-    """Calls of the operators in `_RULES` take those rules."""
+    """Calls of the operators in `_RULES` take those rules; not inside `torch.func.vmap` and its like."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        rule = _RULES.get(func)
+        inside = torch._C._are_functorch_transforms_active()  # which know nothing of `_Differentiated`
+        rule = None if inside else _RULES.get(func)
         return (rule or func)(*args, **(kwargs or {}))
 
 
@@ -48,12 +50,12 @@ class _Differentiated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, value: _Map, derivative: _Map) -> torch.Tensor:
         made = value(x)
-        ctx.derivative, ctx.stride = derivative, made.stride()
+        ctx.derivative, ctx.dtype, ctx.stride = derivative, made.dtype, made.stride()
         return made
 
     @staticmethod
     def jvp(ctx: Any, tangent: torch.Tensor, *others: None) -> torch.Tensor:
-        made: torch.Tensor = ctx.derivative(tangent)
+        made: torch.Tensor = ctx.derivative(tangent).to(ctx.dtype)
         if made.stride() == ctx.stride:
             return made
         return made.new_empty_strided(made.shape, ctx.stride).copy_(made)  # for a `view` of both
@@ -106,19 +108,17 @@ def _batch_norm(
 def _layer_norm(
     input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> torch.Tensor:
-    """Of x^ = (x - mean) / s over n features: (t - mean(t) - x^ mean(x^ t)) / s, times the weight."""
-    if _vary(weight, bias) or torch.is_autocast_enabled(input.device.type):
+    """Its derivative is `_normalised`, times the weight."""
+    if _vary(weight, bias):
         return functional.layer_norm(input, normalized_shape, weight, bias, eps)
     kept: list[torch.Tensor] = []
 
     def value(x: torch.Tensor) -> torch.Tensor:
-        normed, *statistics = torch.native_layer_norm(x, normalized_shape, weight, bias, eps)
-        kept[:] = statistics
+        normed, *kept[:] = torch.native_layer_norm(x, normalized_shape, weight, bias, eps)
         return normed
 
     def derivative(t: torch.Tensor) -> torch.Tensor:
-        given = (t, primal, normalized_shape, *kept, None, None, [True, False, False])
-        moved: torch.Tensor = torch.ops.aten.native_layer_norm_backward(*given)[0]
+        moved = _normalised(t, primal, normalized_shape, *kept)
         return moved if weight is None else moved * weight
 
     primal = forward_ad.unpack_dual(input).primal  # type: ignore[no-untyped-call]
@@ -129,23 +129,38 @@ def _group_norm(
     input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> torch.Tensor:
     """A layer norm of each group, for the derivative; PyTorch has none for channels-last images."""
-    if _vary(weight, bias) or torch.is_autocast_enabled(input.device.type):
+    if _vary(weight, bias):
         return functional.group_norm(input, num_groups, weight, bias, eps)
 
     def value(x: torch.Tensor) -> torch.Tensor:
         return functional.group_norm(x, num_groups, weight, bias, eps)
 
     def derivative(t: torch.Tensor) -> torch.Tensor:
-        groups, moved = (part.reshape(len(part) * num_groups, -1) for part in (primal, t))
+        wide = primal.to(torch.promote_types(primal.dtype, torch.float32))  # as in autocast on a GPU
+        groups, moved = (part.reshape(len(part) * num_groups, -1) for part in (wide, t))
         shape = groups.shape[1:]
         _, *kept = torch.native_layer_norm(groups, shape, None, None, eps)
-        given = (moved, groups, shape, *kept, None, None, [True, False, False])
-        found: torch.Tensor = torch.ops.aten.native_layer_norm_backward(*given)[0]
-        found = found.reshape(t.shape)
+        found = _normalised(moved, groups, shape, *kept).reshape(t.shape)
         return found if weight is None else found * weight.view(-1, *[1] * (t.ndim - 2))
 
     primal = forward_ad.unpack_dual(input).primal  # type: ignore[no-untyped-call]
     return _differentiated(input, value, derivative)
+
+
+def _normalised(
+    tangent: torch.Tensor, x: torch.Tensor, shape: Sequence[int], mean: torch.Tensor, rstd: torch.Tensor
+) -> torch.Tensor:
+    """Of x^ = (x - mean) rstd over the features of that shape: (t - mean(t) - x^ mean(x^ t)) rstd.
+
+    Where the types differ, as in autocast, in the widest of them.
+    """
+    given = (tangent, x, mean, rstd)
+    wide = reduce(torch.promote_types, (part.dtype for part in given))
+    t, x, mean, rstd = (part.to(wide) for part in given)
+    moved: torch.Tensor = torch.ops.aten.native_layer_norm_backward(
+        t, x, shape, mean, rstd, None, None, [True, False, False]
+    )[0]
+    return moved
 
 
 def _softmax(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

@@ -25,6 +25,7 @@ from timm_diffsens.sensitivities.probe import Forward, Probe
 
 _TRACED = 2  # images of the first, ordinary forward
 _STEPS = (1e-3, 1e-2, 1e-1)  # along the noise, over the norm of the images
+_NESTED = "Nested forward mode AD"  # what PyTorch says where a derivative is being computed already
 _NEAR = 2.0  # a factor between the derivative and the difference that one of these makes
 
 
@@ -47,7 +48,8 @@ class TangentProbe(Probe):
         """A forward of images (n, c, h, w) along two directions each (2 n, c, h, w): deformation, noise.
 
         Raises:
-            MeasurementError: the network has no forward-mode derivative.
+            MeasurementError: the network has no forward-mode derivative; or another is being computed, as
+                PyTorch computes one at a time in a process.
         """
         self.tangents = True
         try:
@@ -59,8 +61,13 @@ class TangentProbe(Probe):
         except Exception as error:  # whatever the network's own operations say
             if is_out_of_memory(error):
                 raise
-            name = type(self.model).__name__
-            raise MeasurementError(f"{name} has no forward-mode derivative: {first_line(error)}") from error
+            name, why = type(self.model).__name__, first_line(error)
+            if _NESTED in why:
+                raise MeasurementError(
+                    f"one small limit is measured at a time in a process: that of {name} was begun inside of "
+                    "another forward-mode derivative, of another thread, of the caller or of the network"
+                ) from error
+            raise MeasurementError(f"{name} has no forward-mode derivative: {why}") from error
         finally:
             self.tangents = False
 
