@@ -8,7 +8,8 @@ layer, from files that `diffsens reproduce fig4` wrote; between `<!-- NAME -->` 
 `benchmarks/NAME.py` wrote (`BENCHMARKS`). `<!-- folders -->` and `<!-- /folders -->` hold what the
 folders of the package say of themselves, in the order that the page gives;
 `<!-- kinds -->` and `<!-- /kinds -->` where the built-in things of each kind are; `<!-- beyond: NAME -->` and
-`<!-- /beyond -->` a table of docs/beyond/tables.py.
+`<!-- /beyond -->` a table of docs/beyond/tables.py. docs/reproduction.md is made whole, from the reports that
+`diffsens reproduce` wrote.
 """
 
 import argparse
@@ -21,6 +22,9 @@ import sys
 from pathlib import Path
 
 from timm_diffsens.registry import KINDS
+from timm_diffsens.reproduce.page import markdown_page
+from timm_diffsens.reproduce.reports import read_reports
+from timm_diffsens.reproduce.targets import IN_PAPER
 from timm_diffsens.results.numbers import with_error
 from timm_diffsens.results.records.store import iter_records
 from timm_diffsens.results.report.summary import summary
@@ -35,11 +39,13 @@ PAGES = tuple(
         "docs/beyond.md",
         "docs/guide.md",
         "docs/measured.md",
+        "docs/reproduction.md",
         "docs/scale_detection.md",
         "docs/statistics.md",
         "benchmarks/README.md",
     )
 )
+REPRODUCTION = ROOT / "docs" / "reproduction.md"
 BOARD_FOLDER = ROOT / "leaderboard"
 BLOCK = re.compile(r"(<!-- record: ([0-9a-f]+) -->\n).*?(<!-- /record -->)", re.DOTALL)
 THEORY_BLOCK = re.compile(r"(<!-- theory: (\S+) -->\n).*?(<!-- /theory -->)", re.DOTALL)
@@ -75,6 +81,9 @@ def beyond(name: str) -> str:
 
 def rendered(page: Path) -> str:
     """The page with every block filled from the records."""
+    if page == REPRODUCTION:
+        figures = page.with_suffix("") / "figures"
+        return markdown_page(read_reports(figures, IN_PAPER), figures, page.parent)
     records = {r.key: r for _, r in iter_records(BOARD_FOLDER / "records") if isinstance(r, Record)}
 
     def fill(match: re.Match[str]) -> str:

@@ -1,11 +1,14 @@
 """The second premise of Section 2: R_k by component of the displacement, as trained and channel-shuffled.
 
-How far R_K is below R_1 with the channels shuffled is lost by spatial pooling, how far it is below that again
-as trained by channel pooling:
+How far R_K with the channels shuffled is below R_1 is lost by spatial pooling, how far R_K as trained is
+below that again by channel pooling:
 
-    log(R_1 / R_K) = log(R_1 / R_K, shuffled) + log(R_K, shuffled / R_K).
+    log(R_1 / R_K) = log(R_1 / R_K shuffled) + log(R_K shuffled / R_K),
+
+with R_1 as trained throughout.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +30,7 @@ from timm_diffsens.results.records.per_image import PerImage, read_per_image
 from timm_diffsens.results.records.store import record_path
 from timm_diffsens.results.report.theme import numbered_looks
 from timm_diffsens.results.stats.contrasts import Contrast, Term, contrast
+from timm_diffsens.results.stats.paired import LEVEL
 from timm_diffsens.schema.records import Record
 
 VARIANTS = ("original", "channel-shuffled")
@@ -37,8 +41,9 @@ _GROUP = "cifar10-components"
 _PATCH, _DRAWS = 3, 1000
 _COLUMNS = ["network", "deformation", "part", "value", "value_stderr", "low", "high"]
 _NOTE = (
-    "R_k falls to the last convolution by log(R_1 / R_K) in all: by log(R_1 / R_K, shuffled) for spatial "
-    "pooling, which shuffling keeps, and by log(R_K, shuffled / R_K) for channel pooling. "
+    "R_k falls to the last convolution by log(R_1 / R_K) in all: by log(R_1 / R_K shuffled) for spatial "
+    "pooling, which shuffling keeps, and by log(R_K shuffled / R_K) for channel pooling; R_1 is that of the "
+    "network as trained in all three. "
     "Errors are paired over images and shuffles."
 )
 # Why a verdict may differ, at any scale.
@@ -70,15 +75,18 @@ class Measured:
         """Deformation -> its place among those of the record."""
         return {view.protocol.deformation: k for k, view in enumerate(self.record.views())}
 
-    def sum_of(self, signed: Signed) -> Contrast | None:
-        """The sum of log R with these weights; None where there are no two convolutions with R."""
+    def sum_of(self, signed: Signed, level: float = LEVEL) -> Contrast | None:
+        """The sum of log R with these weights; None where there are no two convolutions with R.
+
+        `level` as for `contrast`.
+        """
         ends = ends_of(self.record, "r")
         if ends is None:
             return None
         terms = [
             Term(weight, variant, self.pairs[name], ends[end].index) for weight, end, variant, name in signed
         ]
-        return contrast(self.record, self.distances, terms)
+        return contrast(self.record, self.distances, terms, level)
 
     def finding(self, of: str, signed: Signed) -> Finding:
         """The same as a part of a claim."""
@@ -122,36 +130,42 @@ def component_numbers(networks: Iterable[Measured]) -> Numbers:
 
 
 def fall(variant: str, deformation: str) -> Signed:
-    """log(R_1 / R_K)."""
-    return [(1, FIRST, variant, deformation), (-1, LAST, variant, deformation)]
+    """log(R_1 / R_K) with R_K of the variant, R_1 as trained."""
+    return [(1, FIRST, "original", deformation), (-1, LAST, variant, deformation)]
 
 
 def taken(deformation: str, weight: float = 1) -> Signed:
-    """log(R_K, shuffled / R_K): by channel pooling."""
+    """log(R_K shuffled / R_K): by channel pooling."""
     return [(weight, LAST, "channel-shuffled", deformation), (-weight, LAST, "original", deformation)]
 
 
 def _parts(deformation: str) -> list[Signed]:
     """Those of `PARTS`."""
-    whole, channel = fall("original", deformation), taken(deformation)
-    return [whole, [whole[0], (-1, LAST, "channel-shuffled", deformation)], channel]
+    return [fall("original", deformation), fall("channel-shuffled", deformation), taken(deformation)]
 
 
 def _between(one: Measured) -> list[Finding]:
     """The field against the components with the largest and the smallest R_K."""
+    return [_furthest(one, "{} over field", 1), _furthest(one, "field over {}", -1)]
 
-    def last(name: str, weight: float = 1) -> Signed:
-        return [(weight, LAST, "original", name)]
 
-    known = {name: one.sum_of(last(name)) for name in COMPONENTS}
-    values = {name: found.value for name, found in known.items() if found is not None}
-    if not values:
-        return [one.finding("field", last(FIELD))]
-    most, least = max(values, key=values.__getitem__), min(values, key=values.__getitem__)
-    return [
-        one.finding(f"{most} over field", last(most) + last(FIELD, -1)),
-        one.finding(f"field over {least}", last(FIELD) + last(least, -1)),
-    ]
+def _furthest(one: Measured, of: str, sign: int) -> Finding:
+    """The largest over components of `sign` times log(R_K / R_K of the field).
+
+    Which component it is, the same data say, so its own interval would lie too high. The lower end is the
+    largest of all four, each with a fourth of the error (Bonferroni). The upper end is the largest of all
+    four with the whole error, as it is too low only where that of the truly largest component is.
+    """
+    found: dict[str, Contrast] = {}
+    for name in COMPONENTS:
+        signed: Signed = [(sign, LAST, "original", name), (-sign, LAST, "original", FIELD)]
+        plain, strict = one.sum_of(signed), one.sum_of(signed, 1 - (1 - LEVEL) / len(COMPONENTS))
+        if plain is None or strict is None or math.isnan(strict.low):
+            return one.finding(of.format(name), signed)  # which says why there is none
+        found[name] = plain._replace(low=strict.low)
+    most = max(found, key=lambda name: found[name].value)
+    low, high = (max(getattr(each, end) for each in found.values()) for end in ("low", "high"))
+    return Finding.of(f"{one.name}, {of.format(most)}", found[most].value, low, high)
 
 
 def _measured(workspace: Workspace) -> list[Measured]:

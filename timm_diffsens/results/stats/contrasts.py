@@ -40,7 +40,8 @@ class Contrast(NamedTuple):
 
     Attributes:
         value, stderr: of the sum.
-        low, high: its 95 % interval; images and copies have their own quantile of Student's t, in quadrature.
+        low, high: its interval, of 95 % if nothing else was asked for; images and copies have their own
+            quantile of Student's t, in quadrature.
     """
 
     value: float
@@ -49,8 +50,13 @@ class Contrast(NamedTuple):
     high: float
 
 
-def contrast(record: Record, distances: PerImage, terms: Sequence[Term]) -> Contrast:
+def contrast(record: Record, distances: PerImage, terms: Sequence[Term], level: float = LEVEL) -> Contrast:
     """The sum of these terms.
+
+    Args:
+        record, distances: of one network. terms: of the sum.
+        level: the share of cases in which the true sum is above the lower end, and that in which it is below
+            the upper one.
 
     Raises:
         UsageError: the distances of a variant were not kept.
@@ -73,6 +79,6 @@ def contrast(record: Record, distances: PerImage, terms: Sequence[Term]) -> Cont
     parts = [images, *copies.values()]
     counts = [record.data.n, *map(len, copies.values())]  # of very many images some were kept
     variances = [part.var(ddof=1) / n if n > 1 else math.nan for part, n in zip(parts, counts, strict=True)]
-    quantiles = [special.stdtrit(len(part) - 1, LEVEL) for part in parts]
+    quantiles = [special.stdtrit(len(part) - 1, level) for part in parts]
     wide = math.sqrt(sum(q**2 * variance for q, variance in zip(quantiles, variances, strict=True)))
     return Contrast(value, math.sqrt(sum(variances)), value - wide, value + wide)
