@@ -347,8 +347,14 @@ def test_the_input_size_of_a_foreign_module_must_be_given(model_file):
 
 def test_the_mean_of_a_foreign_module_is_assumed_aloud(model_file):
     with pytest.warns(DiffsensWarning, match=r"ImageNet's are used; pass --mean and --std"):
-        found = load_file(model_file, "make", mean=None).input
+        found = load_file(model_file, "make", mean=None, std=None).input
     assert found.mean == IMAGENET
+    for missing, fault in (
+        ("mean", "--std is given, --mean is not"),
+        ("std", "--mean is given, --std is not"),
+    ):
+        with pytest.raises(UsageError, match=fault):
+            load_file(model_file, "make", **{missing: None})
 
 
 @pytest.mark.parametrize(("channels", "expected"), [(1, (0.25,)), (3, (0.25, 0.25, 0.25))])

@@ -10,7 +10,7 @@ from timm_diffsens.registry import Entry
 from timm_diffsens.schema import records
 from timm_diffsens.schema.config import Config
 from timm_diffsens.schema.families import family_of_name
-from timm_diffsens.schema.protocol import Protocol, digest, protocol_hash
+from timm_diffsens.schema.protocol import SMALL_LIMIT, Protocol, digest, protocol_hash
 from timm_diffsens.sensitivities.statistics import STATISTICS_BATCH
 
 OF_DIFFEO = ("delta", "reference_side", "cut")
@@ -124,7 +124,11 @@ def protocol_part(
 
 def limit_of(protocol: Protocol) -> Protocol:
     """That of the limit of small deformations, which have no size."""
-    changed = {"deformation": f"{protocol.deformation}, small limit", "delta": None, "rms_displacement": None}
+    changed = {
+        "deformation": f"{protocol.deformation}, {SMALL_LIMIT}",
+        "delta": None,
+        "rms_displacement": None,
+    }
     part = protocol.model_copy(update=changed)
     return part.model_copy(update={"sha256": protocol_hash(part)})
 

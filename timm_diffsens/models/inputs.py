@@ -71,7 +71,8 @@ def find_input(
     """What is known, or timm's own for the module, changed as asked for.
 
     Raises:
-        UsageError: the input size is not known; impossible values.
+        UsageError: the input size is not known; one of mean and std is given, the other not known; impossible
+            values.
     """
     known = known or timm_input(module)
     if known is None:
@@ -79,7 +80,10 @@ def find_input(
             raise UsageError(
                 f"the input size of {spec} is not known; pass --input-size, and --mean and --std"
             )
-        if asked.mean is None or asked.std is None:
+        if (asked.mean is None) != (asked.std is None):
+            one, other = ("--mean", "--std") if asked.mean is None else ("--std", "--mean")
+            raise UsageError(f"{other} is given, {one} is not, and {spec} has none of its own: pass both")
+        if asked.mean is None:
             warn(f"mean and std of {spec} are not known: ImageNet's are used; pass --mean and --std")
         given = max(len(asked.mean or ()), len(asked.std or ()))
         channels = input_channels(module, asked.channels or (given if given > 1 else None))

@@ -92,6 +92,9 @@ def protocol_hash(protocol: Protocol) -> str:
     return digest(protocol.model_dump(mode="json", exclude={"sha256", "rms_displacement"}))
 
 
+SMALL_LIMIT = "small limit"  # with which the name of such a deformation ends
+
+
 def delta_text(delta: float, reference_side: int | None) -> str:
     """A size of deformations as `--delta` takes it.
 

@@ -53,7 +53,8 @@ def with_bars(
 
 def depth_axis() -> alt.X:
     """Relative depth, from 0 to 1."""
-    x = alt.X("depth:Q", title="relative depth", scale=alt.Scale(domain=[0, 1]))
+    scale = alt.Scale(domain=[0, 1.01], nice=False)  # the bar of the output whole
+    x = alt.X("depth:Q", title="relative depth", scale=scale)
     return x.axis(grid=False, labelFlush=False, tickCount=5, format="~g")
 
 

@@ -78,7 +78,7 @@ def render(chart: alt.TopLevelMixin, form: str) -> bytes:
     with alt.data_transformers.disable_max_rows():
         spec = _harmless(chart.to_dict(validate=False))
     version = "_".join(alt.SCHEMA_VERSION.split(".")[:2])
-    finer = {"scale": _PIXELS_PER_POINT} if form == "png" else {}
+    finer = {"ppi": 72 * _PIXELS_PER_POINT} if form == "png" else {}  # in the file too: its size in print
     options = {"vl_version": version, **finer}
     if limit is None:
         drawn = getattr(vl_convert, f"vegalite_to_{form}")(spec, **options)

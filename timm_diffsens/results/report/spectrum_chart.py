@@ -50,9 +50,11 @@ def _mode_panels(record: Record, drawn: dict[str, Any], layout: Layout) -> Any:
 def _frequency_panel(record: Record, drawn: dict[str, Any], layout: Layout) -> Any:
     scale = alt.Scale(nice=False, zero=False, padding=10)
     x = alt.X("position:Q", title="convolution, in order", scale=scale)
-    x = x.axis(tickMinStep=1, format="d", grid=False)
+    count = len(convolutions(record))
+    few = {"values": list(range(1, count + 1))} if count <= _MOST_PANELS else {}
+    x = x.axis(tickMinStep=1, format="d", grid=False, **few)
     y = alt.Y("frequency:Q", title="mean frequency")
-    size = 8 if len(convolutions(record)) > MOST_POINTS else 30
+    size = 8 if count > MOST_POINTS else 30
     chart = _lines(x, y, drawn, ["layer:N", "kernel:N", "frequency:Q"], size)
     title = alt.TitleParams("Power-weighted mean eigenvalue of the grid Laplacian", fontSize=13)
     panel = chart.properties(width=layout.row(), height=150, data=alt.NamedData("frequencies"))

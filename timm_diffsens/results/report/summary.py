@@ -7,6 +7,7 @@ from timm_diffsens.results.records.frames import output_layer
 from timm_diffsens.results.records.per_image import PerImage
 from timm_diffsens.results.stats.sizes import by_size, regime
 from timm_diffsens.schema.layers import LayerSensitivity
+from timm_diffsens.schema.protocol import SMALL_LIMIT
 from timm_diffsens.schema.records import Record, built_in_variants
 
 
@@ -36,6 +37,10 @@ def _sentences(record: Record, distances: PerImage | None) -> Iterator[str]:
     yield from _of_others(record)
     if record.further and distances is not None:
         yield regime(by_size(record, distances), record.protocol.delta, record.protocol.reference_side)
+    for view in record.views()[1:]:
+        if view.protocol.delta is None and view.protocol.deformation.endswith(SMALL_LIMIT):
+            limit = _r(view.variants["original"][-1])
+            yield f"For ever smaller deformations R at the output tends to {limit}."
     yield from _limits(record, layers, valued)
 
 
@@ -143,6 +148,9 @@ def _shuffled(record: Record) -> Iterator[str]:
 def _trained(record: Record) -> Iterator[str]:
     if record.trained is False:
         yield "The weights are random: this is the architecture at initialisation, not a trained network."
+        change = _at_outputs(record, "init")
+        if change is not None and change.decided:
+            yield "Fresh weights (init) have another R: their batch norms have the statistics of the images."
         return
     if record.trained is None:
         yield "Whether these weights are trained is not known."
