@@ -77,13 +77,12 @@ def _models_table(group: "Group") -> "Table":
     table = plain_table(
         ["network", "seed", "test error", "D", "G", "R", "R, shuffled", "fit"], left=["network"]
     )
-    rows = rows_of(group.models)
-    for row in rows[:_MOST_ROWS]:
+    for row in rows_of(group.models[:_MOST_ROWS]):
         values = [PLAIN.measured(row, name) for name in ("d", "g", "r", "channel-shuffled_r")]
         seed, error = "" if row["seed"] is None else str(row["seed"]), PLAIN.percentage(row["error"])
         table.add_row(one_line(row["model"]), seed, error, *values, "yes" if row["in_fit"] else "no")
-    if len(rows) > _MOST_ROWS:
-        table.caption = f"{len(rows) - _MOST_ROWS} more are in leaderboard.csv"
+    if len(group.models) > _MOST_ROWS:
+        table.caption = f"{len(group.models) - _MOST_ROWS} more are in leaderboard.csv"
     return table
 
 

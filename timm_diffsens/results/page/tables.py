@@ -74,15 +74,17 @@ def network_point(group: Group, network: str) -> str:
 
 def dots(group: Group, rows: Sequence[ModelRow], measure: str) -> list[Dot]:
     """Points of the scatter plot: the networks of the fits, then the records that are in none."""
+    shown = ["network", "model", "seeds", "error", "error_stderr", measure, f"{measure}_stderr"]
+    left = [row for row in rows if not row.in_fit]
     fitted = [
         Dot(network_point(group, text(p["network"])), x, error, True, _tip(p, measure))
-        for p in rows_of(group.points)
+        for p in rows_of(group.points.filter(shown))
         if (x := p[measure]) and (error := p["error"])
     ]
     apart = [
         Dot(row.point, x, error, False, f"{_tip(model, measure)}; not in the fit: {text(model['reason'])}")
-        for row, model in zip(rows, rows_of(group.models), strict=True)
-        if not row.in_fit and (x := model[measure]) and (error := model["error"])
+        for row, model in zip(left, rows_of(group.models[[not row.in_fit for row in rows]]), strict=True)
+        if (x := model[measure]) and (error := model["error"])
     ]
     return fitted + apart
 

@@ -178,7 +178,7 @@ def _from_depth(group: Group) -> str:
 
 def _models(group: Group) -> str:
     rows, variants = [], shown_variants(group.models)
-    for row in rows_of(group.models)[:_MOST_ROWS]:
+    for row in rows_of(group.models[:_MOST_ROWS]):
         seed = "" if row["seed"] is None else str(row["seed"])
         error = PLAIN.percentage(row["error"], row["error_stderr"])
         cells = [
