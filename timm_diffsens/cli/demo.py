@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from timm_diffsens.cli.output import Json, Quiet, print_json, progress_bars, result_console
+from timm_diffsens.cli.output import Json, Quiet, print_json, progress_bars, progress_console, result_console
 from timm_diffsens.schema import limits
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def demo(
     check_writable_folder(out / "records")
     recipes = demo_recipes(epochs, seed)
     done = []
+    if not as_json and not quiet:
+        progress_console().print(f"{len(recipes)} networks, some three minutes on two cores", soft_wrap=True)
     with _progress(recipes, quiet) as progress:
         for training, record in run_demo(out, recipes, device=device, progress=progress):
             done.append(training.to_json())
@@ -58,6 +60,11 @@ def demo(
 
     print_board(board)
     result_console().print(f"Open {out / 'index.html'} for the page.", soft_wrap=True)
+    result_console().print(
+        "Next, a model of your own, any timm name or file.py:factory, on a folder of images:\n"
+        "diffsens bench resnet18 --dataset folder --data-dir FOLDER",
+        soft_wrap=True,
+    )
 
 
 def _print(training: "TrainResult", record: "Record") -> None:
