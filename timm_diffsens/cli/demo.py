@@ -60,11 +60,9 @@ def demo(
 
     print_board(board)
     result_console().print(f"Open {out / 'index.html'} for the page.", soft_wrap=True)
-    result_console().print(
-        "Next, a model of your own, any timm name or file.py:factory, on a folder of images:\n"
-        "diffsens bench resnet18 --dataset folder --data-dir FOLDER",
-        soft_wrap=True,
-    )
+    next_steps = "Next, a model of your own, any timm name or file.py:factory, on a folder of images:"
+    for line in (next_steps, "diffsens bench resnet18 --dataset folder --data-dir FOLDER"):
+        result_console().print(line, soft_wrap=True)
 
 
 def _print(training: "TrainResult", record: "Record") -> None:
