@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import json
 import multiprocessing
 import platform
 import time
@@ -191,6 +192,13 @@ def memory(device):
         return torch.cuda.max_memory_allocated(device)
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def others(path, rows):
+    """Rows that a file has of other networks and devices."""
+    new = {(r["model"], r["device"]) for r in rows}
+    old = json.loads(path.read_text()) if path.exists() else []
+    return [r for r in old if (r["model"], r["device"]) not in new]
 
 
 def machine(device="cpu"):

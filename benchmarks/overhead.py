@@ -14,7 +14,7 @@ import json
 import statistics
 from pathlib import Path
 
-from bare import MB, Process, Setting, machine
+from bare import MB, Process, Setting, machine, others
 
 NETWORKS = {  # images a batch, as --batch-size auto takes them, and batches a timed run
     "resnet18": (16, 1),
@@ -101,11 +101,11 @@ def row(setting, about, runs, machine):
 
 def save(path, rows):
     """Rows of other networks and devices stay."""
-    new = {(r["model"], r["device"]) for r in rows}
-    old = json.loads(path.read_text()) if path.exists() else []
-    kept = [r for r in old if (r["model"], r["device"]) not in new]
     order = {name: i for i, name in enumerate(NETWORKS)}
-    both = sorted([*kept, *rows], key=lambda r: (r["device"], order.get(r["model"], len(order)), r["model"]))
+    both = sorted(
+        [*others(path, rows), *rows],
+        key=lambda r: (r["device"], order.get(r["model"], len(order)), r["model"]),
+    )
     path.write_text(json.dumps(both, indent=1) + "\n")
 
 

@@ -16,7 +16,7 @@ import json
 import statistics
 from pathlib import Path
 
-from bare import Process, Setting, machine
+from bare import Process, Setting, machine, others
 
 NETWORKS = {"resnet18": 16, "vit_tiny_patch16_224": 16, "net/resnet20": 64}  # images a batch with K = 1
 BATCHES = {"net/resnet20": 8}  # of so many images, a timed run; else 2
@@ -102,10 +102,7 @@ def row(name, setting, runs, forward, one):
 
 def save(path, rows):
     """Rows of other networks and devices stay."""
-    new = {(r["model"], r["device"]) for r in rows}
-    old = json.loads(path.read_text()) if path.exists() else []
-    kept = [r for r in old if (r["model"], r["device"]) not in new]
-    path.write_text(json.dumps([*kept, *rows], indent=1) + "\n")
+    path.write_text(json.dumps([*others(path, rows), *rows], indent=1) + "\n")
 
 
 def table(rows):
