@@ -40,3 +40,40 @@ def lenet_wide(in_chans: int = 3, num_classes: int = 10) -> nn.Module:
         *(nn.Linear(48 * 5**2, 360), nn.ReLU(), nn.Linear(360, 252), nn.ReLU()),
         nn.Linear(252, num_classes),
     )
+
+
+def allcnn(in_chans: int = 3, num_classes: int = 10, width: int = 32) -> nn.Module:
+    """All-convolutional network (Springenberg et al. 2015, All-CNN-C with batch norms): strides in place of pooling."""
+    shapes = [(1, 3, 1), (1, 3, 1), (1, 3, 2), (2, 3, 1), (2, 3, 1), (2, 3, 2), (2, 3, 1), (2, 1, 1)]
+    return nn.Sequential(*_conv_stack(in_chans, [(width * wide, k, s) for wide, k, s in shapes], num_classes))
+
+
+def nin(in_chans: int = 3, num_classes: int = 10) -> nn.Module:
+    """Network in network (Lin et al. 2014, with batch norms): each convolution is followed by two of 1 x 1."""
+    return nn.Sequential(
+        *_conv_stack(in_chans, [(48, 5, 1), (48, 1, 1), (32, 1, 1)]),
+        nn.MaxPool2d(3, 2, 1),
+        *_conv_stack(32, [(80, 5, 1), (80, 1, 1), (80, 1, 1)]),
+        nn.AvgPool2d(3, 2, 1),
+        *_conv_stack(80, [(96, 3, 1), (96, 1, 1)], num_classes),
+    )
+
+
+def densenet(in_chans: int = 3, num_classes: int = 10) -> nn.Module:
+    """DenseNet (Huang et al. 2017): the stem of the full-sized one, then blocks of 4, 8 and 6 layers, growth 24."""
+    size = {"growth_rate": 24, "block_config": (4, 8, 6)}
+    return timm.create_model(
+        "densenet121", pretrained=False, in_chans=in_chans, num_classes=num_classes, **size
+    )
+
+
+def _conv_stack(channels: int, shapes: list[tuple[int, int, int]], classes: int = 0) -> list[nn.Module]:
+    """Convolutions (channels, kernel, stride) with batch norm and ReLU; with classes, a read-out of their means."""
+    layers: list[nn.Module] = []
+    for out, kernel, stride in shapes:
+        convolution = nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False)
+        layers += [convolution, nn.BatchNorm2d(out), nn.ReLU()]
+        channels = out
+    if classes:
+        layers += [nn.Conv2d(channels, classes, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return layers

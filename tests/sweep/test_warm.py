@@ -28,10 +28,12 @@ ENDINGS = {
     "error": ("raise ValueError('no good')", "failed", "no good"),
     "sys.exit": ("raise SystemExit(3)", "failed", "SystemExit: 3"),
 }
-# an address space without room for another GiB: what a process has, and 256 MiB
+# an address space without room for another GiB: what a process has, and 256 MiB; the soft limit alone, since
+# a second try in a process that has grown may not raise the hard one
 LIMITED = (
     "import resource; pages = int(open('/proc/self/statm').read().split()[0]); "
-    "resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + 2**28,) * 2); torch.ones(2**28)"
+    "hard = resource.getrlimit(resource.RLIMIT_AS)[1]; "
+    "resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + 2**28, hard)); torch.ones(2**28)"
 )
 
 
