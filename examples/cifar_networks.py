@@ -43,13 +43,13 @@ def lenet_wide(in_chans: int = 3, num_classes: int = 10) -> nn.Module:
 
 
 def allcnn(in_chans: int = 3, num_classes: int = 10, width: int = 32) -> nn.Module:
-    """All-convolutional network (Springenberg et al. 2015, All-CNN-C with batch norms): strides in place of pooling."""
+    """All-CNN-C (Springenberg et al. 2015) with batch norms: strides in place of pooling."""
     shapes = [(1, 3, 1), (1, 3, 1), (1, 3, 2), (2, 3, 1), (2, 3, 1), (2, 3, 2), (2, 3, 1), (2, 1, 1)]
     return nn.Sequential(*_conv_stack(in_chans, [(width * wide, k, s) for wide, k, s in shapes], num_classes))
 
 
 def nin(in_chans: int = 3, num_classes: int = 10) -> nn.Module:
-    """Network in network (Lin et al. 2014, with batch norms): each convolution is followed by two of 1 x 1."""
+    """Network in network (Lin et al. 2014) with batch norms: 1 x 1 convolutions after each other one."""
     return nn.Sequential(
         *_conv_stack(in_chans, [(48, 5, 1), (48, 1, 1), (32, 1, 1)]),
         nn.MaxPool2d(3, 2, 1),
@@ -60,7 +60,7 @@ def nin(in_chans: int = 3, num_classes: int = 10) -> nn.Module:
 
 
 def densenet(in_chans: int = 3, num_classes: int = 10) -> nn.Module:
-    """DenseNet (Huang et al. 2017): the stem of the full-sized one, then blocks of 4, 8 and 6 layers, growth 24."""
+    """DenseNet (Huang et al. 2017): the usual stem, then blocks of 4, 8 and 6 layers, growth 24."""
     size = {"growth_rate": 24, "block_config": (4, 8, 6)}
     return timm.create_model(
         "densenet121", pretrained=False, in_chans=in_chans, num_classes=num_classes, **size
@@ -68,7 +68,7 @@ def densenet(in_chans: int = 3, num_classes: int = 10) -> nn.Module:
 
 
 def _conv_stack(channels: int, shapes: list[tuple[int, int, int]], classes: int = 0) -> list[nn.Module]:
-    """Convolutions (channels, kernel, stride) with batch norm and ReLU; with classes, a read-out of their means."""
+    """Convolutions (channels, kernel, stride) with batch norm and ReLU, and a read-out of their means."""
     layers: list[nn.Module] = []
     for out, kernel, stride in shapes:
         convolution = nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False)
