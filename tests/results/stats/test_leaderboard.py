@@ -577,7 +577,11 @@ def test_points_of_a_scatter_have_bars_and_families(board):
             assert row[f"{name}_high"] == value + (0 if math.isnan(stderr) else stderr)
             assert row[f"{name}_low"] <= value
     marks = [mark["type"] for mark in parts(chart.to_dict(), "mark")]
-    assert marks.count("rule") == 3  # across, upright, and in the legend
+    assert marks.count("rule") == 4  # across and upright, of networks in the fit and of others
+    assert [row["model"] for row in datasets(chart)["apart"]] == list(
+        group.models.loc[~group.models["in_fit"], "model"]
+    )
+    assert {row["text"] for row in datasets(chart)["names_r"]} <= set(group.points["model"])
     families = {row["variant"] for row in rows}
     assert families == set(group.points["family"])
     drawn = render(chart, "svg").decode()
@@ -587,7 +591,7 @@ def test_points_of_a_scatter_have_bars_and_families(board):
 
 
 def test_small_families_share_a_look_where_there_are_many(board, monkeypatch):
-    monkeypatch.setattr("timm_diffsens.results.report.board_charts._MOST_FAMILIES", 3)
+    monkeypatch.setattr("timm_diffsens.results.report.theme.MOST_FAMILIES", 3)
     chart = scatter_chart(board.main, Drawing(points="families"))
     told = [row["variant"] for row in datasets(chart)["points"]]
     assert len(set(told)) == 3
