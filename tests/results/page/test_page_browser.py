@@ -5,12 +5,13 @@ Chromium comes with the system (`apt-get install chromium`); these tests are ski
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from board_factory import make_board, make_series, random_record
 from browser import Browser, find_browser, running
-from record_factory import make_record
+from record_factory import VARIANTS, make_record
 
 from timm_diffsens.results.page.build import render_page
 from timm_diffsens.results.page.record_data import pack
@@ -300,6 +301,29 @@ def test_nothing_sticks_out_on_a_small_screen(browser, width):
         " && !e.closest('.scroll')).map(e => e.tagName)"
     )
     assert not outside
+
+
+def test_rows_of_statistics_have_two_lines_at_most_and_long_titles_a_place(started, tmp_path):
+    """On a desk all columns are in sight; on a phone they scroll, and the choice of groups fits."""
+    board = make_board([random_record(f"net_{i}", i, 3) for i in range(6)])
+    titles = ["CIFAR-10 (JPEG), " + "as long as the titles of groups are, " * 3, "another"]
+    groups = [replace(board.groups[0], title=title, slug=f"slug-{i}") for i, title in enumerate(titles)]
+    path = tmp_path / "index.html"
+    path.write_text(render_page(replace(board, groups=groups)), encoding="utf-8")
+    started.events.clear()
+    started.resize(1200, 900)
+    started.open(path)
+    table = "document.querySelector('.statistics')"
+    lines = started.evaluate(
+        f"[...{table}.tBodies[0].rows].map(r => r.offsetHeight / parseFloat(getComputedStyle(r).lineHeight))"
+    )
+    assert len(lines) == 3 * len(VARIANTS)
+    assert max(lines) < 3
+    assert started.evaluate(f"{table}.offsetWidth <= {table}.parentNode.clientWidth")
+    started.resize(400, 800)
+    assert started.evaluate("document.documentElement.scrollWidth") <= 400
+    assert started.evaluate("document.getElementById('group').getBoundingClientRect().right") <= 400
+    assert started.evaluate(f"{table}.offsetWidth > {table}.parentNode.clientWidth")
 
 
 def test_the_policy_stops_what_is_slipped_in(started, page_file):

@@ -111,12 +111,9 @@ def _dot(point: str, model: dict[str, Any], measure: str, looks: Theme, left_out
 
 def correlation_rows(group: Group) -> list[list[str]]:
     """Variant, measure, n, families, Pearson, p, plain intervals, within families, ranks, partial, b."""
-    return [
-        [
-            text(row["variant"]),
-            row["measure"].upper(),
-            f"{row['n']}",
-            f"{row['families']}",
+    rows = []
+    for row in rows_of(group.correlations):
+        statistics = [
             PAGE.rho(row) + (f" ({row['note']})" if row["note"] else ""),
             PAGE.p_value(row["p_corrected"]),
             PAGE.interval_of(row, "pearson"),
@@ -127,8 +124,14 @@ def correlation_rows(group: Group) -> list[list[str]]:
             PAGE.statistic(row, "partial"),
             PAGE.statistic(row, "exponent"),
         ]
-        for row in rows_of(group.correlations)
-    ]
+        named = [text(row["variant"]), row["measure"].upper(), f"{row['n']}", f"{row['families']}"]
+        rows.append(named + [_unbroken(cell) for cell in statistics])
+    return rows
+
+
+def _unbroken(interval: str) -> str:
+    """A cell that may have a line for a value and one for its interval, and no more."""
+    return interval.replace(" to ", "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}")
 
 
 def comparison_rows(group: Group) -> list[list[str]]:
