@@ -31,6 +31,7 @@ from timm_diffsens.results.page.tables import ModelRow
 from timm_diffsens.results.records.frames import rows_of
 from timm_diffsens.results.report.board_charts import board_families
 from timm_diffsens.results.report.theme import MEASURES, OUTLINES, Theme, in_legend, theme_of_records
+from timm_diffsens.results.stats.held_out import held_out_sentence
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard, Series
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -76,6 +77,7 @@ def _group(group: Group, rows: list[ModelRow], theme: Theme, families: Theme) ->
         "comparisons": page_tables.comparison_rows(group),
         "deformations": page_tables.deformation_rows(group),
         "verdict": _sentences(group.verdict),
+        "held_out": held_out_sentence(group.held_out),
         "left_out": page_tables.plain_rows(group.left_out, ["model", "file", "reason"]),
     }
 
