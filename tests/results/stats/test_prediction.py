@@ -167,7 +167,11 @@ def test_a_board_counts_the_networks_inside_of_their_intervals():
     assert not inside[0]
     table = held_out_table(points).set_index("measure")
     assert (table["inside"]["r"], table["of"]["r"], table["families"]["r"]) == (sum(inside), 16, 7)
-    assert f"{sum(inside)} of 16 by R." in held_out_sentence(held_out_table(points))
+    shares = [f"{inside} of 16" for inside in table["inside"]]
+    assert held_out_sentence(held_out_table(points)) == (
+        f"Left out in turn, each with its family, {shares[0]} networks lie within their 90 % interval by D, "
+        f"{shares[1]} by G, {shares[2]} by R."
+    )
 
 
 @pytest.mark.parametrize(
@@ -186,12 +190,13 @@ def test_with_few_families_a_board_says_why_nothing_is_predicted(count, why):
 
 def test_a_measure_without_a_law_is_named_alone():
     points = points_of(np.random.default_rng(0), (2,) * 6, g=0.25)
-    assert "none by G (all networks have the same value)" in held_out_sentence(held_out_table(points))
+    said = held_out_sentence(held_out_table(points))
+    assert said.endswith(" by R, none by G (all networks have the same value).")
 
 
 def test_the_statement_is_on_the_page_in_the_text_and_in_the_json(board):
     said = held_out_sentence(board.main.held_out)
-    assert "within their 90 % interval: " in said
+    assert "12 of 12 networks lie within their 90 % interval by D, " in said
     assert said in markdown(board)
     assert said in render_page(board)
     (rows,) = [group["held_out"] for group in plain_board(board)["groups"]]

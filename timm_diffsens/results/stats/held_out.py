@@ -51,16 +51,12 @@ def held_out_sentence(table: pd.DataFrame) -> str:
     notes = list(dict.fromkeys(row["note"] for row in rows))
     if len(notes) == 1 and notes[0]:
         return f"No network is predicted from the other families: {notes[0]}."
-    shares = [
-        f"none by {row['measure'].upper()} ({row['note']})"
-        if row["note"]
-        else f"{row['inside']} of {row['of']} by {row['measure'].upper()}"
-        for row in rows
-    ]
-    return (
-        f"Left out in turn, its family with it, so many networks lie within their {LEVEL:.0%} interval: "
-        f"{', '.join(shares)}."
-    ).replace("%", " %")
+    said, lie = [], f" networks lie within their {100 * LEVEL:g} % interval"
+    for row in sorted(rows, key=lambda row: bool(row["note"])):
+        measure = row["measure"].upper()
+        counted = f"{row['inside']} of {row['of']}{'' if said else lie} by {measure}"
+        said.append(f"none by {measure} ({row['note']})" if row["note"] else counted)
+    return f"Left out in turn, each with its family, {', '.join(said)}."
 
 
 def logarithms(points: pd.DataFrame, measure: str) -> tuple[Array, Array, Names]:
