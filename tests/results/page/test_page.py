@@ -502,6 +502,19 @@ def test_error_bars_are_as_long_as_the_standard_errors_say():
         assert any(bar == pytest.approx(expected, abs=0.2) for bar in bars), name
 
 
+def test_of_many_networks_as_many_are_drawn_as_the_page_says_and_the_named_among_them(monkeypatch):
+    monkeypatch.setattr("timm_diffsens.results.page.scatter.MOST_DOTS", 10)
+    monkeypatch.setattr("timm_diffsens.results.page.build.MOST_DOTS", 10)
+    made = make_board(with_families(4, each=10))
+    page = Page(render_page(made))
+    tips = [a["data-tip"] for a, _ in page.all("path") if "data-point" in a]
+    assert len(tips) == 3 * 10
+    assert sum("10 of 40 networks are drawn" in text for _, text in page.all("figcaption")) == 3
+    labels = [text for a, text in page.all("text") if a.get("class") == "label"]
+    assert labels
+    assert all(any(tip.startswith(f"{name}:") for tip in tips) for name in labels)
+
+
 def test_names_beside_points_are_of_the_networks_furthest_from_the_line(board, page):
     points = board.groups[0].points
     labels = [text for a, text in page.all("text") if a.get("class") == "label"]

@@ -119,7 +119,7 @@ def test_the_two_units_of_delta_are_never_mixed(tmp_path):
             [{}, {"protocol": {"delta": 2.0, "cut": 5}}, {"protocol": {"cut": 5}}],
             ["delta: 1, cut: 3", "delta: 2, cut: 5", "delta: 1, cut: 5"],
         ),
-        ([{"protocol": {"draws": "x"}}, {}], ["draws: x", "draws: numpy's Philox4x64-10"]),
+        ([{"protocol": {"draws": "x"}}, {}], ["random draws: x", "random draws: numpy's Philox4x64-10"]),
         (
             [
                 {"data": {"parameters": {"xi": 14.0, "gap": 2.0}}},

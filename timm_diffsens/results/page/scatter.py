@@ -14,7 +14,7 @@ from timm_diffsens.registry import Look
 from timm_diffsens.results.page.svg import HEIGHT, WIDTH, axis, inline_svg
 from timm_diffsens.results.records.frames import Row
 from timm_diffsens.results.report.outliers import LogFrame, furthest, name_marks, name_rows, short_name
-from timm_diffsens.results.report.theme import named_data, spread_out
+from timm_diffsens.results.report.theme import named_data, point_size, spread_out
 
 Ends = tuple[float, float]  # of an axis
 MOST_DOTS = 600
@@ -65,13 +65,15 @@ def scatter(dots: Sequence[Dot], fit: Sequence[Row], title: str, errors: Sequenc
     """
     ordered = sorted(dots, key=lambda dot: (dot.x, dot.point))
     named = _furthest(ordered) if fit else []
-    kept = sorted({*spread_out(len(ordered), MOST_DOTS), *named})
+    others = [place for place in range(len(ordered)) if place not in named]
+    spread = spread_out(len(others), MOST_DOTS - len(named))
+    kept = sorted([*named, *(others[place] for place in spread)])
     drawn = [ordered[place] for place in kept]
     domain, x_domain = _log_domain(errors), _log_domain([dot.x for dot in ordered])
     texts = [(kept.index(place), short_name(spelt_out(ordered[place].model))) for place in named]
     frame = LogFrame(x_domain, domain, WIDTH, HEIGHT)
     names = name_rows([(dot.x, dot.error) for dot in drawn], texts, frame, _NAME_SIZE)
-    chart = alt.layer(*_layers(title, x_domain, domain))
+    chart = alt.layer(*_layers(title, x_domain, domain, len(drawn)))
     chart["datasets"] = {
         "fit": json.dumps([_inside(row, domain) for row in fit]),
         "dots": json.dumps([_row(i, dot, x_domain, domain) for i, dot in enumerate(drawn)]),
@@ -81,8 +83,8 @@ def scatter(dots: Sequence[Dot], fit: Sequence[Row], title: str, errors: Sequenc
     return inline_svg(chart, label, said, [row["text"] for row in names])
 
 
-def _layers(title: str, x_domain: Ends, domain: Ends) -> list[Any]:
-    """Band and line of the law, error bars, points and names; their data are named `fit`, `dots`, `names`."""
+def _layers(title: str, x_domain: Ends, domain: Ends, count: int) -> list[Any]:
+    """Band and line of the law, error bars, so many points, names; the data: `fit`, `dots` and `names`."""
     x_of = {"title": title, "scale": _log_scale(x_domain), "axis": axis(".2~g", log_ticks(*x_domain))}
     y_of = {"title": "test error", "scale": _log_scale(domain), "axis": axis(".2~%", log_ticks(*domain))}
     x, x_low = (alt.X(f"{field}:Q", **x_of) for field in ("x", "x_low"))
@@ -90,7 +92,7 @@ def _layers(title: str, x_domain: Ends, domain: Ends) -> list[Any]:
     curve = alt.Chart(named_data("fit")).encode(x=x)
     base = alt.Chart(named_data("dots")).encode(stroke=_as_given(alt.Stroke, "stroke"))
     bars = base.mark_rule()
-    points = base.mark_point(size=46, opacity=1, strokeWidth=1.2).properties(name="points")
+    points = base.mark_point(size=point_size(count), opacity=1, strokeWidth=1.2).properties(name="points")
     names = name_marks(alt.Chart(named_data("names")).encode(x=x, y=y), _NAME_SIZE)
     return [
         curve.mark_area(color="var(--ink)", opacity=0.12).encode(y=low, y2="high:Q"),

@@ -26,12 +26,14 @@ from timm_diffsens.results.report.theme import (
     family_looks,
     in_legend,
     named_data,
+    point_size,
     theme_of_records,
 )
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard, Series
 
 _FIT = "#555555"
 _CONFIG = CONFIG | {"aria": False}  # pictures in a page of text, which describes them
+_MOST_BARS = 200  # networks with error bars: more would hide one another, and make a figure of megabytes
 _SMALLER = 3  # names in a panel than the text over it
 _BETWEEN = 1.2  # an axis goes on beyond the points by this factor
 
@@ -100,7 +102,7 @@ def scatter_chart(
         data[f"fit_{measure}"] = rows_of(fit[["x", "error", "low", "high"]])
     panels = [_scatter_panel(group, measure, data, drawing, looks) for measure in measures]
     note = "line: e ~ a X^b, least squares on logarithms; band: 95 % of the fits to resampled networks"
-    note += "; bars: one standard error" if drawing.points else ""
+    note += "; bars: one standard error" if drawing.points and _count(data) <= _MOST_BARS else ""
     row = alt.hconcat(*panels, spacing=GAP)
     whole = alt.vconcat(layout.legend(looks, lines=False), row, spacing=16) if looks else row
     return _figure(group.title, [_counted(group, data), note], whole, data, layout)
@@ -116,6 +118,10 @@ def _point_rows(table: pd.DataFrame, drawing: Drawing, looks: Theme) -> list[Row
         | {key: v for m in MEASURES for key, v in bar(m, row[m], row[f"{m}_stderr"]).items()}
         for row in rows_of(table)
     ]
+
+
+def _count(data: dict[str, list[Row]]) -> int:
+    return sum(len(data.get(name, [])) for name in ("points", "apart"))
 
 
 def _counted(group: Group, data: dict[str, list[Row]]) -> str:
@@ -143,14 +149,13 @@ def _scatter_panel(
     def y(field: str) -> Any:
         return alt.Y(f"{field}:Q", title="test error", scale=y_scale, axis=axis)
 
-    base = alt.Chart(named_data(f"fit_{measure}")).encode(x=x("x"))
-    band = base.mark_area(opacity=0.18, color=_FIT, clip=True).encode(y=y("low"), y2="high:Q")
-    line = base.mark_line(strokeWidth=1.6, color=_FIT, clip=True).encode(y=y("error"))
-    size = drawing.layout.text
-    title = alt.TitleParams(_rho(group, measure), fontSize=size, fontWeight="normal", anchor="middle")
-    title.frame = "group"
+    fit = alt.Chart(named_data(f"fit_{measure}")).encode(x=x("x"))
+    band = fit.mark_area(opacity=0.18, color=_FIT, clip=True).encode(y=y("low"), y2="high:Q")
+    line = fit.mark_line(strokeWidth=1.6, color=_FIT, clip=True).encode(y=y("error"))
+    size, rho = drawing.layout.text, _rho(group, measure)
+    title = alt.TitleParams(rho, fontSize=size, fontWeight="normal", anchor="middle", frame="group")
     side = drawing.layout.panel(len(drawing.measures))
-    dots = _dots(measure, x, y, drawing, looks)
+    dots = _dots(measure, x, y, drawing, looks, _count(data))
     if drawing.points == "names":
         dots += _names(measure, x, y, [row[measure] for row in data["points"] if row[measure]])
     elif looks and len(group.fits[group.fits["measure"] == measure]):
@@ -158,8 +163,7 @@ def _scatter_panel(
         data[f"names_{measure}"] = _outliers(measure, data["points"], shown, frame, size - _SMALLER)
         names = alt.Chart(named_data(f"names_{measure}")).encode(x=x("x"), y=y("y"))
         dots += name_marks(names, size - _SMALLER, color="#222", limit=side)
-    layers = alt.layer(band, line, *dots)
-    return layers.properties(width=side, height=side, title=title)
+    return alt.layer(band, line, *dots).properties(width=side, height=side, title=title)
 
 
 def _outliers(measure: str, fitted: list[Row], shown: list[Row], frame: LogFrame, size: int) -> list[Row]:
@@ -172,26 +176,23 @@ def _outliers(measure: str, fitted: list[Row], shown: list[Row], frame: LogFrame
 
 
 def _dots(
-    measure: str, x: Callable[[str], Any], y: Callable[[str], Any], drawing: Drawing, looks: Theme
+    measure: str, x: Callable[[str], Any], y: Callable[[str], Any], drawing: Drawing, looks: Theme, count: int
 ) -> list[Any]:
-    """The networks, with bars and the looks of their families."""
+    """So many networks, with bars and the looks of their families."""
     tips = ["model:N", "seeds:Q", f"{measure}:Q", "error:Q"]
-    base = alt.Chart(named_data("points"))
-    dots = base.mark_point(filled=True, size=42 if drawing.points is None else 48, opacity=0.85, color=ACCENT)
+    base, apart = (alt.Chart(named_data(name)) for name in ("points", "apart"))
+    size = point_size(count) if drawing.points else 42
+    dots = base.mark_point(filled=True, size=size, opacity=0.85, color=ACCENT)
     dots = dots.encode(x=x(measure), y=y("error"), tooltip=tips)
-    if drawing.points is None:
-        return [dots]
+    barred = ([apart, base] if looks else [base]) if drawing.points and count <= _MOST_BARS else []
+    bars = [layer for part in barred for layer in _bars(part, measure, x, y)]
     if not looks:
-        return [*_bars(base, measure, x, y), dots]
+        return [*bars, dots]
     drawn = encodings(looks)
-    apart = alt.Chart(named_data("apart"))
-    hollow = apart.mark_point(filled=False, fill="white", size=42, strokeWidth=1.2)
+    hollow = apart.mark_point(filled=False, fill="white", size=0.9 * size, strokeWidth=1.2)
     hollow = hollow.encode(x=x(measure), y=y("error"), tooltip=["variant:N", *tips])
-    bars = [
-        layer.encode(color=drawn["color"]) for part in (apart, base) for layer in _bars(part, measure, x, y)
-    ]
-    points = [layer.encode(color=drawn["color"], shape=drawn["shape"]) for layer in (hollow, dots)]
-    return [*bars, *points]
+    points = [layer.encode(shape=drawn["shape"]) for layer in (hollow, dots)]
+    return [layer.encode(color=drawn["color"]) for layer in (*bars, *points)]
 
 
 def _bars(base: Any, measure: str, x: Callable[[str], Any], y: Callable[[str], Any]) -> list[Any]:

@@ -43,6 +43,7 @@ _FAMILY_POINTS = ("circle", "square", "triangle-up", "diamond", "cross", "triang
 _OTHER_LOOK = Look("#5F6B7A", point="triangle-right")
 OTHER_FAMILIES = "other families"  # the name of those that have no look of their own
 MOST_FAMILIES = 24  # in a legend
+_FEW = 150  # points of a scatter plot
 _LETTER = 5.9  # width in the legend, points
 _MOST_DASHES, _LONGEST_DASH = 8, 100
 # Bundled with the renderer: text is measured, and charts are laid out, alike on every machine.
@@ -189,6 +190,11 @@ def legend(theme: Theme, width: int = WIDTH, size: int = 12, *, lines: bool = Tr
     return alt.layer(*([rules] if lines else []), points, names).properties(
         width=width, height=height, view=alt.ViewConfig(stroke=None)
     )
+
+
+def point_size(count: int) -> int:
+    """Area of a point, in square pixels, where there are so many that they hide one another or not."""
+    return 48 if count <= _FEW else 24
 
 
 def axis_ends(values: Sequence[float], span: float) -> tuple[float, float]:

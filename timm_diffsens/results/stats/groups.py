@@ -14,6 +14,7 @@ _UNSAID = {  # what it means that an old record does not say
     "draws": "numpy's Philox4x64-10",
     "init statistics": "zero and one",
 }
+_CALLED = {"draws": "random draws"}  # in titles
 _FIRST = ("deformation", "delta", "cut", "noise", "images", "layers", "draws")  # that tell groups apart
 _DIGITS = 12  # of a hash, where one is shown
 
@@ -89,8 +90,9 @@ def _told_apart(records: Sequence[Record]) -> list[list[str]]:
     names = list(dict.fromkeys(name for fields in described for name in fields))
     words: list[list[str]] = [[] for _ in records]
     for name in sorted(names, key=lambda name: (name not in _FIRST, names.index(name))):
+        called = _CALLED.get(name, name)
         longer = [
-            [*before, f"{name}: {fields.get(name, _UNSAID.get(name, _DEFAULT))}"]
+            [*before, f"{called}: {fields.get(name, _UNSAID.get(name, _DEFAULT))}"]
             for before, fields in zip(words, described, strict=True)
         ]
         if len(set(map(tuple, longer))) > len(set(map(tuple, words))):

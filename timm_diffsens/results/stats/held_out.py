@@ -51,7 +51,8 @@ def held_out_sentence(table: pd.DataFrame) -> str:
     notes = list(dict.fromkeys(row["note"] for row in rows))
     if len(notes) == 1 and notes[0]:
         return f"No network is predicted from the other families: {notes[0]}."
-    said, lie = [], f" networks lie within their {100 * LEVEL:g} % interval"
+    said: list[str] = []
+    lie = f" networks lie within their {100 * LEVEL:g} % interval"
     for row in sorted(rows, key=lambda row: bool(row["note"])):
         measure = row["measure"].upper()
         counted = f"{row['inside']} of {row['of']}{'' if said else lie} by {measure}"
