@@ -18,11 +18,14 @@ from bare import machine
 
 from timm_diffsens.results.stats.comparisons import swapped
 from timm_diffsens.results.stats.families import jackknife_rho, leave_families_out
+from timm_diffsens.results.stats.held_out import held_out, interval
+from timm_diffsens.results.stats.mixed import RandomIntercept
 from timm_diffsens.results.stats.resampling import bca, fisher_z, resampled_fits, weighted_fits
 from timm_diffsens.sensitivities.estimator import SensitivityEstimator
 
 DISTANCES = Path(__file__).resolve().parent / "distances.csv"
 IMAGES, FAMILIES = (20, 50, 500), (6, 3)
+BOARDS = ((5, 2, 1, 2, 1, 1), (3,) * 6, (3,) * 10)  # networks of each family
 NETWORKS, BETWEEN, WITH_ERROR = (8, 16, 40), (0.0, 0.5, 0.9), 0.6
 REPEATS = 1000
 
@@ -39,6 +42,7 @@ def main():
         return
     about = machine("cpu")
     parts = {"intervals of R": intervals(), "R better": better(), "families": families()}
+    parts["predictions"] = predictions()
     for rows in parts.values():
         print(table(rows), "\n")
     if options.json:
@@ -157,6 +161,49 @@ def of_families(x, y, count, truth, rng):
         np.nanquantile(whole, [0.025, 0.975]),
     ]
     return np.array([low <= truth <= high for low, high in ends])
+
+
+# ---- the error that a board expects
+
+
+def predictions(repeats=REPEATS):
+    """Families off one line: how often the 90 % interval of another network holds its error.
+
+    Variances between families are in units of that within. A network of a family on the board, of a new one,
+    and each network of the board from the others' families.
+    """
+    rows = []
+    for sizes in BOARDS:
+        for ratio in (0.0, 1.0, 9.0):
+            found = {}
+            for name, new in (("new family", True), ("family on the board", False)):
+                rng = np.random.default_rng(1)
+                found[name] = percent(np.mean([foretold(rng, sizes, ratio, new) for _ in range(repeats)]))
+            rng = np.random.default_rng(2)
+            shares = [held_out(*off_a_line(rng, sizes, ratio)).mean() for _ in range(repeats // 10)]
+            row = {"networks of each family": "  ".join(map(str, sizes)), "variance between": ratio}
+            rows.append(row | found | {"held out": percent(np.nanmean(shares))})
+    return rows
+
+
+def off_a_line(rng, sizes, ratio, extra=None):
+    """x, y, families: X and intercepts differ between families; `extra`: that of one network more."""
+    count = len(sizes)
+    place = np.repeat(np.arange(count), sizes)
+    if extra is not None:
+        place = np.append(place, extra)
+    centres, off = rng.standard_normal((2, count + 1))
+    x = centres[place] + rng.standard_normal(len(place))
+    y = 0.3 * x + np.sqrt(ratio) * off[place] + rng.standard_normal(len(place))
+    return x, y, np.array([f"{k:02d}" for k in place])
+
+
+def foretold(rng, sizes, ratio, new):
+    extra = len(sizes) if new else int(rng.integers(len(sizes)))
+    x, y, families = off_a_line(rng, sizes, ratio, extra)
+    law = RandomIntercept.of(x[:-1], y[:-1], families[:-1])
+    low, _, high = interval(law, x[-1], families[-1])
+    return low <= y[-1] <= high
 
 
 # ---- the measured distances

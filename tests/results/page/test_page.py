@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from board_factory import FOUR, make_board, make_group, make_series, random_record
@@ -25,7 +26,8 @@ from timm_diffsens.results.page.record_data import deflated, pack
 from timm_diffsens.results.page.scatter import log_ticks
 from timm_diffsens.results.records.store import write_record
 from timm_diffsens.results.report.export import render
-from timm_diffsens.results.report.theme import theme_of
+from timm_diffsens.results.report.outliers import furthest, short_name
+from timm_diffsens.results.report.theme import MOST_FAMILIES, OTHER_FAMILIES, family_looks, theme_of
 from timm_diffsens.results.stats.leaderboard import Choices, build_leaderboard
 from timm_diffsens.schema.records import Record
 
@@ -428,13 +430,100 @@ def test_without_the_script_no_dead_control_is_seen(page):
     assert {"table", "svg", "noscript"} <= set(seen)
 
 
-def test_points_outside_the_fit_have_another_shape(page):
-    shapes = {
-        ("not in the fit" in a["data-tip"]): re.sub(r"[\d.-]+", "", a["d"])
+def test_points_outside_the_fit_are_hollow(page):
+    found = {
+        ("not in the fit" in a["data-tip"], a["fill"], a["stroke"] == a["fill"])
         for a, _ in page.all("path")
         if "data-point" in a
     }
-    assert shapes[True] != shapes[False]
+    assert {hollow: filled for hollow, _, filled in found} == {True: False, False: True}
+    assert {fill for hollow, fill, _ in found if hollow} == {"var(--paper)"}
+
+
+def with_families(count: int, each: int = 2) -> list[Record]:
+    made = [random_record(f"net_{i}", i, 3, ("original",)) for i in range(count * each)]
+    return [
+        record.model_copy(
+            update={"model": record.model.model_copy(update={"family": f"family {i % count:02d}"})}
+        )
+        for i, record in enumerate(made)
+    ]
+
+
+@pytest.mark.parametrize("count", [2, 13, MOST_FAMILIES])
+def test_each_family_has_a_colour_and_a_shape_that_no_other_has(count):
+    """The same for all its points in all three charts, and in the one legend of the row."""
+    page = Page(render_page(make_board(with_families(count))))
+    looks: dict[str, set[tuple[str, str]]] = {}
+    for a, _ in page.all("path"):
+        if "data-point" in a:
+            (family,) = re.findall(r"family (family \d\d)", a["data-tip"])
+            looks.setdefault(family, set()).add((a["stroke"], re.sub(r"[\d.-]+", "", a["d"])))
+    assert len(looks) == count
+    assert all(len(own) == 1 for own in looks.values())
+    ((_, style),) = page.all("style")
+    colours = {colour for own in looks.values() for colour, _ in own}
+    assert all(f"{colour[4:-1]}: #" in style for colour in colours)
+    by_size = {name for name, _ in looks.items()}
+    listed = [text.strip() for _, text in page.all("li") if text.strip() in by_size]
+    assert sorted(listed) == sorted(looks)
+    drawn = [(entry.colour, entry.point) for entry in family_looks(looks).values()]
+    assert len(set(drawn)) == count
+
+
+def test_more_families_than_looks_share_the_last():
+    page = Page(render_page(make_board(with_families(MOST_FAMILIES + 3, each=1))))
+    listed = [text.strip() for _, text in page.all("li")]
+    assert len([name for name in listed if name.startswith("family ")]) == MOST_FAMILIES - 1
+    assert OTHER_FAMILIES in listed
+
+
+def test_error_bars_are_as_long_as_the_standard_errors_say():
+    """Across, on a logarithmic axis: the ratio of the ends of a bar is that of its length to the axis."""
+    (board_records,) = [with_families(6)]
+    svg = Page(render_page(make_board(board_records)))
+    places = {
+        a["data-tip"].split(":")[0]: tuple(map(float, re.findall(r"[-\d.]+", a["transform"])))
+        for a, _ in svg.all("path")
+        if ", R " in a.get("data-tip", "")
+    }
+    bars = [
+        tuple(map(float, found))
+        for a, _ in svg.all("path")
+        if a.get("class") == "bar"
+        for found in re.findall(r"M([-\d.]+),([-\d.]+)h([-\d.]+)", a["d"])
+    ]
+    measured = {record.model.spec: record.output for record in board_records}
+    first, second = list(places)[:2]
+    scale = (places[second][0] - places[first][0]) / math.log(measured[second].r / measured[first].r)
+    for name, (x, y) in places.items():
+        low, high = (math.log(1 + sign * measured[name].r_stderr / measured[name].r) for sign in (-1, 1))
+        expected = (x + scale * low, y, scale * (high - low))
+        assert any(bar == pytest.approx(expected, abs=0.2) for bar in bars), name
+
+
+def test_of_many_networks_as_many_are_drawn_as_the_page_says_and_the_named_among_them(monkeypatch):
+    monkeypatch.setattr("timm_diffsens.results.page.scatter.MOST_DOTS", 10)
+    monkeypatch.setattr("timm_diffsens.results.page.build.MOST_DOTS", 10)
+    made = make_board(with_families(4, each=10))
+    page = Page(render_page(made))
+    tips = [a["data-tip"] for a, _ in page.all("path") if "data-point" in a]
+    assert len(tips) == 3 * 10
+    assert sum("10 of 40 networks are drawn" in text for _, text in page.all("figcaption")) == 3
+    labels = [text for a, text in page.all("text") if a.get("class") == "label"]
+    assert labels
+    assert all(any(tip.startswith(f"{name}:") for tip in tips) for name in labels)
+
+
+def test_names_beside_points_are_of_the_networks_furthest_from_the_line(board, page):
+    points = board.groups[0].points
+    labels = [text for a, text in page.all("text") if a.get("class") == "label"]
+    expected = []
+    for measure in ("d", "g", "r"):
+        x, y = (np.log(points[name].to_numpy(float)) for name in (measure, "error"))
+        expected += [points["model"].iloc[place] for place in furthest(x, y)]
+    assert sorted(labels) == sorted(map(short_name, expected))
+    assert all(a["aria-hidden"] == "true" for a, _ in page.all("text") if a.get("class") == "label")
 
 
 def test_variants_have_the_colours_of_all_figures(page):
@@ -450,21 +539,22 @@ def luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_colours_have_enough_contrast(page):
+def test_colours_have_enough_contrast():
     """WCAG 2.2 level AA: 4.5 for text, 3 for lines and points; in light and in dark."""
-    ((_, style),) = page.all("style")
+    ((_, style),) = Page(render_page(make_board(with_families(MOST_FAMILIES + 1, each=1)))).all("style")
     blocks = [
         dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in re.findall(r"\{([^{}]*)\}", style)
     ]
     grounds, variants = ([b for b in blocks if name in b] for name in ("paper", VARIANTS[0]))
     grounds = [block for block in grounds if "mark" in block]
+    assert sum(name.startswith("look-") for name in variants[0]) == 9  # eight colours, and that of the rest
     assert len(grounds) == len(variants) == 3  # light, dark by the system, dark by the button
     themes = [{**ground, **lines} for ground, lines in zip(grounds, variants, strict=True)]
     assert themes[1] == themes[2]
     for theme in themes:
         for name, least in [
             *((n, 4.5) for n in ("ink", "soft", "accent")),
-            *((v, 3.0) for v in (*VARIANTS, "mark")),
+            *((v, 3.0) for v in (*VARIANTS, "mark", *(name for name in theme if name.startswith("look-")))),
         ]:
             for ground in ("paper", "chosen", "shade") if least > 4 else ("paper",):
                 low, high = sorted((luminance(theme[name]), luminance(theme[ground])))

@@ -5,12 +5,13 @@ Chromium comes with the system (`apt-get install chromium`); these tests are ski
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from board_factory import make_board, make_series, random_record
 from browser import Browser, find_browser, running
-from record_factory import make_record
+from record_factory import VARIANTS, make_record
 
 from timm_diffsens.results.page.build import render_page
 from timm_diffsens.results.page.record_data import pack
@@ -210,6 +211,67 @@ def test_the_keyboard_goes_everywhere(browser):
     browser.wait(f"{HEADING} === {ROWS}[1].dataset.model")
 
 
+def boxes(browser: Browser, selector: str) -> list[list[float]]:
+    """Left, top, right and bottom of elements, in pixels of the page."""
+    return browser.evaluate(
+        f"[...document.querySelectorAll({json.dumps(selector)})].map(e => e.getBoundingClientRect())"
+        ".map(b => [b.left, b.top, b.right, b.bottom])"
+    )
+
+
+def test_a_legend_tells_the_families_of_the_points(browser):
+    """Each look of the legend is that of points, in colour and in shape, and no other look is there."""
+    told = browser.evaluate(
+        "[...document.querySelectorAll('.families li')].map(li => [li.textContent.trim(),"
+        " getComputedStyle(li.querySelector('.line')).color])"
+    )
+    points = browser.evaluate(
+        "[...document.querySelectorAll('.charts .point[data-point]')].map(p => ["
+        "p.dataset.tip.match(/, family ([^,;]+)/)[1], getComputedStyle(p).stroke])"
+    )
+    assert dict(points).keys() <= dict(told).keys()
+    assert {tuple(point) for point in points} <= {tuple(look) for look in told}
+    assert browser.evaluate("document.querySelectorAll('.families').length") == 1
+    assert browser.evaluate("[...document.querySelectorAll('.families svg')].every(s => s.ariaHidden)")
+
+
+def test_focus_says_name_family_and_values(browser):
+    browser.evaluate("document.querySelector('.charts .point[data-tip^=\"net_7:\"]').focus()")
+    shown = browser.evaluate("document.getElementById('tip').textContent")
+    assert browser.evaluate("document.getElementById('tip').hidden") is False
+    record = random_record("net_7", 7, 6)
+    for part in ("net_7: ", f"{100 * record.test_error.value:.1f} ± 1.0 %", "D 0.", "family net"):
+        assert part in shown
+    assert browser.evaluate("document.activeElement.getAttribute('aria-label')") == shown
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+def test_names_beside_outliers_stay_in_their_charts(browser, width):
+    """With the letters of this machine; and no two lie on one another."""
+    browser.resize(width, 900)
+    charts = browser.evaluate("document.querySelectorAll('.charts svg:has(.label)').length")
+    labels = boxes(browser, ".charts .label")
+    assert charts == 3
+    assert 2 * charts <= len(labels) <= 3 * charts
+    inside = browser.evaluate(
+        "[...document.querySelectorAll('.charts .label')].map(e => {"
+        " const b = e.getBoundingClientRect(), c = e.closest('svg').getBoundingClientRect();"
+        " return b.left >= c.left && b.right <= c.right && b.top >= c.top && b.bottom <= c.bottom; })"
+    )
+    assert all(inside)
+    for i, (left, _, right, bottom) in enumerate(labels):
+        for other in labels[:i]:
+            middle = (other[1] + other[3]) / 2
+            assert right <= other[0] or other[2] <= left or not labels[i][1] < middle < bottom
+
+
+def test_the_filter_leaves_only_the_points_that_it_asks_for_in_sight(browser):
+    box, bar = "document.querySelector('input[type=search]')", "document.querySelector('.charts .bar')"
+    assert browser.evaluate(f"getComputedStyle({bar}).opacity") == "1"
+    browser.evaluate(f"{box}.value = 'net_1'; {box}.dispatchEvent(new Event('input'))")
+    assert float(browser.evaluate(f"getComputedStyle({bar}).opacity")) < 0.2
+
+
 def test_colours_follow_the_system_and_the_button(browser):
     ground = "getComputedStyle(document.body).backgroundColor"
     browser.evaluate("localStorage.clear()")
@@ -239,6 +301,29 @@ def test_nothing_sticks_out_on_a_small_screen(browser, width):
         " && !e.closest('.scroll')).map(e => e.tagName)"
     )
     assert not outside
+
+
+def test_rows_of_statistics_have_two_lines_at_most_and_long_titles_a_place(started, tmp_path):
+    """On a desk all columns are in sight; on a phone they scroll, and the choice of groups fits."""
+    board = make_board([random_record(f"net_{i}", i, 3) for i in range(6)])
+    titles = ["CIFAR-10 (JPEG), " + "as long as the titles of groups are, " * 3, "another"]
+    groups = [replace(board.groups[0], title=title, slug=f"slug-{i}") for i, title in enumerate(titles)]
+    path = tmp_path / "index.html"
+    path.write_text(render_page(replace(board, groups=groups)), encoding="utf-8")
+    started.events.clear()
+    started.resize(1200, 900)
+    started.open(path)
+    table = "document.querySelector('.statistics')"
+    lines = started.evaluate(
+        f"[...{table}.tBodies[0].rows].map(r => r.offsetHeight / parseFloat(getComputedStyle(r).lineHeight))"
+    )
+    assert len(lines) == 3 * len(VARIANTS)
+    assert max(lines) < 3
+    assert started.evaluate(f"{table}.offsetWidth <= {table}.parentNode.clientWidth")
+    started.resize(400, 800)
+    assert started.evaluate("document.documentElement.scrollWidth") <= 400
+    assert started.evaluate("document.getElementById('group').getBoundingClientRect().right") <= 400
+    assert started.evaluate(f"{table}.offsetWidth > {table}.parentNode.clientWidth")
 
 
 def test_the_policy_stops_what_is_slipped_in(started, page_file):

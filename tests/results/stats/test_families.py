@@ -276,3 +276,11 @@ def test_intervals_over_families_hold_the_truth(simulated):
     """At least 90 %, where Fisher's z and bootstraps fall short."""
     for row in simulated["families"]():
         assert shares(row)["families"] >= 90, row
+
+
+@pytest.mark.slow
+def test_errors_that_a_board_expects_are_held_as_often_as_said(simulated):
+    """90 % of 1,000 boards have an error of 1 %; six families are few for the variance between them."""
+    for row in simulated["predictions"]():
+        for name, share in shares(row).items():
+            assert 86 <= share <= 94, (row, name)

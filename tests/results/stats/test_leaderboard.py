@@ -26,6 +26,7 @@ from timm_diffsens.results.report.layout import Layout
 from timm_diffsens.results.report.markdown import code, link, text
 from timm_diffsens.results.report.submission import submission_faults
 from timm_diffsens.results.stats.correlate import correlate
+from timm_diffsens.results.stats.groups import titles
 from timm_diffsens.results.stats.leaderboard import Choices, Leaderboard, build_leaderboard
 from timm_diffsens.results.stats.verdict import verdict
 from timm_diffsens.schema.records import Record
@@ -104,17 +105,54 @@ def test_the_two_units_of_delta_are_never_mixed(tmp_path):
     board = build(written(tmp_path, [*plain, *at_side]))
     assert [len(group.models) for group in board.groups] == [6, 5]
     assert [group.title for group in board.groups] == [
-        "cifar10, val",
+        "cifar10, val, delta in pixels of each input",
         "cifar10, val, delta in pixels at a side of 224",
     ]
     assert board.groups[1].fields["reference side"] == "224"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ([{}, {"protocol": {"delta": 2.0}}], ["delta: 1", "delta: 2"]),
+        (
+            [{}, {"protocol": {"delta": 2.0, "cut": 5}}, {"protocol": {"cut": 5}}],
+            ["delta: 1, cut: 3", "delta: 2, cut: 5", "delta: 1, cut: 5"],
+        ),
+        ([{"protocol": {"draws": "x"}}, {}], ["random draws: x", "random draws: numpy's Philox4x64-10"]),
+        (
+            [
+                {"data": {"parameters": {"xi": 14.0, "gap": 2.0}}},
+                {"data": {"parameters": {"xi": 7.0, "gap": 2.0}}},
+            ],
+            ["xi: 14", "xi: 7"],
+        ),
+        (
+            [{"data": {"n": 500}}, {"data": {"n": 50}}],
+            ["images: 500 random, seed 0", "images: 50 random, seed 0"],
+        ),
+        (
+            [{"data": {"sample_sha256": "a" * 64}}, {"data": {"sample_sha256": "b" * 64}}],
+            ["protocol %s, images aaaaaaaa", "protocol %s, images bbbbbbbb"],
+        ),
+    ],
+)
+def test_titles_say_in_words_what_tells_groups_apart(changes, expected):
+    """As few fields as it takes; a hash where no field does; the anchor is a hash of them all."""
+    records = [trained(0, **fields) for fields in changes]
+    named = [text % records[0].protocol.sha256[:8] if "%s" in text else text for text in expected]
+    assert titles(records) == [f"cifar10, val, {text}" for text in named]
+    assert titles([*records, trained(1, protocol={"corruption_sigma": 0.5})])[-1] == (
+        "cifar10, val, noise on the images, sigma = 0.5"
+    )
+    assert titles(records[:1]) == ["cifar10, val"]
 
 
 def test_comparable_records_are_put_together(board):
     assert [len(group.models) for group in board.groups] == [12, 6]
     assert board.main is board.groups[0]
     assert board.main.title == "cifar10, val"
-    assert board.groups[1].title == "cifar10, val, corruption sigma = 0.25"
+    assert board.groups[1].title == "cifar10, val, noise on the images, sigma = 0.25"
     assert len({group.slug for group in board.groups}) == 2
     assert len(board.records) == 18
 
@@ -577,7 +615,11 @@ def test_points_of_a_scatter_have_bars_and_families(board):
             assert row[f"{name}_high"] == value + (0 if math.isnan(stderr) else stderr)
             assert row[f"{name}_low"] <= value
     marks = [mark["type"] for mark in parts(chart.to_dict(), "mark")]
-    assert marks.count("rule") == 3  # across, upright, and in the legend
+    assert marks.count("rule") == 4  # across and upright, of networks in the fit and of others
+    assert [row["model"] for row in datasets(chart)["apart"]] == list(
+        group.models.loc[~group.models["in_fit"], "model"]
+    )
+    assert {row["text"] for row in datasets(chart)["names_r"]} <= set(group.points["model"])
     families = {row["variant"] for row in rows}
     assert families == set(group.points["family"])
     drawn = render(chart, "svg").decode()
@@ -587,7 +629,7 @@ def test_points_of_a_scatter_have_bars_and_families(board):
 
 
 def test_small_families_share_a_look_where_there_are_many(board, monkeypatch):
-    monkeypatch.setattr("timm_diffsens.results.report.board_charts._MOST_FAMILIES", 3)
+    monkeypatch.setattr("timm_diffsens.results.report.theme.MOST_FAMILIES", 3)
     chart = scatter_chart(board.main, Drawing(points="families"))
     told = [row["variant"] for row in datasets(chart)["points"]]
     assert len(set(told)) == 3

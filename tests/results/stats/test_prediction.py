@@ -7,10 +7,13 @@ from record_factory import make_layer, make_record
 from scipy import stats
 
 from timm_diffsens.errors import UsageError
+from timm_diffsens.results.page.build import render_page
 from timm_diffsens.results.records.store import write_record
+from timm_diffsens.results.report.board_text import markdown, plain_board
+from timm_diffsens.results.stats.held_out import held_out, held_out_sentence, held_out_table, interval
 from timm_diffsens.results.stats.leaderboard import Choices, build_leaderboard
 from timm_diffsens.results.stats.mixed import RandomIntercept
-from timm_diffsens.results.stats.prediction import held_out, interval, predict
+from timm_diffsens.results.stats.prediction import predict
 from timm_diffsens.schema.records import Record
 
 
@@ -137,3 +140,64 @@ def test_a_board_of_few_families_has_no_interval(tmp_path):
     row = row_of_r(predict(build_leaderboard(tmp_path, Choices(resamples=100)), trained(20, "zzz")))
     assert (row["note"], row["n"]) == ("4 families, an interval needs 5", 8)
     assert np.isnan(row["error"])
+
+
+# ---- what a board states
+
+
+def points_of(rng, sizes, **columns) -> pd.DataFrame:
+    families = np.repeat([f"family {k}" for k in range(len(sizes))], sizes)
+    x, y = rng.normal(size=(2, len(families)))
+    points = {"family": families, "error": np.exp(y), **dict.fromkeys("dgr", np.exp(x)), **columns}
+    return pd.DataFrame(points)
+
+
+def test_a_board_counts_the_networks_inside_of_their_intervals():
+    """One by one, each from a law of the others that is fitted here."""
+    rng = np.random.default_rng(5)
+    points = points_of(rng, (2, 3, 2, 3, 2, 3, 1))
+    points.loc[0, "error"] = 1e6  # one that no law holds
+    inside = []
+    for row in points.to_dict("records"):
+        others = points[points["family"] != row["family"]]
+        x, y = (np.log(others[name].to_numpy()) for name in ("r", "error"))
+        law = RandomIntercept.of(x, y, others["family"].to_numpy(str))
+        low, _, high = interval(law, np.log(row["r"]))
+        inside.append(low <= np.log(row["error"]) <= high)
+    assert not inside[0]
+    table = held_out_table(points).set_index("measure")
+    assert (table["inside"]["r"], table["of"]["r"], table["families"]["r"]) == (sum(inside), 16, 7)
+    shares = [f"{inside} of 16" for inside in table["inside"]]
+    assert held_out_sentence(held_out_table(points)) == (
+        f"Left out in turn, each with its family, {shares[0]} networks lie within their 90 % interval by D, "
+        f"{shares[1]} by G, {shares[2]} by R."
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "why"),
+    [
+        (0, "0 families, an interval needs 5"),
+        (4, "4 families, an interval needs 5"),
+        (5, "5 families, and those without one are too few for an interval"),
+    ],
+)
+def test_with_few_families_a_board_says_why_nothing_is_predicted(count, why):
+    table = held_out_table(points_of(np.random.default_rng(0), (2,) * count))
+    assert held_out_sentence(table) == f"No network is predicted from the other families: {why}."
+    assert list(table["of"]) == [0, 0, 0]
+
+
+def test_a_measure_without_a_law_is_named_alone():
+    points = points_of(np.random.default_rng(0), (2,) * 6, g=0.25)
+    said = held_out_sentence(held_out_table(points))
+    assert said.endswith(" by R, none by G (all networks have the same value).")
+
+
+def test_the_statement_is_on_the_page_in_the_text_and_in_the_json(board):
+    said = held_out_sentence(board.main.held_out)
+    assert "12 of 12 networks lie within their 90 % interval by D, " in said
+    assert said in markdown(board)
+    assert said in render_page(board)
+    (rows,) = [group["held_out"] for group in plain_board(board)["groups"]]
+    assert [(row["measure"], row["of"]) for row in rows] == [("d", 12), ("g", 0), ("r", 12)]

@@ -26,26 +26,27 @@ from timm_diffsens.results.numbers import PAGE, is_missing
 from timm_diffsens.results.page import tables as page_tables
 from timm_diffsens.results.page.correlation_lines import correlation_lines, style_name
 from timm_diffsens.results.page.record_data import deflated, pack
-from timm_diffsens.results.page.scatter import scatter
+from timm_diffsens.results.page.scatter import MOST_DOTS, look_style, scatter
 from timm_diffsens.results.page.tables import ModelRow
 from timm_diffsens.results.records.frames import rows_of
-from timm_diffsens.results.report.theme import MEASURES, OUTLINES, Theme, spread_out, theme_of_records
+from timm_diffsens.results.report.board_charts import board_families
+from timm_diffsens.results.report.theme import MEASURES, OUTLINES, Theme, in_legend, theme_of_records
+from timm_diffsens.results.stats.held_out import held_out_sentence
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard, Series
 
 TEMPLATES = Path(__file__).parent / "templates"
 _TOGETHER = 16  # records that are deflated together: they share the names of layers and of facts
-_MOST_DOTS = 600  # of a scatter plot
 SCRIPTS = ("plot.js", "tips.js", "table.js", "details.js", "page.js")  # in the order in which they run
 
 
 def render_page(board: Leaderboard) -> str:
     """The whole page; equal boards give equal text."""
-    theme = theme_of_records(record for _, record in board.records)
-    script, style = _script(), _read("page.css") + _variant_styles(theme)
+    theme, families = theme_of_records(record for _, record in board.records), board_families(board)
+    script, style = _script(), _read("page.css") + _colours(theme, families)
     rows = [page_tables.model_rows(group) for group in board.groups]
     return _template().render(
         board=board,
-        groups=[_group(group, own, theme) for group, own in zip(board.groups, rows, strict=True)],
+        groups=[_group(group, own, theme, families) for group, own in zip(board.groups, rows, strict=True)],
         series=[_series(series, theme) for series in board.series],
         not_comparable=page_tables.plain_rows(board.not_comparable, ["model", "dataset", "file", "reason"]),
         data=_for_script(board, [row for own in rows for row in own], theme),
@@ -57,19 +58,26 @@ def render_page(board: Leaderboard) -> str:
     )
 
 
-def _group(group: Group, rows: list[ModelRow], theme: Theme) -> dict[str, Any]:
+def _group(group: Group, rows: list[ModelRow], theme: Theme, families: Theme) -> dict[str, Any]:
     by_depth = rows_of(group.by_depth)
+    present = {in_legend(str(family), families) for family in group.models["family"]}
     return {
         "group": group,
         "rows": rows,
         "headings": page_tables.headings(group),
-        "scatter": _scatter_plots(group, rows),
+        "scatter": _scatter_plots(group, rows, families),
+        "families": [
+            {"name": name, "style": look_style(look), "outline": OUTLINES[look.point]}
+            for name, look in families.items()
+            if name in present
+        ],
         "depth": _line_plots(by_depth, "depth", "relative depth", theme),
         "variants": [v for v in theme if any(row["variant"] == v for row in by_depth)],
         "correlations": page_tables.correlation_rows(group),
         "comparisons": page_tables.comparison_rows(group),
         "deformations": page_tables.deformation_rows(group),
         "verdict": _sentences(group.verdict),
+        "held_out": held_out_sentence(group.held_out),
         "left_out": page_tables.plain_rows(group.left_out, ["model", "file", "reason"]),
     }
 
@@ -85,22 +93,20 @@ def _series(series: Series, theme: Theme) -> dict[str, Any]:
     return {"series": series, "charts": _line_plots(rows, "sigma", "noise on the images", theme)}
 
 
-def _scatter_plots(group: Group, rows: list[ModelRow]) -> list[tuple[str, str]]:
+def _scatter_plots(group: Group, rows: list[ModelRow], looks: Theme) -> list[tuple[str, str]]:
     """A caption and a chart for each of D, G and R that any network has."""
     correlations = {
         row["measure"]: row for row in rows_of(group.correlations) if row["variant"] == "original"
     }
-    dots = {measure: page_tables.dots(group, rows, measure) for measure in MEASURES}
+    dots = {measure: page_tables.dots(group, rows, measure, looks) for measure in MEASURES}
     errors = [dot.error for listed in dots.values() for dot in listed]
     plots = []
     for measure, own in dots.items():
         if own:
             fit = rows_of(group.fits[group.fits["measure"] == measure])
             label = f"Test error against {measure.upper()} of {len(own)} networks, both axes logarithmic."
-            by_x = sorted(own, key=lambda dot: dot.x)
-            drawn = [by_x[place] for place in spread_out(len(own), _MOST_DOTS)]
-            chart = scatter(drawn, fit, MEASURES[measure], errors, label)
-            some = f"; {len(drawn)} of {len(own)} networks are drawn" if len(drawn) < len(own) else ""
+            chart = scatter(own, fit, MEASURES[measure], errors, label)
+            some = f"; {MOST_DOTS} of {len(own)} networks are drawn" if len(own) > MOST_DOTS else ""
             plots.append((_rho(measure, correlations.get(measure)) + some, chart))
     return plots
 
@@ -163,9 +169,10 @@ def _drawn(theme: Theme) -> dict[str, dict[str, str]]:
     }
 
 
-def _variant_styles(theme: Theme) -> str:
-    """The colours of variants, in light and in dark, as rules of the style sheet."""
+def _colours(theme: Theme, families: Theme) -> str:
+    """The colours of variants and families, in light and in dark, as rules of the style sheet."""
     colours = {style_name(name): look.colour for name, look in theme.items()}
+    colours |= {look_style(look): look.colour for look in families.values()}
     light = "; ".join(f"--{name}: {colour}" for name, colour in colours.items())
     dark = "; ".join(f"--{name}: {_on_dark(colour)}" for name, colour in colours.items())
     rules = [

@@ -22,15 +22,17 @@ _PLACE = re.compile(r"-?[\d.]+")
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
 
 
-def inline_svg(chart: Any, label: str, points: Sequence[dict[str, str]]) -> str:
+def inline_svg(chart: Any, label: str, points: Sequence[dict[str, str]], names: Sequence[str] = ()) -> str:
     """A chart as `<svg>` for the inside of a page: scalable, and with what the script needs at its points.
 
     Every text of a user's goes in here, through the XML library, and not through the chart.
 
     Args:
-        chart: its layer named "points" has each point's number as its description.
+        chart: its layer named "points" has each point's number as its description; of layers whose name
+            begins with "names" the texts are numbers, and the lines of those with "bars" are put together.
         label: text alternative.
         points: attributes of each, by number.
+        names: texts, by number; not spoken, as the points have names.
     """
     sized = chart.properties(width=WIDTH, height=HEIGHT).configure(**_CONFIG)
     try:
@@ -38,16 +40,25 @@ def inline_svg(chart: Any, label: str, points: Sequence[dict[str, str]]) -> str:
     except FigureError:  # it is reported where the charts' files are written
         return '<p class="chart">not drawn on this machine</p>'
     root = ElementTree.fromstring(drawn)  # noqa: S314 the renderer's own output, a moment old
-    for group in root.iter():
-        if "points_marks" in group.get("class", ""):
+    said = [{name: spelt_out(text) for name, text in point.items()} for point in points]
+    for group in list(root.iter()):
+        marks = group.get("class", "")
+        if "points_marks" in marks:
             for path in group:
-                said = points[int(path.attrib["aria-label"])]
-                path.attrib |= {name: spelt_out(text) for name, text in said.items()}
+                path.attrib |= {"kept-class": "point", **said[int(path.attrib["aria-label"])]}
+        elif " bars" in marks:
+            _put_together(group)
+        elif " names" in marks:
+            for text in group:
+                text.text = spelt_out(names[int(text.text or "")])
+                text.attrib |= {"kept-class": "label", "kept-aria-hidden": "true"}
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]  # inside HTML the namespace goes without saying
-        kept = {k: _shortened(k, v) for k, v in element.attrib.items() if not _NOISE.match(k)}
-        if "data-tip" in kept:
-            kept["class"] = "point"
+        kept = {
+            k.removeprefix("kept-"): _shortened(k, v)
+            for k, v in element.attrib.items()
+            if not _NOISE.match(k)
+        }
         element.attrib.clear()
         element.attrib.update(kept)
     for name in ("width", "height"):
@@ -55,6 +66,21 @@ def inline_svg(chart: Any, label: str, points: Sequence[dict[str, str]]) -> str:
     root.attrib["viewBox"] = _frame(root)
     root.attrib |= {"class": "chart", "role": "img", "aria-label": spelt_out(label)}
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def _put_together(group: ElementTree.Element) -> None:
+    """One path for all lines of a colour: a board of hundreds has thousands of error bars."""
+    paths: dict[str, str] = {}
+    for line in group:
+        (x, y), colour = _PLACE.findall(line.attrib["transform"]), line.attrib["stroke"]
+        step = f"h{float(across):.1f}" if (across := line.get("x2", "0")) != "0" else ""
+        down = f"v{float(line.get('y2', '0')):.1f}" if not step else ""
+        paths[colour] = paths.get(colour, "") + f"M{float(x):.1f},{float(y):.1f}{step}{down}"
+    tag = group.tag.replace("}g", "}path")
+    for line in list(group):
+        group.remove(line)
+    for colour, path in paths.items():
+        ElementTree.SubElement(group, tag, {"kept-class": "bar", "stroke": colour, "d": path})
 
 
 def axis(form: str, ticks: Sequence[float] | None = None) -> alt.Axis:

@@ -11,6 +11,8 @@ from timm_diffsens.results.numbers import PAGE, with_error
 from timm_diffsens.results.page.scatter import Dot
 from timm_diffsens.results.records.frames import rows_of
 from timm_diffsens.results.records.store import KEY_DIGITS
+from timm_diffsens.results.report.curves import bar
+from timm_diffsens.results.report.theme import Theme, in_legend
 from timm_diffsens.results.stats.leaderboard import Group
 from timm_diffsens.results.stats.tables import shown_variants
 
@@ -72,31 +74,46 @@ def network_point(group: Group, network: str) -> str:
     return f"{group.slug}-network-{slug(network)}"
 
 
-def dots(group: Group, rows: Sequence[ModelRow], measure: str) -> list[Dot]:
-    """Points of the scatter plot: the networks of the fits, then the records that are in none."""
-    shown = ["network", "model", "seeds", "error", "error_stderr", measure, f"{measure}_stderr"]
+def dots(group: Group, rows: Sequence[ModelRow], measure: str, looks: Theme) -> list[Dot]:
+    """Points of the scatter plot: the networks of the fits, then the records that are in none.
+
+    `looks`: those of families.
+    """
+    shown = ["network", "model", "family", "seeds", "error", "error_stderr", measure, f"{measure}_stderr"]
     left = [row for row in rows if not row.in_fit]
     fitted = [
-        Dot(network_point(group, text(p["network"])), x, error, True, _tip(p, measure))
+        _dot(network_point(group, text(p["network"])), p, measure, looks)
         for p in rows_of(group.points.filter(shown))
-        if (x := p[measure]) and (error := p["error"])
+        if p[measure] and p["error"]
     ]
     apart = [
-        Dot(row.point, x, error, False, f"{_tip(model, measure)}; not in the fit: {text(model['reason'])}")
+        _dot(row.point, model, measure, looks, left_out=text(model["reason"]))
         for row, model in zip(left, rows_of(group.models[[not row.in_fit for row in rows]]), strict=True)
-        if (x := model[measure]) and (error := model["error"])
+        if model[measure] and model["error"]
     ]
     return fitted + apart
 
 
+def _dot(point: str, model: dict[str, Any], measure: str, looks: Theme, left_out: str | None = None) -> Dot:
+    x_bar, error_bar = (bar("value", model[name], model[f"{name}_stderr"]) for name in (measure, "error"))
+    return Dot(
+        point=point,
+        model=text(model["model"]),
+        x=model[measure],
+        error=model["error"],
+        x_bar=(x_bar["value_low"], x_bar["value_high"]),
+        error_bar=(error_bar["value_low"], error_bar["value_high"]),
+        in_fit=left_out is None,
+        look=looks[in_legend(text(model["family"]), looks)],
+        tip=_tip(model, measure) + ("" if left_out is None else f"; not in the fit: {left_out}"),
+    )
+
+
 def correlation_rows(group: Group) -> list[list[str]]:
     """Variant, measure, n, families, Pearson, p, plain intervals, within families, ranks, partial, b."""
-    return [
-        [
-            text(row["variant"]),
-            row["measure"].upper(),
-            f"{row['n']}",
-            f"{row['families']}",
+    rows = []
+    for row in rows_of(group.correlations):
+        statistics = [
             PAGE.rho(row) + (f" ({row['note']})" if row["note"] else ""),
             PAGE.p_value(row["p_corrected"]),
             PAGE.interval_of(row, "pearson"),
@@ -107,8 +124,14 @@ def correlation_rows(group: Group) -> list[list[str]]:
             PAGE.statistic(row, "partial"),
             PAGE.statistic(row, "exponent"),
         ]
-        for row in rows_of(group.correlations)
-    ]
+        named = [text(row["variant"]), row["measure"].upper(), f"{row['n']}", f"{row['families']}"]
+        rows.append(named + [_unbroken(cell) for cell in statistics])
+    return rows
+
+
+def _unbroken(interval: str) -> str:
+    """A cell that may have a line for a value and one for its interval, and no more."""
+    return interval.replace(" to ", "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}")
 
 
 def comparison_rows(group: Group) -> list[list[str]]:
@@ -174,7 +197,8 @@ def _tip(model: dict[str, Any], measure: str) -> str:
     value = with_error(model[measure], model.get(f"{measure}_stderr"))
     error = PAGE.percentage(model["error"], model.get("error_stderr"))
     mean = f", mean of {seeds} trainings" if seeds > 1 else ""
-    return f"{text(model['model'])}: test error {error}, {measure.upper()} {value}{mean}"
+    family = f", family {text(model['family'])}"
+    return f"{text(model['model'])}: test error {error}, {measure.upper()} {value}{family}{mean}"
 
 
 def _millions(parameters: float) -> str:

@@ -2,17 +2,20 @@
 
 import json
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import altair as alt
+import numpy as np
+import pandas as pd
 
+from timm_diffsens.registry import Look
 from timm_diffsens.results.numbers import PLAIN
 from timm_diffsens.results.records.frames import Row, rows_of
 from timm_diffsens.results.report.curves import bar, log_scale
 from timm_diffsens.results.report.layout import GAP, Layout
+from timm_diffsens.results.report.outliers import LogFrame, furthest, name_marks, name_rows, short_name
 from timm_diffsens.results.report.theme import (
     ACCENT,
     CONFIG,
@@ -20,27 +23,30 @@ from timm_diffsens.results.report.theme import (
     MEASURES,
     Theme,
     encodings,
+    family_looks,
+    in_legend,
     named_data,
-    numbered_looks,
+    point_size,
     theme_of_records,
 )
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard, Series
 
 _FIT = "#555555"
 _CONFIG = CONFIG | {"aria": False}  # pictures in a page of text, which describes them
-_MOST_FAMILIES = 12  # with a look of their own
+_MOST_BARS = 200  # networks with error bars: more would hide one another, and make a figure of megabytes
+_SMALLER = 3  # names in a panel than the text over it
 _BETWEEN = 1.2  # an axis goes on beyond the points by this factor
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """How the charts of a leaderboard are drawn: by default as on its page.
+    """How the charts of a leaderboard are drawn.
 
     Attributes:
         layout: width and text.
         measures: which of d, g and r have a panel.
-        points: what tells the points of a scatter from one another, `families` by their look or `names`
-            beside them, with bars of one standard error; or None.
+        points: what tells the points of a scatter from one another, `families` by their look, with the names
+            of a few beside them, or `names` beside all; with bars of one standard error; or None.
     """
 
     layout: Layout = field(default_factory=Layout)
@@ -48,7 +54,8 @@ class Drawing:
     points: str | None = None
 
 
-AS_ON_THE_PAGE = Drawing()
+PLAIN_POINTS = Drawing()
+AS_ON_THE_PAGE = Drawing(points="families")
 
 
 def board_charts(board: Leaderboard, drawing: Drawing = AS_ON_THE_PAGE) -> dict[str, alt.TopLevelMixin]:
@@ -59,71 +66,82 @@ def board_charts(board: Leaderboard, drawing: Drawing = AS_ON_THE_PAGE) -> dict[
     """
     charts: dict[str, alt.TopLevelMixin] = {}
     theme = theme_of_records(record for _, record in board.records)
+    families = board_families(board)
     for group in board.groups:
         if len(group.points):
-            charts[f"{group.slug}-scatter"] = scatter_chart(group, drawing)
+            charts[f"{group.slug}-scatter"] = scatter_chart(group, drawing, families)
         if len(group.by_depth):
             charts[f"{group.slug}-depth"] = depth_correlation_chart(group, theme, drawing)
     return charts | {series.slug: series_chart(series, drawing) for series in board.series}
 
 
-def scatter_chart(group: Group, drawing: Drawing = AS_ON_THE_PAGE) -> alt.TopLevelMixin:
+def board_families(board: Leaderboard) -> dict[str, Look]:
+    """How families are drawn: the same in all groups of a board."""
+    return family_looks(str(family) for group in board.groups for family in group.models["family"])
+
+
+def scatter_chart(
+    group: Group, drawing: Drawing = PLAIN_POINTS, families: Theme | None = None
+) -> alt.TopLevelMixin:
     """Test error against D, G and R at the output on logarithmic axes: Fig. 1 (middle), Figs 8 and 10.
 
-    A point is a network, the line the power law e ~ a X^b, the band holds 95 % of the resampled fits.
+    A point is a network, the line the power law e ~ a X^b, the band holds 95 % of the resampled fits. With
+    families (`families`: their looks, if not of this group alone) others are there too, hollow.
     """
     layout, measures = drawing.layout, drawing.measures
-    families = _families(group) if drawing.points == "families" else {}
-    data = {"points": _point_rows(group, drawing, families)}
+    looks: Theme = {}
+    if drawing.points == "families":
+        looks = family_looks(group.models["family"].astype(str)) if families is None else families
+    data = {"points": _point_rows(group.points, drawing, looks)}
+    if looks:
+        data["apart"] = _point_rows(group.models[~group.models["in_fit"].astype(bool)], drawing, looks)
+        present = {row["variant"] for rows in data.values() for row in rows}
+        looks = {name: look for name, look in looks.items() if name in present}
     for measure in measures:
         fit = group.fits[group.fits["measure"] == measure]
         data[f"fit_{measure}"] = rows_of(fit[["x", "error", "low", "high"]])
-    looks = numbered_looks(list(dict.fromkeys(families.values())))
-    panels = alt.hconcat(
-        *(_scatter_panel(group, measure, data, drawing, looks) for measure in measures), spacing=GAP
-    )
+    panels = [_scatter_panel(group, measure, data, drawing, looks) for measure in measures]
     note = "line: e ~ a X^b, least squares on logarithms; band: 95 % of the fits to resampled networks"
-    note += "; bars: one standard error" if drawing.points else ""
-    whole = alt.vconcat(layout.legend(looks), panels, spacing=16) if looks else panels
-    return _figure(group.title, [_counted(group), note], whole, data, layout)
+    note += "; bars: one standard error" if drawing.points and _count(data) <= _MOST_BARS else ""
+    row = alt.hconcat(*panels, spacing=GAP)
+    whole = alt.vconcat(layout.legend(looks, lines=False), row, spacing=16) if looks else row
+    return _figure(group.title, [_counted(group, data), note], whole, data, layout)
 
 
-def _families(group: Group) -> dict[str, str]:
-    """Family -> what the legend calls it, the largest ones first; there are looks for a dozen."""
-    largest = [name for name, _ in Counter(sorted(group.points["family"])).most_common()]
-    few = len(largest) <= _MOST_FAMILIES
-    return {
-        name: name if few or place < _MOST_FAMILIES - 1 else "other families"
-        for place, name in enumerate(largest)
-    }
-
-
-def _point_rows(group: Group, drawing: Drawing, families: dict[str, str]) -> list[Row]:
+def _point_rows(table: pd.DataFrame, drawing: Drawing, looks: Theme) -> list[Row]:
+    """Networks: of `Group.points`, or of `Group.models`."""
     if drawing.points is None:
-        return rows_of(group.points[["model", "seeds", "error", *MEASURES]])
+        return rows_of(table[["model", "seeds", "error", *MEASURES]])
     return [
-        {"model": row["model"], "seeds": row["seeds"], "variant": families.get(row["family"], "")}
+        {"model": row["model"], "seeds": row.get("seeds"), "variant": in_legend(str(row["family"]), looks)}
         | bar("error", row["error"], row["error_stderr"])
         | {key: v for m in MEASURES for key, v in bar(m, row[m], row[f"{m}_stderr"]).items()}
-        for row in rows_of(group.points)
+        for row in rows_of(table)
     ]
 
 
-def _counted(group: Group) -> str:
+def _count(data: dict[str, list[Row]]) -> int:
+    return sum(len(data.get(name, [])) for name in ("points", "apart"))
+
+
+def _counted(group: Group, data: dict[str, list[Row]]) -> str:
     """How many points there are, and what they stand for."""
     seeds = int(group.points["seeds"].sum()) - len(group.points)
     means = ", means over training seeds" if seeds else ""
     unfitted = f"; {group.unfitted} did not fit their training set" if group.unfitted else ""
-    return f"{len(group.points)} networks{means}{unfitted}"
+    apart = len(data.get("apart", []))
+    hollow = f"; hollow: {apart} records that are not in the fit" if apart else ""
+    return f"{len(group.points)} networks{means}{unfitted}{hollow}"
 
 
 def _scatter_panel(
     group: Group, measure: str, data: dict[str, list[Row]], drawing: Drawing, looks: Theme
 ) -> Any:
     axis = alt.Axis(tickCount=4, format="~g", labelOverlap="greedy", labelSeparation=6)
-    y_scale, x_scale = (
-        log_scale([row[name] for row in data["points"]], _BETWEEN) for name in ("error", measure)
-    )
+    shown = [
+        row for name in ("points", "apart") for row in data.get(name, []) if row["error"] and row[measure]
+    ]
+    y_scale, x_scale = (log_scale([row[name] for row in shown], _BETWEEN) for name in ("error", measure))
 
     def x(field: str) -> Any:
         return alt.X(f"{field}:Q", title=MEASURES[measure], scale=x_scale, axis=axis)
@@ -131,38 +149,57 @@ def _scatter_panel(
     def y(field: str) -> Any:
         return alt.Y(f"{field}:Q", title="test error", scale=y_scale, axis=axis)
 
-    base = alt.Chart(named_data(f"fit_{measure}")).encode(x=x("x"))
-    band = base.mark_area(opacity=0.18, color=_FIT, clip=True).encode(y=y("low"), y2="high:Q")
-    line = base.mark_line(strokeWidth=1.6, color=_FIT, clip=True).encode(y=y("error"))
-    size = drawing.layout.text
-    title = alt.TitleParams(_rho(group, measure), fontSize=size, fontWeight="normal", anchor="middle")
-    title.frame = "group"
+    fit = alt.Chart(named_data(f"fit_{measure}")).encode(x=x("x"))
+    band = fit.mark_area(opacity=0.18, color=_FIT, clip=True).encode(y=y("low"), y2="high:Q")
+    line = fit.mark_line(strokeWidth=1.6, color=_FIT, clip=True).encode(y=y("error"))
+    size, rho = drawing.layout.text, _rho(group, measure)
+    title = alt.TitleParams(rho, fontSize=size, fontWeight="normal", anchor="middle", frame="group")
     side = drawing.layout.panel(len(drawing.measures))
-    dots = _dots(measure, x, y, drawing, looks)
+    dots = _dots(measure, x, y, drawing, looks, _count(data))
     if drawing.points == "names":
         dots += _names(measure, x, y, [row[measure] for row in data["points"] if row[measure]])
-    layers = alt.layer(band, line, *dots)
-    return layers.properties(width=side, height=side, title=title)
+    elif looks and len(group.fits[group.fits["measure"] == measure]):
+        frame = LogFrame(tuple(x_scale.domain), tuple(y_scale.domain), side, side)
+        data[f"names_{measure}"] = _outliers(measure, data["points"], shown, frame, size - _SMALLER)
+        names = alt.Chart(named_data(f"names_{measure}")).encode(x=x("x"), y=y("y"))
+        dots += name_marks(names, size - _SMALLER, color="#222", limit=side)
+    return alt.layer(band, line, *dots).properties(width=side, height=side, title=title)
+
+
+def _outliers(measure: str, fitted: list[Row], shown: list[Row], frame: LogFrame, size: int) -> list[Row]:
+    """Names of the networks that are furthest from the line."""
+    used = [row for row in fitted if row["error"] and row[measure]]
+    x, y = (np.log([row[name] for row in used]) for name in (measure, "error"))
+    names = [(place, short_name(used[place]["model"])) for place in furthest(x, y)]
+    points = [(row[measure], row["error"]) for row in shown]  # those of the fit come first
+    return name_rows(points, names, frame, size)
 
 
 def _dots(
-    measure: str, x: Callable[[str], Any], y: Callable[[str], Any], drawing: Drawing, looks: Theme
+    measure: str, x: Callable[[str], Any], y: Callable[[str], Any], drawing: Drawing, looks: Theme, count: int
 ) -> list[Any]:
-    """The networks, with bars and the looks of their families."""
+    """So many networks, with bars and the looks of their families."""
     tips = ["model:N", "seeds:Q", f"{measure}:Q", "error:Q"]
-    base = alt.Chart(named_data("points"))
-    dots = base.mark_point(filled=True, size=42, opacity=0.85, color=ACCENT)
+    base, apart = (alt.Chart(named_data(name)) for name in ("points", "apart"))
+    size = point_size(count) if drawing.points else 42
+    dots = base.mark_point(filled=True, size=size, opacity=0.85, color=ACCENT)
     dots = dots.encode(x=x(measure), y=y("error"), tooltip=tips)
-    if drawing.points is None:
-        return [dots]
+    barred = ([apart, base] if looks else [base]) if drawing.points and count <= _MOST_BARS else []
+    bars = [layer for part in barred for layer in _bars(part, measure, x, y)]
+    if not looks:
+        return [*bars, dots]
+    drawn = encodings(looks)
+    hollow = apart.mark_point(filled=False, fill="white", size=0.9 * size, strokeWidth=1.2)
+    hollow = hollow.encode(x=x(measure), y=y("error"), tooltip=["variant:N", *tips])
+    points = [layer.encode(shape=drawn["shape"]) for layer in (hollow, dots)]
+    return [layer.encode(color=drawn["color"]) for layer in (*bars, *points)]
+
+
+def _bars(base: Any, measure: str, x: Callable[[str], Any], y: Callable[[str], Any]) -> list[Any]:
+    """One standard error of the measure, across, and of the test error, upright."""
     bars = base.mark_rule(opacity=0.5, color=ACCENT, clip=True)
     across = bars.encode(x=x(f"{measure}_low"), x2=f"{measure}_high:Q", y=y("error"))
-    upright = bars.encode(x=x(measure), y=y("error_low"), y2="error_high:Q")
-    if not looks:
-        return [across, upright, dots]
-    drawn = encodings(looks)
-    coloured = [layer.encode(color=drawn["color"]) for layer in (across, upright, dots)]
-    return [*coloured[:2], coloured[2].encode(shape=drawn["shape"])]
+    return [across, bars.encode(x=x(measure), y=y("error_low"), y2="error_high:Q")]
 
 
 def _names(measure: str, x: Callable[[str], Any], y: Callable[[str], Any], values: list[float]) -> list[Any]:

@@ -10,6 +10,7 @@ from timm_diffsens.results.numbers import PLAIN, significant
 from timm_diffsens.results.records.frames import rows_of
 from timm_diffsens.results.report.markdown import code, link, table, text
 from timm_diffsens.results.report.tables import csv_table
+from timm_diffsens.results.stats.held_out import held_out_sentence
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard, Series
 from timm_diffsens.results.stats.tables import shown_variants
 
@@ -27,8 +28,10 @@ one of them is missing. "Within" is the correlation inside of families, with the
 of them, corrected likewise. The partial correlation is given the logarithm of the number of parameters;
 its interval, those of b and those over depth are over families too, the last for one depth at a time. "b,
 mixed" is the exponent with a random intercept for each family. Whether R is better than D or G is asked
-by exchanging the two in whole families; the p is that of the exchange, corrected for both. How often all
-of these hold is simulated in docs/statistics.md."""
+by exchanging the two in whole families; the p is that of the exchange, corrected for both. Under
+"Prediction" each network is predicted by the law of the other families, a line with a random intercept for
+each; `diffsens leaderboard --predict RECORD` predicts another network so. How often all of these hold is
+simulated in docs/statistics.md."""
 
 
 def csv_text(board: Leaderboard) -> str:
@@ -85,6 +88,8 @@ def _group(group: Group, figures: Collection[str]) -> Iterator[str]:
     if len(group.comparisons):
         yield "Is |rho| of R larger? Paired over the same networks:"
         yield _comparisons(group)
+    yield "### Prediction"
+    yield text(held_out_sentence(group.held_out))
     if len(group.deformations):
         yield "### Under other deformations"
         yield _deformations(group)

@@ -67,9 +67,9 @@ class Layout:
             return max(round(self._width()) - _AROUND, _NARROWEST)
         return WIDTH if panels is None else panels * self.panel() + (panels - 1) * _APART
 
-    def legend(self, theme: Theme, panels: int | None = None) -> Any:
+    def legend(self, theme: Theme, panels: int | None = None, *, lines: bool = True) -> Any:
         """That of the theme, over so many panels."""
-        return legend(theme, self.row(panels), self.text)
+        return legend(theme, self.row(panels), self.text, lines=lines)
 
     def titled(self, chart: Any, title: str | alt.TitleParams) -> Any:
         """The chart with a title, where there is room for one."""

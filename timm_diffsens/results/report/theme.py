@@ -1,6 +1,7 @@
-"""How variants are drawn: the same colour, dash and point in every figure, and on the page."""
+"""How variants and families are drawn: the same colour, dash and point in every figure, and on the page."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
@@ -37,6 +38,12 @@ OUTLINES = {
 _COLOURS = ("#882255", "#7A7A1F", "#332288", "#CC6677", "#663300")
 _DASHES = ((1, 2), (10, 2, 2, 2, 2, 2), (4, 2), (14, 3, 5, 3), (1, 5))
 _POINTS = ("triangle-down", "wedge", "triangle-left", "arrow", "triangle-right")
+# Of families, where nothing but points is drawn: those that are easiest to tell, filled or hollow.
+_FAMILY_POINTS = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-left")
+_OTHER_LOOK = Look("#5F6B7A", point="triangle-right")
+OTHER_FAMILIES = "other families"  # the name of those that have no look of their own
+MOST_FAMILIES = 24  # in a legend
+_FEW = 150  # points of a scatter plot
 _LETTER = 5.9  # width in the legend, points
 _MOST_DASHES, _LONGEST_DASH = 8, 100
 # Bundled with the renderer: text is measured, and charts are laid out, alike on every machine.
@@ -101,10 +108,32 @@ def _free_looks(name: str) -> list[Look]:
     return [Look(_COLOURS[i], _DASHES[(i + k) % count], _POINTS[(i + 2 * k) % count]) for i, k in places]
 
 
-def numbered_looks(names: Sequence[str]) -> dict[str, Look]:
+def family_looks(families: Iterable[str]) -> dict[str, Look]:
+    """Looks for families of networks, the largest family first; the smallest share one if there are many.
+
+    Args:
+        families: that of each network.
+
+    Returns:
+        The look of each family, and of `OTHER_FAMILIES` where there are more than `MOST_FAMILIES`.
+    """
+    largest = [name for name, _ in Counter(sorted(families)).most_common()]
+    if len(largest) <= MOST_FAMILIES:
+        return numbered_looks(largest, _FAMILY_POINTS)
+    named = [name for name in largest if name != OTHER_FAMILIES][: MOST_FAMILIES - 1]
+    return {**numbered_looks(named, _FAMILY_POINTS), OTHER_FAMILIES: _OTHER_LOOK}
+
+
+def in_legend(family: str, looks: Theme) -> str:
+    """What a legend of these looks calls a family."""
+    return family if family in looks else OTHER_FAMILIES
+
+
+def numbered_looks(
+    names: Sequence[str], shapes: Sequence[str] = ("circle", "square", "triangle-up", *_POINTS)
+) -> dict[str, Look]:
     """Looks for things of which nothing is known but their order, all of them different."""
     colours = (*(look.colour for look in MEASURE_LOOKS.values()), *_COLOURS)
-    shapes = ("circle", "square", "triangle-up", *_POINTS)
     dashes = ((1, 0), *_DASHES)
     count = len(colours)
     turns = [divmod(i, count) for i in range(len(names))]
@@ -130,19 +159,21 @@ def encodings(theme: Theme) -> dict[str, Any]:
     }
 
 
-def legend(theme: Theme, width: int = WIDTH, size: int = 12) -> Any:
+def legend(theme: Theme, width: int = WIDTH, size: int = 12, *, lines: bool = True) -> Any:
     """Line, point and name of each variant; Vega's own legends show the point or the dashes, never both.
 
     Args:
         theme: how they are drawn. width: of a row, in points. size: of the text, in points.
+        lines: whether there are lines; without them names stand closer together.
     """
     rows: list[dict[str, Any]] = []
     x, line, part = 0.0, 0, size / 12
+    long, apart, least = (48, 6, 150) if lines else (14, 26, 80)
     for name in theme:
-        wide = max(150 * part, 54 * part + part * _LETTER * len(name))
+        wide = part * max(least, long + apart + _LETTER * len(name))
         if rows and x + wide > width:
             x, line = 0.0, line + 1
-        ends = {"start": x, "middle": x + 24 * part, "end": x + 48 * part}
+        ends = {"start": x, "middle": x + part * long / 2, "end": x + part * long}
         rows.append({"variant": name, **ends, "row": line})
         x += wide
     drawn, scale = encodings(theme), alt.Scale(domain=[0, width], nice=False)
@@ -150,15 +181,20 @@ def legend(theme: Theme, width: int = WIDTH, size: int = 12) -> Any:
     base = alt.Chart(alt.Data(values=rows)).encode(color=drawn["color"])
     if line:
         base = base.encode(y=alt.Y("row:O", axis=None))
-    lines = base.mark_rule(strokeWidth=2).encode(x=start, x2="end:Q", strokeDash=drawn["strokeDash"])
+    rules = base.mark_rule(strokeWidth=2).encode(x=start, x2="end:Q", strokeDash=drawn["strokeDash"])
     points = base.mark_point(filled=True, size=50, opacity=1).encode(x=middle, shape=drawn["shape"])
-    names = base.mark_text(align="left", dx=30 * part, fontSize=size, limit=max(width - 60, 40)).encode(
-        x=middle, text="variant:N", color=alt.value("#222")
-    )
+    names = base.mark_text(
+        align="left", dx=part * (6 + long / 2), fontSize=size, limit=max(width - 60, 40)
+    ).encode(x=middle, text="variant:N", color=alt.value("#222"))
     height = 14 if not line else round(18 * part * (line + 1))
-    return alt.layer(lines, points, names).properties(
+    return alt.layer(*([rules] if lines else []), points, names).properties(
         width=width, height=height, view=alt.ViewConfig(stroke=None)
     )
+
+
+def point_size(count: int) -> int:
+    """Area of a point, in square pixels, where there are so many that they hide one another or not."""
+    return 48 if count <= _FEW else 24
 
 
 def axis_ends(values: Sequence[float], span: float) -> tuple[float, float]:

@@ -10,6 +10,12 @@ from timm_diffsens.schema.protocol import Protocol, digest
 from timm_diffsens.schema.records import Record
 
 _DEFAULT = "its default"
+_UNSAID = {  # what it means that an old record does not say
+    "draws": "numpy's Philox4x64-10",
+    "init statistics": "zero and one",
+}
+_CALLED = {"draws": "random draws"}  # in titles
+_FIRST = ("deformation", "delta", "cut", "noise", "images", "layers", "draws")  # that tell groups apart
 _DIGITS = 12  # of a hash, where one is shown
 
 
@@ -38,30 +44,76 @@ def group_slug(record: Record) -> str:
 
 
 def titles(records: Sequence[Record]) -> list[str]:
-    """A title for each group, given one record of each; hashes are named where titles would be equal."""
-    plain = [_title(record) for record in records]
-    return [
-        title
-        if plain.count(title) == 1
-        else f"{title} (protocol {record.protocol.sha256[:8]}, images {record.data.sample_sha256[:8]})"
-        for title, record in zip(plain, records, strict=True)
-    ]
+    """A title for each group, given one record of each: the data set, and in words what tells groups apart.
+
+    The noise on the images and a unit of delta that is not the network's own pixels are always named. Of what
+    else differs among groups of one title the first fields are named that tell them apart; hashes, where no
+    field does.
+    """
+    units: dict[str, set[int | None]] = {}
+    for record in records:
+        units.setdefault(_data_title(record), set()).add(record.protocol.reference_side)
+    plain = [_title(record, len(units[_data_title(record)]) > 1) for record in records]
+    titles = list(plain)
+    for title in dict.fromkeys(plain):
+        places = [place for place, other in enumerate(plain) if other == title]
+        for place, words in zip(places, _told_apart([records[place] for place in places]), strict=True):
+            titles[place] = ", ".join([title, *words])
+    return titles
 
 
 def series_title(record: Record) -> str:
     """Of groups that differ in the noise on their images alone."""
-    return f"{_data_title(record)}: noise on the images"
+    return f"{_title(record, clean=True)}: noise on the images"
 
 
-def _title(record: Record) -> str:
-    sigma = record.protocol.corruption_sigma
-    return _data_title(record) + (f", corruption sigma = {sigma:g}" if sigma else "")
+def _title(record: Record, units: bool = False, *, clean: bool = False) -> str:
+    """`units`: name that of delta, whichever it is. `clean`: leave the noise on the images out."""
+    side, sigma = record.protocol.reference_side, record.protocol.corruption_sigma
+    parts = [_data_title(record)]
+    if side:
+        parts.append(f"delta in pixels at a side of {side}")
+    elif units:
+        parts.append("delta in pixels of each input")
+    if sigma and not clean:
+        parts.append(f"noise on the images, sigma = {sigma:g}")
+    return ", ".join(parts)
 
 
 def _data_title(record: Record) -> str:
-    data, side = record.data, record.protocol.reference_side
-    unit = f"delta in pixels at a side of {side}" if side else None
-    return ", ".join(filter(None, [data.title or data.spec, data.split, unit]))
+    return ", ".join(filter(None, [record.data.title or record.data.spec, record.data.split]))
+
+
+def _told_apart(records: Sequence[Record]) -> list[list[str]]:
+    """Words for each record, no two alike: as few fields as it takes, the first ones first."""
+    described = [_described(record) for record in records]
+    names = list(dict.fromkeys(name for fields in described for name in fields))
+    words: list[list[str]] = [[] for _ in records]
+    for name in sorted(names, key=lambda name: (name not in _FIRST, names.index(name))):
+        called = _CALLED.get(name, name)
+        longer = [
+            [*before, f"{called}: {fields.get(name, _UNSAID.get(name, _DEFAULT))}"]
+            for before, fields in zip(words, described, strict=True)
+        ]
+        if len(set(map(tuple, longer))) > len(set(map(tuple, words))):
+            words = longer
+    if len(set(map(tuple, words))) == len(words):
+        return words
+    return [
+        [*before, f"protocol {record.protocol.sha256[:8]}, images {record.data.sample_sha256[:8]}"]
+        for before, record in zip(words, records, strict=True)
+    ]
+
+
+def _described(record: Record) -> dict[str, str]:
+    """The fields that groups of one title may differ in, name -> value."""
+    data, named = record.data, ("corruption sigma", "reference side")  # named by the title already
+    return {
+        **{name: value for name, value in _inputs(record.protocol).items() if name not in named},
+        **{name: _text(value) for name, value in (data.parameters or {}).items()},
+        "data set": data.spec,
+        "images": f"{data.n} {data.selection}, seed {data.seed}",
+    }
 
 
 def group_fields(record: Record, sources: Sequence[str]) -> dict[str, str]:

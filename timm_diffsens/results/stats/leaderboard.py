@@ -17,6 +17,7 @@ from timm_diffsens.results.stats.by_deformation import by_deformation
 from timm_diffsens.results.stats.by_depth import correlate_by_depth, from_which_depth
 from timm_diffsens.results.stats.comparisons import compare_measures
 from timm_diffsens.results.stats.correlate import correlate_networks
+from timm_diffsens.results.stats.held_out import held_out_table
 from timm_diffsens.results.stats.population import (
     FEWEST,
     MEASURES,
@@ -55,6 +56,7 @@ class Group:
     - `deformations`: where records have further deformations, a row for each that half of them share, and
       for that of the protocol, over the same networks: `deformation`, `measure`, `n`, `pearson`,
       `family_low`, `family_high`, of original networks at the output.
+    - `held_out`: see `held_out_table`: how well the other families predict each network, by measure.
     - `left_out`: `model`, `key`, `file`, `reason`: records that are in `models` but not in the fits.
     """
 
@@ -68,6 +70,7 @@ class Group:
     by_depth: pd.DataFrame
     fits: pd.DataFrame
     deformations: pd.DataFrame
+    held_out: pd.DataFrame
     left_out: pd.DataFrame
     from_depth: dict[str, float | None]  # measure -> relative depth from which on its interval excludes zero
     verdict: str  # one paragraph, plain text
@@ -211,6 +214,7 @@ def _group(
         by_depth=tables.rounded(by_depth),
         fits=tables.rounded(tables.fit_curves(points, drawn)),
         deformations=tables.rounded(by_deformation(rows, records, choices.include_unfitted, drawn)),
+        held_out=held_out_table(points),
         left_out=tables.left_out_table(rows, reasons),
         from_depth=from_depth,
         verdict=verdict(correlations, comparisons, from_depth, unfitted),

@@ -1,29 +1,23 @@
 """Where the power law of a board, e ~ a X^b, puts the test error of a network that is not on it.
 
-On logarithms the law is a line with a random intercept for each family (`mixed.RandomIntercept`), as networks
-of one family lie on one side of it together. The interval of a network of a new family holds the spread
-between families; that of a family on the board takes its other networks into account.
+The law and its interval: `held_out`.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from scipy import special
 
 from timm_diffsens.errors import UsageError
 from timm_diffsens.results.records.frames import network_of
-from timm_diffsens.results.stats.families import FOR_VARIANCE
 from timm_diffsens.results.stats.groups import differences, group_slug
+from timm_diffsens.results.stats.held_out import held_out, interval, logarithms, unfit
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard
 from timm_diffsens.results.stats.mixed import RandomIntercept
 from timm_diffsens.results.stats.population import MEASURES
-from timm_diffsens.results.stats.resampling import Array, varies
 from timm_diffsens.schema.families import family_of
 from timm_diffsens.schema.records import Record
 
-LEVEL = 0.9
 _COLUMNS = ["measure", "value", "n", "families", "error", "low", "high", "inside", "of", "note"]
 
 
@@ -68,46 +62,12 @@ def predict(board: Leaderboard, record: Record) -> Prediction:
 
 
 def _row(points: pd.DataFrame, measure: str, value: float | None, family: str) -> dict[str, object]:
-    points = points[points[measure].notna() & points["error"].notna()]
-    x, y = (np.log(points[name].to_numpy(float)) for name in (measure, "error"))
-    families = points["family"].to_numpy(str)
-    row = {"measure": measure, "value": value, "n": len(points), "families": len(np.unique(families))}
-    note = _unfit(x, families)
+    x, y, families = logarithms(points, measure)
+    row = {"measure": measure, "value": value, "n": len(x), "families": len(np.unique(families))}
+    note = unfit(x, families)
     if note or not value:
         return {**row, "note": note or f"no {measure.upper()} at the output"}
     low, middle, high = np.exp(interval(RandomIntercept.of(x, y, families), float(np.log(value)), family))
     inside = held_out(x, y, families)
     tried, count = int(np.isfinite(inside).sum()), int(np.nansum(inside))
     return {**row, "error": middle, "low": low, "high": high, "inside": count, "of": tried, "note": ""}
-
-
-def interval(law: RandomIntercept, x: float, family: str | None = None) -> tuple[float, float, float]:
-    """Low end, middle and high end of log e at log X = x: 90 %, of Student's t."""
-    value, error, freedom = law.predict(x, family)
-    half = float(special.stdtrit(freedom, (1 + LEVEL) / 2)) * error
-    return value - half, value, value + half
-
-
-def held_out(x: Array, y: Array, families: npt.NDArray[np.str_]) -> Array:
-    """Whether each network is inside of the interval that the other families give it: 1, 0, or NaN.
-
-    NaN where the others are too few for an interval, or all have one X.
-    """
-    inside = np.full(len(x), np.nan)
-    for family in np.unique(families):
-        others = families != family
-        if _unfit(x[others], families[others]):
-            continue
-        law = RandomIntercept.of(x[others], y[others], families[others])
-        for place in np.flatnonzero(~others):
-            low, _, high = interval(law, float(x[place]))
-            inside[place] = low <= y[place] <= high
-    return inside
-
-
-def _unfit(x: Array, families: npt.NDArray[np.str_]) -> str:
-    """Why there is no law of these networks; "" where there is one."""
-    count = len(np.unique(families))
-    if count < FOR_VARIANCE:
-        return f"{count} families, an interval needs {FOR_VARIANCE}"
-    return "" if varies(x) else "all networks have the same value"

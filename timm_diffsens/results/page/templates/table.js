@@ -57,6 +57,7 @@ function makeFilterable(section) {
     const shown = rows.filter((row) => matches(texts.get(row), input.value.trim()));
     const seen = new Set(shown);
     for (const row of rows) row.hidden = !seen.has(row);
+    section.classList.toggle("filtered", shown.length < rows.length);
     const lit = new Set(shown.map((row) => row.dataset.point));
     for (const point of points) point.classList.toggle("dim", !lit.has(point.dataset.point));
     count.textContent = shown.length === rows.length ? `${rows.length} records` : `${shown.length} of ${rows.length} records`;
