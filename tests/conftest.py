@@ -7,16 +7,22 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+import typer
+import typer.testing
 
 from timm_diffsens.device import allocator
 
 allocator.prepare()
 # one thread a worker where tests run side by side, else two
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, torch.get_num_threads()))
+
+# the command line is put together once and not for each call, of which most take less than that
+typer.testing._get_command = cache(typer.main.get_command)
 
 DATA_VARIABLE = "DIFFSENS_TEST_DATA"
 
