@@ -8,14 +8,15 @@ import sys
 import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="passes streams and limits")
-SHOWN = "import sys; print(sys.argv, sys.path[0], __name__, [s and s.fileno() for s in (sys.stdin, sys.stdout)])"
-FULL = "with open('/dev/full', 'w') as sys.stdout: print(1)"
+SHOWN = "import sys; print(sys.argv, sys.path[0], __name__, sys.stdin.fileno(), sys.stdout.fileno())"
 CASES = [
     (SHOWN, "a b"),
     ("import os, sys; print(os.getcwd(), os.environ['MINE'], sys.stdin.read())", "<<< text"),
     ("import sys; print(sys.stdin, sys.stderr)", "<&- 2>&-"),
     ("import resource; print(resource.getrlimit(resource.RLIMIT_AS))", ""),
     ("print(1)", ">/dev/full"),
+    ("import sys; [s.reconfigure(errors='replace') for s in (sys.stdout, sys.stderr)]", ""),
+    ("import sys; print(sys.stdout.encoding, sys.stdout.errors, sys.stderr.errors, 'é')", ""),
     ("print('x' * 10**6)", "| true; exit ${PIPESTATUS[0]}"),
     ("import sys; sys.exit('no good')", ""),
     ("import sys; sys.exit(3)", ""),
@@ -30,7 +31,7 @@ CASES = [
 @pytest.mark.parametrize(("code", "more"), CASES)
 def test_streams_limits_and_ends_are_those_of_a_new_process(code, more, warm, tmp_path):
     script = f'ulimit -v {30 * 2**20}; "$@" {more}'
-    environment = {**os.environ, "MINE": "x"}
+    environment = {**os.environ, "MINE": "x", "PYTHONUNBUFFERED": ""}
     ends = []
     for python in (warm, [sys.executable]):
         command = ["bash", "-c", script, "bash", *python, "-c", code]

@@ -1,8 +1,9 @@
 """Python for tests that need a process of its own, without the seconds that libraries take to import.
 
-`[*warm, ...]` in place of `[sys.executable, ...]` is a command with the same streams, Ctrl-C, limits, exit code
-and end; it runs in a child of a server that has imported libraries, but nothing of the package. What matters while
-libraries are imported (variables of the environment, threads) is the server's: tests of that start Python.
+`[*warm, ...]` in place of `[sys.executable, ...]` is a command with the same streams, Ctrl-C, limits, exit
+code and end; it runs in a child of a server that has imported libraries, but nothing of the package. What
+matters while libraries are imported (variables of the environment, threads) is the server's: tests of that
+start Python.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import select
 import signal
 import socket
 import sys
+from pathlib import Path
 
 STREAMS = range(3)
 
@@ -22,12 +24,12 @@ def client(path: str, arguments: list[str]) -> int:
     import resource
 
     streams = [fd for fd in STREAMS if _is_open(fd)]
-    for fd in {*STREAMS} - {*streams}:
+    for _ in range(len(STREAMS) - len(streams)):
         os.open(os.devnull, os.O_RDONLY)  # so that the connection is no stream
     told = {
         "arguments": arguments,
         "environment": dict(os.environ),
-        "folder": os.getcwd(),
+        "folder": str(Path.cwd()),
         "streams": streams,
         "memory": resource.getrlimit(resource.RLIMIT_AS),
         "interrupted": signal.getsignal(signal.SIGINT) is not signal.SIG_IGN,
@@ -61,13 +63,14 @@ def serve(path: str) -> list[str]:
     listener.bind(path)
     listener.listen()
     print("ready", flush=True)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while listener in select.select([listener, 0], [], [])[0]:
         connection, _ = listener.accept()
         if os.fork() == 0:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             return _child(connection)
         connection.close()
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
     sys.exit()
 
 
@@ -95,14 +98,18 @@ def _child(connection: socket.socket) -> list[str]:
 
 
 def _streams(given: dict[int, int]) -> None:
+    """Puts them in place; those of the server know of its own files whether one can seek in them."""
     for fd, name in zip(STREAMS, ("stdin", "stdout", "stderr"), strict=True):
+        before, stream = getattr(sys, name), None
         if fd in given:
             os.dup2(given[fd], fd)
             os.close(given[fd])
+            how = {"encoding": before.encoding, "errors": before.errors, "closefd": False}
+            stream = open(fd, "r" if fd == 0 else "w", 1 if fd == 2 else -1, **how)  # noqa: SIM115, PTH123
         else:
             os.close(fd)
-            setattr(sys, name, None)
-            setattr(sys, f"__{name}__", None)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
 
 
 def _limits(told: dict) -> None:
@@ -118,7 +125,7 @@ def program(arguments: list[str]) -> None:
     import types
 
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    first = {"-c": "", "-m": os.getcwd()}.get(arguments[0], os.path.dirname(os.path.realpath(arguments[0])))
+    first = {"-c": "", "-m": str(Path.cwd())}.get(arguments[0], str(Path(arguments[0]).resolve().parent))
     sys.path[:0] = [first, *filter(None, paths)]
     if arguments[0] == "-c":
         main = sys.modules["__main__"] = types.ModuleType("__main__")
@@ -133,7 +140,7 @@ def program(arguments: list[str]) -> None:
 
 
 def ended(arguments: list[str]) -> None:
-    """Does `program` and ends as the interpreter does, but that no module is taken down, which takes seconds."""
+    """Does `program` and ends as the interpreter does, but takes down no module, which takes seconds."""
     import atexit
     import threading
 
