@@ -266,7 +266,8 @@ def test_loading_the_kernel_leaves_the_number_of_threads():
 
 
 _MEASURE = """
-import json, sys
+import json, sys, warnings
+warnings.filterwarnings("error", "", UserWarning, "timm_diffsens")
 if {without}:
     sys.modules["numba"] = None
 from timm_diffsens import measure
@@ -279,21 +280,10 @@ print(json.dumps([layer.model_dump() for layer in layers]))
 """
 
 
-def test_without_numba_a_measurement_gives_the_same_numbers_and_one_line_says_so():
+def test_without_numba_a_measurement_gives_the_same_numbers_and_one_line_says_so(warm):
     runs = []
     for without in (True, False):
-        run = subprocess.run(
-            [
-                sys.executable,
-                "-W",
-                "error::UserWarning:timm_diffsens",
-                "-c",
-                _MEASURE.format(without=without),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        run = subprocess.run([*warm, "-c", _MEASURE.format(without=without)], capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
         runs.append((json.loads(run.stdout), run.stderr.splitlines()))
     (plain, said), (compiled, quiet) = runs
