@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from timm_diffsens.cli import app
 from timm_diffsens.cli.recipe_file import read_recipes
 from timm_diffsens.models.architectures import find_architecture
 from timm_diffsens.models.checkpoints import read_recipe
+from timm_diffsens.models.inputs import InputOptions
 from timm_diffsens.models.loading import LoadedModel, load_model
 from timm_diffsens.results.records.store import iter_records
 from timm_diffsens.schema.protocol import delta_text
@@ -31,14 +33,15 @@ CHECKPOINTS, FITTED = BOARD / "checkpoints", BOARD / "checkpoints-fitted"
 UNIT = 2.0**-24  # rounding of one float32 operation, relative
 
 
-def load_build():
-    spec = importlib.util.spec_from_file_location("leaderboard_build", BOARD / "build.py")
+def script(name: str):
+    spec = importlib.util.spec_from_file_location(name, BOARD / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # `others` imports `build`
     spec.loader.exec_module(module)
     return module
 
 
-build = load_build()
+build, others = script("build"), script("others")
 
 
 def written(folder: Path) -> dict[str, bytes]:
@@ -291,18 +294,35 @@ def test_every_kept_checkpoint_has_a_record(checkpoints):
     assert not unknown, f"no record is of these weights: {unknown}"
 
 
-def smallest(checkpoints: list[Kept], task: str) -> Kept:
-    """The first of a task; that there is one is part of what is tested."""
+def smallest(checkpoints: list[Kept], task: str) -> list[Kept]:
+    """The first two of a task; that there are two is part of what is tested."""
     found = [one for one in checkpoints if one.record and one.record.data.spec == task]
-    assert found, f"no kept checkpoint of {task} has a record"
-    return found[0]
+    assert len(found) > 1, f"fewer than two kept checkpoints of {task} have a record"
+    return found[:2]
 
 
-def test_the_smallest_scale_detection_network_measured_again(checkpoints):
-    one = smallest(checkpoints, "scale1")
-    assert_same_numbers(one, measured_again(one, None))
+def test_the_smallest_scale_detection_networks_measured_again(checkpoints):
+    for one in smallest(checkpoints, "scale1"):
+        assert_same_numbers(one, measured_again(one, None))
 
 
-def test_the_smallest_cifar_network_measured_again(checkpoints, real_data):
-    one = smallest(checkpoints, "cifar10")
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_smallest_fitted_cifar_networks_measured_again(place, monkeypatch, real_data):
+    monkeypatch.chdir(ROOT)
+    one = smallest(kept(FITTED, BOARD / "records"), "cifar10")[place]
     assert_same_numbers(one, measured_again(one, real_data.folder("cifar10-jpeg-test")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenetv1_025_128.qat8", "mobilenetv1_050_160.qat8"])
+def test_imagenet_networks_that_may_be_passed_on_measured_again(name, real_data):
+    (row,) = others.networks(BOARD / "imagenet.csv", [name])
+    assert row["licence"]
+    path = next(real_data.source.rglob(f"{name}.safetensors"))
+    side = int(row["input_size"])
+    model = f"{ROOT / 'examples'}/{row['model']}"
+    loaded = load_model(model, checkpoint=path, input_options=InputOptions((side, side)))
+    records = [record for _, record in iter_records(BOARD / "records") if isinstance(record, Record)]
+    (record,) = [one for one in records if one.model.weights.sha256 == loaded.weights.sha256]
+    one = Kept(path, loaded, record)
+    assert_same_numbers(one, measured_again(one, real_data.folder("imagenet-nips17")))
