@@ -158,7 +158,9 @@ def test_one_model_that_fails_does_not_end_the_others(tmp_path):
     assert result.exit_code == 1
     assert "ValueError: no good" in result.stderr
     failed, measured = json.loads(result.stdout)
-    assert failed == {"model": args[0], "error": "broken.py:Net could not be run: ValueError: no good"}
+    images = "images of 3 x 32 x 32 (--input-size gives it others)"
+    told = f"broken.py:Net could not be run on {images}: ValueError: no good"
+    assert failed == {"model": args[0], "error": told}
     assert measured["model"]["spec"] == "net/lenet"
     alone = run(args[0], *args[2:], "--out", tmp_path, "--json")
     assert alone.exit_code == 1

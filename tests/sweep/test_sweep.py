@@ -105,7 +105,8 @@ def test_a_network_that_ends_the_program_is_a_failed_job(tmp_path):
     (job,) = jobs(tmp_path / "out", network(tmp_path, "ends", "raise SystemExit(3)"))
     outcome = work(job)
     assert outcome.status == "failed"
-    assert outcome.message == "ends.py:Net could not be run: SystemExit: 3"
+    images = "images of 3 x 16 x 16 (--input-size gives it others)"
+    assert outcome.message == f"ends.py:Net could not be run on {images}: SystemExit: 3"
 
 
 @pytest.mark.parametrize("fits", [1, 3, 7])

@@ -143,8 +143,10 @@ def run(plan: Plan, progress: Progress | None = None) -> records.Record:
 
 
 def _measured(plan: Plan, progress: Progress | None) -> tuple[records.Record, PerImage]:
+    given = plan.model.input
+    images = f"images of {given.channels} x {given.height} x {given.width} (--input-size gives it others)"
     with (
-        failing(f"{plan.model.spec} could not be run"),
+        failing(f"{plan.model.spec} could not be run on {images}"),
         kept_warnings(plan.warnings),
         registry.beside(*plan.homes),
     ):
