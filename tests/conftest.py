@@ -2,21 +2,29 @@
 
 import os
 import socket
+import subprocess
+import sys
 import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+import typer
+import typer.testing
 
 from timm_diffsens.device import allocator
 
 allocator.prepare()
 # one thread a worker where tests run side by side, else two
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, torch.get_num_threads()))
+
+# the command line is put together once and not for each call, of which most take less than that
+typer.testing._get_command = cache(typer.main.get_command)
 
 DATA_VARIABLE = "DIFFSENS_TEST_DATA"
 
@@ -95,3 +103,15 @@ def real_data() -> Iterator[RealData]:
         pytest.fail(f"{DATA_VARIABLE} is set to {named!r}, which is no folder")
     with tempfile.TemporaryDirectory(prefix="diffsens-data-") as unpacked:
         yield RealData(source.resolve(), Path(unpacked))
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[list[str]]:
+    """How a command begins that is run as by `sys.executable`, with its libraries imported; see `warm.py`."""
+    with tempfile.TemporaryDirectory(prefix="diffsens-") as folder:
+        command = [sys.executable, str(Path(__file__).with_name("warm.py")), f"{folder}/socket"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen(command, **pipes, env={**os.environ, "OMP_NUM_THREADS": "1"}) as server:
+            assert server.stdout.readline() == b"ready\n"
+            yield [sys.executable, "-I", "-S", *command[1:]]
+            server.stdin.close()

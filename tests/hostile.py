@@ -4,7 +4,7 @@ import copy
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,12 +167,25 @@ def write_corpus(folder: Path) -> dict[Path, bool]:
     return written
 
 
-def _document(number: int) -> dict[str, Any]:
+def every_payload() -> str:
+    """A sound record with all texts: one for each layer and each deformation, and all in a row elsewhere."""
+    document = _document(600, [f"layer{i}" for i in range(len(PAYLOADS))])
+    for place in FREE_TEXT:
+        document = changed(document, place, " ".join(PAYLOADS))
+    for layers in document["variants"].values():
+        for layer, payload in zip(layers, PAYLOADS, strict=True):
+            layer["layer"] = payload
+    (other,) = document["further"]
+    document["further"] = [{**other, "deformation": payload} for payload in PAYLOADS]
+    return sealed(document)
+
+
+def _document(number: int, names: Sequence[str] = NAMES) -> dict[str, Any]:
     """A record with something in every field; of another network for each number."""
     weights = {"source": "checkpoint", "detail": "x.pt", "seed": 3, "sha256": f"{number:064x}"}
     record = make_record(
         f"net{number:03d}",
-        names=NAMES,
+        names=list(names),
         model={"weights": weights, "recipe": {"training": {"seed": number, "optimizer": "sgd"}}},
         data={"note": "a note", "title": "Images", "skipped": ["a.jpg"], "parameters": {"task": "one"}},
         protocol={
@@ -199,7 +212,7 @@ def _document(number: int) -> dict[str, Any]:
     other = record.protocol.model_copy(update={"delta": 2.5})
     record = record.model_copy(update={"further": [Further.of(other, record.variants)]})
     document: dict[str, Any] = json.loads(record_text(record))
-    document["further"][0]["variants"]["original"]["reason"] = ["none", None, None]
+    document["further"][0]["variants"]["original"]["reason"] = ["none"] + [None] * (len(names) - 1)
     document["variants"]["original"][0] |= {"reason": "none", "aliases": ["other"]}
     document["spectra"]["original"][0]["reason"] = "none"
     document["timings"]["peak_memory_bytes"] = 1

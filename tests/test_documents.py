@@ -1,7 +1,6 @@
 import re
 import runpy
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,23 +12,23 @@ FOLDERS = (".ci", ".github", "benchmarks", "docs", "examples", "leaderboard", "t
 GUIDES = ("CONTRIBUTING.md", "docs/architecture.md")
 
 
-def test_measured_tables_are_those_of_the_records():
+def test_measured_tables_are_those_of_the_records(warm):
     script = ROOT / "docs" / "render.py"
-    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True)
+    done = subprocess.run([*warm, str(script), "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "<!-- record:" in (ROOT / "docs" / "measured.md").read_text()
 
 
-def test_the_library_example_runs_as_it_stands():
+def test_the_library_example_runs_as_it_stands(warm):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([*warm, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("output ")
 
 
-def test_the_projects_own_records_are_valid():
+def test_the_projects_own_records_are_valid(warm):
     done = subprocess.run(
-        [sys.executable, "-m", "timm_diffsens.cli", "validate", str(ROOT / "leaderboard" / "records")],
+        [*warm, "-m", "timm_diffsens.cli", "validate", str(ROOT / "leaderboard" / "records")],
         capture_output=True,
         text=True,
     )

@@ -154,21 +154,26 @@ def test_an_executor_of_ones_own_gives_the_same_records(folder):
         assert again.key == record.key
 
 
-def python(code, *folders):
-    """Run code with these folders on the path; what it prints."""
-    path = os.pathsep.join([str(ROOT), *map(str, folders)])
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def python(warm):
+    """Runs code with these folders on the path; what it prints."""
+
+    def printed(code, *folders):
+        path = os.pathsep.join([str(ROOT), *map(str, folders)])
+        environment = {**os.environ, "PYTHONPATH": path}
+        done = subprocess.run([*warm, "-c", code], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return printed
 
 
-def test_the_page_in_python(folder):
+def test_the_page_in_python(folder, python):
     (code,) = re.findall(r"```python run\n(.*?)```", PAGE, re.DOTALL)
     assert python(code, folder).startswith("Shift:pixels=2@")
 
 
-def test_an_installed_package_adds_names(tmp_path):
+def test_an_installed_package_adds_names(tmp_path, python):
     """A distribution on the path, found as an installed one is."""
     info = tmp_path / "toy-1.0.dist-info"
     info.mkdir()

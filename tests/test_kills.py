@@ -18,11 +18,11 @@ SLOW = {**CASES, "demo": (100, 9, 1)}
 pytestmark = pytest.mark.skipif(not hasattr(sys, "addaudithook") or sys.platform == "win32", reason="forks")
 
 
-def walk(case: str, folder: Path, every: int) -> dict:
+def walk(python: list[str], case: str, folder: Path, every: int) -> dict:
     if case == "leaderboard":
         for i in range(6):
             write_record(folder / "given" / "records", random_record(f"net{i}", i, 4))
-    command = [sys.executable, str(WALK), case, str(folder), str(every)]
+    command = [*python, str(WALK), case, str(folder), str(every)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -37,13 +37,13 @@ def check(case: str, found: dict) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_stopped_at_some_operations_and_done_again_the_files_are_the_same(tmp_path, case):
-    check(case, walk(case, tmp_path, CASES[case][2]))
+def test_stopped_at_some_operations_and_done_again_the_files_are_the_same(tmp_path, case, warm):
+    check(case, walk(warm, case, tmp_path, CASES[case][2]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", SLOW)
-def test_stopped_at_every_operation_and_done_again_the_files_are_the_same(tmp_path, case):
-    found = walk(case, tmp_path, 1)
+def test_stopped_at_every_operation_and_done_again_the_files_are_the_same(tmp_path, case, warm):
+    found = walk(warm, case, tmp_path, 1)
     check(case, found)
     assert found["left by kills"] > 0  # so there was something to clear

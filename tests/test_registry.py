@@ -237,7 +237,7 @@ def test_how_a_thing_is_drawn_is_checked():
         registry.Look("green")
 
 
-def test_everything_built_in_is_found_and_measures_without_optional_packages(tmp_path):
+def test_everything_built_in_is_found_and_measures_without_optional_packages(tmp_path, warm):
     """As after a plain `pip install`: numba, llvmlite and Triton are not there."""
     code = f"""
 import sys
@@ -249,6 +249,6 @@ options = {{"images": 4, "layers": "stages", "variants": "all", "components": Tr
 record = bench("net/lenet", pretrained=False, out={str(tmp_path)!r}, **options)
 print(record.output.r > 0)
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    run = subprocess.run([*warm, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == ["True"]

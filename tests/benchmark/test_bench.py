@@ -174,8 +174,9 @@ def test_error_is_measured_on_labelled_images_of_fitting_classes(pictures, tmp_p
     assert whole.test_error.source == "measured on the full split"
     assert (whole.test_error.value, whole.test_error.n) == (pytest.approx(2 / 3), 30)
     assert whole.test_error.stderr == pytest.approx((2 / 9 / 30) ** 0.5, rel=1e-6)
-    given = bench(f"{file}:three", images=12, layers="all", test_error=0.125, **common)
-    assert (given.test_error.value, given.test_error.source) == (0.125, "given")
+    given = bench(f"{file}:three", images=12, layers="all", test_error=0.125, train_error=0.0625, **common)
+    assert (given.test_error.value, given.test_error.source, given.train_error) == (0.125, "given", 0.0625)
+    assert some.train_error is None
     assert some.variants["original"][-1].reason == "input-independent"  # the zero weights: 0/0, said so
 
 

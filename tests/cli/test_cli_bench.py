@@ -187,8 +187,8 @@ def test_a_record_that_cannot_be_written_is_printed(form, tmp_path, monkeypatch)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_standard_output_on_a_full_disk_loses_no_record(tmp_path):
-    command = [sys.executable, "-m", "timm_diffsens", "bench", "net/lenet", *QUICK, "--out", str(tmp_path)]
+def test_standard_output_on_a_full_disk_loses_no_record(tmp_path, warm):
+    command = [*warm, "-m", "timm_diffsens", "bench", "net/lenet", *QUICK, "--out", str(tmp_path)]
     for form in ([], ["--json"]):
         with Path("/dev/full").open("w") as full:
             done = subprocess.run([*command, *form], stdout=full, stderr=subprocess.PIPE, text=True)

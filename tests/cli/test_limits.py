@@ -1,7 +1,6 @@
 """What the command line does where the machine refuses: room, a reader, address space, permission."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,6 @@ from timm_diffsens.results.report import export
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full and limits")
 
-DIFFSENS = [sys.executable, "-m", "timm_diffsens"]
 QUICK = ["--no-pretrained", "--dataset", "scale1", "--images", "2", "--layers", "output"]
 NARROW = 20 * 2**30  # bytes: enough for torch, not for the renderer's engine
 
@@ -26,11 +24,16 @@ def board(tmp_path):
     return tmp_path
 
 
-def run(*arguments: object, before: str = "", **streams) -> subprocess.CompletedProcess:
+@pytest.fixture
+def run(warm):
     """By a shell, which sets limits and closes streams."""
-    script = f'{before} "$@"' if before.startswith("ulimit") else f'"$@" {before}'
-    command = ["bash", "-c", script, "bash", *DIFFSENS, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, **streams)
+
+    def run_in_shell(*arguments: object, before: str = "", **streams) -> subprocess.CompletedProcess:
+        script = f'{before} "$@"' if before.startswith("ulimit") else f'"$@" {before}'
+        command = ["bash", "-c", script, "bash", *warm, "-m", "timm_diffsens", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, **streams)
+
+    return run_in_shell
 
 
 def only_error(done: subprocess.CompletedProcess) -> str:
@@ -41,7 +44,7 @@ def only_error(done: subprocess.CompletedProcess) -> str:
     return line
 
 
-def test_a_board_without_address_space_for_figures_is_written_but_for_them(board):
+def test_a_board_without_address_space_for_figures_is_written_but_for_them(board, run):
     done = run("leaderboard", "--out", board, "--resamples", "100", before=f"ulimit -v {NARROW // 1024};")
     assert done.returncode == 1
     assert "figures cannot be drawn in an address space of 20 GiB (`ulimit -v`)" in only_error(done)
@@ -52,7 +55,7 @@ def test_a_board_without_address_space_for_figures_is_written_but_for_them(board
     assert "not drawn on this machine" in (board / "index.html").read_text()
 
 
-def test_a_record_without_address_space_for_its_figure_is_shown(board, tmp_path):
+def test_a_record_without_address_space_for_its_figure_is_shown(board, tmp_path, run):
     figure = tmp_path / "net1.png"
     done = run("show", "net1", "--out", board, "--figure", figure, before=f"ulimit -v {NARROW // 1024};")
     assert done.returncode == 1
@@ -71,7 +74,7 @@ def test_under_a_limit_that_is_wide_enough_charts_are_the_same(form, monkeypatch
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["ls", "--help"], ["ls", "noises"], []])
-def test_help_and_lists_on_a_full_disk_are_one_line(arguments):
+def test_help_and_lists_on_a_full_disk_are_one_line(arguments, run):
     done = run(*arguments, before=">/dev/full")
     assert done.returncode == 1
     assert only_error(done) == "error: what was found cannot be printed: No space left on device"
@@ -81,7 +84,7 @@ def test_help_and_lists_on_a_full_disk_are_one_line(arguments):
     ("streams", "code"),
     [(">/dev/full", 1), (">&-", 0), ("<&- >&- 2>&-", 0), ("| true; exit ${PIPESTATUS[0]}", 1)],
 )
-def test_a_record_is_kept_whatever_becomes_of_the_output(tmp_path, streams, code):
+def test_a_record_is_kept_whatever_becomes_of_the_output(tmp_path, streams, code, run):
     done = run("bench", "net/fc2", *QUICK, "--variants", "original", "--out", tmp_path, before=streams)
     assert done.returncode == code
     assert len(list((tmp_path / "records").rglob("*.json"))) == 1
@@ -111,39 +114,37 @@ def test_ctrl_c_while_libraries_are_imported_ends_at_once(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-def without_privileges() -> list[str]:
-    """What a command begins with so that permissions hold for it too."""
-    if os.geteuid():
-        return []
-    if shutil.which("setpriv") is None:
-        pytest.skip("the superuser may read everything")
-    return ["setpriv", "--inh-caps=-all", "--bounding-set=-all"]
+# The superuser may read everything, but for what follows capset(2) with no capability.
+UNPRIVILEGED = """
+import ctypes, runpy, sys
+ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
+runpy.run_module("timm_diffsens", run_name="__main__", alter_sys=True)
+"""
+
+
+def refused(command: list[str], folder: Path) -> subprocess.CompletedProcess:
+    """What a command does that may not look into a folder."""
+    folder.chmod(0)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    finally:
+        folder.chmod(0o755)
+    assert done.returncode == 2
+    return done
 
 
 @pytest.mark.parametrize("place", ["records", "records/imagenet"])
 @pytest.mark.parametrize(
     "arguments", [["ls", "records"], ["validate"], ["leaderboard"], ["show", "net1"]], ids=lambda a: a[0]
 )
-def test_a_folder_that_may_not_be_read_is_not_an_empty_one(board, place, arguments):
+def test_a_folder_that_may_not_be_read_is_not_an_empty_one(board, place, arguments, warm):
     closed = board / place
-    closed.chmod(0)
-    try:
-        command = [*without_privileges(), *DIFFSENS, *arguments, "--out", str(board)]
-        done = subprocess.run(command, capture_output=True, text=True)
-    finally:
-        closed.chmod(0o755)
-    assert done.returncode == 2
+    done = refused([*warm, "-c", UNPRIVILEGED, *arguments, "--out", str(board)], closed)
     assert only_error(done) == f"error: cannot read the folder {closed}: permission denied"
 
 
 @pytest.mark.parametrize("verb", ["show", "validate"])
-def test_a_record_in_a_closed_folder(board, verb):
+def test_a_record_in_a_closed_folder(board, verb, warm):
     path = next(Path(board / "records").rglob("*.json"))
-    path.parent.chmod(0)
-    try:
-        command = [*without_privileges(), *DIFFSENS, verb, str(path)]
-        done = subprocess.run(command, capture_output=True, text=True)
-    finally:
-        path.parent.chmod(0o755)
-    assert done.returncode == 2
+    done = refused([*warm, "-c", UNPRIVILEGED, verb, str(path)], path.parent)
     assert "permission denied" in only_error(done).lower()

@@ -320,7 +320,7 @@ def test_what_the_network_sees_of_a_long_image_is_what_it_saw():
 # ---- names that are no UTF-8, through to the record
 
 
-def test_any_file_name_comes_through_to_the_record(make_folder, tmp_path):
+def test_any_file_name_comes_through_to_the_record(make_folder, tmp_path, warm):
     root = make_folder(per_class=60)
     odd = os.fsdecode(b"caf\xe9\xff")
     (root / "a").rename(root / odd)
@@ -330,9 +330,7 @@ def test_any_file_name_comes_through_to_the_record(make_folder, tmp_path):
     out = tmp_path / "out"
     command = "bench test_resnet --no-pretrained --dataset folder --json --input-size 32 --images 122"
     options = ["--layers", "stages", "--variants", "original", "--out", str(out), "--data-dir", str(root)]
-    done = subprocess.run(
-        [sys.executable, "-m", "timm_diffsens", *command.split(), *options], capture_output=True
-    )
+    done = subprocess.run([*warm, "-m", "timm_diffsens", *command.split(), *options], capture_output=True)
     assert done.returncode == 0, done.stderr
     (file,) = out.rglob("*.json")
     record = json.loads(file.read_text(encoding="utf-8"))

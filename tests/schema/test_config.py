@@ -1,7 +1,6 @@
 """The configuration: one list of options, checked in one place."""
 
 import subprocess
-import sys
 
 import pytest
 
@@ -19,14 +18,18 @@ config.Config = Config
 """
 
 
-def run(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run(warm):
+    def printed(code):
+        done = subprocess.run([*warm, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return printed
 
 
 @pytest.mark.parametrize("verb", ["bench", "sweep"])
-def test_a_new_field_is_an_option_of_the_verbs(verb):
+def test_a_new_field_is_an_option_of_the_verbs(verb, run):
     shown = f"from timm_diffsens.cli import app; app([{verb!r}, '--help'], standalone_mode=False)"
     text = run(ONE_MORE + shown)
     assert "--twist" in text
@@ -34,7 +37,7 @@ def test_a_new_field_is_an_option_of_the_verbs(verb):
     assert "--twist" not in run(shown)
 
 
-def test_a_new_field_is_an_argument_of_bench_and_stands_in_the_protocol():
+def test_a_new_field_is_an_argument_of_bench_and_stands_in_the_protocol(run):
     asked = "dict(pretrained=False, images=2, layers='output', variants='original')"
     code = f"""
 from timm_diffsens import bench
@@ -47,7 +50,7 @@ print(plain.protocol.sha256 == twisted.protocol.sha256, plain.key == twisted.key
     assert found == ["True", "{} {'twist': 0.5}", "False False"]
 
 
-def test_a_record_without_further_options_does_not_mention_them(tmp_path):
+def test_a_record_without_further_options_does_not_mention_them(tmp_path, run):
     code = f"""
 from timm_diffsens import bench
 bench("test_resnet", pretrained=False, images=2, layers="output", variants="original", out={str(tmp_path)!r})

@@ -138,9 +138,9 @@ def test_parts_need_not_be_contiguous():
     assert torch.equal(results[0][1], results[1][1])
 
 
-def one_pass(threads, kept, after):
-    """(sums, pivot) after five images of several tiles' width on so many threads."""
-    parts, pivot, drift = case(90 * TILE + 5)
+def one_pass(threads, kept, after, d=90 * TILE + 5):
+    """(sums, pivot) after five images of that width on so many threads."""
+    parts, pivot, drift = case(d)
     sums, before = new_sums(), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -151,10 +151,11 @@ def one_pass(threads, kept, after):
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_neither_threads_nor_the_place_of_the_drift_change_a_bit(kept):
-    expected = one_pass(1, True, 8)
+@pytest.mark.parametrize("d", [TILE - 100, 5 * TILE, 90 * TILE + 5])
+def test_neither_threads_nor_the_place_of_the_drift_change_a_bit(kept, d):
+    expected = one_pass(1, True, 8, d)
     for count in (1, 2, 3, 16):
-        found = one_pass(count, kept, 8)
+        found = one_pass(count, kept, 8, d)
         assert torch.equal(found[0], expected[0])
         assert torch.equal(found[1], expected[1])
 
@@ -165,6 +166,19 @@ def test_without_the_openmp_of_pytorch_threads_of_python_do_the_same(monkeypatch
     found = one_pass(4, False, 8)
     assert torch.equal(found[0], expected[0])
     assert torch.equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize("d", [TILE // 2, TILE, TILE + 1, 2 * TILE, 90 * TILE])
+def test_a_layer_of_half_a_tile_or_more_is_shared_by_two_threads(monkeypatch, d):
+    asked = []
+
+    def team(function, task, count):
+        asked.append(count)
+        threads.run_on_python_threads(function, task, count)
+
+    monkeypatch.setattr(threads, "team", lambda: team)
+    one_pass(2, False, 8, d)
+    assert asked == [2]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PyTorch's wheels for Linux bring OpenMP")
@@ -252,7 +266,8 @@ def test_loading_the_kernel_leaves_the_number_of_threads():
 
 
 _MEASURE = """
-import json, sys
+import json, sys, warnings
+warnings.filterwarnings("error", "", UserWarning, "timm_diffsens")
 if {without}:
     sys.modules["numba"] = None
 from timm_diffsens import measure
@@ -265,21 +280,10 @@ print(json.dumps([layer.model_dump() for layer in layers]))
 """
 
 
-def test_without_numba_a_measurement_gives_the_same_numbers_and_one_line_says_so():
+def test_without_numba_a_measurement_gives_the_same_numbers_and_one_line_says_so(warm):
     runs = []
     for without in (True, False):
-        run = subprocess.run(
-            [
-                sys.executable,
-                "-W",
-                "error::UserWarning:timm_diffsens",
-                "-c",
-                _MEASURE.format(without=without),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        run = subprocess.run([*warm, "-c", _MEASURE.format(without=without)], capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
         runs.append((json.loads(run.stdout), run.stderr.splitlines()))
     (plain, said), (compiled, quiet) = runs

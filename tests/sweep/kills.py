@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def workers_of(process: subprocess.Popen) -> list[int]:
     return [pid for pid in found if is_alive(pid)]
 
 
-def wait_until(true, seconds: float = 120) -> None:
+def wait_until(true, seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
@@ -129,11 +130,12 @@ class KilledSweep:
             process = start(self.out, self.models, self.workers, stdout=subprocess.DEVNULL, stderr=file)
         try:
             while self.kinds and self._wait_for_a_moment(process):
+                if not self._kill(process, self.kinds[-1]):
+                    continue
                 kind = self.kinds.pop()
-                self._kill(process, kind)
                 kills[kind] += 1
                 if kind in ("sweep", "all"):
-                    process.wait(timeout=60)
+                    process.wait(timeout=600)
                     wait_until(lambda: not any(map(is_alive, self.at_work)))  # they end with the sweep
                 self._look()
             code = process.wait(timeout=600)
@@ -163,18 +165,22 @@ class KilledSweep:
         return False
 
     def _files(self) -> set[Path]:
-        """Records and outcomes, also those that are being written."""
-        return {path for part in ("records", "sweep") for path in (self.out / part).rglob("*")}
+        """Records and outcomes, also those that are being written; folders may go meanwhile."""
+        walks = (os.walk(self.out / part) for part in ("records", "sweep"))
+        return {Path(top, name) for walk in walks for top, *names in walk for name in chain(*names)}
 
-    def _kill(self, process: subprocess.Popen, kind: str) -> None:
-        (server,) = (child for child in children(process.pid) if children(child))
-        found = workers_of(process)
-        assert 0 < len(found) <= self.workers
+    def _kill(self, process: subprocess.Popen, kind: str) -> bool:
+        """Whether there was still somebody at work."""
+        servers, found = [child for child in children(process.pid) if children(child)], workers_of(process)
+        if not found or len(servers) != 1:
+            return False
+        assert len(found) <= self.workers
         if kind == "all":
             os.killpg(process.pid, signal.SIGKILL)
         else:
-            pids = {"worker": self.draw.choice(found), "sweep": process.pid, "server": server}
+            pids = {"worker": self.draw.choice(found), "sweep": process.pid, "server": servers[0]}
             os.kill(pids[kind], signal.SIGKILL)
+        return True
 
     def _recorded(self) -> set[str]:
         return {json.loads(content)["model"]["spec"] for content in self.records.values()}

@@ -36,7 +36,7 @@ def test_leaving_early_cancels_what_is_under_way(tmp_path):
 
     def interrupt(job):
         # a signal to a process that is still being started is lost where its parent ignores it
-        logs, until = tmp_path / "slurm", time.monotonic() + 60
+        logs, until = tmp_path / "slurm", time.monotonic() + 600
         while not any("Loading" in log.read_text() for log in logs.glob("*_log.out")):
             assert time.monotonic() < until
             time.sleep(0.05)
@@ -108,7 +108,7 @@ def test_a_task_keeps_its_process_between_models(tmp_path, monkeypatch):
     import_here(monkeypatch)
     alone, out = tmp_path / "alone", tmp_path / "out"
     models = [telling(tmp_path, name) for name in ("a", "b", "c")]
-    executor, begun = Slurm(tmp_path / "slurm", cluster="local", models=2), []
+    executor, begun = Slurm(tmp_path / "slurm", cluster="debug", models=2), []
     assert executor.executor.parameters["timeout_min"] == 120
     found = [(job.model, o.status) for job, o in executor.run(trusted(out, *models), begun.append)]
     assert sorted(found) == [(model, "done") for model in models]
@@ -122,7 +122,7 @@ def test_a_model_that_ends_its_process_costs_the_task_no_other(tmp_path, monkeyp
     import_here(monkeypatch)
     kill = telling(tmp_path, "k", "os.kill(os.getpid(), 9)")
     models = [telling(tmp_path, "a"), kill, telling(tmp_path, "b")]
-    executor = Slurm(tmp_path / "slurm", cluster="local", models=3)
+    executor = Slurm(tmp_path / "slurm", cluster="debug", models=3)
     found = {job.model: o for job, o in executor.run(trusted(tmp_path / "out", *models), lambda job: None)}
     assert [found[model].status for model in models] == ["done", "lost", "done"]
     assert "SIGKILL" in found[kill].message

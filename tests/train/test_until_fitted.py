@@ -27,7 +27,7 @@ FITTING = {"train_images": 64, "epochs": 60, "batch_size": 16, "lr": 0.02, "unti
 
 
 def recipe_of(**changes):
-    return Recipe("scale1", "net/resnet20", ModelArguments(width=4), **{**FITTING, **changes})
+    return Recipe("scale1", "net/lenet", **{**FITTING, **changes})
 
 
 def trained(recipe, out, **options):

@@ -192,7 +192,7 @@ class _Run:
                     layers[name] = [average_layers(under) for under in copies]
                 else:
                     layers[name] = original.layers
-        seconds = time.perf_counter() - clock
+        seconds, stated = time.perf_counter() - clock, plan.config.train_error
         return records.Record(
             key=plan.key,
             model=parts.model,
@@ -200,7 +200,7 @@ class _Run:
             protocol=parts.protocols[0],
             test_error=test_error,
             trained={"random": False, "given": None}.get(parts.model.weights.source, True),
-            train_error=train_error(parts.model.recipe),
+            train_error=train_error(parts.model.recipe) if stated is None else stated,
             variants={name: under[0] for name, under in layers.items()},
             further=[
                 Further.of(protocol, {name: under[k] for name, under in layers.items()})

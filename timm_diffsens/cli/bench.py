@@ -90,7 +90,12 @@ def _checked(models: Sequence[str], config: Config, out: Path, save_fields: Path
     from timm_diffsens.models.architectures import find_architecture
     from timm_diffsens.results.records.store import check_writable
 
-    single = {"checkpoint": config.checkpoint, "test-error": config.test_error, "save-fields": save_fields}
+    single = {
+        "checkpoint": config.checkpoint,
+        "test-error": config.test_error,
+        "train-error": config.train_error,
+        "save-fields": save_fields,
+    }
     for name, value in single.items():
         if value is not None and len(models) > 1:
             raise UsageError(f"--{name} belongs to one model, got {len(models)}: {', '.join(models)}")

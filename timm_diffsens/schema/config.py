@@ -262,6 +262,9 @@ class Config(Options):
     test_error: Annotated[float | None, Field(ge=0, le=1)] = _images(
         None, "A known test error, as a fraction.", one_model=True, group="key"
     )
+    train_error: Annotated[float | None, Field(ge=0, le=1)] = _images(
+        None, "A known error on the training set, as a fraction.", one_model=True, group="key"
+    )
     dims: int | None = _images(None, "scale1, scale2: 1 or 2 dimensions.")
     size: int | None = _images(None, "scale1, scale2: side of the images.", "pixels")
     xi: float | None = _images(None, "scale1: the distance; scale2: side of a patch.", "pixels")

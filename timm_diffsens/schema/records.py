@@ -224,7 +224,9 @@ class Record(Part):
     protocol: Protocol
     test_error: TestError
     trained: bool | None = Field(description="false for random weights, null where nobody can know")
-    train_error: Fraction | None = Field(None, description="from the checkpoint's metadata, a fraction")
+    train_error: Fraction | None = Field(
+        None, description="from the checkpoint's metadata, or as given: a fraction"
+    )
     variants: Annotated[
         dict[VariantName, list[LayerSensitivity]], AfterValidator(_by_variant), AfterValidator(_rounded)
     ]

@@ -21,8 +21,11 @@ from timm_diffsens.device import threads
 from timm_diffsens.sensitivities.reductions.state import TILE, Block, RunningSums
 
 _FAST_MATH = {"reassoc", "contract", "nsz"}  # sums in vector lanes; infinities and nans stay what they are
-# Tiles that a thread takes at once: more of them read memory in longer runs, fewer share a layer evenly.
-_LONG, _LONG_FROM = 4, 64 * TILE
+# Columns that a thread takes at once: more of them read memory in longer runs, fewer share a layer evenly.
+# It depends on the layer's width alone, so that the numbers of threads and images leave the sums as they are.
+# (Software prefetch of the next rows costs more than it brings: the processor's own keeps up with the loops.)
+_LONG, _LONG_FROM = 4 * TILE, 64 * TILE
+_NARROW, _NARROW_BELOW = TILE // 4, 2 * TILE
 
 # A task in 64-bit integers: three counters that the threads share, numbers, and addresses; then its blocks,
 # and space for what is summed of one image.
@@ -124,7 +127,7 @@ def _kernel(given: Any, real: Any) -> Callable[[Any], None]:
     """What each thread does for a task; `given` is the type of the layer, `real` that of the pivot."""
 
     # of the closure: numba's cache on disk looks at that, not at globals of other files
-    tile, width = TILE, len(Block._fields)
+    widest, width = TILE, len(Block._fields)
 
     def share(task: Any) -> None:
         it = carray(task, (_FIELDS,), np.int64)
@@ -132,7 +135,7 @@ def _kernel(given: Any, real: Any) -> Callable[[Any], None]:
         numbers, end = 2 * it[_PAIRS] + 1, _FIELDS + count * width
         it = carray(task, (end + numbers,), np.int64)
         blocks, image = it[_FIELDS:end].reshape((count, width)), it[end:].view(np.float64)
-        chunks = -(-d // chunk)
+        chunks, tile = -(-d // chunk), min(widest, chunk)
         parts = carray(_pointer(it[_PARTS]), (numbers, images, d), given)
         pivot = carray(_pointer(it[_PIVOT]), (d,), real)
         squares = carray(_pointer(it[_SQUARES]), (-(-d // tile), numbers * images + count), real)
@@ -198,9 +201,9 @@ def add_rows(
 ) -> None:
     """See `dispatch.add_rows`; `parts` is contiguous, and of float32 or float64."""
     numbers, images, d = parts.shape
-    chunk = TILE * (_LONG if d >= _LONG_FROM else 1)
+    chunk = _LONG if d >= _LONG_FROM else _NARROW if d < _NARROW_BELOW else TILE
     workers = max(1, min(torch.get_num_threads(), -(-d // chunk)))
-    squares = -(-d // TILE) * (numbers * images + len(blocks))
+    squares = -(-d // min(TILE, chunk)) * (numbers * images + len(blocks))
     scratch = pivot.new_empty(squares + (workers * chunk if drift is None else 0))
     place = scratch.data_ptr()
     after = place + squares * scratch.itemsize

@@ -1,19 +1,21 @@
-"""Measure ImageNet classifiers that others trained, as `imagenet.csv` lists them, one after another.
+"""Measure classifiers that others trained, as `imagenet.csv` or `cifar10.csv` lists them, one after another.
 
-    python leaderboard/imagenet.py --weights DIR --images DIR [--out DIR] [--whole | --errors] [NAME ...]
+    python leaderboard/others.py imagenet --weights DIR --images DIR [--out DIR] [--whole | --errors]
+        [NAME ...]
 
 `--weights` has the checkpoints, `<checkpoint>.safetensors` anywhere below it; `--images` the images, a
-folder for each WordNet id. What has a record already is not measured again. `--whole` adds all variants,
-components and more sizes, for some twenty times the time. `--errors` measures little else than the test
-error, over all images, and says how far it is from the `error` of the table, which is of the same networks
-on the same photographs before they were encoded as JPEG: that costs small networks a point or two.
-NAME picks checkpoints by their start.
+folder for each class, of ImageNet its WordNet id. What has a record already is not measured again. `--whole`
+adds all variants, components and more sizes to those of ImageNet, for some twenty times the time. `--errors`
+measures little else than the test error, over all images, and says how far it is from the `error` of the
+table. That of ImageNet is of the same photographs before they were encoded as JPEG, which costs small
+networks a point or two. NAME picks checkpoints by their start.
 
 `.qat8` and `.qnnpack8` are networks of 8-bit weights, put back into float32 with batch-norm folded in;
 activations are float.
 
 Columns: `model`, a spec (of a factory below `examples`); `checkpoint`; `input_size`; `error`, top-1;
-`source` and `licence` of the weights, empty where none is stated: such weights may not be passed on.
+`train_error`, on the training images of the same data set, empty where it was not measured; `source` and
+`licence` of the weights, empty where none is stated: such weights may not be passed on.
 """
 
 import argparse
@@ -23,12 +25,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from build import BENCH, SIZES
+
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parent / "examples"
 # The board's size is the first: the same deformation of a picture for networks of 128 and of 224 pixels.
 BOARD = ("--images", "300", "--variants", "original", "--delta", "1@224,0.25@224,1,0.25", "--no-per-image")
 WHOLE = ("--images", "500", "--variants", "all", "--shuffles", "3", "--init-samples", "3", "--components")
 WHOLE += ("--delta", "1@224,0.25@224,0.5@224,2@224,1,0.25,0.5,2", "--no-per-image")
+CIFAR10 = (*BENCH, *SIZES)
 ERRORS = ("--images", "10", "--variants", "original", "--layers", "stages", "--delta", "1@224")
 MOST_APART = 0.01
 
@@ -36,16 +41,19 @@ MOST_APART = 0.01
 def main() -> None:
     """Measure each network of the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("dataset", choices=["imagenet", "cifar10"])
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--weights", required=True, type=Path)
     parser.add_argument("--images", required=True)
     parser.add_argument("--out", default=str(HERE))
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--whole", dest="how", action="store_const", const=WHOLE, default=BOARD)
+    how.add_argument("--whole", dest="how", action="store_const", const=WHOLE)
     how.add_argument("--errors", dest="how", action="store_const", const=ERRORS)
     options = parser.parse_args()
-    for row in networks(HERE / "imagenet.csv", options.names):
-        record = measure(row, options.weights, options.images, options.out, options.how)
+    how = options.how or {"imagenet": BOARD, "cifar10": CIFAR10}[options.dataset]
+    where = ("--dataset", options.dataset, "--data-dir", options.images, "--out", options.out)
+    for row in networks(HERE / f"{options.dataset}.csv", options.names):
+        record = measure(row, options.weights, (*where, *how))
         print(told(row, record["test_error"]["value"]), flush=True)
 
 
@@ -55,16 +63,17 @@ def networks(table: Path, names: list[str]) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if row["checkpoint"].startswith(tuple(names) or "")]
 
 
-def measure(row: dict[str, str], weights: Path, images: str, out: str, how: tuple[str, ...]) -> dict:
+def measure(row: dict[str, str], weights: Path, how: tuple[str, ...]) -> dict:
     """The record of one network."""
     spec, file = row["model"], f"{row['checkpoint']}.safetensors"
     checkpoint = next(weights.rglob(file), None)
     if checkpoint is None:
         raise SystemExit(f"there is no {file} below {weights}")
     model = f"{EXAMPLES}/{spec}" if ".py:" in spec else spec
-    where = ("--dataset", "imagenet", "--data-dir", images, "--full-error", "--input-size", row["input_size"])
-    command = [sys.executable, "-m", "timm_diffsens", "bench", model, "--checkpoint", str(checkpoint)]
-    command += [*where, *how, "--out", out, "--json"]
+    command = [sys.executable, "-m", "timm_diffsens", "bench", model, "--checkpoint", str(checkpoint), *how]
+    command += ["--full-error", "--input-size", row["input_size"], "--json"]
+    if row["train_error"]:
+        command += ["--train-error", row["train_error"]]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout)[0]
 
