@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from board_factory import make_board, random_record
+from board_factory import random_record
 
-from timm_diffsens.results.page import build
 from timm_diffsens.results.page.build import render_page
 from timm_diffsens.results.page.record_data import contents, curve, deflated, pack
 from timm_diffsens.results.records import memory
@@ -79,14 +78,6 @@ def test_a_large_board_has_curves_alone(folder, monkeypatch):
         for measure in "dgr":
             values = [getattr(layer, measure) for layer in layers]
             assert curve_read(found["variants"][name][measure]) == pytest.approx(values, rel=0.006)
-
-
-def test_of_many_networks_some_are_drawn(monkeypatch):
-    board = make_board([random_record(f"net_{i}", i, 4) for i in range(12)])
-    monkeypatch.setattr(build, "_MOST_DOTS", 5)
-    page = render_page(board)
-    assert page.count("5 of 12 networks are drawn") == 3
-    assert page.count('data-tip="net_') == 3 * 5
 
 
 @pytest.mark.parametrize("kinds", [1, 3, 40])

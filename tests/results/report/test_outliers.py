@@ -75,5 +75,9 @@ def test_places_on_logarithmic_axes_and_back():
 
 def test_names_are_cut_to_what_tells_networks_apart():
     assert short_name("vit (cifar_networks.py), depth 4") == "vit, depth 4"
+    assert short_name("imagenet_networks.py:mobilenetv1:alpha=0.25") == "mobilenetv1:alpha=0.25"
+    assert (
+        short_name("torchvision/squeezenet1_1") == short_name("hf-hub:some/squeezenet1_1") == "squeezenet1_1"
+    )
     assert short_name("a" * 40) == "a" * 23 + "…"
     assert short_name("vit (large)") == "vit (large)"

@@ -15,7 +15,8 @@ MOST_NAMED = 3  # of a plot
 _LONGEST = 24  # letters
 _LETTER, _HIGH = 0.62, 1.1  # width and height of a letter, in sizes of the font; most are narrower
 _POINT = 4.0  # from the middle of a point to its edge, in pixels
-_FILES = re.compile(r"^net/| \([^()]*\.py\)")  # parts of a name that a short one can do without
+# Where a network is from, which a short name can do without.
+_ORIGIN = re.compile(r"^(?:net/|torchvision/|hf-hub:[^/]*/|[^:]*\.py:)| \([^()]*\.py\)")
 # Where a name may stand: steps to the right and down from the point, and which end of it is there.
 _PLACES = (
     *((1, 0, "left"), (-1, 0, "right"), (0, -1, "center"), (0, 1, "center")),
@@ -94,13 +95,13 @@ def furthest(x: Array, y: Array, most: int = MOST_NAMED) -> list[int]:
 
 
 def short_name(name: str) -> str:
-    """A network's name without files and folders, cut where it is long.
+    """A network's name without the library or file that it is from, cut where it is long.
 
     Example:
         >>> short_name("net/resnet20, width 8"), short_name("vit (cifar_networks.py)")
         ('resnet20, width 8', 'vit')
     """
-    short = _FILES.sub("", name)
+    short = _ORIGIN.sub("", name)
     return short if len(short) <= _LONGEST else f"{short[: _LONGEST - 1]}…"
 
 
