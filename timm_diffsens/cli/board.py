@@ -52,7 +52,7 @@ def print_prediction(found: "Prediction") -> None:
         cells = [PLAIN.percentage(row["error"]), "", str(row["n"]), str(row["families"]), row["note"]]
         if row["error"] is not None:
             cells[1] = f"{PLAIN.percentage(row['low'])} to {PLAIN.percentage(row['high'])}"
-            cells[-1] = f"{row['inside']:g} of {row['of']:g}"
+            cells[-1] = f"{row['inside']:g} of {row['of']:g}" if row["of"] else "none: too few other families"
         table.add_row(row["measure"].upper(), significant(row["value"]), *cells)
     console.print(table)
     others = "whose others on the board count" if found.known else "which the board does not have"
