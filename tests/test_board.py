@@ -303,6 +303,7 @@ def test_the_smallest_scale_detection_network_measured_again(checkpoints):
     assert_same_numbers(one, measured_again(one, None))
 
 
+@pytest.mark.slow
 def test_the_smallest_cifar_network_measured_again(checkpoints, real_data):
     one = smallest(checkpoints, "cifar10")
     assert_same_numbers(one, measured_again(one, real_data.folder("cifar10-jpeg-test")))
