@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-_PATIENCE = 30.0  # seconds for an answer
+_PATIENCE = 300.0  # seconds for an answer
 
 
 def find_browser() -> str | None:

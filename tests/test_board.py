@@ -306,7 +306,7 @@ def test_the_smallest_scale_detection_networks_measured_again(checkpoints):
         assert_same_numbers(one, measured_again(one, None))
 
 
-@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("place", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_smallest_fitted_cifar_networks_measured_again(place, monkeypatch, real_data):
     monkeypatch.chdir(ROOT)
     one = smallest(kept(FITTED, BOARD / "records"), "cifar10")[place]

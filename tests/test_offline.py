@@ -48,9 +48,23 @@ def python(environment: dict[str, str], *args: object) -> subprocess.CompletedPr
     return subprocess.run([sys.executable, *map(str, args)], env=environment, capture_output=True, text=True)
 
 
+@pytest.fixture
+def verb(tmp_path, warm, environment):
+    """A command, and the processes that it starts, under the guard."""
+    begin = f"import runpy; runpy.run_path({str(tmp_path / 'guard' / 'sitecustomize.py')!r}); "
+    main = "runpy.run_module('timm_diffsens', run_name='__main__', alter_sys=True)"
+
+    def run(*words: object, code: str = main) -> subprocess.CompletedProcess[str]:
+        command = [*warm, "-c", begin + code, *map(str, words)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    return run
+
+
 @pytest.mark.parametrize("code", WHAT_IT_REFUSES)
-def test_the_guard_would_notice(code, environment):
+def test_the_guard_would_notice(code, environment, verb):
     assert python(environment, "-c", code).returncode == 77
+    assert verb(code=code).returncode == 77
 
 
 @pytest.fixture
@@ -63,10 +77,9 @@ def photographs(tmp_path: Path) -> Path:
     return tmp_path / "photographs"
 
 
-def test_training_measuring_sweeping_and_the_leaderboard_need_neither(tmp_path, photographs, environment):
-    verb = ["-m", "timm_diffsens"]
+def test_training_measuring_sweeping_and_the_leaderboard_need_neither(tmp_path, photographs, verb):
     tasks = ["--size", "16", "--xi", "7", "--train-images", "64", "--epochs", "1", "--device", "cpu"]
-    trained = python(environment, *verb, "train", "scale1", "net/lenet", *tasks, "--out", tmp_path, "--json")
+    trained = verb("train", "scale1", "net/lenet", *tasks, "--out", tmp_path, "--json")
     assert trained.returncode == 0, trained.stderr
     (result,) = json.loads(trained.stdout)
     common = ["--images", "4", "--layers", "output", "--variants", "original", "--out", tmp_path]
@@ -76,5 +89,5 @@ def test_training_measuring_sweeping_and_the_leaderboard_need_neither(tmp_path, 
         ["sweep", "test_resnet", *folder, *common],
         ["leaderboard", "--include-unfitted", "--out", tmp_path],
     ):
-        done = python(environment, *verb, *words)
+        done = verb(*words)
         assert done.returncode == 0, (words, done.stderr)

@@ -213,10 +213,12 @@ def test_help_is_quick_and_imports_nothing_heavy():
         f"    print(sorted({HEAVY!r} & set(sys.modules)), time.process_time(), file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    base = "import time, typer, rich.console; print(time.process_time())"
+    needed = subprocess.run([sys.executable, "-c", base], capture_output=True, text=True, check=True)
     assert "validate" in done.stdout
     loaded, seconds = done.stderr.strip().rsplit(" ", 1)
     assert loaded == "[]"
-    assert float(seconds) < 0.5
+    assert float(seconds) < 8 * float(needed.stdout)  # whatever the machine
 
 
 def test_version():
@@ -260,13 +262,13 @@ def test_a_reader_that_leaves_is_no_fault(out, arguments):
     child = process(*arguments, "--out", out)
     child.stdout.close()
     assert child.stderr.read() == ""
-    assert child.wait(timeout=60) == 1
+    assert child.wait(timeout=600) == 1
     child.stderr.close()
 
 
 def test_an_output_that_cannot_show_blocks_still_works(out):
     child = process("show", "vit_tiny", "--out", out, env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
-    printed, errors = child.communicate(timeout=60)
+    printed, errors = child.communicate(timeout=600)
     assert child.returncode == 0, errors
     assert "0.0721 ? 0.0023" in printed
 

@@ -85,10 +85,10 @@ def test_tables_that_cannot_be_written_are_told_beside_the_summary(tmp_path):
 
 
 @needs_full
-def test_standard_error_on_a_full_disk_ends_nothing(tmp_path, warm):
+def test_standard_error_on_a_full_disk_ends_nothing(tmp_path):
     command = ["-m", "timm_diffsens", "sweep", "net/lenet", "--structure", "--jobs", "1", "--out", tmp_path]
     with FULL.open("w") as full:
-        result = subprocess.run([*warm, *command], stdout=subprocess.PIPE, stderr=full, text=True)
+        result = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, stderr=full, text=True)
     assert result.returncode == 0
     assert "1 model: 1 done" in result.stdout
 

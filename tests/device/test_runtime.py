@@ -124,7 +124,7 @@ def test_helpers_use_one_core_each_and_the_others_are_left_alone():
 def test_work_is_shared_among_threads_each_part_done_once(ours, monkeypatch):
     if not ours:
         monkeypatch.setattr(threads, "team", lambda: threads.run_on_python_threads)
-    before, met = torch.get_num_threads(), threading.Barrier(2, timeout=60)
+    before, met = torch.get_num_threads(), threading.Barrier(2, timeout=600)
     torch.set_num_threads(2)
     try:
         done = []

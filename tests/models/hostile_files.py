@@ -5,7 +5,6 @@ python hostile_files.py images FOLDER
 """
 
 import json
-import resource
 import sys
 import warnings
 from pathlib import Path
@@ -14,6 +13,10 @@ from timm_diffsens import DiffsensError, UsageError, load_images
 from timm_diffsens.device import allocator
 
 allocator.prepare()
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from peaks import peak  # noqa: E402
 
 from timm_diffsens.models.loading import load_model  # noqa: E402
 
@@ -40,8 +43,7 @@ def main() -> None:
     kind, folder = sys.argv[1], Path(sys.argv[2])
     warnings.simplefilter("ignore")
     found = {path.name: tried(path, kind) for path in sorted(folder.iterdir())}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(json.dumps({"found": found, "peak": peak}))
+    print(json.dumps({"found": found, "peak": peak()}))
 
 
 if __name__ == "__main__":

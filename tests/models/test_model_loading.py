@@ -520,7 +520,7 @@ def test_weights_that_cannot_be_fetched(spec, tmp_path, monkeypatch):
     began = time.perf_counter()
     with pytest.raises(UsageError, match=rf"the weights of {spec} cannot be fetched") as error:
         load_model(spec)
-    assert time.perf_counter() - began < 5
+    assert time.perf_counter() - began < 60  # on a busy machine; retries would wait for minutes
     assert "--checkpoint FILE" in str(error.value)
     assert "--no-pretrained" in str(error.value)
     assert "HF_HUB_OFFLINE" not in str(error.value)

@@ -1,6 +1,7 @@
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -388,10 +389,11 @@ def test_memory_does_not_grow_with_the_images():
 
 def _peak(n):
     code = (
-        "from timm_diffsens import bench; import resource;"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r});"
+        "from timm_diffsens import bench; from peaks import peak;"
         f"bench('net/resnet20', pretrained=False, images={n}, layers='all', variants=['original'],"
         "batch_size=64);"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "print(peak())"
     )
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True

@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import random
+import re
 import signal
 import sys
 import threading
@@ -26,7 +27,6 @@ def kept() -> Iterator[Kept]:
     made = Kept()
     yield made
     made.restore()
-    gc.unfreeze()
 
 
 def state() -> dict:
@@ -121,9 +121,8 @@ def test_memory_has_to_come_back(kept):
     half = torch.ones(ALLOWANCE // 2, dtype=torch.uint8)
     assert kept.restore() is None
     more = torch.ones(ALLOWANCE, dtype=torch.uint8)
-    assert kept.restore() in [
-        f"{n} MiB of the process did not come back (allowed: 256 MiB)" for n in range(370, 400)
-    ]
+    said = re.fullmatch(r"(\d+) MiB of the process did not come back \(allowed: 256 MiB\)", kept.restore())
+    assert 320 < int(said[1]) < 448  # 384, and what else came and went
     del half, more
     assert kept.restore() is None
 

@@ -8,10 +8,9 @@ import threading
 from multiprocessing import forkserver
 
 import pytest
-import timm
 import torch
 from kills import children, is_alive, needs_proc
-from sweeps import TINY, Here, jobs, numbers, process_of, telling, trusted
+from sweeps import TINY, Here, jobs, network, numbers, process_of, telling, trusted
 
 from timm_diffsens.cli.sweep import _workers
 from timm_diffsens.errors import UsageError
@@ -45,12 +44,12 @@ def test_one_process_does_all_and_records_are_those_of_processes_of_their_own(tm
     warm, cold = tmp_path / "warm", tmp_path / "cold"
     names = ["a", "b", "c"]
     models = [telling(tmp_path, name) for name in names]
-    assert {o.status for o in sweep([*trusted(warm, *models), *jobs(warm, *TINY[-6:])], Local(1))} == {"done"}
+    assert {o.status for o in sweep([*trusted(warm, *models), *jobs(warm, *TINY[-3:])], Local(1))} == {"done"}
     assert len({process_of(tmp_path, name) for name in names}) == 1
-    for job in [*jobs(cold, *models), *jobs(cold, *reversed(TINY[-6:]))]:
+    for job in [*jobs(cold, *models), *jobs(cold, *reversed(TINY[-3:]))]:
         assert [o.status for o in sweep([job], Local(1))] == ["done"]
     assert len({process_of(tmp_path, name) for name in names}) == 3
-    assert len(numbers(warm)) == 9
+    assert len(numbers(warm)) == 6
     assert numbers(warm) == numbers(cold)
 
 
@@ -144,26 +143,31 @@ def test_a_limit_of_time_ends_that_model_alone(tmp_path):
         tmp_path / "out", telling(tmp_path, "s", "import time; time.sleep(600)"), "net/lenet"
     )
     try:
-        outcome = place.do(slow, 5)
-        assert (outcome.status, outcome.message) == ("lost", "not done after 5 seconds")
-        assert not is_alive(process_of(tmp_path, "s"))
-        assert place.do(quick, 60).status == "done"
+        outcome = place.do(slow, 3)
+        assert (outcome.status, outcome.message) == ("lost", "not done after 3 seconds")
+        # on a busy machine it may not have begun
+        assert not (tmp_path / "s.tries").exists() or not is_alive(process_of(tmp_path, "s"))
+        assert place.do(quick, 600).status == "done"
     finally:
         place.end()
 
 
 @needs_proc
 def test_sixteen_workers_of_which_some_are_killed_lose_nothing(tmp_path):
-    models = [*TINY, *timm.list_models("resnet[0-9]*")[:8]]
+    """Twice half of those at work are killed at once: no model can lose all its three tries."""
+    pause = "import multiprocessing as m, time; m.parent_process() and time.sleep(0.3)"
+    models = [*(network(tmp_path, f"net{i}", pause) for i in range(16)), *TINY[-4:]]
     whole = {o.model: o.row for o in sweep(jobs(tmp_path / "whole", *models, options=None), Here())}
-    draw, killed, over = random.Random(0), [], threading.Event()
+    draw, waves, over = random.Random(0), [], threading.Event()
 
     def kill() -> None:
-        while not over.wait(draw.uniform(0.1, 0.5)) and len(killed) < 12:
+        while not over.wait(0.01) and len(waves) < 2:
             server = forkserver._forkserver._forkserver_pid
-            if server and (found := [pid for pid in children(server) if is_alive(pid)]):
-                killed.append(draw.choice(found))
-                os.kill(killed[-1], signal.SIGKILL)
+            if server and len(found := [pid for pid in children(server) if is_alive(pid)]) > 3:
+                waves.append(draw.sample(found, len(found) // 2))
+                for pid in waves[-1]:
+                    os.kill(pid, signal.SIGKILL)
+                over.wait(draw.uniform(0.1, 0.5))
 
     beside = threading.Thread(target=kill)
     beside.start()
@@ -172,6 +176,7 @@ def test_sixteen_workers_of_which_some_are_killed_lose_nothing(tmp_path):
     finally:
         over.set()
         beside.join()
+    killed = [pid for wave in waves for pid in wave]
     assert killed
     assert {model: o.row for model, o in found.items()} == whole
     errors = tmp_path / "out" / "errors.jsonl"

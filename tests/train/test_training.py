@@ -20,11 +20,17 @@ from timm_diffsens.models.arguments import ModelArguments
 from timm_diffsens.models.loading import load_model
 from timm_diffsens.schema.training import TrainOptions
 from timm_diffsens.train import loop, objective
-from timm_diffsens.train.data import SHIFT, augmented, draw_augmentation, load_task
+from timm_diffsens.train.data import SHIFT, Images, augmented, draw_augmentation, load_task
 from timm_diffsens.train.recipe import Recipe
 from timm_diffsens.train.run import CHECKPOINT, CURVE, STATE, TRACK, run_folder, train
 
 SMALL = {"train_images": 128, "validation_images": 64, "epochs": 3}
+
+
+def with_few_test_images(recipe):
+    """They decide nothing, and 10,000 take longer than a short training."""
+    data = load_task(recipe)
+    return dataclasses.replace(data, test=Images(data.test.x[:200], data.test.y[:200]))
 
 
 def test_hinge_loss_and_errors_by_hand():
@@ -144,11 +150,13 @@ def test_a_lenet_learns_and_its_checkpoint_says_everything(tmp_path):
 
 def test_half_the_bytes_hold_the_very_network_that_was_tested(tmp_path):
     recipe = Recipe("scale1", "net/resnet20", ModelArguments(width=4), **{**SMALL, "epochs": 1}, amp=True)
-    whole = train(recipe, TrainOptions(out=tmp_path))
-    half = train(dataclasses.replace(recipe, half=True), TrainOptions(out=tmp_path))
+    whole = train(recipe, TrainOptions(out=tmp_path), load=with_few_test_images)
+    half = train(
+        dataclasses.replace(recipe, half=True), TrainOptions(out=tmp_path), load=with_few_test_images
+    )
     assert half.checkpoint.stat().st_size < 0.75 * whole.checkpoint.stat().st_size
     kept = load_model("net/resnet20", checkpoint=half.checkpoint).module
-    assert objective.error_of(kept, load_task(recipe).test) == half.test_error
+    assert objective.error_of(kept, with_few_test_images(recipe).test) == half.test_error
     rounded = load_model("net/resnet20", checkpoint=whole.checkpoint).module
     checkpoints.round_to_half(rounded)
     assert checkpoints.state_sha256(rounded.state_dict()) == checkpoints.state_sha256(kept.state_dict())
@@ -185,7 +193,7 @@ def test_a_finished_training_is_not_repeated(tmp_path):
 def test_any_library_can_be_trained(tmp_path):
     for model in ("test_resnet", "torchvision/shufflenet_v2_x0_5"):
         recipe = Recipe("scale1", model, train_images=64, validation_images=32, epochs=1)
-        result = train(recipe, TrainOptions(out=tmp_path))
+        result = train(recipe, TrainOptions(out=tmp_path), load=with_few_test_images)
         loaded = load_model(model, checkpoint=result.checkpoint)
         assert loaded.module(torch.zeros(2, 1, 32, 32)).shape == (2, 1)
 
@@ -314,11 +322,12 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path):
 
         return tell
 
-    whole = train(recipe, TrainOptions(out=tmp_path / "whole"))
+    few = {"load": with_few_test_images}
+    whole = train(recipe, TrainOptions(out=tmp_path / "whole"), **few)
     for count in (1, 3):
         with pytest.raises(Stop):
-            train(recipe, TrainOptions(out=tmp_path / "broken"), progress=stop_after(count))
-    resumed = train(recipe, TrainOptions(out=tmp_path / "broken"))
+            train(recipe, TrainOptions(out=tmp_path / "broken"), **few, progress=stop_after(count))
+    resumed = train(recipe, TrainOptions(out=tmp_path / "broken"), **few)
     with safe_open(whole.checkpoint, "pt") as one, safe_open(resumed.checkpoint, "pt") as other:
         for name in one.keys():  # noqa: SIM118
             assert torch.equal(one.get_tensor(name), other.get_tensor(name)), name

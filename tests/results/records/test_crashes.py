@@ -60,7 +60,7 @@ def test_a_kill_between_write_and_rename_leaves_the_old_file(tmp_path):
     before = path.read_bytes()
     die = "os.replace = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
     child = start(die + "write_record(folder, make_record(warnings=['new']))", tmp_path)
-    child.communicate(timeout=60)
+    child.communicate(timeout=600)
     assert child.returncode == -signal.SIGKILL
     assert path.read_bytes() == before
     left = [p for p in path.parent.iterdir() if p != path]
@@ -79,7 +79,7 @@ def test_the_next_writer_removes_what_killed_writers_left_and_nothing_else(tmp_p
     assert slow.stdout.readline() == "writing\n"
     die = "os.fsync = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
     child = start(die + "write_record(folder, make_record(warnings=['new']))", tmp_path)
-    child.communicate(timeout=60)
+    child.communicate(timeout=600)
     others = [path.parent / name for name in (".notes.tmp", "0123456789ab.tmp", ".a.0123456789ab.tmp.bak")]
     for other in others:
         other.write_text("somebody else's")
@@ -110,7 +110,7 @@ while True:
     assert child.stdout.readline() == "ready\n"
     time.sleep(delay)
     child.kill()
-    child.communicate(timeout=60)
+    child.communicate(timeout=600)
     assert load_record(path) in (one, two)
 
 
@@ -122,7 +122,7 @@ for i in range(4):
     write_record(folder, make_record("shared", warnings=[f"by {me}"]))
 """
     children = [start(code, tmp_path, me) for me in range(16)]
-    assert [child.wait(timeout=120) for child in children] == [0] * 16
+    assert [child.wait(timeout=600) for child in children] == [0] * 16
     for child in children:
         child.stdout.close()
     found = dict(iter_records(tmp_path))
