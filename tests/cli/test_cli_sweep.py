@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -87,8 +88,11 @@ def test_tables_that_cannot_be_written_are_told_beside_the_summary(tmp_path):
 @needs_full
 def test_standard_error_on_a_full_disk_ends_nothing(tmp_path):
     command = ["-m", "timm_diffsens", "sweep", "net/lenet", "--structure", "--jobs", "1", "--out", tmp_path]
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
     with FULL.open("w") as full:
-        result = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, stderr=full, text=True)
+        result = subprocess.run(
+            [sys.executable, *command], stdout=subprocess.PIPE, stderr=full, text=True, env=buffered
+        )
     assert result.returncode == 0
     assert "1 model: 1 done" in result.stdout
 

@@ -22,7 +22,7 @@ from timm_diffsens.cli.export import export
 from timm_diffsens.cli.leaderboard import leaderboard
 from timm_diffsens.cli.ls import ls
 from timm_diffsens.cli.options import WrongUse
-from timm_diffsens.cli.output import print_error, showing_warnings, silence
+from timm_diffsens.cli.output import forget, print_error, showing_warnings, silence
 from timm_diffsens.cli.reproduce import reproduce
 from timm_diffsens.cli.show import show
 from timm_diffsens.cli.sweep import sweep
@@ -61,7 +61,7 @@ class _Verbs(TyperGroup):
         except OSError as error:  # standard output on a full disk, say
             if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
                 raise
-            _forget_output()
+            forget(sys.stdout)
             print_error(f"what was found cannot be printed: {error.strerror}")
             sys.exit(1)
 
@@ -82,17 +82,11 @@ class _Verbs(TyperGroup):
             print_error("interrupted")
             raise typer.Exit(_INTERRUPTED) from None
         except BrokenPipeError:
-            _forget_output()
+            forget(sys.stdout)
             raise typer.Exit(_BROKEN_PIPE) from None
         except PermissionError as error:
             print_error(f"{error.filename}: {str(error.strerror).lower()}")
             raise typer.Exit(UsageError.exit_code) from None
-
-
-def _forget_output() -> None:
-    """The reader has gone: what is still buffered must not fail again when the process ends."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 app = typer.Typer(

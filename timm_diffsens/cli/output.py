@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -159,7 +159,15 @@ def though_unheard() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError:
-        return
+        forget(sys.stderr)
+
+
+def forget(stream: TextIO) -> None:
+    """What a stream that cannot be written has buffered, and is still given, must not fail again: not when
+    the process ends, nor when `multiprocessing` flushes standard error before it starts another one.
+    """
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager
