@@ -102,7 +102,8 @@ def _under(deformation: str, measure: str) -> dict[str, Any]:
 
 def _held_out(measure: str) -> dict[str, Any]:
     inside = {"d": 10, "g": 11, "r": 12}[measure]
-    return {"measure": measure, "n": 12, "families": 6, "inside": inside, "of": 12, "note": ""}
+    factors = {"span": 4.0, "off": 1.5, "off_mean": 1.75}
+    return {"measure": measure, "n": 12, "families": 6, "inside": inside, "of": 12, "note": "", **factors}
 
 
 def make_board(records: list[Record], **changes: Any) -> Leaderboard:

@@ -69,7 +69,7 @@ def test_the_error_that_a_board_expects_of_a_network(folder, tmp_path):
     assert 0 <= row["inside"] <= row["of"] == 8
     shown = run("--out", folder, "--predict", file)
     assert f"{row['inside']:g} of 8" in shown.stdout
-    assert "family50, which the board does not have" in shown.stdout
+    assert "family50, of which the board has none, or too few" in shown.stdout
     assert [path.name for path in folder.iterdir() if path.is_file()] == []
     refused = run("--out", folder, "--predict", write_record(tmp_path / "new", trained(51, dataset="folder")))
     assert refused.exit_code == 2

@@ -55,7 +55,7 @@ def print_prediction(found: "Prediction") -> None:
             cells[-1] = f"{row['inside']:g} of {row['of']:g}" if row["of"] else "none: too few other families"
         table.add_row(row["measure"].upper(), significant(row["value"]), *cells)
     console.print(table)
-    others = "whose others on the board count" if found.known else "which the board does not have"
+    others = "whose others on the board count" if found.known else "of which the board has none, or too few"
     console.print(
         f"The network is of the family {one_line(found.family)}, {others}. Held out: networks whose error is "
         "inside of the 90 % interval that the other families give it.",

@@ -280,7 +280,11 @@ def test_intervals_over_families_hold_the_truth(simulated):
 
 @pytest.mark.slow
 def test_errors_that_a_board_expects_are_held_as_often_as_said(simulated):
-    """90 % of 1,000 boards have an error of 1 %; six families are few for the variance between them."""
+    """90 % of 1,000 boards have an error of 1 %, the share held out, of 100, one of some 2 %; five families
+    are few for the variance between them. Where most have one network, known ones count as new: more are held.
+    """
     for row in simulated["predictions"]():
+        few = row["networks of each family"].count("1") >= 3
         for name, share in shares(row).items():
-            assert 86 <= share <= 94, (row, name)
+            most = 100 if few and name == "family on the board" else 95
+            assert 86 <= share <= most, (row, name)

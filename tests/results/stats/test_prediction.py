@@ -50,7 +50,7 @@ def test_what_is_held_out_is_held_as_often():
     rng, shares = np.random.default_rng(2), []
     for _ in range(60):
         x, y, families = made_up(rng, (2,) * 12, 4.0, new=False)
-        shares.append(np.nanmean(held_out(x, y, families)))
+        shares.append(np.nanmean(held_out(x, y, families)[:, 0]))
     assert np.mean(shares) == pytest.approx(0.9, abs=4 * np.sqrt(0.09 / (60 * 12)))
 
 
@@ -147,8 +147,8 @@ def test_a_board_of_few_families_has_no_interval(tmp_path):
 
 def points_of(rng, sizes, **columns) -> pd.DataFrame:
     families = np.repeat([f"family {k}" for k in range(len(sizes))], sizes)
-    x, y = rng.normal(size=(2, len(families)))
-    points = {"family": families, "error": np.exp(y), **dict.fromkeys("dgr", np.exp(x)), **columns}
+    y, *x = rng.normal(size=(4, len(families)))
+    points = {"family": families, "error": np.exp(y), **dict(zip("dgr", np.exp(x), strict=True)), **columns}
     return pd.DataFrame(points)
 
 
@@ -157,20 +157,26 @@ def test_a_board_counts_the_networks_inside_of_their_intervals():
     rng = np.random.default_rng(5)
     points = points_of(rng, (2, 3, 2, 3, 2, 3, 1))
     points.loc[0, "error"] = 1e6  # one that no law holds
-    inside = []
+    inside, widths, off, off_mean = [], [], [], []
     for row in points.to_dict("records"):
         others = points[points["family"] != row["family"]]
         x, y = (np.log(others[name].to_numpy()) for name in ("r", "error"))
         law = RandomIntercept.of(x, y, others["family"].to_numpy(str))
-        low, _, high = interval(law, np.log(row["r"]))
+        low, middle, high = interval(law, np.log(row["r"]))
         inside.append(low <= np.log(row["error"]) <= high)
+        widths.append(high - low)
+        off.append((np.log(row["error"]) - middle) ** 2)
+        off_mean.append((np.log(row["error"]) - y.mean()) ** 2)
     assert not inside[0]
     table = held_out_table(points).set_index("measure")
     assert (table["inside"]["r"], table["of"]["r"], table["families"]["r"]) == (sum(inside), 16, 7)
+    assert table["span"]["r"] == pytest.approx(np.exp(np.median(widths)))
+    assert table["off"]["r"] == pytest.approx(np.exp(np.mean(off) ** 0.5))
+    assert table["off_mean"]["r"] == pytest.approx(np.exp(np.mean(off_mean) ** 0.5))
     shares = [f"{inside} of 16" for inside in table["inside"]]
-    assert held_out_sentence(held_out_table(points)) == (
+    assert held_out_sentence(held_out_table(points)).startswith(
         f"Left out in turn, each with its family, {shares[0]} networks lie within their 90 % interval by D, "
-        f"{shares[1]} by G, {shares[2]} by R."
+        f"{shares[1]} by G, {shares[2]} by R. From end to end"
     )
 
 
@@ -191,7 +197,7 @@ def test_with_few_families_a_board_says_why_nothing_is_predicted(count, why):
 def test_a_measure_without_a_law_is_named_alone():
     points = points_of(np.random.default_rng(0), (2,) * 6, g=0.25)
     said = held_out_sentence(held_out_table(points))
-    assert said.endswith(" by R, none by G (all networks have the same value).")
+    assert said.endswith(" None by G: all networks have the same value.")
 
 
 def test_the_statement_is_on_the_page_in_the_text_and_in_the_json(board):

@@ -56,7 +56,7 @@ class Group:
     - `deformations`: where records have further deformations, a row for each that half of them share, and
       for that of the protocol, over the same networks: `deformation`, `measure`, `n`, `pearson`,
       `family_low`, `family_high`, of original networks at the output.
-    - `held_out`: see `held_out_table`: how well the other families predict each network, by measure.
+    - `held_out`: see `held_out_table`: what the other families say of each network, by measure.
     - `left_out`: `model`, `key`, `file`, `reason`: records that are in `models` but not in the fits.
     """
 

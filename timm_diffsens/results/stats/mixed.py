@@ -9,6 +9,7 @@ from scipy import optimize
 from timm_diffsens.results.stats.resampling import Array
 
 _MOST_LOG_RATIO = 12.0  # of the variance between families to that within
+_FEWEST_WITHIN = 4  # degrees of freedom of the variance within families, for what a family's networks tell
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,16 @@ class RandomIntercept:
         degrees of freedom of the sum of the two variances are Satterthwaite's: that between families has as
         many as there are families beyond the line, that within as many as networks beyond the families.
 
+        Where families have hardly more than one network each, the variance within them is not known, and
+        every family counts as new.
+
         Args:
             x: of the network. family: None for one that is not in the fit.
         """
         count, n = len(self.sizes), int(self.sizes.sum())
         at = np.array([1.0, x])
         value, between = float(at @ self.coefficients), self.ratio
-        known = np.flatnonzero(self.names == family)  # none where the family is None
+        known = np.flatnonzero((self.names == family) & tells_of_families(n, count))
         mean_size = n / count
         if len(known):
             k = known[0]
@@ -92,3 +96,8 @@ class RandomIntercept:
         freedom = whole**2 / sum(part**2 / max(each, 1) for part, each in parts)
         error = np.sqrt(self.variance * whole + at @ self.covariance @ at)
         return value, float(error), float(freedom)
+
+
+def tells_of_families(networks: int, families: int) -> bool:
+    """Whether so many networks tell what families have in common: the line takes one of the two."""
+    return networks - families - 1 >= _FEWEST_WITHIN

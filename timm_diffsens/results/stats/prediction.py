@@ -13,7 +13,7 @@ from timm_diffsens.results.records.frames import network_of
 from timm_diffsens.results.stats.groups import differences, group_slug
 from timm_diffsens.results.stats.held_out import held_out, interval, logarithms, unfit
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard
-from timm_diffsens.results.stats.mixed import RandomIntercept
+from timm_diffsens.results.stats.mixed import RandomIntercept, tells_of_families
 from timm_diffsens.results.stats.population import MEASURES
 from timm_diffsens.schema.families import family_of
 from timm_diffsens.schema.records import Record
@@ -57,7 +57,9 @@ def predict(board: Leaderboard, record: Record) -> Prediction:
     group, family = slugs[group_slug(view)], family_of(record.model)
     points = group.points[group.points["network"] != network_of(record)]
     rows = [_row(points, measure, getattr(view.output, measure), family) for measure in MEASURES]
-    known = bool((points["family"] == family).any())
+    known = bool((points["family"] == family).any()) and tells_of_families(
+        len(points), points["family"].nunique()
+    )
     return Prediction(group, view, family, known, pd.DataFrame(rows, columns=_COLUMNS))
 
 
@@ -68,6 +70,6 @@ def _row(points: pd.DataFrame, measure: str, value: float | None, family: str) -
     if note or not value:
         return {**row, "note": note or f"no {measure.upper()} at the output"}
     low, middle, high = np.exp(interval(RandomIntercept.of(x, y, families), float(np.log(value)), family))
-    inside = held_out(x, y, families)
+    inside = held_out(x, y, families)[:, 0]
     tried, count = int(np.isfinite(inside).sum()), int(np.nansum(inside))
     return {**row, "error": middle, "low": low, "high": high, "inside": count, "of": tried, "note": ""}
