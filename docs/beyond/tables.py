@@ -1,16 +1,22 @@
-"""The tables of docs/beyond.md from the records beside this file: a block `<!-- beyond: NAME -->` each."""
+"""The tables of docs/beyond.md, a block `<!-- beyond: NAME -->` each.
+
+They are from the records beside this file, those of the ImageNet board from the leaderboard's.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from scipy.stats import pearsonr
+import pandas as pd
 
 from timm_diffsens.results.numbers import significant, with_error
-from timm_diffsens.results.records.frames import readable_name
-from timm_diffsens.results.records.store import iter_records
+from timm_diffsens.results.records.frames import readable_name, rows_of
+from timm_diffsens.results.records.store import iter_records, read_records
 from timm_diffsens.results.report.markdown import table, text
-from timm_diffsens.results.stats.families import FEWEST_FAMILIES, jackknife_rho, leave_families_out
+from timm_diffsens.results.stats.correlate import correlate_networks, holm
+from timm_diffsens.results.stats.families import jackknife, leave_families_out
+from timm_diffsens.results.stats.population import groups, left_out
 from timm_diffsens.results.stats.resampling import weighted_fits
 from timm_diffsens.results.stats.sizes import sizes_of
 from timm_diffsens.schema.families import family_of
@@ -19,7 +25,8 @@ from timm_diffsens.schema.protocol import delta_text
 from timm_diffsens.schema.records import Record
 
 HERE = Path(__file__).resolve().parent
-PLACES = {"output": -1, "before the classifier": -2}  # among the measured blocks
+PLACES = {"last block": True, "output": False}
+SHOWN = ("1@224", "0.25@224")
 COMPONENTS = ("max-entropy", "translation", "rotation", "dilation", "shear")
 
 
@@ -88,62 +95,115 @@ def equivariance() -> str:
 
 
 def boards() -> str:
-    """rho of the test error with D, G, R of the ImageNet board at each size, at and before the output."""
-    rows = []
-    for size, views in _by_size(imagenet()):
+    """rho of the test error with D, G, R of the ImageNet board: each size, the last block and the output."""
+    rows, tests = [], []
+    for size, views in by_size(imagenet()).items():
         for where, place in PLACES.items():
-            cells = [_rho(views, name, place) for name in ("d", "g", "r")]
-            rows.append([size, where, str(len(views)), *cells])
-    return table(["delta", "layer", "networks", "D", "G", "R"], rows, first=2)
+            table_of = correlate_networks(points(views, place))
+            rows.append([size, where, *(_interval(row, "pearson", "family") for row in rows_of(table_of))])
+            r = rows_of(table_of)[-1]
+            rows[-1].append(_interval(r, "partial", "partial"))
+            tests += table_of["p_family"].to_list()
+    corrected = holm(np.array(tests)).reshape(len(rows), -1)
+    for row, values in zip(rows, corrected, strict=True):
+        row += [_p(value) for value in values]
+    head = ["delta", "layer", "D", "G", "R", "R given size", "p of D", "p of G", "p of R"]
+    return table(head, rows, first=2)
+
+
+def differences() -> str:
+    """Whether the correlation of R differs between sizes and layers, over the same networks."""
+    views = by_size(imagenet())
+    asked = [
+        (("0.25@224", "output"), ("1@224", "output")),
+        (("0.25@224", "last block"), ("1@224", "last block")),
+        (("1@224", "last block"), ("1@224", "output")),
+        (("0.25@224", "last block"), ("0.25@224", "output")),
+    ]
+    rows = []
+    for one, other in asked:
+        z = [np.arctanh(_rho_without(points(views[size], PLACES[where]))) for size, where in (one, other)]
+        found = jackknife(z[0] - z[1])
+        told = f"{found.value:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
+        rows.append([", ".join(one), ", ".join(other), told, _p(found.p)])
+    return table(["R at", "less R at", "difference of Fisher's z", "p, not corrected"], rows, first=2)
 
 
 def parts_of_board() -> str:
-    """rho of the test error with R for parts of the ImageNet board, at the output and before it."""
+    """rho of the test error with R for parts of the ImageNet board, in the last block and at the output."""
     kept: dict[str, Callable[[Record], bool]] = {
         "all": lambda record: True,
         "without SqueezeNet": lambda record: family_of(record.model) != "squeezenet",
         "without MobileNetV1": lambda record: family_of(record.model) != "mobilenetv1",
         "224 pixels": lambda record: record.model.input.height == 224,
-        "dequantised": lambda record: _dequantised(record),
+        "dequantised": _dequantised,
         "not dequantised": lambda record: not _dequantised(record),
     }
     rows = []
     for name, keep in kept.items():
         some = [record for record in imagenet() if keep(record)]
         families = len({family_of(record.model) for record in some})
-        cells = [_rho(views, "r", place) for _, views in _by_size(some)[:2] for place in PLACES.values()]
+        cells = [
+            _interval(
+                rows_of(correlate_networks(points(by_size(some)[size], place)))[-1], "pearson", "family"
+            )
+            for size in SHOWN
+            for place in PLACES.values()
+        ]
         rows.append([name, f"{len(some)} of {families}", *cells])
-    head = [f"{size}, {where}" for size, _ in _by_size(imagenet())[:2] for where in PLACES]
+    head = [f"{size}, {where}" for size in SHOWN for where in PLACES]
     return table(["networks", "of families", *head], rows)
 
 
 def imagenet() -> list[Record]:
-    """The records of the ImageNet board."""
+    """The records of the ImageNet board that are in its fits."""
+    frame = read_records(HERE.parents[1] / "leaderboard" / "records" / "imagenet")
+    board = max(groups(frame), key=len)
+    keys = set(board.loc[left_out(board).isna(), "key"])
     found = iter_records(HERE.parents[1] / "leaderboard" / "records" / "imagenet")
-    records = [record for _, record in found if isinstance(record, Record)]
-    return [record for record in records if record.protocol.reference_side is not None]
+    return [record for _, record in found if isinstance(record, Record) and record.key in keys]
 
 
-def _by_size(records: list[Record]) -> list[tuple[str, list[Record]]]:
-    """Each size of the records, with them under it."""
-    views = zip(*(record.views() for record in records), strict=True)
-    return [(delta_text(one[0].protocol.delta, one[0].protocol.reference_side), list(one)) for one in views]
+def by_size(records: list[Record]) -> dict[str, list[Record]]:
+    """Size -> the records under it."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        for view in record.views():
+            found.setdefault(delta_text(view.protocol.delta, view.protocol.reference_side), []).append(view)
+    assert {len(views) for views in found.values()} == {len(records)}, "networks with other sizes"
+    return found
+
+
+def points(records: list[Record], last: bool) -> pd.DataFrame:
+    """What `correlate_networks` takes, with the values of the last block in the place of the output's."""
+    rows = []
+    for record in records:
+        layers = record.variants["original"]
+        if last:  # Darknet's classifier is a convolution, and so a block
+            layers = [one for one in layers[:-1] if one.shape[0] != record.model.classes]
+        values = {name: getattr(layers[-1], name) for name in ("d", "g", "r")}
+        known = {"error": record.test_error.value, "parameters": record.model.parameters, "seeds": 1}
+        rows.append(values | known | {"family": family_of(record.model)})
+    return pd.DataFrame(rows)
+
+
+def _rho_without(frame: pd.DataFrame) -> np.ndarray:
+    """rho of R with all families, and without each."""
+    x, y = np.log(frame[["r"]].to_numpy()), np.log(frame["error"].to_numpy())
+    return weighted_fits(x, y, leave_families_out(frame["family"].to_numpy(str))).pearson[:, 0]
+
+
+def _interval(row: dict[str, Any], name: str, ends: str) -> str:
+    low, high = row[f"{ends}_low"], row[f"{ends}_high"]
+    return f"{row[name]:.2f}" + ("" if np.isnan(low) else f" ({low:.2f} to {high:.2f})")
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}"
 
 
 def _dequantised(record: Record) -> bool:
     return ".q" in (record.model.weights.detail or "")
-
-
-def _rho(records: list[Record], measure: str, place: int) -> str:
-    """Correlation of the logarithms of test error and measure, and its interval over families."""
-    layers = [record.variants["original"][place] for record in records]
-    x = np.log([[getattr(layer, measure)] for layer in layers])
-    y = np.log([record.test_error.value for record in records])
-    families = np.array([family_of(record.model) for record in records])
-    if len(set(families)) < FEWEST_FAMILIES:
-        return f"{pearsonr(x[:, 0], y).statistic:.2f}"
-    found = jackknife_rho(weighted_fits(x, y, leave_families_out(families)).pearson[:, 0])
-    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 def limit_of(record: Record) -> Record:
@@ -161,5 +221,6 @@ BLOCKS = {
     "limits": limits,
     "equivariance": equivariance,
     "boards": boards,
+    "differences": differences,
     "parts": parts_of_board,
 }

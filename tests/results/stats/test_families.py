@@ -281,7 +281,8 @@ def test_intervals_over_families_hold_the_truth(simulated):
 @pytest.mark.slow
 def test_errors_that_a_board_expects_are_held_as_often_as_said(simulated):
     """90 % of 1,000 boards have an error of 1 %, the share held out, of 100, one of some 2 %; five families
-    are few for the variance between them. Where most have one network, known ones count as new: more are held.
+    are few for the variance between them. Where most have one network, known ones count as new: more are
+    held.
     """
     for row in simulated["predictions"]():
         few = row["networks of each family"].count("1") >= 3
