@@ -34,7 +34,7 @@ BOARD = ("--images", "300", "--variants", "original", "--delta", "1@224,0.25@224
 WHOLE = ("--images", "500", "--variants", "all", "--shuffles", "3", "--init-samples", "3", "--components")
 WHOLE += ("--delta", "1@224,0.25@224,0.5@224,2@224,1,0.25,0.5,2", "--no-per-image")
 CIFAR10 = (*BENCH, *SIZES)
-ERRORS = ("--images", "10", "--variants", "original", "--layers", "stages", "--delta", "1@224")
+ERRORS = ("--images", "10", "--variants", "original", "--layers", "stages")
 MOST_APART = 0.01
 
 
@@ -50,6 +50,8 @@ def main() -> None:
     how.add_argument("--whole", dest="how", action="store_const", const=WHOLE)
     how.add_argument("--errors", dest="how", action="store_const", const=ERRORS)
     options = parser.parse_args()
+    if options.how == WHOLE and options.dataset != "imagenet":
+        parser.error("--whole is of imagenet; what is measured of cifar10 is whole")
     how = options.how or {"imagenet": BOARD, "cifar10": CIFAR10}[options.dataset]
     where = ("--dataset", options.dataset, "--data-dir", options.images, "--out", options.out)
     for row in networks(HERE / f"{options.dataset}.csv", options.names):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="passes streams and limits")
-SHOWN = "import sys; print(sys.argv, sys.path[0], __name__, sys.stdin.fileno(), sys.stdout.fileno())"
+SHOWN = "import sys; print(sys.argv, sys.path, __name__, sys.stdin.fileno(), sys.stdout.fileno())"
 CASES = [
     (SHOWN, "a b"),
     ("import os, sys; print(os.getcwd(), os.environ['MINE'], sys.stdin.read())", "<<< text"),

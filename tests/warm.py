@@ -19,6 +19,13 @@ from pathlib import Path
 STREAMS = range(3)
 
 
+def _paths() -> list[str]:
+    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+
+
+SERVED_PATHS = len(_paths())  # of the server's `sys.path`, after its own folder; a child has its own
+
+
 def client(path: str, arguments: list[str]) -> int:
     """What the child's exit code is; ends by the signal that ended the child."""
     import resource
@@ -124,9 +131,8 @@ def program(arguments: list[str]) -> None:
     import runpy
     import types
 
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     first = {"-c": "", "-m": str(Path.cwd())}.get(arguments[0], str(Path(arguments[0]).resolve().parent))
-    sys.path[:0] = [first, *filter(None, paths)]
+    sys.path[:] = [first, *_paths(), *sys.path[1 + SERVED_PATHS :]]
     if arguments[0] == "-c":
         main = sys.modules["__main__"] = types.ModuleType("__main__")
         sys.argv = ["-c", *arguments[2:]]

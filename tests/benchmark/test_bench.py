@@ -287,6 +287,8 @@ def test_a_checkpoint_is_measured_as_the_module_it_came_from(tmp_path):
     assert from_file.model.weights.sha256 == from_module.model.weights.sha256
     assert (from_file.trained, from_module.trained) == (True, None)
     assert from_file.train_error == 0.004
+    with pytest.raises(UsageError, match=r"expected what the checkpoint states, 0\.004, got 0\.1"):
+        bench("test_resnet", checkpoint=tmp_path / "w.safetensors", train_error=0.1, **options)
 
 
 def test_a_given_module_needs_an_input_size_unless_it_is_timms():

@@ -28,9 +28,9 @@ def board(tmp_path):
 def run(warm):
     """By a shell, which sets limits and closes streams."""
 
-    def run_in_shell(*arguments: object, before: str = "", **streams) -> subprocess.CompletedProcess:
+    def run_in_shell(*arguments: object, before: str = "", python=warm, **streams):
         script = f'{before} "$@"' if before.startswith("ulimit") else f'"$@" {before}'
-        command = ["bash", "-c", script, "bash", *warm, "-m", "timm_diffsens", *map(str, arguments)]
+        command = ["bash", "-c", script, "bash", *python, "-m", "timm_diffsens", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, **streams)
 
     return run_in_shell
@@ -56,8 +56,9 @@ def test_a_board_without_address_space_for_figures_is_written_but_for_them(board
 
 
 def test_a_record_without_address_space_for_its_figure_is_shown(board, tmp_path, run):
-    figure = tmp_path / "net1.png"
-    done = run("show", "net1", "--out", board, "--figure", figure, before=f"ulimit -v {NARROW // 1024};")
+    """By a Python that imports everything inside of the limit."""
+    figure, limit = tmp_path / "net1.png", f"ulimit -v {NARROW // 1024};"
+    done = run("show", "net1", "--out", board, "--figure", figure, before=limit, python=[sys.executable])
     assert done.returncode == 1
     assert "figures cannot be drawn" in only_error(done)
     assert "R over depth" in done.stdout

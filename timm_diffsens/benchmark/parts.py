@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from timm_diffsens.data.loading import ImageSample
+from timm_diffsens.errors import UsageError
 from timm_diffsens.models.checkpoints import recipe_in
 from timm_diffsens.models.loading import LoadedModel
 from timm_diffsens.registry import Entry
@@ -23,6 +24,7 @@ class Parts:
 
     model: records.Model
     data: records.Data
+    train_error: float | None
     protocols: list[Protocol]
     extensions: list[records.Extension]
     extra: dict[str, Any]
@@ -50,10 +52,17 @@ def _family(loaded: LoadedModel) -> str:
     return home.rpartition(".")[2] if known else family_of_name(loaded.arch)
 
 
-def train_error(recipe: dict[str, Any] | None) -> float | None:
-    """Error on the training set, if the recipe states it as a fraction."""
+def train_error(recipe: dict[str, Any] | None, given: float | None = None) -> float | None:
+    """Error on the training set as the recipe of a checkpoint states it, a fraction, or else as it is given.
+
+    Raises:
+        UsageError: the two differ.
+    """
     value = (recipe or {}).get("train_error")
-    return float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None
+    stated = float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None
+    if None not in (stated, given) and stated != given:
+        raise UsageError(f"--train-error: expected what the checkpoint states, {stated}, got {given}")
+    return given if stated is None else stated
 
 
 def stated_test_error(

@@ -17,7 +17,7 @@ from timm_diffsens.data.source import ImageSource
 from timm_diffsens.device import devices
 from timm_diffsens.device.precision import Precision
 from timm_diffsens.errors import UsageError, failing, kept_warnings, warn
-from timm_diffsens.models.checkpoints import read_recipe
+from timm_diffsens.models.checkpoints import read_recipe, recipe_in
 from timm_diffsens.models.classes import imagenet_names
 from timm_diffsens.models.inputs import plain_input
 from timm_diffsens.models.loading import InputOptions, LoadedModel, given_model, load_model
@@ -153,6 +153,7 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
     found = parts.Parts(
         model=parts.model_part(loaded),
         data=parts.data_part(sample),
+        train_error=parts.train_error(recipe_in(loaded.metadata), config.train_error),
         protocols=[
             parts.protocol_part(config, entry, inputs.noise, rms_of(deformation, size), dtype)
             for deformation, entry in zip(deformations, inputs.deformations, strict=True)

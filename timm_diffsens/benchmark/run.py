@@ -12,7 +12,7 @@ from torch import nn
 
 from timm_diffsens import registry
 from timm_diffsens.benchmark.averages import average_layers, filter_spectra
-from timm_diffsens.benchmark.parts import stated_test_error, train_error
+from timm_diffsens.benchmark.parts import stated_test_error
 from timm_diffsens.benchmark.plan import Inputs, Plan, precision_of, prepare, refuse_weights
 from timm_diffsens.data.loading import ImageSample
 from timm_diffsens.device import environment
@@ -194,7 +194,7 @@ class _Run:
                     layers[name] = [average_layers(under) for under in copies]
                 else:
                     layers[name] = original.layers
-        seconds, stated = time.perf_counter() - clock, plan.config.train_error
+        seconds = time.perf_counter() - clock
         return records.Record(
             key=plan.key,
             model=parts.model,
@@ -202,7 +202,7 @@ class _Run:
             protocol=parts.protocols[0],
             test_error=test_error,
             trained={"random": False, "given": None}.get(parts.model.weights.source, True),
-            train_error=train_error(parts.model.recipe) if stated is None else stated,
+            train_error=parts.train_error,
             variants={name: under[0] for name, under in layers.items()},
             further=[
                 Further.of(protocol, {name: under[k] for name, under in layers.items()})

@@ -23,7 +23,6 @@ from timm_diffsens.sensitivities.reductions.state import TILE, Block, RunningSum
 _FAST_MATH = {"reassoc", "contract", "nsz"}  # sums in vector lanes; infinities and nans stay what they are
 # Columns that a thread takes at once: more of them read memory in longer runs, fewer share a layer evenly.
 # It depends on the layer's width alone, so that the numbers of threads and images leave the sums as they are.
-# (Software prefetch of the next rows costs more than it brings: the processor's own keeps up with the loops.)
 _LONG, _LONG_FROM = 4 * TILE, 64 * TILE
 _NARROW, _NARROW_BELOW = TILE // 4, 2 * TILE
 
