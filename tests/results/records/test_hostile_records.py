@@ -9,6 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from board_factory import random_record
 from hostile import FREE_TEXT, NUMBERS, PAYLOADS, corpus, every_payload, write_corpus
 from typer.testing import CliRunner, Result
 
@@ -16,7 +17,7 @@ from timm_diffsens import DiffsensWarning, read_records
 from timm_diffsens.cli import app
 from timm_diffsens.printable import all_spelt_out
 from timm_diffsens.results.records.reading import MOST_BYTES, checked
-from timm_diffsens.results.records.store import find_record, iter_records
+from timm_diffsens.results.records.store import find_record, iter_records, write_record
 from timm_diffsens.schema.records import Record
 
 
@@ -157,13 +158,31 @@ def test_no_file_of_the_board_holds_what_acts_on_its_reader(board, built):
     assert not re.search(r"\]\(https?:|<(img|script|svg)", words)
 
 
+def test_figures_of_a_board_hold_nothing_that_acts(tmp_path):
+    """The names and families of networks stand in them."""
+    for number, payload in enumerate(PAYLOADS):
+        one = random_record(f"{payload}{number}", number, 3, ("original",))
+        model = one.model.model_copy(update={"family": payload})
+        write_record(tmp_path / "records", one.model_copy(update={"model": model}))
+    done = run("leaderboard", "--out", tmp_path, "--resamples", 100)
+    assert done.exit_code == 0, done.output
+    images = [path.read_text("utf-8") for path in sorted(tmp_path.glob("figures/*.svg"))]
+    assert images
+    texts = "\n".join(map(texts_of, images))
+    assert any(all_spelt_out(payload) in texts for payload in PAYLOADS)
+
+
 def check_figure(record: Path, figure: Path) -> str:
     """Its texts; draws it, and fails where a reader could be acted on."""
     for form in ("svg", "html"):
         assert run("show", record, "--figure", figure.with_suffix(f".{form}")).exit_code == 0
-    image = figure.with_suffix(".svg").read_text("utf-8")
-    assert all(map(is_plain, image))
     assert "window.ran = 1</script>" not in figure.with_suffix(".html").read_text("utf-8")
+    return texts_of(figure.with_suffix(".svg").read_text("utf-8"))
+
+
+def texts_of(image: str) -> str:
+    """All texts and attributes of an image that holds nothing which acts on its reader."""
+    assert all(map(is_plain, image))
     tree = ElementTree.fromstring(image)
     assert not {"script", "img"} & {element.tag.rpartition("}")[2] for element in tree.iter()}
     return "\n".join([*tree.itertext(), *(value for one in tree.iter() for value in one.attrib.values())])
