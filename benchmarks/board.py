@@ -25,7 +25,7 @@ from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.schema.records import Record, record_key
 
 ROOT = Path(__file__).resolve().parent.parent
-MODEL = ROOT / "leaderboard" / "records" / "imagenet" / "tf_efficientnet_lite0.0ef3df41f42c.json"
+MODEL = ROOT / "leaderboard" / "records" / "imagenet" / "tf_efficientnet_lite0.ef2bf38ea093.json"
 
 
 def main() -> None:
