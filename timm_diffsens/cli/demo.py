@@ -21,7 +21,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Gets records, page and weights.")] = Path(
         "demo"
     ),
-    epochs: Annotated[int, typer.Option("--epochs", min=1, max=limits.EPOCHS, help="Of each training.")] = 40,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, max=limits.EPOCHS, help="Of each training.")] = 25,
     seed: Annotated[
         int, typer.Option("--seed", min=0, max=limits.SEED, help="Of weights, images and order.")
     ] = 0,
@@ -31,7 +31,7 @@ def demo(
 ) -> None:
     """Train small networks on scale detection, measure them, and build the leaderboard with its page.
 
-    It takes about three minutes on two cores; a run that was interrupted goes on where it was.
+    It takes about two minutes on two cores; a run that was interrupted goes on where it was.
     """
     from timm_diffsens.device import allocator, devices
     from timm_diffsens.files import check_writable_folder
@@ -45,7 +45,7 @@ def demo(
     recipes = demo_recipes(epochs, seed)
     done = []
     if not as_json and not quiet:
-        progress_console().print(f"{len(recipes)} networks, some three minutes on two cores", soft_wrap=True)
+        progress_console().print(f"{len(recipes)} networks, some two minutes on two cores", soft_wrap=True)
     with _progress(recipes, quiet) as progress:
         for training, record in run_demo(out, recipes, device=device, progress=progress):
             done.append(training.to_json())

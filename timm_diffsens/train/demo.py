@@ -28,13 +28,13 @@ NETWORKS: tuple[tuple[str, ModelArguments, float], ...] = (
     ("net/vgg11", ModelArguments(width=8), 0.01),
     ("net/vgg11_bn", ModelArguments(width=8), 0.05),
     ("net/vgg13_bn", ModelArguments(width=8), 0.05),
-    ("net/resnet20", ModelArguments(width=8), 0.05),
+    ("net/resnet18", ModelArguments(width=4), 0.05),
 )
 
 Progress = Callable[[str, Row], None]  # model, row of its error curve
 
 
-def demo_recipes(epochs: int = 40, seed: int = 0) -> list[Recipe]:
+def demo_recipes(epochs: int = 25, seed: int = 0) -> list[Recipe]:
     """Task 1 as in Fig. 8 of arXiv 2210.01506 (2-D, xi = 14, gap 2, side 32, 1,024 images)."""
     return [
         Recipe(TASK, model, arguments, epochs=epochs, seed=seed, lr=lr) for model, arguments, lr in NETWORKS
