@@ -18,7 +18,7 @@ from timm_diffsens.results.report.theme import FONT
 WIDTH, HEIGHT = 250, 210  # of the plotted area, in CSS pixels where the chart is not scaled
 _MARGINS = (54, 8, 14, 40)  # left, above, right and below, for ticks and titles
 _NOISE = re.compile(r"aria-|role$|pointer-events$|font-family$|stroke-miterlimit$|version$|class$")
-_PLACE = re.compile(r"-?[\d.]+")
+_PLACE = re.compile(r"-?[\d.]+(?:e[+-]?\d+)?")  # Vega writes 1e-14 where it means nothing
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
 
 
