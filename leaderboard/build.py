@@ -10,8 +10,9 @@ What is trained or measured already is not done again, so it can be interrupted,
 the recipes. `leaderboard/TASK.recipes` has a training a line, as `diffsens train --recipes` reads it. Records
 go to leaderboard/records, and checkpoints, one a network, to leaderboard/checkpoints: the smallest first, as
 far as the limit goes. `cifar10-fitted` has more recipes of cifar10: networks that fit their training set,
-kept with their error curves in leaderboard/checkpoints-fitted, and only if they do. `board` trains and
-measures nothing: it makes table, page and pictures from the records. `measure` measures all kept
+kept with their error curves in leaderboard/checkpoints-fitted, and only if they do; `cifar10-noisy-fitted`
+trains some of them on images with noise (`--corrupt`), and they are measured on such images. `board` trains
+and measures nothing: it makes table, page and pictures from the records. `measure` measures all kept
 checkpoints, those of CIFAR-10 with several sizes of the deformation, and removes older records of the same
 weights.
 """
@@ -44,8 +45,10 @@ BENCH = (
     "--no-per-image",
 )
 SIZES = ("--delta", "1,0.25,0.5,2")  # of images; scale detection has a deformation of its own
-# Bytes of the checkpoints kept, by file of recipes: 10 MB of the board, 25 MB of the networks that fit.
+# Bytes of the checkpoints kept, by file of recipes: 10 MB of the board, 25 MB of the networks that fit, 3 MB
+# of those that fit images with noise.
 LIMIT = {"cifar10": 8_500_000, "scale1": 1_500_000, "cifar10-fitted": 25_000_000}
+LIMIT["cifar10-noisy-fitted"] = 3_000_000
 
 
 def main() -> None:
@@ -65,7 +68,7 @@ def main() -> None:
         images, task = options.test_dir or options.data_dir, task_of(options.task)
         for result in results:
             measure(task, result, images if task == "cifar10" else None, HERE)
-        keep(results, options.task, HERE / ("checkpoints-fitted" if fitted(options.task) else "checkpoints"))
+        keep(results, options.task, HERE / kept_in(options.task))
     board(HERE)
 
 
@@ -88,6 +91,15 @@ def fitted(recipes: str) -> bool:
     return recipes.endswith("-fitted")
 
 
+def kept_in(recipes: str) -> str:
+    """The folder of the checkpoints of a file of recipes.
+
+    >>> kept_in("scale1"), kept_in("cifar10-fitted")
+    ('checkpoints', 'checkpoints-fitted')
+    """
+    return "checkpoints" + recipes.removeprefix(task_of(recipes))
+
+
 def train(options: argparse.Namespace) -> list[dict]:
     """Train what the recipes say, or find it done."""
     places = [f"--{name}={value}" for name in ("data-dir", "test-dir") if (value := given(options, name))]
@@ -98,16 +110,16 @@ def train(options: argparse.Namespace) -> list[dict]:
 
 def measure(task: str, result: dict, images: str | None, out: Path) -> None:
     """The record of one trained network, on the images that it was tested on."""
+    recipe = result["recipe"]
     where = ("--data-dir", images, "--full-error", *SIZES) if images else ()
-    model = ("bench", result["recipe"]["model"], "--checkpoint", result["checkpoint"])
+    where += ("--corrupt", str(recipe["corrupt"])) if recipe.get("corrupt") else ()
+    model = ("bench", recipe["model"], "--checkpoint", result["checkpoint"])
     diffsens(*model, "--dataset", task, *where, *BENCH, "--out", str(out), "--quiet")
 
 
 def again(images: str) -> None:
     """Measure all kept checkpoints; older records of the same weights go."""
-    for path in sorted(
-        [*HERE.glob("checkpoints/*.safetensors"), *HERE.glob("checkpoints-fitted/*.safetensors")]
-    ):
+    for path in sorted(HERE.glob("checkpoints*/*.safetensors")):
         recipe, task = read_recipe(path)["training"], path.name.partition("-")[0]
         before = set(HERE.glob("records/*/*.json"))
         result = {"recipe": recipe, "checkpoint": str(path)}
@@ -170,7 +182,9 @@ def plain_name(recipe: dict) -> str:
     """
     network = re.split(r"[/:]", recipe["model"])[-1]
     arguments = sorted((recipe.get("arguments") or {}).items())
-    return "-".join([recipe["task"], network, *(f"{k}{v}" for k, v in arguments if k != "dims")])
+    told = [f"{k}{v}" for k, v in arguments if k != "dims"]
+    told += [f"corrupt{recipe['corrupt']:g}"] if recipe.get("corrupt") else []
+    return "-".join([recipe["task"], network, *told])
 
 
 def given(options: argparse.Namespace, name: str) -> str | None:

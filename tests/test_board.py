@@ -30,6 +30,7 @@ from timm_diffsens.train.run import train
 ROOT = Path(__file__).parent.parent
 BOARD = ROOT / "leaderboard"
 CHECKPOINTS, FITTED = BOARD / "checkpoints", BOARD / "checkpoints-fitted"
+NOISY = BOARD / "checkpoints-noisy-fitted"
 UNIT = 2.0**-24  # rounding of one float32 operation, relative
 
 
@@ -84,9 +85,9 @@ def trained(
     return {"recipe": recipe, "checkpoint": str(checkpoint)}
 
 
-def test_the_limits_are_ten_megabytes_altogether():
-    for folder, fitted, most in ((CHECKPOINTS, False, 10_000_000), (FITTED, True, 25_000_000)):
-        limits = [limit for name, limit in build.LIMIT.items() if build.fitted(name) == fitted]
+def test_the_limits_are_ten_twentyfive_and_three_megabytes():
+    for folder, most in ((CHECKPOINTS, 10_000_000), (FITTED, 25_000_000), (NOISY, 3_000_000)):
+        limits = [limit for name, limit in build.LIMIT.items() if build.kept_in(name) == folder.name]
         assert sum(limits) <= most
         assert sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= most
     assert set(build.LIMIT) == {path.stem for path in BOARD.glob("*.recipes")}
@@ -148,11 +149,12 @@ def recipes(name: str) -> list[Recipe]:
     return read_recipes(BOARD / f"{name}.recipes", build.task_of(name), TrainOptions(), command)
 
 
-def test_the_networks_kept_as_fitted_are():
+@pytest.mark.parametrize("name", ["cifar10-fitted", "cifar10-noisy-fitted"])
+def test_the_networks_kept_as_fitted_are(name):
     """Training errors of at most 1 %, without augmentation, as the checkpoint and its curve say alike."""
-    paths = sorted(FITTED.glob("*.safetensors"))
+    paths = sorted((BOARD / build.kept_in(name)).glob("*.safetensors"))
     assert paths
-    wanted = [recipe.to_json() for recipe in recipes("cifar10-fitted")]
+    wanted = [recipe.to_json() for recipe in recipes(name)]
     for path in paths:
         stated, curve = read_recipe(path), json.loads(path.with_suffix(".curve.json").read_text())
         result, recipe = curve["result"], curve["recipe"]
@@ -161,6 +163,7 @@ def test_the_networks_kept_as_fitted_are():
         assert result["train_error"] <= 0.01
         assert curve["curve"][-1]["fitted_error"] == result["train_error"]
         assert (recipe["augment"], recipe["until_fitted"], recipe["validation_images"]) == (False, True, 0)
+        assert (recipe["corrupt"] > 0) == ("noisy" in name)
         assert recipe in wanted, f"no recipe of {path.name}"
 
 
@@ -218,6 +221,7 @@ def measured_again(one: Kept, data_dir: Path | None) -> Record:
         seed=protocol.seed,
         layers=protocol.layers,
         variants=["original"],
+        corruption=protocol.corruption_sigma,
         full_error=bool(record.key_extra.get("full_error")),
         **given,
     )
@@ -294,9 +298,10 @@ def test_every_kept_checkpoint_has_a_record(checkpoints):
     assert not unknown, f"no record is of these weights: {unknown}"
 
 
-def smallest(checkpoints: list[Kept], task: str) -> list[Kept]:
+def smallest(checkpoints: list[Kept], task: str, noise: float = 0) -> list[Kept]:
     """The first two of a task; that there are two is part of what is tested."""
-    found = [one for one in checkpoints if one.record and one.record.data.spec == task]
+    records = [(one, one.record) for one in checkpoints if one.record]
+    found = [one for one, of in records if (of.data.spec, of.protocol.corruption_sigma) == (task, noise)]
     assert len(found) > 1, f"fewer than two kept checkpoints of {task} have a record"
     return found[:2]
 
@@ -310,6 +315,15 @@ def test_the_smallest_scale_detection_networks_measured_again(checkpoints):
 def test_the_smallest_fitted_cifar_networks_measured_again(place, monkeypatch, real_data):
     monkeypatch.chdir(ROOT)
     one = smallest(kept(FITTED, BOARD / "records"), "cifar10")[place]
+    assert_same_numbers(one, measured_again(one, real_data.folder("cifar10-jpeg-test")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [0.14, 0.28])
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_smallest_networks_trained_on_noisy_images_measured_again(noise, place, monkeypatch, real_data):
+    monkeypatch.chdir(ROOT)
+    one = smallest(kept(NOISY, BOARD / "records"), "cifar10", noise)[place]
     assert_same_numbers(one, measured_again(one, real_data.folder("cifar10-jpeg-test")))
 
 

@@ -29,7 +29,7 @@ from timm_diffsens.results.stats.correlate import correlate
 from timm_diffsens.results.stats.groups import titles
 from timm_diffsens.results.stats.leaderboard import Choices, Leaderboard, build_leaderboard
 from timm_diffsens.results.stats.verdict import verdict
-from timm_diffsens.schema.records import Record
+from timm_diffsens.schema.records import InputSpec, Record
 
 HOSTILE = "<img src=x onerror=alert(1)>|`**x**` [a](http://e.vil)"
 
@@ -93,6 +93,21 @@ def folder(tmp_path_factory, records) -> Path:
 @pytest.fixture(scope="module")
 def board(folder) -> Leaderboard:
     return build(folder)
+
+
+# ---- names
+
+
+def test_one_network_at_two_sizes_has_two_names(tmp_path):
+    """The size stands where it tells networks apart, and nowhere else."""
+    spec = "nets.py:small:width=2"
+    records = [trained(i, spec if i < 2 else None) for i in range(6)]
+    shown = {**records[0].model.input.model_dump(), "height": 128, "width": 160}
+    model = records[0].model.model_copy(update={"input": InputSpec(**shown)})
+    board = build(written(tmp_path, [make_record(spec, "cifar10", model=model), *records[1:]]))
+    names = sorted(board.groups[0].models["model"])
+    assert names[-2:] == ["small:width=2 (nets.py), 128 x 160", "small:width=2 (nets.py), 224 x 224"]
+    assert not any(" x " in name for name in names[:-2])
 
 
 # ---- groups

@@ -121,11 +121,25 @@ def readable_name(record: Record) -> str:
 
     `cifar_networks.py:vit` is "vit (cifar_networks.py)", `net/resnet20` of width 8 "net/resnet20, width 8".
     """
-    file, colon, factory = record.model.spec.rpartition(":")
-    name = f"{factory} ({file})" if colon and file.endswith(".py") else record.model.spec
+    file, py, factory = record.model.spec.partition(".py:")
+    name = f"{factory} ({file}.py)" if py else record.model.spec
     given = _training(record).get("arguments")
     arguments = given if isinstance(given, dict) else {}
     return ", ".join([name, *(f"{k} {v}" for k, v in sorted(arguments.items()) if (k, v) != ("dims", 2))])
+
+
+def with_names(frame: pd.DataFrame, records: Sequence[Record]) -> pd.DataFrame:
+    """The frame with `spec`, as given, and in `model` a readable name, with the size where it has several.
+
+    Args:
+        frame: `records_frame` of the records, in their order.
+    """
+    readable = [readable_name(record) for record in records]
+    named: pd.DataFrame = frame.assign(spec=frame["model"], model=readable)
+    size = named["height"].astype("string") + " x " + named["width"].astype("string")
+    several = size.groupby([named["model"], named["dataset"]]).transform("nunique") > 1
+    named.loc[several, "model"] += ", " + size[several]
+    return named
 
 
 def network_of(record: Record) -> str:

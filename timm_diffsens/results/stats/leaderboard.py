@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from timm_diffsens.errors import UsageError
-from timm_diffsens.results.records.frames import readable_name, records_frame
+from timm_diffsens.results.records.frames import records_frame, with_names
 from timm_diffsens.results.records.memory import without_garbage_collection
 from timm_diffsens.results.records.published import read_errors, with_published
 from timm_diffsens.results.stats import groups as names
@@ -168,10 +168,10 @@ def build_leaderboard(
     if published is not None:
         frame, unmatched = with_published(frame, published)
         notes += unmatched
-    frame = frame.assign(spec=frame["model"], model=[readable_name(record) for _, record in found])
+    records = [record for _, record in found]
+    frame = with_names(frame, records)
     parts = groups(frame)
     kept = [rows for place, rows in enumerate(parts) if place == 0 or len(rows) >= FEWEST]
-    records = [record for _, record in found]
     titles = names.titles([records[rows.index[0]] for rows in kept])
     made = [_group(title, rows, records, curves, choices) for title, rows in zip(titles, kept, strict=True)]
     return Leaderboard(
