@@ -74,8 +74,8 @@ def measure(row: dict[str, str], weights: Path, how: tuple[str, ...]) -> dict:
     model = f"{EXAMPLES}/{spec}" if ".py:" in spec else spec
     command = [sys.executable, "-m", "timm_diffsens", "bench", model, "--checkpoint", str(checkpoint), *how]
     command += ["--full-error", "--input-size", row["input_size"], "--json"]
-    if row["train_error"]:
-        command += ["--train-error", row["train_error"]]
+    for option, said in (("train-error", "train_error"), ("origin", "source"), ("licence", "licence")):
+        command += [f"--{option}", row[said]] if row[said] else []
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout)[0]
 

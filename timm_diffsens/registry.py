@@ -323,15 +323,15 @@ def split_arguments(spec: str) -> tuple[str, dict[str, Any]]:
     return name, {key: _value(value.strip()) for key, _, value in pairs}
 
 
-def absolute(spec: str) -> str:
-    """The spec with the path of its file made absolute: for another process, with another working folder."""
+def absolute(spec: str, folder: Path = Path()) -> str:
+    """The spec with the path of its file, seen from a folder, made absolute: for another process."""
     name, arguments = split_arguments(spec)
     if suffixes(name) and arguments:
-        return f"{name}:{absolute_path(Path(arguments['file']))}"
+        return f"{name}:{absolute_path(folder / arguments['file'])}"
     where, _, attribute = name.rpartition(":")
     if not where.endswith(".py"):
         return spec
-    return f"{absolute_path(Path(where))}:{attribute}{spec[len(name) :]}"
+    return f"{absolute_path(folder / where)}:{attribute}{spec[len(name) :]}"
 
 
 def suffixes(name: str) -> tuple[str, ...]:

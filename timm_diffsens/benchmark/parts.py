@@ -30,7 +30,7 @@ class Parts:
     extra: dict[str, Any]
 
 
-def model_part(loaded: LoadedModel) -> records.Model:
+def model_part(loaded: LoadedModel, config: Config) -> records.Model:
     """Which network, with which weights and preprocessing."""
     return records.Model(
         spec=loaded.spec,
@@ -39,10 +39,20 @@ def model_part(loaded: LoadedModel) -> records.Model:
         family=_family(loaded),
         parameters=loaded.parameters,
         classes=loaded.classes,
-        weights=loaded.weights,
+        weights=_published(loaded, config),
         input=loaded.input,
         recipe=recipe_in(loaded.metadata),
     )
+
+
+def _published(loaded: LoadedModel, config: Config) -> records.Weights:
+    """The weights, with origin and licence as given, or as timm states them of weights that it fetched."""
+    stated: dict[str, Any] = {}
+    if loaded.weights.source == "pretrained":
+        stated = getattr(loaded.module, "pretrained_cfg", None) or {}
+    origin = config.origin or stated.get("origin_url")
+    licence = config.licence or stated.get("license")
+    return loaded.weights.model_copy(update={"origin": origin, "licence": licence})
 
 
 def _family(loaded: LoadedModel) -> str:

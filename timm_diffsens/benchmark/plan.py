@@ -151,7 +151,7 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
             loaded.fresh(config.seed)  # cannot be done for every module: better known now than at the end
     dtype = precision_of(config).describe(loaded.dtype)
     found = parts.Parts(
-        model=parts.model_part(loaded),
+        model=parts.model_part(loaded, config),
         data=parts.data_part(sample),
         train_error=parts.train_error(recipe_in(loaded.metadata), config.train_error),
         protocols=[

@@ -155,6 +155,7 @@ def _header(record: "Record") -> list[tuple[str, str]]:
     model, data, protocol = record.model, record.data, record.protocol
     named = ": ".join(filter(None, (model.weights.detail, model.weights.entry)))
     weights = model.weights.source + (f" ({named})" if named else "")
+    published = f", {model.weights.published}" if model.weights.published else ""
     trained = {True: "", False: ", untrained", None: ", not known whether trained"}[record.trained]
     split = f", {data.split}" if data.split else ""
     note = f" ({data.note})" if data.note else ""
@@ -162,7 +163,7 @@ def _header(record: "Record") -> list[tuple[str, str]]:
     corruption = f", corruption sigma = {protocol.corruption_sigma:g}" if protocol.corruption_sigma else ""
     return [
         ("model", f"{model.spec} ({model.library}, {model.parameters:,} parameters)"),
-        ("weights", weights + trained),
+        ("weights", weights + trained + published),
         ("data", f"{data.spec}{split}, {data.n} images of {model.input.height} x {model.input.width}{note}"),
         (
             "protocol",

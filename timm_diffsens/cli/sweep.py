@@ -1,5 +1,6 @@
 """`diffsens sweep`: many models, in this process' children, on a Ray cluster or on Slurm."""
 
+import json
 import os
 from collections.abc import Sequence
 from contextlib import closing
@@ -27,10 +28,20 @@ _MACHINES = "Machines"
 
 def _sweep(
     patterns: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(metavar="PATTERN...", help="Shell patterns such as 'resnet*', or model names."),
-    ],
+    ] = None,
+    *,
     config: Config,
+    models: Annotated[
+        Path | None,
+        option(
+            "--models",
+            help="Models in place of patterns, each with options of its own: a CSV table or YAML list.",
+            panel=MODEL,
+            metavar="FILE",
+        ),
+    ] = None,
     structure: Annotated[
         bool,
         option("--structure", help="No numbers: what the probe sees, on the meta device.", panel=MODEL),
@@ -66,6 +77,9 @@ def _sweep(
     out: Annotated[
         Path, option("--out", help="Records, outcomes, tables, errors.jsonl.", panel=RUNNING, metavar="DIR")
     ] = OUT,
+    board: Annotated[
+        bool, option("--board", help="Then make the leaderboard of all records there.", panel=RUNNING)
+    ] = False,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -73,42 +87,40 @@ def _sweep(
     """Measure many models; what is done already is skipped, and no failure ends the others.
 
     Everything is a file as soon as it is known, so a sweep that was interrupted goes on where it was.
+
+    Columns of --models: model, and options of `diffsens bench` by name (checkpoint, input_size, mean, std,
+    dataset, data_dir, test_error, licence, ...); what is given beside it holds for rows that say nothing.
     """
     from timm_diffsens.device import allocator
 
     allocator.prepare()
-    from timm_diffsens.benchmark.plan import Inputs
-    from timm_diffsens.sweep.jobs import Job, find_models, take_shard
+    from timm_diffsens.sweep.jobs import Job, take_shard
     from timm_diffsens.sweep.run import sweep as run
 
-    options = None
-    if not structure:
-        Inputs.of(config)  # whatever is wrong with it, before any process is started
-        options = config.plain()
     _check_workers("--threads", threads)
-    models = take_shard(find_models(patterns, config.pretrained and not structure), shard)
     given = {"jobs": None if jobs == "auto" else jobs, "gpus": gpus, "address": address, "options": slurm}
     job = Job(
         "",
         out=str(out.resolve()),
-        options=options,
+        options=None if structure else config.plain(),
         max_parameters=_count(max_parameters),
         force=force,
     )
+    asked = _asked(job, patterns or [], models, config)
     workers = _workers(engine, jobs, job)
     executor = _executor(engine, out, given, workers, threads)
-    job = replace(job, threads=_threads(engine, workers, threads))
+    todo = [replace(one, threads=_threads(engine, workers, threads)) for one in take_shard(asked, shard)]
     outcomes: list[Outcome] = []
     interrupted = False
     try:
-        with watching(quiet) as watch, closing(run(map(job.of, models), executor, watch)) as settled:
+        with watching(quiet) as watch, closing(run(todo, executor, watch)) as settled:
             outcomes.extend(settled)
     except KeyboardInterrupt:
         interrupted = True
         raise
     finally:
-        left = len(models) - len(outcomes) if interrupted else 0
-        written = _conclude(job, outcomes, left, as_json)
+        left = len(todo) - len(outcomes) if interrupted else 0
+        written = _conclude([job, *asked], outcomes, left, board and not interrupted, as_json)
     if not written or any(outcome.error is not None for outcome in outcomes):
         raise typer.Exit(1)
 
@@ -117,13 +129,44 @@ _sweep.__name__ = "sweep"
 sweep = configured(_sweep, sweep=True)
 
 
-def _conclude(job: "Job", outcomes: "Sequence[Outcome]", left: int, as_json: bool) -> bool:
-    """Tables and summary, also of a sweep that was interrupted; gives whether the tables could be written."""
+def _asked(job: "Job", patterns: list[str], models: Path | None, config: Config) -> "list[Job]":
+    """A job for each model; whatever is wrong with what is asked for is found before any process is started.
+
+    Args:
+        job: like all of them, without a model.
+    """
+    from timm_diffsens.benchmark.plan import Inputs
+    from timm_diffsens.sweep.jobs import find_models
+    from timm_diffsens.sweep.models_file import named, read_models
+
+    if bool(patterns) == (models is not None):
+        raise UsageError("needs either PATTERN... or --models FILE")
+    if models is None:
+        if job.options is not None:
+            Inputs.of(config)
+        names = find_models(patterns, config.pretrained and job.options is not None)
+        return [job.of(name) for name in names]
+    rows = read_models(models, config)
+    if job.options is None:
+        return [job.of(row.model) for row in rows]
+    alike = {json.dumps(row.inputs, sort_keys=True): row for row in rows}
+    for row in alike.values():
+        with named(row.where):
+            Inputs.of(Config(**row.options))
+    return [replace(job, model=row.model, options=row.options) for row in rows]
+
+
+def _conclude(
+    jobs: "Sequence[Job]", outcomes: "Sequence[Outcome]", left: int, board: bool, as_json: bool
+) -> bool:
+    """Tables and summary, also of a sweep that was interrupted; gives whether all could be written."""
     from timm_diffsens.sweep.tables import summarise, write_tables
 
-    files, written = list[Path](), True
+    out, files, written = Path(jobs[0].out), list[Path](), True
     try:
-        files = write_tables(Path(job.out), job)
+        files = write_tables(out, jobs)
+        if board:
+            files += _board(out)
     except DiffsensError as error:  # a full disk: the more reason to print what is known
         print_error(str(error))
         written = False
@@ -131,8 +174,18 @@ def _conclude(job: "Job", outcomes: "Sequence[Outcome]", left: int, as_json: boo
     if as_json:
         print_json({**summary, "outcomes": [asdict(outcome) for outcome in outcomes], "written": files})
     else:
-        print_summary(result_console(), summary, files, force=job.force)
+        print_summary(result_console(), summary, files, force=jobs[0].force)
     return written
+
+
+def _board(out: Path) -> list[Path]:
+    """The leaderboard of all records there."""
+    from timm_diffsens.results.board import write_board
+    from timm_diffsens.results.page.record_data import pack
+    from timm_diffsens.results.stats.leaderboard import build_leaderboard
+
+    made = build_leaderboard(out, pack=pack, parallel=True)
+    return [] if made.main is None else write_board(made, out)
 
 
 def _executor(engine: str, out: Path, given: dict[str, Any], jobs: int, threads: int | None) -> "Executor":

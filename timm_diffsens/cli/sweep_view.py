@@ -64,17 +64,17 @@ class LiveTable(Lines):
 
     def started(self, job: "Job") -> None:
         """Show it as running."""
-        self.running[job.model] = time.monotonic()
+        self.running[job.name] = time.monotonic()
 
     def finished(self, outcome: "Outcome") -> None:
         """Count it."""
-        self.running.pop(outcome.model, None)
+        self.running.pop(outcome.called, None)
         self.counts[outcome.status] += 1
         self.last.append(outcome)
 
     def retried(self, outcome: "Outcome") -> None:
         """Show it among the last."""
-        self.running.pop(outcome.model, None)
+        self.running.pop(outcome.called, None)
         self.counts["retries"] += 1
         self.last.append(outcome)
 
@@ -138,7 +138,7 @@ def _count(n: int, what: str) -> str:
 
 
 def _line(outcome: "Outcome") -> Text:
-    line = Text.assemble(outcome.model, ": ", (outcome.status, _STYLES[outcome.status]))
+    line = Text.assemble(outcome.called, ": ", (outcome.status, _STYLES[outcome.status]))
     line.append(f", {outcome.seconds:.1f} s")
     return line if outcome.cause is None else line.append(f", {outcome.cause}")
 

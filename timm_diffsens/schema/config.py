@@ -251,6 +251,12 @@ class Config(Options):
     std: Floats = _model(
         None, "Deviation that is divided by, one or one a channel.", metavar="S,...", repeatable=True
     )
+    origin: str | None = _model(
+        None, "For the record: who publishes the weights.", metavar="TEXT", one_model=True, group="run"
+    )
+    licence: str | None = _model(
+        None, "For the record: under which licence.", metavar="TEXT", one_model=True, group="run"
+    )
     dataset: Any = _images(
         "dead-leaves", "Which images; `diffsens ls datasets` lists the names.", metavar="SPEC"
     )

@@ -71,7 +71,7 @@ def _rounded(value: dict[str, list[LayerSensitivity]]) -> dict[str, list[LayerSe
 class Weights(Part):
     """Where the weights are from."""
 
-    sparse: ClassVar[tuple[str, ...]] = ("entry",)
+    sparse: ClassVar[tuple[str, ...]] = ("entry", "origin", "licence")
 
     source: WeightsOrigin = Field(
         description="pretrained: fetched by timm or torchvision; checkpoint: a file; random: freshly "
@@ -84,6 +84,18 @@ class Weights(Part):
         None,
         description="which of several state dicts in the file; left out if it holds one",
     )
+    origin: Name | None = Field(
+        None, description="who publishes them: a page, a repository, a package; left out where nobody said"
+    )
+    licence: Name | None = Field(
+        None, description="under which they may be passed on; left out where nobody said"
+    )
+
+    @property
+    def published(self) -> str:
+        """Origin and licence in words; empty where neither is known."""
+        said = (self.origin and f"from {self.origin}", self.licence and f"under {self.licence}")
+        return ", ".join(filter(None, said))
 
 
 class InputSpec(Part):
@@ -340,13 +352,12 @@ def record_key(
         further: the protocols of further deformations.
         version: of the schema.
     """
+    unnamed: Any = {"recipe": True, "family": True, "weights": {"entry", "origin", "licence"}}
     others = {"further": [protocol_hash(other) for other in further]} if further else {}
     return digest(
         {
             "schema": version,
-            "model": model.model_dump(
-                mode="json", exclude={"recipe": True, "family": True, "weights": {"entry"}}
-            ),
+            "model": model.model_dump(mode="json", exclude=unnamed),
             "data": data.model_dump(mode="json", exclude={"skipped", "note", "title", "classes"}),
             "protocol": protocol_hash(protocol),
             "variants": sorted(variants),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import timm_diffsens
 from timm_diffsens import registry
@@ -16,6 +16,7 @@ from timm_diffsens.patterns import is_pattern, matching
 from timm_diffsens.schema.config import Config
 
 Kind = Literal["structure", "measured"]
+_Item = TypeVar("_Item")
 
 _ID_DIGITS = 12
 _ELSEWHERE = ("device", "batch_size")  # options that do not change the numbers beyond rounding
@@ -89,12 +90,18 @@ class Job:
         config = Config(**self.options)
         files = any(registry.suffixes(registry.split_arguments(spec)[0]) for spec in config.deformation)
         made_here = registry.split_arguments(config.dataset)[0] in _MADE_HERE
-        return made_here and not config.pretrained and not files
+        return made_here and not (config.pretrained or config.checkpoint or files)
 
     @property
     def on_any_gpu(self) -> bool:
         """Whether it runs on a GPU where there is one, and on any."""
         return self.options is not None and self.options.get("device", "auto") in ("auto", "cuda")
+
+    @property
+    def name(self) -> str:
+        """The model with its checkpoint, for people."""
+        checkpoint = (self.options or {}).get("checkpoint")
+        return f"{self.model} ({Path(checkpoint).name})" if checkpoint else self.model
 
     def of(self, model: str) -> "Job":
         """The same for another model."""
@@ -160,7 +167,7 @@ def find_models(patterns: Sequence[str], pretrained: bool = False) -> list[str]:
     return list(found)
 
 
-def take_shard(models: Sequence[str], shard: str | None) -> list[str]:
+def take_shard(models: Sequence[_Item], shard: str | None) -> list[_Item]:
     """The i-th of N parts, `i/N`, that together are all models; every N-th, so that they are alike in size.
 
     Raises:

@@ -32,6 +32,7 @@ class Outcome:
         error: class of what was raised, None if nothing was. message: its text.
         seconds: that the attempt took. attempt: from 1. tried: what ended the attempts before.
         versions: of this package, torch, timm and torchvision.
+        name: the model with its checkpoint, where it has one.
         before: found done, by an earlier run.
     """
 
@@ -45,7 +46,13 @@ class Outcome:
     attempt: int = 1
     tried: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=versions)
+    name: str = ""
     before: bool = False
+
+    @property
+    def called(self) -> str:
+        """What people call it."""
+        return self.name or self.model
 
     @property
     def cause(self) -> str | None:
@@ -55,9 +62,8 @@ class Outcome:
 
 def ended(job: Job, status: Status, seconds: float, **more: Any) -> Outcome:
     """The outcome of a job's present attempt."""
-    return Outcome(
-        job.id, job.model, status, seconds=round(seconds, 3), attempt=job.attempt, tried=job.tried, **more
-    )
+    more |= {"attempt": job.attempt, "tried": job.tried, "name": job.name}
+    return Outcome(job.id, job.model, status, seconds=round(seconds, 3), **more)
 
 
 def failed(job: Job, status: Status, seconds: float, error: BaseException) -> Outcome:
@@ -101,7 +107,7 @@ def log_error(out: Path, outcome: Outcome) -> None:
     """
     line = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "model": outcome.model,
+        "model": outcome.called,
         "status": outcome.status,
         "class": outcome.error,
         "message": outcome.message,

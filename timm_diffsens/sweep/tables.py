@@ -17,7 +17,7 @@ NAMES: dict[Kind, str] = {"structure": "coverage", "measured": "sweep"}
 _LEFT_TO_THE_FILES = ("names", "key", "record", "seconds")  # long, or different in every run
 
 
-def write_tables(out: Path, like: Job) -> list[Path]:
+def write_tables(out: Path, jobs: Sequence[Job]) -> list[Path]:
     """Write `coverage.csv` (`sweep.csv` where models were measured) and the summary beside it, as JSON.
 
     They are made from the outcome files of all sweeps into the folder that asked for the same, by the same
@@ -25,22 +25,23 @@ def write_tables(out: Path, like: Job) -> list[Path]:
 
     Args:
         out: folder of the sweep.
-        like: any job of it.
+        jobs: of it; the first says what is asked for of models that are not among them.
     """
-    outcomes = read_outcomes(out, like)
+    outcomes = read_outcomes(out, jobs)
     if not outcomes:
         return []
-    table, summary = (out / f"{NAMES[like.kind]}.{ending}" for ending in ("csv", "json"))
+    table, summary = (out / f"{NAMES[jobs[0].kind]}.{ending}" for ending in ("csv", "json"))
     write_atomic(table, table_text(outcomes).encode(errors="backslashreplace"))
     write_atomic(summary, (json.dumps(summarise(outcomes), indent=1) + "\n").encode())
     return [table, summary]
 
 
-def read_outcomes(out: Path, like: Job) -> list[Outcome]:
-    """Outcomes of the jobs that differ from this one by their model alone, sorted by model."""
+def read_outcomes(out: Path, jobs: Sequence[Job]) -> list[Outcome]:
+    """Outcomes of these jobs and of what differs from the first by its model alone, sorted by model."""
+    like, ids = jobs[0], {job.id for job in jobs}
     found = [read_outcome(path) for path in outcome_folder(out, like.kind).glob("*.json")]
-    same = [o for o in found if o is not None and o.job == like.of(o.model).id]
-    return sorted(same, key=lambda outcome: outcome.model)
+    same = [o for o in found if o is not None and (o.job in ids or o.job == like.of(o.model).id)]
+    return sorted(same, key=lambda outcome: (outcome.model, outcome.name))
 
 
 def table_text(outcomes: Sequence[Outcome]) -> str:
@@ -66,5 +67,5 @@ def summarise(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "status": dict(sorted(Counter(o.status for o in outcomes).items())),
         "done by library": dict(sorted(Counter(row["library"] for row in done).items())),
         "sums": {name: sum(row[name] for row in done) for name in sums if any(name in row for row in done)},
-        "failures": {o.model: o.cause for o in outcomes if o.error is not None},
+        "failures": {o.called: o.cause for o in outcomes if o.error is not None},
     }

@@ -133,7 +133,7 @@ def facts(record: Record) -> list[tuple[str, str]]:
 def _weights(record: Record) -> str:
     weights = record.model.weights
     seed = f", seed {weights.seed}" if weights.seed is not None else ""
-    return f"{weights.source}{f', {weights.detail}' if weights.detail else ''}{seed}"
+    return ", ".join(filter(None, [weights.source, weights.detail, weights.published])) + seed
 
 
 def _recipe(recipe: dict[str, Any]) -> str:
