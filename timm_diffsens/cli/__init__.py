@@ -18,6 +18,7 @@ from timm_diffsens import __version__
 from timm_diffsens.cli.bench import bench
 from timm_diffsens.cli.compare import compare
 from timm_diffsens.cli.demo import demo
+from timm_diffsens.cli.doctor import doctor
 from timm_diffsens.cli.export import export
 from timm_diffsens.cli.leaderboard import leaderboard
 from timm_diffsens.cli.ls import ls
@@ -116,7 +117,8 @@ def diffsens(
     silence(quiet)
 
 
-for _verb in (bench, sweep, train, demo, leaderboard, reproduce, theory, show, compare, ls, export, validate):
+_MEASURING = (bench, sweep, train, demo, leaderboard, reproduce, theory)
+for _verb in (*_MEASURING, show, compare, ls, export, validate, doctor):
     app.command()(_verb)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from timm_diffsens.cli.completion import completes
 from timm_diffsens.cli.options import RUNNING, Force, configured, option
 from timm_diffsens.cli.output import (
     OUT,
@@ -36,6 +37,7 @@ def _bench(
         typer.Argument(
             metavar="MODEL...",
             help="timm name, torchvision/NAME, net/NAME, hf-hub:OWNER/NAME, FILE.py:FACTORY, MODULE:FACTORY",
+            autocompletion=completes("models"),
         ),
     ],
     config: Config,

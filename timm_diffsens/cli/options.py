@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from pydantic.fields import FieldInfo
 
+from timm_diffsens.cli.completion import completes
 from timm_diffsens.cli.output import nothing_but_json
 from timm_diffsens.errors import DiffsensError, UsageError, without_options
 from timm_diffsens.schema.config import MODEL as MODEL
@@ -15,9 +16,9 @@ from timm_diffsens.schema.config import ONE_MODEL, Config, Option, Options, opti
 from timm_diffsens.schema.config import RUNNING as RUNNING
 
 
-def option(*names: str, help: str, panel: str, metavar: str | None = None) -> Any:
+def option(*names: str, help: str, panel: str, metavar: str | None = None, **more: Any) -> Any:
     """A Typer option under a heading of the help page."""
-    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar)
+    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, **more)
 
 
 # The parser's own complaints; Typer exports only this one of their family.
@@ -80,6 +81,7 @@ def _parameter(name: str, field: FieldInfo, known: Option) -> inspect.Parameter:
     text = known.sentence
     if not (known.repeatable or field.default is None or field.default is False):
         text += f" Default: {name if field.default is True else field.default}."
-    asked = option(*flags, help=text, panel=known.section, metavar=known.metavar)
+    completed = completes(known.kind, several=known.repeatable) if known.kind else None
+    asked = option(*flags, help=text, panel=known.section, metavar=known.metavar, autocompletion=completed)
     place = inspect.Parameter.POSITIONAL_OR_KEYWORD
     return inspect.Parameter(name, place, default=None, annotation=Annotated[kind | None, asked])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from timm_diffsens import registry
+from timm_diffsens.cli.completion import completes
 from timm_diffsens.cli.options import MODEL, RUNNING, Force, configured, option
 from timm_diffsens.cli.output import OUT, Json, Quiet, print_error, print_json, result_console
 from timm_diffsens.cli.sweep_view import print_summary, watching
@@ -29,7 +30,11 @@ _MACHINES = "Machines"
 def _sweep(
     patterns: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PATTERN...", help="Shell patterns such as 'resnet*', or model names."),
+        typer.Argument(
+            metavar="PATTERN...",
+            help="Shell patterns such as 'resnet*', or model names.",
+            autocompletion=completes("models"),
+        ),
     ] = None,
     *,
     config: Config,
@@ -51,7 +56,13 @@ def _sweep(
         option("--max-parameters", help="Leave out larger models: 30M, 5e6.", panel=MODEL, metavar="N"),
     ] = None,
     engine: Annotated[
-        str, option("--engine", help="local, ray, slurm, or file.py:attr.", panel=_MACHINES)
+        str,
+        option(
+            "--engine",
+            help="local, ray, slurm, or file.py:attr.",
+            panel=_MACHINES,
+            autocompletion=completes("executors"),
+        ),
     ] = "local",
     jobs: Annotated[
         str | None,

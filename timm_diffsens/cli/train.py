@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from timm_diffsens.cli.completion import completes
 from timm_diffsens.cli.options import RUNNING, configured, option
 from timm_diffsens.cli.output import (
     Json,
@@ -33,7 +34,11 @@ def _train(
     config: TrainOptions,
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="MODEL...", help="net/NAME, a timm name, torchvision/NAME, FILE.py:FACTORY"),
+        typer.Argument(
+            metavar="MODEL...",
+            help="net/NAME, a timm name, torchvision/NAME, FILE.py:FACTORY",
+            autocompletion=completes("models"),
+        ),
     ] = None,
     recipes: Annotated[
         Path | None,

@@ -40,6 +40,7 @@ class Option:
         repeatable: on the command line it may be given several times.
         one_model: it belongs to one model, so a sweep does not have it.
         aliases: other names for it.
+        kind: of the registry, whose names are its values.
     """
 
     help: str
@@ -52,6 +53,7 @@ class Option:
     repeatable: bool = False
     one_model: bool = False
     aliases: tuple[str, ...] = ()
+    kind: str = ""
 
     @property
     def sentence(self) -> str:
@@ -258,7 +260,10 @@ class Config(Options):
         None, "For the record: under which licence.", metavar="TEXT", one_model=True, group="run"
     )
     dataset: Any = _images(
-        "dead-leaves", "Which images; `diffsens ls datasets` lists the names.", metavar="SPEC"
+        "dead-leaves",
+        "Which images; `diffsens ls datasets` lists the names.",
+        metavar="SPEC",
+        kind="datasets",
     )
     data_dir: Path | None = _images(None, "Folder of the images.", metavar="DIR")
     split: str | None = _images(None, "Split of the data set.")
@@ -281,6 +286,7 @@ class Config(Options):
         "`diffsens ls deformations` lists the names.",
         metavar="SPEC,...",
         repeatable=True,
+        kind="deformations",
     )
     delta: Annotated[tuple[float | str, ...], BeforeValidator(_sizes)] = _perturbation(
         (1.0,),
@@ -299,7 +305,9 @@ class Config(Options):
     equivariance: bool = _perturbation(
         False, "How far the layers' maps move with the image too.", group="key"
     )
-    noise: Any = _perturbation("gaussian", "Noise; its norm is that of the deformation.", metavar="SPEC")
+    noise: Any = _perturbation(
+        "gaussian", "Noise; its norm is that of the deformation.", metavar="SPEC", kind="noises"
+    )
     corruption: Annotated[float, Field(ge=0, allow_inf_nan=False)] = _perturbation(
         0.0,
         "Standard deviation of noise that is fixed for each image, in units of the network's input.",
@@ -316,6 +324,7 @@ class Config(Options):
         "original, channel-shuffled, mean-channel (default); `diffsens ls variants` lists more; or all.",
         recorded="",
         repeatable=True,
+        kind="variants",
         group="key",
     )
     shuffles: Copies = _reading(3, "Channel-shuffled copies that are averaged.")
