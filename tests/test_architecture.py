@@ -31,7 +31,7 @@ ORDER = [
 ]
 ORDER += ["perturb", "sensitivities", "spectra", "theory", "benchmark", "train", "sweep", "reproduce"]
 ORDER += ["integrations", "cli"]  # the last ones know all the others
-RESULTS = ["numbers", "records", "stats", "report", "page", "board"]  # the same inside of results
+RESULTS = ["numbers", "records", "stats", "report", "page", "board", "submit"]  # the same inside of results
 NO_TORCH = {"errors", "printable", "files", "patterns", "fingerprint", "registry", "schema", "results", ""}
 HEAVY = {"torch", "torchvision", "timm"}
 SLOW = HEAVY | {"numba", "pandas", "altair", "scipy", "numpy"}  # to import

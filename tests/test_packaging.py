@@ -257,7 +257,8 @@ def test_readme_is_short_and_free_of_entities():
 
 
 def test_readme_names_every_command():
-    assert commands() == set(re.findall(r"^\| `diffsens ([a-z]+)", README, flags=re.MULTILINE))
+    rows = [line for line in README.splitlines() if line.startswith("| `diffsens ")]
+    assert commands() == {name for row in rows for name in re.findall(r"`diffsens ([a-z]+)", row)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

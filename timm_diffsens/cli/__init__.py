@@ -26,6 +26,7 @@ from timm_diffsens.cli.options import WrongUse
 from timm_diffsens.cli.output import forget, print_error, showing_warnings, silence
 from timm_diffsens.cli.reproduce import reproduce
 from timm_diffsens.cli.show import show
+from timm_diffsens.cli.submit import submit
 from timm_diffsens.cli.sweep import sweep
 from timm_diffsens.cli.theory import theory
 from timm_diffsens.cli.train import train
@@ -118,7 +119,7 @@ def diffsens(
 
 
 _MEASURING = (bench, sweep, train, demo, leaderboard, reproduce, theory)
-for _verb in (*_MEASURING, show, compare, ls, export, validate, doctor):
+for _verb in (*_MEASURING, show, compare, ls, export, validate, submit, doctor):
     app.command()(_verb)
 
 

@@ -1,0 +1,40 @@
+"""`diffsens submit`: a branch with new records, ready to be pushed."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from timm_diffsens.cli.output import Json, Quiet, print_json, result_console
+
+
+def submit(
+    records: Annotated[list[Path], typer.Argument(metavar="RECORD...", help="Files of new records.")],
+    repository: Annotated[
+        Path, typer.Option("--repository", metavar="DIR", help="A clone of the project that keeps the board.")
+    ] = Path(),
+    board: Annotated[
+        Path, typer.Option("--board", metavar="DIR", help="The board's folder in there.")
+    ] = Path("leaderboard"),
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prepare a change that adds records to a board: a branch with them and the rebuilt board, and its text.
+
+    Records that would not fit are refused, each with the reason. Nothing is pushed, and what is checked out
+    stays as it is.
+    """
+    from timm_diffsens.results.submit import submit as prepare
+
+    made = prepare(records, repository, board)
+    if as_json:
+        print_json(asdict(made))
+        return
+    console = result_console()
+    console.print(f"{made.title}\n\n{made.description}\n", soft_wrap=True)
+    console.print(f"branch {made.branch}: {len(made.files)} files, commit {made.commit[:12]}", soft_wrap=True)
+    console.print(f"send it: {made.push}", soft_wrap=True)
+    console.print(
+        "and open a change with the text above, in which what is TO BE FILLED IN is said", soft_wrap=True
+    )
