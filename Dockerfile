@@ -9,8 +9,8 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN python -c "import torch, torchvision" 2>/dev/null \
     || pip install --no-cache-dir torch torchvision --index-url "${TORCH_INDEX}"
 
-COPY . /opt/timm-diffsens
-RUN pip install --no-cache-dir "/opt/timm-diffsens[fast,slurm]" && diffsens doctor
+COPY . /diffsens
+RUN pip install --no-cache-dir "/diffsens[fast,slurm]" && diffsens doctor
 
 # Records, and the caches of weights and compiled kernels, lie where the container is run.
 ENV HF_HOME=/work/.cache/huggingface XDG_CACHE_HOME=/work/.cache NUMBA_CACHE_DIR=/work/.cache/numba

@@ -20,6 +20,7 @@ from timm_diffsens.cli.compare import compare
 from timm_diffsens.cli.demo import demo
 from timm_diffsens.cli.doctor import doctor
 from timm_diffsens.cli.export import export
+from timm_diffsens.cli.hub import card, pull, push
 from timm_diffsens.cli.leaderboard import leaderboard
 from timm_diffsens.cli.ls import ls
 from timm_diffsens.cli.options import WrongUse
@@ -119,7 +120,7 @@ def diffsens(
 
 
 _MEASURING = (bench, sweep, train, demo, leaderboard, reproduce, theory)
-for _verb in (*_MEASURING, show, compare, ls, export, validate, submit, doctor):
+for _verb in (*_MEASURING, show, compare, ls, export, validate, submit, push, pull, card, doctor):
     app.command()(_verb)
 
 

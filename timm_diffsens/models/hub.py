@@ -1,24 +1,26 @@
-"""Downloads of weights and configurations: no retries where there is no network, one clear error."""
+"""What is fetched from the hub, or sent there: no retries where there is no network, one clear error."""
 
 import logging
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from torch import nn
-
 from timm_diffsens.errors import DiffsensError, UsageError, first_line
 
+_Made = TypeVar("_Made")
 
-def fetch(what: str, make: Callable[[], nn.Module], advice: str) -> nn.Module:
-    """Call `make`, which may read from the network; whatever goes wrong on the way becomes one sentence.
+
+def fetch(what: str, make: Callable[[], _Made], advice: str, done: str = "fetched") -> _Made:
+    """Call `make`, which may use the network; whatever goes wrong on the way becomes one sentence.
 
     Args:
         what: what is fetched, "the weights of resnet18".
         make: gives the model.
         advice: what to do when it cannot be fetched.
+        done: what is done to it.
 
     Raises:
         UsageError: it cannot be fetched.
@@ -32,7 +34,7 @@ def fetch(what: str, make: Callable[[], nn.Module], advice: str) -> nn.Module:
             reason = first_line(error)
             if not reachable and type(error).__module__.startswith("huggingface_hub"):
                 reason = "the hub's name cannot be resolved: no network?"
-            raise UsageError(f"{what} cannot be fetched ({reason}); {advice}") from error
+            raise UsageError(f"{what} cannot be {done} ({reason}); {advice}") from error
 
 
 @contextmanager
