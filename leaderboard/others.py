@@ -1,12 +1,12 @@
 """Measure classifiers that others trained, as `imagenet.csv` or `cifar10.csv` lists them, one after another.
 
-    python leaderboard/others.py imagenet --weights DIR --images DIR [--out DIR] [--whole | --errors]
-        [NAME ...]
+    python leaderboard/others.py imagenet --weights DIR --images DIR [--out DIR]
+        [--variants | --components | --errors] [NAME ...]
 
 `--weights` has the checkpoints, `<checkpoint>.safetensors` anywhere below it; `--images` the images, a
 folder for each class, of ImageNet its WordNet id. What has a record already is not measured again.
-`--variants` measures all variants of those of ImageNet at four sizes, and `--components` translation, rotation,
-dilation and shear, both with fewer images, for docs/beyond.md (`--out docs/beyond/imagenet`). `--errors`
+`--variants` measures all variants of those of ImageNet at four sizes, and `--components` translation,
+rotation, dilation and shear, with fewer images, for docs/beyond.md (`--out docs/beyond/imagenet`). `--errors`
 measures little else than the test error, over all images, and says how far it is from the `error` of the
 table. That of ImageNet is of the same photographs before they were encoded as JPEG, which costs small
 networks a point or two. NAME picks checkpoints by their start.
