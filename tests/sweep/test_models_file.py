@@ -138,6 +138,25 @@ def test_two_checkpoints_of_one_architecture_are_measured_and_make_a_board(zoo, 
     assert (out / "index.html").exists()
 
 
+def test_published_errors_are_read_before_anything_is_measured(zoo, tmp_path):
+    (zoo / "zoo.csv").write_text(TWO)
+    (tmp_path / "results.csv").write_text("model,top1\nresnet18,30\n")
+    asked = (
+        "--models",
+        zoo / "zoo.csv",
+        *QUICK,
+        "--out",
+        tmp_path / "out",
+        "--errors",
+        tmp_path / "results.csv",
+    )
+    for more, said in (((), "give --board too"), (("--board",), "has no column top1_err")):
+        refused = run(*asked, *more)
+        assert refused.exit_code == 2
+        assert said in refused.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_checkpoint_that_changed_is_measured_again(zoo, tmp_path):
     (zoo / "zoo.csv").write_text("model,checkpoint\nnets.py:small,1.safetensors\n")
     out = tmp_path / "out"

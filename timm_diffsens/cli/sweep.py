@@ -2,9 +2,10 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,6 +92,15 @@ def _sweep(
     board: Annotated[
         bool, option("--board", help="Then make the leaderboard of all records there.", panel=RUNNING)
     ] = False,
+    errors: Annotated[
+        Path | None,
+        option(
+            "--errors",
+            help="With --board: published errors, timm's results-imagenet.csv.",
+            panel=RUNNING,
+            metavar="FILE",
+        ),
+    ] = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -105,6 +115,7 @@ def _sweep(
     from timm_diffsens.device import allocator
 
     allocator.prepare()
+    from timm_diffsens.results.records.published import read_errors
     from timm_diffsens.sweep.jobs import Job, take_shard
     from timm_diffsens.sweep.run import sweep as run
 
@@ -117,6 +128,10 @@ def _sweep(
         max_parameters=_count(max_parameters),
         force=force,
     )
+    if errors is not None:
+        if not board:
+            raise UsageError("--errors is about the board: give --board too")
+        read_errors(errors)  # or it raises, before anything is measured
     asked = _asked(job, patterns or [], models, config)
     workers = _workers(engine, jobs, job)
     executor = _executor(engine, out, given, workers, threads)
@@ -131,7 +146,8 @@ def _sweep(
         raise
     finally:
         left = len(todo) - len(outcomes) if interrupted else 0
-        written = _conclude([job, *asked], outcomes, left, board and not interrupted, as_json)
+        made = partial(_board, out, errors) if board and not interrupted else list
+        written = _conclude([job, *asked], outcomes, left, made, as_json)
     if not written or any(outcome.error is not None for outcome in outcomes):
         raise typer.Exit(1)
 
@@ -168,16 +184,19 @@ def _asked(job: "Job", patterns: list[str], models: Path | None, config: Config)
 
 
 def _conclude(
-    jobs: "Sequence[Job]", outcomes: "Sequence[Outcome]", left: int, board: bool, as_json: bool
+    jobs: "Sequence[Job]",
+    outcomes: "Sequence[Outcome]",
+    left: int,
+    board: Callable[[], list[Path]],
+    as_json: bool,
 ) -> bool:
-    """Tables and summary, also of a sweep that was interrupted; gives whether all could be written."""
+    """Tables, board and summary, also of a sweep that was interrupted; gives whether all could be written."""
     from timm_diffsens.sweep.tables import summarise, write_tables
 
     out, files, written = Path(jobs[0].out), list[Path](), True
     try:
         files = write_tables(out, jobs)
-        if board:
-            files += _board(out)
+        files += board()
     except DiffsensError as error:  # a full disk: the more reason to print what is known
         print_error(str(error))
         written = False
@@ -189,13 +208,13 @@ def _conclude(
     return written
 
 
-def _board(out: Path) -> list[Path]:
-    """The leaderboard of all records there."""
+def _board(out: Path, errors: Path | None) -> list[Path]:
+    """Make the leaderboard of all records there."""
     from timm_diffsens.results.board import write_board
     from timm_diffsens.results.page.record_data import pack
-    from timm_diffsens.results.stats.leaderboard import build_leaderboard
+    from timm_diffsens.results.stats.leaderboard import Choices, build_leaderboard
 
-    made = build_leaderboard(out, pack=pack, parallel=True)
+    made = build_leaderboard(out, Choices(errors), pack=pack, parallel=True)
     return [] if made.main is None else write_board(made, out)
 
 
