@@ -35,6 +35,7 @@ from timm_diffsens.cli.validate import validate
 from timm_diffsens.errors import DiffsensError, UsageError, unknown
 
 _INTERRUPTED, _BROKEN_PIPE = 130, 1
+_GO_ON = ("sweep", "train", "demo", "reproduce")  # what these did is not done again
 
 
 class _Verbs(TyperGroup):
@@ -82,7 +83,8 @@ class _Verbs(TyperGroup):
             print_error(error.format_message())  # type: ignore[attr-defined]
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            print_error("interrupted")
+            goes_on = "; the same command goes on where it was" if ctx.invoked_subcommand in _GO_ON else ""
+            print_error(f"interrupted{goes_on}")
             raise typer.Exit(_INTERRUPTED) from None
         except BrokenPipeError:
             forget(sys.stdout)

@@ -73,21 +73,25 @@ def _print(training: "TrainResult", record: "Record") -> None:
     )
     result_console().print(
         f"{training.recipe.model:14} train {training.train_error:6.1%}  test {training.test_error:6.1%}  "
-        f"{values}  ({training.seconds:.0f} s)",
+        f"{values}  ({f'{training.seconds:.0f} s' if training.now else 'done before'})",
         soft_wrap=True,
     )
 
 
 @contextmanager
 def _progress(recipes: "list[Recipe]", quiet: bool) -> Iterator["Progress"]:
-    """One bar over all epochs of all networks, on standard error; nothing without a terminal."""
+    """On standard error one bar over all epochs; without a terminal a line as each network begins."""
     position = {recipe.model: k for k, recipe in enumerate(recipes)}
+    console = progress_console()
     with progress_bars(quiet) as bars:
         bar = bars.add_task("training", total=sum(recipe.epochs or 0 for recipe in recipes))
 
         def show(model: str, row: dict[str, float | int | None]) -> None:
             before = sum(recipe.epochs or 0 for recipe in recipes[: position[model]])
-            text = f"{model}, {position[model] + 1} of {len(recipes)}, epoch {row['epoch']}"
+            here = f"{position[model] + 1} of {len(recipes)}"
+            if not row["epoch"] and not quiet and not console.is_terminal:
+                console.print(f"{here}: {model}", soft_wrap=True)
+            text = f"{model}, {here}, epoch {row['epoch']}"
             bars.update(bar, completed=before + int(row["epoch"] or 0), description=text)
 
         yield show

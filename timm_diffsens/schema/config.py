@@ -321,7 +321,7 @@ class Config(Options):
     )
     variants: Annotated[tuple[str, ...], BeforeValidator(_variants)] = _reading(
         DEFAULT_VARIANTS,
-        "original, channel-shuffled, mean-channel (default); `diffsens ls variants` lists more; or all.",
+        "Default: original,channel-shuffled,mean-channel; `diffsens ls variants` lists more; or all.",
         recorded="",
         repeatable=True,
         kind="variants",

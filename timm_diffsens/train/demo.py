@@ -50,11 +50,12 @@ def run_demo(
         out: gets `runs/` and `records/`.
         recipes: of the networks, see `demo_recipes`.
         device: auto, cpu, cuda or cuda:i.
-        progress: called with each epoch's row.
+        progress: called with each epoch's row, and with epoch 0 before a training.
     """
     running = TrainOptions(out=out / "runs", device=device)
     load = TaskLoader(running, resolve_device(device))
     for recipe in recipes:
+        progress(recipe.model, {"epoch": 0})
         training = train(recipe, running, load=load, progress=partial(progress, recipe.model))
         options = Config(
             dataset=TASK,

@@ -355,8 +355,19 @@ def test_what_the_comparison_does_not_allow_is_not_said(answer, part):
 
 
 def test_a_test_that_fails_decides_nothing():
-    assert "undecided (p = 0.3 corrected)" in verdict(*tables(r=(0.3, -0.2, 0.7)), {"r": None})
+    words = verdict(*tables(r=(0.3, -0.2, 0.7)), {"r": None})
+    assert "undecided (p = 0.3 corrected for all tests of the table)" in words
     assert "against the paper" in verdict(*tables(r=(-0.6, -0.8, -0.3)), {"r": None})
+
+
+def test_an_interval_that_excludes_zero_where_the_corrected_test_does_not_is_explained():
+    correlations, comparisons = tables(r=(0.9, 0.3, 0.99))
+    of_r = (correlations["variant"] == "original") & (correlations["measure"] == "r")
+    correlations.loc[of_r, "p_corrected"] = 0.11
+    words = verdict(correlations, comparisons, {"r": None})
+    assert "undecided (p = 0.1 corrected for all tests of the table, though its interval alone" in words
+    correlations.loc[of_r, "family_low"] = -0.1
+    assert "though" not in verdict(correlations, comparisons, {"r": None})
 
 
 def test_a_sign_against_the_papers_is_told():

@@ -10,6 +10,7 @@ from timm_diffsens.schema.protocol import Protocol, digest
 from timm_diffsens.schema.records import Record
 
 _DEFAULT = "its default"
+_NAMED = {"scale1": "Scale detection, task 1", "scale2": "Scale detection, task 2"}
 _UNSAID = {  # what it means that an old record does not say
     "draws": "numpy's Philox4x64-10",
     "init statistics": "zero and one",
@@ -81,7 +82,9 @@ def _title(record: Record, units: bool = False, *, clean: bool = False) -> str:
 
 
 def _data_title(record: Record) -> str:
-    return ", ".join(filter(None, [record.data.title or record.data.spec, record.data.split]))
+    spec = record.data.spec
+    named = record.data.title or _NAMED.get(spec, spec)
+    return ", ".join(filter(None, [named, record.data.split]))
 
 
 def _told_apart(records: Sequence[Record]) -> list[list[str]]:

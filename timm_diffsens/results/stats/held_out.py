@@ -68,16 +68,25 @@ def held_out_sentence(table: pd.DataFrame) -> str:
     inside = [f"{row['inside']} of {row['of']}" for row in there]
     inside[0] += f" networks lie within their {100 * LEVEL:g} % interval"
     listed = ", ".join(f"{each} by {row['measure'].upper()}" for each, row in zip(inside, there, strict=True))
-    spanned = ", ".join(f"{significant(row['span'])} by {row['measure'].upper()}" for row in there)
-    missed = ", ".join(f"{significant(row['off'])} by {row['measure'].upper()}" for row in there)
+    spanned = ", ".join(f"{_factor(row['span'])} by {row['measure'].upper()}" for row in there)
+    missed = ", ".join(f"{_factor(row['off'])} by {row['measure'].upper()}" for row in there)
     said = [
         f"Left out in turn, each with its family, {listed}.",
         f"From end to end the typical interval is a factor of {spanned}.",
         f"The law misses by a factor of {missed}; the mean of the other families alone by "
-        f"{significant(there[0]['off_mean'])}.",
+        f"{_factor(there[0]['off_mean'])}.",
     ]
     said += [f"None by {row['measure'].upper()}: {row['note']}." for row in rows if row["note"]]
     return " ".join(said)
+
+
+def _factor(value: float) -> str:
+    """Three digits; of thousands and more two, written out.
+
+    >>> _factor(1.2345), _factor(8254.0)
+    ('1.23', '8,300')
+    """
+    return significant(value) if value < 1000 else f"{float(f'{value:.2g}'):,.0f}"
 
 
 def logarithms(points: pd.DataFrame, measure: str) -> tuple[Array, Array, Names]:

@@ -92,12 +92,17 @@ def _over(row: Row) -> str:
 def _of_r(row: Row) -> str:
     over = f"{_over(row).capitalize()} rho(test error, R) = {_value(row)} on logarithms"
     if not _sign(row):
-        p = PLAIN.p_value(row["p_corrected"])
-        return f"{over}: whether the test error goes with R is undecided (p = {p} corrected)."
+        p = f"p = {PLAIN.p_value(row['p_corrected'])} corrected for all tests of the table"
+        alone = ", though its interval alone excludes zero" if _excludes_zero(row) else ""
+        return f"{over}: whether the test error goes with R is undecided ({p}{alone})."
     if _sign(row) < 0:
         return f"{over}: networks with a larger R at the output err less, against the paper's finding."
     exponent = PLAIN.statistic(row, "exponent", "no interval")
     return f"{over}: networks with a smaller R at the output err less (e ~ R^{exponent})."
+
+
+def _excludes_zero(row: Row) -> bool:
+    return bool(row["family_low"] * row["family_high"] > 0)
 
 
 def _turned(row: Row) -> bool:

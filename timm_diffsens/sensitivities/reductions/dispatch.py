@@ -63,8 +63,8 @@ def _compiled() -> ModuleType | None:
         from timm_diffsens.sensitivities.reductions import compiled
     except ImportError as error:
         logging.getLogger("timm_diffsens").warning(
-            "numba cannot be imported (%s): the same numbers take longer on a CPU; "
-            "pip install 'timm-diffsens[fast]' brings it",
+            "numba, which is optional, cannot be imported (%s): the same numbers take longer on a CPU; "
+            "pip install 'timm-diffsens[fast]', in a clone '.[fast]', brings it",
             error,
         )
         return None
