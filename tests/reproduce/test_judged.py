@@ -178,6 +178,17 @@ def test_middle_layers_that_alone_become_low_frequency():
     assert found == {"cifar10-middle": ("held", 5), "cifar10-ends": ("held", 3)}
 
 
+def test_the_mean_change_is_told_by_kind_of_network():
+    """Without batch-norm nothing changes; with it the mean frequency goes from 4/3 to 2/3."""
+    flat, low = with_spectra([EVEN] * 8, [EVEN] * 8), with_spectra([LOW] * 8, [EVEN] * 8)
+    text = filters.by_kind([("vgg11 1", flat), ("vgg11_bn 1", low), ("vgg11_bn 2", low)], lambda k: k > 1)
+    assert text == (
+        "tested: its mean over these layers is 0.00 without batch-norm, not augmented; "
+        f"{math.log(0.5):.2f} with batch-norm, not augmented"
+    )
+    assert filters.by_kind([("vgg11 1", flat)], lambda k: True) == ""
+
+
 def test_a_layer_in_which_networks_differ_decides_nothing():
     trained = [LOW if k in filters.MIDDLE else EVEN for k in range(1, 9)]
     records = several(trained)

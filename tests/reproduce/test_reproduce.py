@@ -284,6 +284,22 @@ def test_a_checkpoint_of_other_images_is_not_used(made, tmp_path, images):
     assert "trained on other images" in lines[0]
 
 
+def test_each_verdict_other_than_held_says_what_was_tested_or_that_it_was_not():
+    """Of the results in the repository: no guess stands beside a verdict as if it were known."""
+    files = sorted((ROOT / "docs" / "reproduction" / "figures").glob("*/report.json"))
+    claims = [claim for path in files for claim in json.loads(path.read_text())["claims"]]
+    assert {claim["key"] for claim in claims} >= known_claims().keys() - {
+        "fig4.imagenet",
+        "fig4.imagenet-first",
+    }
+    for claim in claims:
+        if claim["verdict"] == "not testable":
+            assert claim["untestable"].startswith("asymptotic: not testable at K = "), claim["key"]
+        elif claim["verdict"] != "held":
+            assert "tested: " in claim["why"], claim["key"]
+            assert not any(word in claim["why"] for word in ("likely", "probably")), claim["key"]
+
+
 @pytest.mark.parametrize("settings", SCALES.values(), ids=SCALES)
 def test_settings_are_consistent(settings):
     assert all(recipe.model in ("net/vgg11", "net/vgg11_bn") for recipe in settings.depth)

@@ -180,7 +180,12 @@ def _furthest(one: Measured, of: str, sign: int) -> Finding:
 
 
 def _measured(workspace: Workspace) -> list[Measured]:
-    how = {"layers": "convs", "variants": VARIANTS, "shuffles": workspace.settings.copies, "components": True}
+    how = {
+        "layers": "convs",
+        "variants": VARIANTS,
+        "shuffles": workspace.settings.few_copies,
+        "components": True,
+    }
     found = of_recipes(workspace, _GROUP, "CIFAR-10", workspace.settings.components, how)
     folder = workspace.records_of(_GROUP) / "records"
     return [

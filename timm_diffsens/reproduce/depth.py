@@ -25,6 +25,10 @@ from timm_diffsens.train.recipe import Recipe
 VARIANTS = ("original", "channel-shuffled", "init")
 _CIFAR10, _IMAGENET, _SCALE1 = "CIFAR-10", "ImageNet", "scale detection"
 _SUBJECTS = {_CIFAR10: "cifar10 depth", _IMAGENET: "imagenet", _SCALE1: "pooling"}  # of their caveats
+_INIT = (
+    "At initialisation norms have the running statistics of the measured images, as when a training starts, "
+    "not a mean of 0 and a variance of 1, which would be no norm at all."
+)
 _WAYS = {"r": "falls", "d": "falls", "g": "grows"}  # on scale detection
 
 
@@ -55,6 +59,7 @@ def _pooling(
     if records:
         _draw(report, records, measures)
         _judge(workspace, report, records, pooling_numbers(records))
+        report.notes.append(_INIT)
     return records
 
 
@@ -84,7 +89,7 @@ def cifar10_records(workspace: Workspace, report: Report, recipes: Sequence[Reci
     """The records, layer by layer, of CIFAR-10 networks; none where images are missing."""
     found: Named = []
     with reporting_missing(report.missing):
-        found += of_recipes(workspace, "cifar10-depth", _CIFAR10, recipes, _how(workspace))
+        found += of_recipes(workspace, "cifar10-depth", _CIFAR10, recipes, _how(workspace.settings.copies))
     return found
 
 
@@ -93,14 +98,16 @@ def imagenet_records(workspace: Workspace, report: Report, models: Sequence[str]
     found = []
     for model in models:
         with reporting_missing(report.missing):
-            record = workspace.published("imagenet-depth", model, **_how(workspace))
+            record = workspace.published("imagenet-depth", model, **_how(workspace.settings.few_copies))
             found.append((f"{_IMAGENET}, {model.removeprefix('torchvision/')}", record))
     return found
 
 
 def pooling_records(workspace: Workspace) -> Named:
     """Those of the VGGs trained on scale detection."""
-    return of_recipes(workspace, "scale1-depth", _SCALE1, workspace.settings.pooling, _how(workspace))
+    return of_recipes(
+        workspace, "scale1-depth", _SCALE1, workspace.settings.pooling, _how(workspace.settings.copies)
+    )
 
 
 def caveat_of(workspace: Workspace, records: Named) -> str:
@@ -117,13 +124,13 @@ def without_decay(workspace: Workspace, number: Callable[[str, Record], Finding]
         values = [part.value for one in records if (part := number("", one)).value is not None]
         if values:
             name = recipe.model.removeprefix("net/")
-            ranges.append(f"{min(values):.2f} to {max(values):.2f} in {len(values)} of {name}")
+            ends = dict.fromkeys(f"{end:.2f}" for end in (min(values), max(values)))
+            ranges.append(f"{' to '.join(ends)} in {len(values)} of {name}")
     return f"tested: trained without weight decay it is {', '.join(ranges)}" if ranges else ""
 
 
-def _how(workspace: Workspace) -> dict[str, Any]:
+def _how(copies: int) -> dict[str, Any]:
     """Options of measurements by layer: of copies there are more, as their spread is what decides."""
-    copies = workspace.settings.copies
     return {"layers": "convs", "variants": VARIANTS, "shuffles": copies, "init_samples": copies}
 
 

@@ -25,7 +25,8 @@ class Settings:
         imagenet: models of Figs 3 and 4, with published weights. more_imagenet: of Figs 11 to 14.
         seeds: of every training but those of `simple`, which have `simple_seeds`, one number a task.
         images: a measurement is over. shuffles, init_samples: averaged over.
-        copies: the same, of measurements layer by layer.
+        copies: the same, of measurements layer by layer. few_copies: of the longest ones, of models on
+            ImageNet and under all components.
         resamples: of the bootstrap over networks.
         caveats: subject -> what else may differ from the paper, and was not tested.
     """
@@ -48,6 +49,7 @@ class Settings:
     shuffles: int = 3
     init_samples: int = 3
     copies: int = 5
+    few_copies: int = 5
     resamples: int = 2000
     boards: bool = False
     caveats: dict[str, str] = field(default_factory=dict)
@@ -236,6 +238,7 @@ PAPER = Settings(
     shuffles=5,
     init_samples=5,
     copies=10,
+    few_copies=10,
     caveats={
         "cifar10": "ADAM at 0.1, at which it diverges, for fully connected networks: theirs is 0.001",
         "pooling": "weight decay other than 5e-3, of which the paper says nothing",
