@@ -1,6 +1,6 @@
 """Figs 3, 9 and 11: R_k, D_k and G_k layer by layer, as trained, channel-shuffled, and at initialisation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -14,6 +14,7 @@ from timm_diffsens.reproduce.curves import (
     shuffling,
     vgg_numbers,
 )
+from timm_diffsens.reproduce.max_pooling import max_pooling_tested
 from timm_diffsens.reproduce.panels import Panels
 from timm_diffsens.reproduce.reports import Report
 from timm_diffsens.reproduce.settings import seeds_of
@@ -58,17 +59,21 @@ def _pooling(
     records = cifar10_records(workspace, report, recipes) + imagenet_records(workspace, report, models)
     if records:
         _draw(report, records, measures)
-        _judge(workspace, report, records, pooling_numbers(records))
+        on_cifar10 = any(name.startswith(_CIFAR10) for name, _ in records)
+        known = {"learned": max_pooling_tested(workspace, recipes[0])} if on_cifar10 else {}
+        _judge(workspace, report, records, pooling_numbers(records), known)
         report.notes.append(_INIT)
     return records
 
 
-def _judge(workspace: Workspace, report: Report, records: Named, numbers: Numbers) -> None:
-    """With what augmentation changes as the tested reason of each, where networks differ in it."""
+def _judge(
+    workspace: Workspace, report: Report, records: Named, numbers: Numbers, known: Mapping[str, str] = {}
+) -> None:
+    """With what is known of a claim, and what augmentation changes of each where networks differ in it."""
     caveat = caveat_of(workspace, records)
     for key, parts in numbers.items():
         tested = by_augmentation(records, parts, region_of(f"{report.target}.{key}"))
-        report.judge({key: parts}, "; ".join(filter(None, (tested, caveat))))
+        report.judge({key: parts}, "; ".join(filter(None, (known.get(key, ""), tested, caveat))))
 
 
 def figure_9(workspace: Workspace) -> Report:
