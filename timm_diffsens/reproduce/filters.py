@@ -224,7 +224,11 @@ def _over_networks(records: Named, chosen: Callable[[int], bool]) -> list[Findin
     for _, record in records:
         for k, value in _by_layer(record):
             layers.setdefault(k, []).append(value)
-    return [Finding.mean(f"layer {k} of {len(values)}", values) for k, values in layers.items() if chosen(k)]
+    return [
+        Finding.mean(f"layer {k}, {len(values)} networks", values)
+        for k, values in layers.items()
+        if chosen(k)
+    ]
 
 
 def _by_layer(record: Record) -> Iterator[tuple[int, float | None]]:
