@@ -1,0 +1,1 @@
+"""Measurements in other tools: training loops, loggers, metrics. Each library is imported only when used."""
