@@ -66,16 +66,8 @@ class TrainedCurves:
 
     @property
     def fitted(self) -> range:
-        """The layers that exponents are fitted over: where a trained network is expected to pool alike.
-
-        At stride 1 the first two thirds. At stride F those whose patches are smaller than xi: beyond it D is
-        zero, as the task asks for.
-        """
-        setting = self.setting
-        if setting.stride == 1:
-            return range(1, max(2 * setting.depth // 3, 2) + 1)
-        small = [k for k in setting.layers if setting.filter_size**k < setting.xi]
-        return range(1, max(small, default=1) + 1)
+        """The layers that exponents are fitted over, see `Setting.pooling`."""
+        return self.setting.pooling
 
 
 @dataclass(frozen=True)
