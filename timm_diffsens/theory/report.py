@@ -27,7 +27,7 @@ from timm_diffsens.theory.receptive_field import ReceptiveField, receptive_field
 TheoryRow = dict[str, Any]
 Number = TypeVar("Number", int, float)
 
-GAP = 2.0  # of task 1, in pixels
+GAP = 2.0  # of task 1, in pixels, unless it is given
 _PAPER = {1: (12, 3), 2: (7, 2)}  # task -> depth and filter (App. B.2)
 _IMAGES = {1: 512, 2: 16384}  # in task 2 few moves cross from patch to patch, so it takes more
 _POSITIONS = 4  # of the pixel whose spread is measured: the network treats all alike
@@ -49,6 +49,7 @@ class Setting:
     xi: float
     images: int
     seed: int
+    gap: float = GAP
 
     @property
     def title(self) -> str:
@@ -83,7 +84,7 @@ class Setting:
     def pairs(self) -> PixelPairs:
         """The task's distribution of images."""
         if self.task == 1:
-            return PixelPairs.task1(self.length, self.xi, GAP)
+            return PixelPairs.task1(self.length, self.xi, self.gap)
         return PixelPairs.task2(self.length, int(self.xi))
 
 
@@ -96,12 +97,14 @@ def theory_setting(
     xi: float | None = None,
     images: int | None = None,
     seed: int = 0,
+    gap: float = GAP,
 ) -> Setting:
     """A setting; what is not given is as in the paper (App. B.2), scaled to other depths.
 
     Task 1: K = 12, F = 3, and as for `ScaleDetection` 128 pixels and xi = 14; at other depths the length is
     128 K / 12, so that it grows faster than A_K, and xi with it. Task 2: K = 7, F = 2, length F^K = 128 and
-    xi = F^(K - 2) = 32. Images: a multiple of 8, as errors are taken between eighths of them.
+    xi = F^(K - 2) = 32. Images: a multiple of 8, as errors are taken between eighths of them. The
+    gap is that of task 1.
 
     Raises:
         UsageError: an unknown task, or values that do not fit together.
@@ -117,13 +120,14 @@ def theory_setting(
     if task == 1:
         length = _given(length, max(round(128 * depth / 12), 32))
         _check_size(images, length)
-        return Setting(1, depth, size, 1, length, _given(xi, max(round(14 * length / 128), 4)), images, seed)
+        xi = _given(xi, max(round(14 * length / 128), 4))
+        return Setting(1, depth, size, 1, length, xi, images, seed, gap)
     length = _given(length, size ** max(depth, 3))
     _check_size(images, length)
     xi = _given(xi, size ** max(depth - 2, 1))
     if int(xi) != xi:
         raise UsageError(f"xi is a whole number of pixels in task 2, got {xi:g}")
-    return Setting(2, depth, size, size, length, xi, images, seed)
+    return Setting(2, depth, size, size, length, xi, images, seed, 0.0)
 
 
 def _check_numbers(depth: int, filter_size: int, xi: float | None, seed: int) -> None:
