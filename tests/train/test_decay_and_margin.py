@@ -175,13 +175,12 @@ def test_epochs_is_the_most_and_a_loss_that_is_never_zero_stops_nothing(tmp_path
 
 
 def test_the_options_of_the_command_line():
-    asked = TrainOptions(
-        bias="last", bias_std=0.5, weight_mean=1, weight_std=0.1, gain=2, decay="filters", after_zero=9
-    )
+    start = {"bias": "last", "bias_std": 0.5, "weight_mean": 1, "weight_std": 0.1}
+    start |= {"readout_mean": 1, "gain": 2}
+    asked = TrainOptions(**start, decay="filters", after_zero=9)
     (recipe,) = recipes_of("scale1", "net/simple", asked)
     assert (recipe.decay, recipe.after_zero) == ("filters", 9)
-    shape = ModelArguments(bias="last", bias_std=0.5, weight_mean=1, weight_std=0.1, gain=2)
-    assert recipe.arguments == shape
+    assert recipe.arguments == ModelArguments(**start)
     plain = Recipe("scale1", "net/simple").to_json()
     assert not {"decay", "after_zero"} & set(plain)
     assert plain["arguments"] == {"dims": 2}

@@ -8,7 +8,7 @@ from typing import Any
 from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.schema import limits
 
-SCALES = ("bias_std", "weight_mean", "weight_std", "gain")
+SCALES = ("bias_std", "weight_mean", "weight_std", "readout_mean", "gain")
 BIASES = ("none", "last", "all")
 
 
@@ -21,7 +21,8 @@ class ModelArguments:
         size: of the input in pixels, one side or (height, width); the length if `dims` is 1.
         dims: 2 for images (n, c, h, w), 1 for sequences (n, c, length).
         width, depth, filter, stride: of our own networks that have them.
-        bias, bias_std, weight_mean, weight_std, gain: of net/simple, see `models.nets.simple.SimpleCNN`.
+        bias, bias_std, weight_mean, weight_std, readout_mean, gain: of net/simple, see
+            `models.nets.simple.SimpleCNN`.
 
     Raises:
         UsageError: a size that is no positive integer or beyond `schema.limits.ARGUMENTS`, other
@@ -40,6 +41,7 @@ class ModelArguments:
     bias_std: float | None = None
     weight_mean: float | None = None
     weight_std: float | None = None
+    readout_mean: float | None = None
     gain: float | None = None
 
     def __post_init__(self) -> None:

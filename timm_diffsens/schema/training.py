@@ -50,6 +50,7 @@ class TrainOptions(Options):
     bias_std: float | None = _model(None, "Standard deviation of its initial biases.")
     weight_mean: float | None = _model(None, "Mean of its initial filters, times sqrt(fan in).")
     weight_std: float | None = _model(None, "Their standard deviation.")
+    readout_mean: float | None = _model(None, "Mean of its initial read-out.")
     gain: float | None = _model(None, "What the outputs of its layers are multiplied by.")
     epochs: Epochs = _how(None, "Of training, and of the schedule if it stops before.")
     batch_size: Annotated[int | None, Field(le=limits.BATCH)] = _how(None, "Images a step.")

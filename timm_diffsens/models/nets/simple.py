@@ -105,17 +105,19 @@ class MeanFieldConv2d(_MeanFieldConv, nn.Conv2d):
 
 
 class MeanFieldLinear(nn.Linear):
-    """A read-out whose weight is applied divided by the number of inputs, with weights N(0, 1)."""
+    """A read-out whose weight is applied divided by the number of inputs, with weights N(mean, 1)."""
 
     scales_weight = True
 
-    def __init__(self, inputs: int, outputs: int, bias: bool = False, gain: float = 1.0) -> None:
-        self.gain = gain
+    def __init__(
+        self, inputs: int, outputs: int, bias: bool = False, gain: float = 1.0, mean: float = 0.0
+    ) -> None:
+        self.gain, self.mean = gain, mean  # before torch asks for weights
         super().__init__(inputs, outputs, bias)
 
     def reset_parameters(self) -> None:
-        """Weights N(0, 1), biases 0."""
-        nn.init.normal_(self.weight)
+        """Weights N(mean, 1), biases 0."""
+        nn.init.normal_(self.weight, self.mean)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
@@ -158,6 +160,7 @@ class SimpleCNN(nn.Sequential):
         bias_std: standard deviation of the initial biases.
         weight_mean, weight_std: of the initial filters, see `Initial`; with the mean 1 and a small deviation
             every channel begins as an average over F places.
+        readout_mean: of the initial weights of the read-out, whose deviation is 1.
         gain: what the outputs of all layers are multiplied by, sqrt(F) as the paper's networks are trained.
 
     Raises:
@@ -187,6 +190,7 @@ class SimpleCNN(nn.Sequential):
         bias_std: float = 0.0,
         weight_mean: float = 0.0,
         weight_std: float = 1.0,
+        readout_mean: float = 0.0,
         gain: float = 1.0,
     ) -> None:
         if dims not in (1, 2):
@@ -203,7 +207,7 @@ class SimpleCNN(nn.Sequential):
             layers[f"conv{k}"] = conv(inputs, width, filter, stride, biased, initial, scale)
             layers[f"relu{k}"] = nn.ReLU()
         layers["average"] = GlobalAverage()
-        layers["readout"] = MeanFieldLinear(width, classes, bias != "none", gain)
+        layers["readout"] = MeanFieldLinear(width, classes, bias != "none", gain, readout_mean)
         super().__init__(layers)
         self.lr_scale = float(width)
 
