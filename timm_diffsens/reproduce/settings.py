@@ -92,13 +92,14 @@ def _scale(model: str, width: int | None = None, **more: Any) -> Recipe:
 
 def _simple(task: int, width: int, size: int | None = None, **more: Any) -> Recipe:
     """App. B.2: 12 layers of stride 1 on task 1, 7 of stride 2 on task 2, one-dimensional."""
-    shape = {"depth": 12, "filter": 3, "stride": 1} if task == 1 else {"depth": 7, "filter": 2, "stride": 2}
+    depth, filter, stride = (12, 3, 1) if task == 1 else (7, 2, 2)
+    shape = ModelArguments(depth=depth, filter=filter, stride=stride, width=width)
     how: dict[str, Any] = {
         "scale": {"dims": 1} | ({"size": size} if size else {}),
         "optimizer": "adamw",
         "lr": 0.01,
     }
-    return Recipe(f"scale{task}", "net/simple", ModelArguments(**shape, width=width), **how, **more)
+    return Recipe(f"scale{task}", "net/simple", shape, **how, **more)
 
 
 _DECAY: dict[str, Any] = {"weight_decay": 5e-4, "amp": True, "half": True}
