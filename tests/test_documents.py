@@ -1,15 +1,30 @@
+import contextlib
+import io
 import re
 import runpy
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 from test_architecture import ORDER, RESULTS
+from typer.testing import CliRunner
+
+from timm_diffsens.cli import app
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "timm_diffsens"
 FOLDERS = (".ci", ".github", "benchmarks", "docs", "examples", "leaderboard", "tests", "timm_diffsens")
 GUIDES = ("CONTRIBUTING.md", "docs/architecture.md")
+RUN = (
+    "docs/tutorial.md",
+    "docs/howto.md",
+    "docs/authors_code.md",
+    "docs/library.md",
+)  # block after block, in an empty folder
+# A block is run, or the line before it says in the page's source why it is not.
+BLOCK = re.compile(r"^(?:<!-- not run: (.+) -->\n)?```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NUMBER = re.compile(r"-?\d+\.?\d*(?:e-?\d+)?")
 
 
 def test_measured_tables_are_those_of_the_records(warm):
@@ -66,3 +81,66 @@ def test_the_architecture_gives_the_order_that_is_enforced():
     there = {path.stem for path in PACKAGE.iterdir()}
     assert order(page) == [part for part in dict.fromkeys(ORDER) if part in there]
     assert "Inside of `results` the order is " + ", ".join(f"`{part}`" for part in RESULTS) + "." in page
+
+
+def run_page(page: str) -> None:
+    """Run every block of Python and every command in order; what a page shows as printed has to be."""
+    names, printed = {"__name__": "page"}, ""
+    for why, language, header, code in BLOCK.findall(page):
+        if why:
+            continue
+        if header.startswith("file="):
+            Path(header.removeprefix("file=")).write_text(code)
+        elif language == "python":
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                exec(compile(code, "<page>", "exec"), names)
+            printed = out.getvalue()
+        elif language == "sh":
+            printed = "".join(map(run_command, code.replace("\\\n", " ").splitlines()))
+        elif language == "text":
+            assert_printed(code, printed)
+
+
+def run_command(command: str) -> str:
+    program, *arguments = shlex.split(command, comments=True)
+    assert program == "diffsens", f"{command}: no command of this package; say why it is not run"
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, f"{command}\n{done.output}"
+    return done.output
+
+
+def assert_printed(shown: str, printed: str) -> None:
+    """Every line that is shown, but `...` and empty ones, in order; numbers to 2 %, as machines round."""
+    lines = iter(printed.splitlines())
+    for line in filter(lambda line: line.strip(" ."), shown.splitlines()):
+        words, values = NUMBER.sub("#", line).split(), [float(v) for v in NUMBER.findall(line)]
+        assert any(
+            NUMBER.sub("#", found).split() == words
+            and [float(v) for v in NUMBER.findall(found)] == pytest.approx(values, rel=0.02)
+            for found in lines
+        ), f"not printed: {line}\n{printed}"
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_every_block_of_a_page_runs(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    run_page((ROOT / name).read_text(encoding="utf-8"))
+
+
+def test_a_page_that_shows_what_is_not_printed_is_found():
+    page = "```python\nprint('R falls by 1.41')\n```\n\n```text\nR falls by {}\n```\n"
+    run_page(page.format(1.42))
+    for wrong in ("1.45", "1.41 twice"):
+        with pytest.raises(AssertionError, match="not printed"):
+            run_page(page.format(wrong))
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_a_block_that_is_not_run_says_why(page):
+    text = page.read_text(encoding="utf-8")
+    blocks = [found for found in BLOCK.findall(text) if found[1] in ("sh", "python")]
+    assert text.count("\n```sh") + text.count("\n```python") == len(blocks)
+    if page.name != "extending.md" and f"docs/{page.name}" not in RUN:  # tests/test_extending.py runs that
+        assert all(why for why, *_ in blocks)
