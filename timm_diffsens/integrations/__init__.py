@@ -1,1 +1,1 @@
-"""Measurements where they are used: training loops, loggers, metrics, the hub; each library only when used."""
+"""Measurements where they are used: training loops, loggers, metrics, the hub; libraries only when used."""
