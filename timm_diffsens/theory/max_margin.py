@@ -223,7 +223,7 @@ class _Search:
         ahead = np.zeros(len(point))
         ahead[-1] = -1
         options: Any = {"maxiter": _STEPS, "ftol": _PRECISE}
-        found = minimize(
+        found = minimize(  # type: ignore[call-overload]  # its stubs know no dictionary of constraints
             lambda p: -p[-1], point, jac=lambda p: ahead, constraints=inside, method="SLSQP", options=options
         )
         filters, biases = read(found.x)
