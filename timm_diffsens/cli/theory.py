@@ -266,7 +266,7 @@ def _infinite(result: "TheoryResult") -> "tuple[Table, str]":
         for layers in result.infinite.values():
             fit = fit_of(result.setting, layers, m, result.setting.pooling)
             cells += [significant(getattr(layer, m)) for layer in (layers[0], layers[-1])]
-            cells.append(PLAIN.decimals(fit and fit.value))
+            cells.append(PLAIN.decimals(fit.value if fit else None))
         table.add_row(_NAMES[m], *cells)
     pooling = result.setting.pooling
     return table, (
@@ -284,10 +284,9 @@ def _margins(result: "TheoryResult", largest: "MarginResult") -> "tuple[Table, s
         table.add_row(
             str(k + 1), f"{share:.4f}", significant(bias), *(cell for pair in pairs for cell in pair)
         )
-    fits = ", ".join(
-        f"{_NAMES[m]} {PLAIN.decimals(fit and fit.value)} ({PLAIN.decimals(truth and truth.value)})"
-        for (m, fit), truth in zip(largest.exponents.items(), largest.exact.values(), strict=True)
-    )
+    both = {m: (largest.exponents[m], largest.exact[m]) for m in "dgr"}
+    values = {m: [PLAIN.decimals(fit.value if fit else None) for fit in fits] for m, fits in both.items()}
+    fits = ", ".join(f"{_NAMES[m]} {own} ({exact})" for m, (own, exact) in values.items())
     pooling = result.setting.pooling
     return table, (
         f"Normalised margin {found.free.margin:.4g}, of homogeneous filters {found.homogeneous.margin:.4g}. "

@@ -74,7 +74,7 @@ class InfiniteWidth:
         size = self.filter_size
         if self.stride > 1:
             return np.asarray(places.reshape(len(places), -1, size).mean(axis=-1))
-        return sum(np.roll(places, size // 2 - j, axis=-1) for j in range(size)) / size
+        return np.asarray(sum(np.roll(places, size // 2 - j, axis=-1) for j in range(size)) / size)
 
     def layers(self, images: Iterable[PairImages], pairs: int = 16) -> list[LayerSensitivity]:
         """D, G and R of all layers, as `homogeneous.measured_curve` has them of a network: noise rectified.

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -215,14 +216,14 @@ class _Search:
                 known[point.tobytes()] = top, np.concatenate([labels[:, None] * slopes, rest], axis=1)
             return known[point.tobytes()]
 
-        inside = {"type": "ineq", "fun": lambda p: values(p)[0], "jac": lambda p: values(p)[1]}
+        inside: Any = {"type": "ineq", "fun": lambda p: values(p)[0], "jac": lambda p: values(p)[1]}
         first = [network.filters.ravel()] * free
         point = np.concatenate([*first, network.biases / self.units, [network.threshold / unit, 0.0]])
         point[-1] = values(point)[0].min()
         ahead = np.zeros(len(point))
         ahead[-1] = -1
-        options = {"maxiter": _STEPS, "ftol": _PRECISE}
-        found = minimize(
+        options: Any = {"maxiter": _STEPS, "ftol": _PRECISE}
+        found = minimize(  # type: ignore[call-overload]  # its stubs know no dictionary of constraints
             lambda p: -p[-1], point, jac=lambda p: ahead, constraints=inside, method="SLSQP", options=options
         )
         filters, biases = read(found.x)
