@@ -1,7 +1,6 @@
 """The metric of torchmetrics: streaming, forwards, merges and processes give what the definition gives."""
 
 import subprocess
-import sys
 import textwrap
 
 import pytest
@@ -104,7 +103,7 @@ class TestWithTheLibrary:
         )
 
     @pytest.mark.parametrize("given", ["uneven", "none in the second"])
-    def test_two_processes_merge(self, parts, given, tmp_path):
+    def test_two_processes_merge(self, parts, given, tmp_path, warm):
         """Over gloo, by torchmetrics' own reduction: both get what one process gets of all images."""
         torch.save(torch.stack(parts), tmp_path / "parts.pt")
         cuts = {"uneven": [13, 27], "none in the second": [40, 0]}[given]
@@ -116,7 +115,7 @@ class TestWithTheLibrary:
             torch.set_num_threads(1)
             distributed.init_process_group("gloo", f"file://{{folder}}/meet", rank=rank, world_size=2)
             own = torch.load(f"{{folder}}/parts.pt", weights_only=True).split({cuts}, dim=1)[rank]
-            metric = SensitivityMetric()
+            metric = SensitivityMetric().to("cpu")
             for batch in own.split(5, dim=1):
                 metric.update(*batch)
             first = metric.compute()
@@ -127,7 +126,7 @@ class TestWithTheLibrary:
         """)
         running = [
             subprocess.Popen(
-                [sys.executable, "-c", code, str(rank)],
+                [*warm, "-c", code, str(rank)],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

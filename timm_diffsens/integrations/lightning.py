@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -60,7 +61,7 @@ class Sensitivity(*_BASES):  # type: ignore[misc]
             if name not in known:
                 raise unknown("option", name, known)
         self.module, self.with_record = module, record
-        self._make = partial(Monitor, **options)
+        self._make: Callable[[Any], Monitor] = partial(Monitor, **options)
         self.monitor: Monitor | None = None if images is None else self._make(images)
         self._state: dict[str, Any] | None = None
 

@@ -13,16 +13,16 @@ except ImportError:
     Metric = object
 
 _INSTALLED = Metric is not object
-_SUMS = 4  # numbers before the mean
+_SUMS = 5  # numbers before the mean
 
 
 class SensitivityMetric(Metric):  # type: ignore[misc]
     """D, G and R of a representation, batch by batch and process by process: `sensitivity` of all of them.
 
-    Its state is one row of float64 numbers: how many images, the sums of ||deformed - clean||^2, of
-    ||noised - clean||^2 and of ||clean - mean||^2, and the mean. Rows are merged exactly (Chan, Golub and
-    LeVeque 1979), so the denominator is over all distinct pairs of images, those of different batches and
-    processes too.
+    Its state is one row of float64 numbers: its length, how many images, the sums of ||deformed - clean||^2,
+    ||noised - clean||^2 and ||clean - mean||^2, the mean. Rows are merged exactly (Chan, Golub and LeVeque
+    1979), so the denominator is over all distinct pairs of images, those of different batches and processes
+    too.
 
     Args:
         options: of `torchmetrics.Metric`.
@@ -42,6 +42,11 @@ class SensitivityMetric(Metric):  # type: ignore[misc]
         super().__init__(**options)
         self.add_state("rows", default=[], dist_reduce_fx="cat")
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the state, and so of the nothing that a process without images sends."""
+        return torch.float64
+
     def update(self, clean: torch.Tensor, deformed: torch.Tensor, noised: torch.Tensor) -> None:
         """Add n images: representations (n, ...) of equal shape.
 
@@ -57,11 +62,11 @@ class SensitivityMetric(Metric):  # type: ignore[misc]
 
     def compute(self) -> dict[str, torch.Tensor]:
         """`d`, `g` and `r`, float64; nan where `sensitivity` gives nan, and for D and G of a single image."""
-        if not self.rows:
+        rows = self.rows if isinstance(self.rows, list) else _apart(self.rows)  # one vector of all processes
+        if not rows:
             nothing = torch.tensor(torch.nan, dtype=torch.float64, device=self.device)
             return dict.fromkeys("dgr", nothing)
-        rows = self.rows if isinstance(self.rows, list) else list(self.rows.split(1))
-        count, a, g, square_sum = _merged(rows)[0, :_SUMS]
+        _, count, a, g, square_sum = _merged(rows)[:_SUMS]
         between = 2 * count * square_sum / (count - 1)
         return {"d": _ratio(a, between), "g": _ratio(g, between), "r": _ratio(a, g)}
 
@@ -71,33 +76,44 @@ class SensitivityMetric(Metric):  # type: ignore[misc]
 
 
 def _row(clean: torch.Tensor, deformed: torch.Tensor, noised: torch.Tensor) -> torch.Tensor:
-    """Arrays (n, d) -> (1, 4 + d)."""
+    """Arrays (n, d) -> (5 + d,)."""
     first = clean[0]
     gaps = clean - first  # a constant representation has no spread at all then, not one of rounding
     mean = gaps.mean(0)
     sums = [(deformed - clean).square().sum(), (noised - clean).square().sum(), (gaps - mean).square().sum()]
-    count = torch.full_like(sums[0], len(clean))
-    return torch.cat([torch.stack([count, *sums]), first + mean])[None]
+    length, count = (torch.full_like(sums[0], number) for number in (_SUMS + len(first), len(clean)))
+    return torch.cat([torch.stack([length, count, *sums]), first + mean])
+
+
+def _apart(whole: torch.Tensor) -> list[torch.Tensor]:
+    """Rows that lie one behind the other in a vector."""
+    rows = []
+    while len(whole):
+        length = int(whole[0])
+        rows.append(whole[:length])
+        whole = whole[length:]
+    return rows
 
 
 def _merged(rows: list[torch.Tensor]) -> torch.Tensor:
-    """One row of all of them: (1, 4 + d).
+    """One row of all of them: (5 + d,).
 
     Raises:
         UsageError: samples of different size.
     """
-    sizes = list(dict.fromkeys(row.shape[1] - _SUMS for row in rows))
+    sizes = list(dict.fromkeys(len(row) - _SUMS for row in rows))
     if len(sizes) > 1:
         raise UsageError(f"expected {sizes[0]} numbers a sample, got {sizes[1]}")
     if len(rows) == 1:
         return rows[0]
-    whole = torch.cat(rows)
-    counts, first = whole[:, :1], whole[0, _SUMS:]
+    whole = torch.stack(rows)
+    counts, first = whole[:, 1:2], whole[0, _SUMS:]
     gaps = whole[:, _SUMS:] - first
     mean = (counts * gaps).sum(0) / counts.sum()
     sums = whole[:, :_SUMS].sum(0)
+    sums[0] = len(whole[0])
     sums[-1] += (counts * (gaps - mean).square()).sum()
-    return torch.cat([sums, first + mean])[None]
+    return torch.cat([sums, first + mean])
 
 
 def _ratio(top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:
