@@ -2,8 +2,6 @@
 
 import importlib
 import inspect
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -61,14 +59,14 @@ class Sensitivity(*_BASES):  # type: ignore[misc]
             if name not in known:
                 raise unknown("option", name, known)
         self.module, self.with_record = module, record
-        self._make: Callable[[Any], Monitor] = partial(Monitor, **options)
-        self.monitor: Monitor | None = None if images is None else self._make(images)
+        self._options = options
+        self.monitor: Monitor | None = None if images is None else Monitor(images, **options)
         self._state: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Take the images, if none were given."""
         if self.monitor is None:
-            self.monitor = self._make(_first_loader(trainer.val_dataloaders))
+            self.monitor = Monitor(_first_loader(trainer.val_dataloaders), **self._options)
         if self._state is not None:
             self.monitor.load_state_dict(self._state)
             self._state = None
