@@ -23,7 +23,7 @@ RUN = (
     "docs/library.md",
 )  # block after block, in an empty folder
 # A block is run, or the line before it says in the page's source why it is not.
-BLOCK = re.compile(r"^(?:<!-- not run: (.+) -->\n)?```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^(?:<!-- not run: ([^\n]+) -->\n)?```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e-?\d+)?")
 
 
