@@ -72,6 +72,7 @@ def notebook_page(file: Path) -> dict[str, str | bytes]:
     pictures = {
         posixpath.join(posixpath.dirname(name), path): data for path, data in found["outputs"].items()
     }
+    body = body.replace('<table border="1" class="dataframe">', "<table>")
     title, _, rest = body.lstrip().partition("\n")
     download = f'<a href="{file.name}" download>This page as a notebook</a>, with the outputs that it had.'
     return {f"{name}.md": f"{title}\n\n{download}\n{rest}", **pictures}

@@ -16,14 +16,11 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "timm_diffsens"
 FOLDERS = (".ci", ".github", "benchmarks", "docs", "examples", "leaderboard", "tests", "timm_diffsens")
 GUIDES = ("CONTRIBUTING.md", "docs/architecture.md")
-RUN = (
-    "docs/tutorial.md",
-    "docs/howto.md",
-    "docs/authors_code.md",
-    "docs/library.md",
-)  # block after block, in an empty folder
-# A block is run, or the line before it says in the page's source why it is not.
-BLOCK = re.compile(r"^(?:<!-- not run: ([^\n]+) -->\n)?```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Pages that are run, block after block in an empty folder; of a block that is not, the line before says why.
+RUN = ("docs/tutorial.md", "docs/howto.md", "docs/authors_code.md", "docs/library.md")
+BLOCK = re.compile(
+    r"^(?:<!-- not run: ([^\n]+) -->\n)?```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e-?\d+)?")
 
 
