@@ -50,7 +50,7 @@ BOARD_FOLDER = ROOT / "leaderboard"
 BLOCK = re.compile(r"(<!-- record: ([0-9a-f]+) -->\n).*?(<!-- /record -->)", re.DOTALL)
 THEORY_BLOCK = re.compile(r"(<!-- theory: (\S+) -->\n).*?(<!-- /theory -->)", re.DOTALL)
 COVERAGE = re.compile(r"(<!-- coverage -->\n).*?(<!-- /coverage -->)", re.DOTALL)
-BENCHMARKS = "overhead|pairs|scaling|precision|verdicts|forward_mode"
+BENCHMARKS = "overhead|pairs|scaling|precision|verdicts|forward_mode|infinite_width|max_margin"
 BENCHMARK = re.compile(rf"(<!-- ({BENCHMARKS}) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 FOLDERS = re.compile(r"(<!-- folders -->\n).*?(<!-- /folders -->)", re.DOTALL)
 KINDS_BLOCK = re.compile(r"(<!-- kinds -->\n).*?(<!-- /kinds -->)", re.DOTALL)
@@ -58,6 +58,7 @@ BEYOND = re.compile(r"(<!-- beyond: (\w+) -->\n).*?(<!-- /beyond -->)", re.DOTAL
 ORDER = re.compile(r"^Order: (.*?)\n\n", re.DOTALL | re.MULTILINE)
 SPECTRA = re.compile(r"(<!-- spectra: ([^>]+) -->\n).*?(<!-- /spectra -->)", re.DOTALL)
 ROWS = 7
+CONSTANT = 0.9  # share of the constant mode from which on a mean filter counts as homogeneous
 
 
 def main() -> int:
@@ -121,6 +122,7 @@ def trained(setting: dict) -> str:
         f"{how['weight_decay']:g}, {how['loss']} loss. Test error of the {len(seeds)} seeds: {errors}. "
         f"Exponents over layers {first[0]} to {first[1]}, mean over seeds ± its standard error; homogeneous: "
         "the exact values of the single-channel network over the same layers.",
+        *budgets(seeds),
     ]
     curves = ("trained", "mean channel", "init")
     rows = [["exponent of", "asymptotic", "homogeneous, exact", *curves], ["---", *["---:"] * 5]]
@@ -128,6 +130,23 @@ def trained(setting: dict) -> str:
         fitted = (with_error(fits[c]["value"], fits[c]["stderr"]) if fits[c] else "-" for c in curves)
         rows.append([measure.upper(), f"{fits['asymptotic']:g}", f"{fits['homogeneous']:.2f}", *fitted])
     return "\n\n".join([*lines, "\n".join(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def budgets(seeds: list[dict]) -> list[str]:
+    """Decay, margins and mean filters of the seeds of a training; nothing if its files are too old."""
+    if any(seed.get("constant_shares") is None for seed in seeds):
+        return []
+    shares = [[share or 0 for share in seed["constant_shares"]] for seed in seeds]
+    fewest = min(sum(share > CONSTANT for share in one) for one in shares)
+    said = [
+        f"The constant mode has more than {CONSTANT:g} of the power of the mean filter in {fewest} of "
+        f"{len(shares[0])} layers, in the seed with fewest."
+    ]
+    for name, what in (("decay_budget", "Budget of decay"), ("margin", "Normalised margins")):
+        values = [seed[name] for seed in seeds]
+        if None not in values:
+            said.append(f"{what}: {', '.join(dict.fromkeys(f'{value:.2g}' for value in values))}.")
+    return [" ".join(said)]
 
 
 def spectra(files: list[str]) -> str:

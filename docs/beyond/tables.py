@@ -1,9 +1,11 @@
 """The tables of docs/beyond.md, a block `<!-- beyond: NAME -->` each.
 
-They are from the records beside this file, those of the ImageNet board from the leaderboard's.
+They are from the records beside this file, those of the ImageNet board from the leaderboard's, and what more
+was measured of its networks from the folder `imagenet`.
 """
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +157,66 @@ def parts_of_board() -> str:
     return table(["networks", "of families", *head], rows)
 
 
+def imagenet_variants() -> str:
+    """rho of the test error with R at the output of each variant, at each size."""
+    found = [record for record in more_of_imagenet() if len(record.variants) > 1]
+    rows = []
+    for name in found[0].variants:
+        cells = []
+        for size in SHOWN:
+            table_of = correlate_networks(points(by_size(found)[size], False, name))
+            cells += [_interval(row, "pearson", "family") for row in rows_of(table_of)]
+        rows.append([name, str(sum(r.variants[name][-1].r is not None for r in found)), *cells])
+    head = [f"{measure}, {size}" for size in SHOWN for measure in ("D", "G", "R")]
+    return table(["network", "n", *head], rows)
+
+
+def imagenet_ratios() -> str:
+    """R at the output of each variant over that of the network itself, by network."""
+    found = [record for record in more_of_imagenet() if len(record.variants) > 1]
+    names = [name for name in found[0].variants if name != "original"]
+    rows = []
+    for record in sorted(found, key=lambda record: errors()[record.model.weights.sha256]):
+        own = record.variants["original"][-1]
+        first = record.variants["original"][0]
+        cells = [f"{100 * errors()[record.model.weights.sha256]:.1f} %", _r(first), _r(own)]
+        rows.append([text(_named(record)), *cells, *(_r(record.variants[name][-1]) for name in names)])
+    return table(["network", "test error", "first stage", "output", *(f"output, {n}" for n in names)], rows)
+
+
+def imagenet_components() -> str:
+    """R at the output of the ImageNet networks: each component at equal rms, and other sizes."""
+    found = [record for record in more_of_imagenet() if len(record.variants) == 1]
+    rows = []
+    for record in sorted(found, key=lambda record: errors()[record.model.weights.sha256]):
+        own = record.protocol.delta
+        views = {
+            view.protocol.deformation if view.protocol.delta == own else view.protocol.delta: view
+            for view in record.views()
+        }
+        cells = [_r(views[key].variants["original"][-1]) for key in (*COMPONENTS, 0.5, 2.0)]
+        rows.append([text(_named(record)), *cells])
+    return table(["network", "field", *COMPONENTS[1:], "field, 0.5@224", "field, 2@224"], rows)
+
+
+@cache
+def more_of_imagenet() -> list[Record]:
+    """Variants and components of the board's networks, on fewer images."""
+    found = iter_records(HERE / "imagenet" / "records")
+    return [record for _, record in found if isinstance(record, Record)]
+
+
+@cache
+def errors() -> dict[str, float]:
+    """Weights -> test error, over all photographs."""
+    return {record.model.weights.sha256: record.test_error.value or 0.0 for record in imagenet()}
+
+
+def _named(record: Record) -> str:
+    return f"{readable_name(record)}, {record.model.input.height}"
+
+
+@cache
 def imagenet() -> list[Record]:
     """The records of the ImageNet board that are in its fits."""
     frame = read_records(HERE.parents[1] / "leaderboard" / "records" / "imagenet")
@@ -174,15 +236,16 @@ def by_size(records: list[Record]) -> dict[str, list[Record]]:
     return found
 
 
-def points(records: list[Record], last: bool) -> pd.DataFrame:
+def points(records: list[Record], last: bool, variant: str = "original") -> pd.DataFrame:
     """What `correlate_networks` takes, with the values of the last block in the place of the output's."""
     rows = []
     for record in records:
-        layers = record.variants["original"]
+        layers = record.variants[variant]
         if last:  # Darknet's classifier is a convolution, and so a block
             layers = [one for one in layers[:-1] if one.shape[0] != record.model.classes]
         values = {name: getattr(layers[-1], name) for name in ("d", "g", "r")}
-        known = {"error": record.test_error.value, "parameters": record.model.parameters, "seeds": 1}
+        error = errors()[record.model.weights.sha256]
+        known = {"error": error, "parameters": record.model.parameters, "seeds": 1}
         rows.append(values | known | {"family": family_of(record.model)})
     return pd.DataFrame(rows)
 
@@ -223,4 +286,7 @@ BLOCKS = {
     "boards": boards,
     "differences": differences,
     "parts": parts_of_board,
+    "imagenet_variants": imagenet_variants,
+    "imagenet_ratios": imagenet_ratios,
+    "imagenet_components": imagenet_components,
 }

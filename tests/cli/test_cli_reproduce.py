@@ -43,6 +43,17 @@ def test_a_target_without_its_images_is_exit_1(tmp_path):
     assert result.stdout.count("held (6 of 6)") == 2
 
 
+def test_when_the_minutes_are_over_it_is_exit_3_and_the_same_command_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # no leaderboard: fig8 needs trainings
+    result = run("fig6", "fig8", "--out", tmp_path / "out", "--minutes", "1e-6")
+    assert result.exit_code == 3, result.stderr
+    assert "held (6 of 6)" in result.stdout
+    assert "1 of 2 figures and tables are made; the same command goes on from here" in result.stderr
+    assert (tmp_path / "out" / "index.html").is_file()
+    assert not (tmp_path / "out" / "figures" / "fig8").exists()
+    assert run("fig6", "--out", tmp_path / "out", "--minutes", "60").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -50,6 +61,8 @@ def test_a_target_without_its_images_is_exit_1(tmp_path):
         (["fig6", "--scale", "large"], "unknown scale 'large'"),
         (["fig6", "--data-dir", "nowhere"], "nowhere is no folder"),
         (["fig6", "--checkpoints", "nowhere"], "nowhere is no folder"),
+        (["fig6", "--board", "nowhere"], "nowhere is no folder"),
+        (["fig6", "--minutes", "0"], "--minutes must be positive, got 0"),
         (["fig6", "--weights", "resnet50"], "expected MODEL=FILE"),
         (["fig6", "--weights", "resnet50=nowhere"], "expected MODEL=FILE"),
         (["fig6", "--device", "tpu"], "tpu"),

@@ -77,6 +77,26 @@ def test_a_folder_of_results(tmp_path):
     assert exact.to_list() == [layer["exact"]["g"] for layer in document["settings"][0]["layers"]]
 
 
+def test_random_networks_of_infinite_width_and_the_one_of_largest_margin(tmp_path):
+    small = ("--task", "1", "--depth", "2", "--length", "16", "--xi", "4", "--gap", "1", "--images", "32")
+    result = run(*small, "--max-margin", "--out", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    assert "infinitely many channels" in result.stdout
+    (setting,) = json.loads((tmp_path / "theory.json").read_text())["settings"]
+    assert setting["gap"] == 1
+    margins = [setting["max_margin"][name]["margin"] for name in ("homogeneous", "free")]
+    assert margins[0] <= margins[1]
+    assert f"Normalised margin {margins[1]:.4g}, of homogeneous filters {margins[0]:.4g}" in result.stdout
+    frame = pd.read_csv(tmp_path / "theory.csv")
+    infinite = frame.query("curve == 'init, infinite width' and measure == 'D'")["value"]
+    first = [layer["infinite_width"]["init, infinite width"]["d"] for layer in setting["layers"]]
+    assert infinite.to_list() == first
+    assert {"max margin", "init, infinite width, biases"} <= set(frame["curve"])
+    for name in ("max margin", "init, infinite width"):
+        assert name in (tmp_path / "theory.svg").read_text()
+    assert "max_margin" not in json.loads(run(*small, "--json").stdout)["settings"][0]
+
+
 def test_many_layers_are_thinned_in_the_table():
     result = run("--task", "1", "--depth", "20", "--length", "64", "--xi", "16", "--images", "16")
     assert result.exit_code == 0, result.stderr

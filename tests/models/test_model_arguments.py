@@ -99,6 +99,10 @@ def check_measurable(model: LoadedModel, n: int = 2) -> None:
         (SMALL_TASK, {"in_chans": 1, "num_classes": 1, "size": 32, "dims": 2}),
         (ModelArguments(size=(32, 48)), {"size": [32, 48], "dims": 2}),
         (ModelArguments(size=128, dims=1, depth=7), {"size": 128, "dims": 1, "depth": 7}),
+        (
+            ModelArguments(bias="last", weight_mean=1, gain=1.5),
+            {"dims": 2, "bias": "last", "weight_mean": 1, "gain": 1.5},
+        ),
     ],
 )
 def test_arguments_survive_json(arguments, plain):
@@ -124,6 +128,12 @@ def test_sides():
         ({"size": [32, 32, 32]}, r"expected \(height, width\), got \(32, 32, 32\)"),
         ({"size": [32, 32], "dims": 1}, r"expected a length, got \(32, 32\)"),
         ({"dims": 3}, "dims must be 1 or 2, got 3"),
+        ({"bias": "first"}, "unknown model argument bias 'first'; expected none, last, all"),
+        ({"bias": ["all"]}, "unknown model argument bias"),
+        ({"bias_std": -1}, "bias_std must be a number of at least 0, got -1"),
+        ({"gain": float("inf")}, "gain must be a number of at least 0, got inf"),
+        ({"weight_std": "1"}, "weight_std must be a number of at least 0, got '1'"),
+        ({"weight_mean": True}, "weight_mean must be a number of at least 0, got True"),
         ({"classes": 3}, "unknown model argument 'classes'; did you mean num_classes"),
         ([1], "expected an object of model arguments, got list"),
     ],
@@ -166,6 +176,17 @@ def test_networks_of_sequences(spec, arguments):
     assert model.fresh(1)(torch.zeros(1, 1, 64)).shape == (1, 1)
 
 
+def test_how_weights_start_is_an_argument_of_the_spec():
+    spec = "net/simple:bias=last,bias_std=0.5,weight_mean=1,weight_std=0,gain=2"
+    model = load(spec, in_chans=1, num_classes=1, size=16, dims=1, width=4, depth=2)
+    assert model.arguments.to_json().items() >= {"bias": "last", "weight_mean": 1, "gain": 2}.items()
+    net = model.fresh(0)
+    assert net.conv1.bias is None
+    assert net.conv2.bias.all()
+    assert torch.equal(net.conv2.weight, torch.full((4, 4, 3), 1 / 12**0.5))
+    assert net.conv2.applied[0, 0, 0].item() == pytest.approx(2 / 12)
+
+
 def test_fresh_weights_of_a_built_architecture_follow_from_the_seed():
     model = load("net/simple", in_chans=1, num_classes=1, size=16, dims=1, width=4, depth=2)
     one, same, other = (state_sha256(model.fresh(seed).state_dict()) for seed in (1, 1, 2))
@@ -200,6 +221,7 @@ def test_the_user_has_the_last_word_on_the_input():
     ("spec", "arguments", "message"),
     [
         ("net/lenet", {"width": 8}, "net/lenet takes no width; it takes in_chans, num_classes, size"),
+        ("net/lenet", {"bias": "all"}, "net/lenet takes no bias; it takes in_chans"),
         ("net/vgg11", {"dims": 1}, "net/vgg11 takes no dims; it takes in_chans"),
         ("net/lenet", {"size": (32, 48)}, "net/lenet takes square images, got size 32 x 48"),
         (

@@ -97,8 +97,65 @@ def test_biases_are_added_unscaled():
     with_bias, without = conv(IMAGES_1D), copy.deepcopy(conv)
     without.bias = None
     torch.testing.assert_close(with_bias - without(IMAGES_1D), conv.bias[:, None].expand(6, 3, 12))
-    assert [p.ndim for p in net_1d(bias=True).parameters()] == [3, 1, 3, 1, 3, 1, 2]
     assert [p.ndim for p in net_1d().parameters()] == [3, 3, 3, 2]
+
+
+@pytest.mark.parametrize(("bias", "convs"), [("last", [3]), ("all", [1, 2, 3])])
+@pytest.mark.parametrize("dims", [1, 2])
+def test_biases_and_gain_stand_where_the_formula_has_them(dims, bias, convs):
+    """f_k = ReLU(gain w_k * f_(k-1) / sqrt(fan_in) + b_k), and gain beta . <f_K> / H + c."""
+    net = SimpleCNN(
+        channels=2, classes=3, dims=dims, side=6, width=4, depth=3, bias=bias, bias_std=1.0, gain=1.7
+    ).double()
+    with torch.no_grad():
+        net.readout.bias.copy_(torch.tensor([1.0, -2.0, 3.0]))
+    x = torch.randn(5, 2, *(6,) * dims, dtype=torch.float64)
+    maps = x.numpy()
+    for k in (1, 2, 3):
+        conv = net.get_submodule(f"conv{k}")
+        assert (conv.bias is not None) == (k in convs)
+        made = reference(maps, conv.weight.detach().numpy(), 1) * (1 if k == 1 else 1.7)
+        if k in convs:
+            assert conv.bias.std() > 0
+            made += conv.bias.detach().numpy().reshape(1, -1, *(1,) * dims)
+        maps = np.maximum(made, 0)
+    features = maps.reshape(5, 4, -1).mean(2)
+    expected = 1.7 * features @ net.readout.weight.detach().numpy().T / 4 + np.array([1, -2, 3])
+    np.testing.assert_allclose(net(x).detach().numpy(), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_a_gain_is_a_rescaling_of_the_weights():
+    """Every layer's output is gain times that of the network without, whose biases are none."""
+    plain, scaled = net_1d().double(), net_1d(gain=3.0).double()
+    scaled.load_state_dict(plain.state_dict())
+    x = IMAGES_1D.double()
+    torch.testing.assert_close(scaled(x), 3.0**3 * plain(x))
+
+
+def test_filters_of_mean_one_and_no_spread_keep_a_constant_image_at_any_width():
+    for width, dims in itertools.product((3, 50), (1, 2)):
+        net = SimpleCNN(channels=2, dims=dims, side=6, width=width, depth=3, weight_mean=1.0, weight_std=0.0)
+        maps = first(net, 6)(torch.full((1, 2, *(6,) * dims), 5.0))
+        # the two channels of the image, 5 each, have the mean 5
+        torch.testing.assert_close(maps, torch.full_like(maps, 5.0))
+
+
+def test_initial_weights_have_the_mean_and_deviations_asked_for_and_so_have_fresh_ones():
+    """Of n normal numbers the mean errs by std / sqrt(n), the deviation by std / sqrt(2 n)."""
+    net = net_1d(width=64, bias="all", bias_std=0.5, weight_mean=2.0, weight_std=0.25, readout_mean=3.0)
+    for one in (net, reinitialise(net, 3)):
+        weight, biases = (
+            one.conv2.weight.detach(),
+            torch.cat([one.get_parameter(f"conv{k}.bias") for k in (1, 2, 3)]),
+        )
+        n = weight.numel()
+        assert float(weight.mean()) == pytest.approx(2 / math.sqrt(64 * 3), abs=4 * 0.25 / math.sqrt(n))
+        assert float(weight.std()) == pytest.approx(0.25, rel=4 / math.sqrt(2 * n))
+        assert float(biases.detach().std()) == pytest.approx(0.5, rel=4 / math.sqrt(2 * len(biases)))
+        assert not one.readout.bias.any()
+        readout = one.readout.weight.detach()  # 3 x 64
+        assert float(readout.mean()) == pytest.approx(3, abs=4 / math.sqrt(readout.numel()))
+        assert float(readout.std()) == pytest.approx(1, rel=4 / math.sqrt(2 * readout.numel()))
 
 
 # --- invariance
@@ -297,6 +354,7 @@ def test_variants(dims):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"bias": "first"}, "unknown place of biases 'first'; expected none, last, all"),
         ({"dims": 3}, "has 1 or 2 dimensions, not 3"),
         ({"stride": 2}, r"stride 1 or that of its filter \(3\), not 2"),
         ({"filter": 33}, "a filter of 33 does not fit on a side of 32"),

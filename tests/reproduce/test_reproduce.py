@@ -2,13 +2,15 @@
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import timm
-from safetensors.torch import save_file
+import torch
+from safetensors.torch import load_file, save_file
 from tiny import TINY
 
 from timm_diffsens.errors import MeasurementError, UsageError
@@ -18,7 +20,7 @@ from timm_diffsens.reproduce.claims import known_claims
 from timm_diffsens.reproduce.run import reproduce, write_pages
 from timm_diffsens.reproduce.settings import SCALES, SMALL
 from timm_diffsens.reproduce.targets import IN_PAPER, TARGETS, chosen
-from timm_diffsens.reproduce.workspace import Places, Workspace, find_places
+from timm_diffsens.reproduce.workspace import Places, TimeUpError, Workspace, find_places
 from timm_diffsens.results.records.store import read_layers
 from timm_diffsens.train.recipe import Recipe
 
@@ -180,23 +182,58 @@ def test_the_page_shows_each_claim_with_its_verdict_and_reason(made, tmp_path):
             assert found
             assert (tmp_path / "deep" / found[0]).resolve().is_file()
     differs = any(c.verdict != "held" for c in reports["fig8"].claims)
-    assert ("hardly trained" in markdown) == differs
+    assert ("not tested: longer trainings" in markdown) == differs
+    limits = [claim for claim in reports["fig7"].claims if claim.untestable]
+    assert limits
+    assert all(claim.untestable in page and claim.untestable in markdown for claim in limits)
 
 
 def test_a_checkpoint_of_the_same_recipe_is_used_in_place_of_a_training(made, tmp_path):
     workspace, _, _ = made
-    recipe = TINY.scale1[1]
+    recipe = TINY.scale1[2]
     source = workspace.trained(recipe)
-    folder = tmp_path / "kept"
-    folder.mkdir()
+    folder = tmp_path / "kept" / "checkpoints-any"  # of a board
+    folder.mkdir(parents=True)
     (folder / "any name.safetensors").write_bytes(source.read_bytes())
     (folder / "other.safetensors").write_bytes(workspace.trained(TINY.scale1[0]).read_bytes())
     lines: list[str] = []
     other = workspace_in(tmp_path / "out", checkpoints=[folder], progress=lines.append)
     assert other.trained(recipe) == folder / "any name.safetensors"
+    other = workspace_in(tmp_path / "out", board=folder.parent, progress=lines.append)
+    assert other.trained(recipe) == folder / "any name.safetensors"
     assert lines == []
-    assert other.trained(replace(recipe, seed=1)).is_relative_to(tmp_path / "out")
-    assert lines
+    wider = replace(recipe, arguments=replace(recipe.arguments, width=8))
+    for changed in (replace(recipe, seed=1), replace(recipe, epochs=2), wider):
+        lines.clear()
+        assert other.trained(changed).is_relative_to(tmp_path / "out")
+        assert lines
+
+
+def test_when_the_time_is_up_a_training_keeps_its_last_epoch_and_goes_on(tmp_path):
+    lines: list[str] = []
+    recipe = replace(TINY.scale1[0], epochs=4)
+    over = workspace_in(tmp_path, progress=lines.append, until=time.monotonic() - 1)
+    with pytest.raises(TimeUpError):
+        over.trained(recipe)
+    assert lines == []  # nothing was begun
+
+    class Clock(float):
+        """Over after the first epoch."""
+
+        asked = 0
+
+        def __le__(self, other):
+            Clock.asked += 1
+            return Clock.asked > 1
+
+    with pytest.raises(TimeUpError):
+        replace(over, until=Clock()).trained(recipe)
+    assert [path.name for path in tmp_path.rglob("state.pt")] == ["state.pt"]
+    stopped = workspace_in(tmp_path).trained(recipe)
+    whole = workspace_in(tmp_path / "whole").trained(recipe)
+    assert load_file(stopped).keys() == load_file(whole).keys()
+    assert all(torch.equal(value, load_file(whole)[name]) for name, value in load_file(stopped).items())
+    assert workspace_in(tmp_path, until=0.0).trained(recipe) == stopped  # what is done takes no time
 
 
 def test_records_of_other_settings_in_the_same_folder_are_left_aside(made, tmp_path):
@@ -222,14 +259,13 @@ def test_a_record_that_another_figure_made_is_not_measured_again(tmp_path, monke
 
 
 def test_the_small_scale_uses_the_checkpoints_of_the_repository():
-    """Lines of the recipes, seed 0, so that a clone trains no network of Fig. 1, centre, or components."""
-    folders = [ROOT / "leaderboard" / name for name in ("checkpoints", "checkpoints-fitted")]
-    kept = Workspace(Path("unused"), SMALL, checkpoints=folders)
-    files = [path for folder in folders for path in folder.glob("cifar10-*.safetensors")]
+    """Lines of the recipes, seed 0, so that a clone trains no network on CIFAR-10 but the noisy ones."""
+    kept = Workspace(Path("unused"), SMALL, board=ROOT / "leaderboard")
+    files = (ROOT / "leaderboard").glob("checkpoints*/cifar10-*.safetensors")
     images = {read_recipe(path)["data_sha256"] for path in files}
     assert len(images) == 1
     kept.__dict__["_cifar10_sha256"] = images.pop()  # as if they were here
-    for recipe in (*SMALL.cifar10, *SMALL.components):
+    for recipe in (*SMALL.cifar10, *SMALL.components, *SMALL.depth, *SMALL.more):
         assert kept.trained(recipe).is_relative_to(ROOT), recipe
 
 
@@ -248,17 +284,33 @@ def test_a_checkpoint_of_other_images_is_not_used(made, tmp_path, images):
     assert "trained on other images" in lines[0]
 
 
+def test_each_verdict_other_than_held_says_what_was_tested_or_that_it_was_not():
+    """Of the results in the repository: no guess stands beside a verdict as if it were known."""
+    files = sorted((ROOT / "docs" / "reproduction" / "figures").glob("*/report.json"))
+    claims = [claim for path in files for claim in json.loads(path.read_text())["claims"]]
+    assert {claim["key"] for claim in claims} >= known_claims().keys() - {
+        "fig4.imagenet",
+        "fig4.imagenet-first",
+    }
+    for claim in claims:
+        if claim["verdict"] == "not testable":
+            assert claim["untestable"].startswith("asymptotic: not testable at K = "), claim["key"]
+        elif claim["verdict"] != "held":
+            assert "tested: " in claim["why"], claim["key"]
+            assert not any(word in claim["why"] for word in ("likely", "probably")), claim["key"]
+
+
 @pytest.mark.parametrize("settings", SCALES.values(), ids=SCALES)
 def test_settings_are_consistent(settings):
-    named = {f"{r.model} {r.arguments.width}" for r in settings.cifar10}
-    assert {*settings.depth, *settings.more} <= named
+    assert all(recipe.model in ("net/vgg11", "net/vgg11_bn") for recipe in settings.depth)
     assert settings.noises[0] == 0
     assert list(settings.noises) == sorted(set(settings.noises))
     assert len(settings.noisy) >= 5
     assert len(settings.cifar10) >= 5
     assert len(settings.scale1) >= 8
     assert len(settings.components) >= 2
-    for group in (settings.cifar10, settings.noisy, settings.scale1, settings.pooling, settings.components):
+    groups = (settings.cifar10, settings.noisy, settings.scale1, settings.pooling, settings.components)
+    for group in (*groups, settings.depth, settings.more):
         assert len({recipe.sha256 for recipe in group}) == len(group)
         assert all(isinstance(r, Recipe) and r.corrupt == 0 and r.seed == 0 for r in group)
     json.dumps(settings.to_json(), allow_nan=False)

@@ -84,7 +84,7 @@ def test_exponents_without_relu_stay_near_zero(result):
 
 def test_rows_are_what_the_figure_takes(result):
     rows = theory_rows(result)
-    assert len(rows) == (3 + 3 + 2 + 3 + 2 + 2) * result.setting.depth
+    assert len(rows) == (3 + 3 + 2 + 3 + 2 + 2 + 3 + 3) * result.setting.depth
     theory_chart(rows).to_dict()
     exact = {(row["measure"], row["layer"]): row["value"] for row in rows if row["curve"] == "exact"}
     assert exact["D", 2] == result.exact.d[1]

@@ -11,6 +11,7 @@ from timm_diffsens.models.checkpoints import read_recipe, save_checkpoint
 from timm_diffsens.models.loading import load_model
 from timm_diffsens.results.report.theory_chart import theory_chart
 from timm_diffsens.schema.training import TrainOptions
+from timm_diffsens.spectra.filter_means import mean_filters_by_layer
 from timm_diffsens.theory.trained import (
     homogeneous_exponents,
     trained_curves,
@@ -124,6 +125,35 @@ def test_arguments_that_were_left_to_the_network_are_known(tmp_path):
     assert (found.setting.depth, found.setting.filter_size, found.setting.stride) == (12, 3, 1)
 
 
+def test_the_images_have_the_gap_of_the_training(tmp_path):
+    path = trained(tmp_path, task="scale1", depth=3, filter=3, stride=1)
+    recipe = read_recipe(path)
+    assert trained_curves([path], images=16)[0].setting.gap == 2
+    recipe["training"]["scale"]["gap"] = 8.0
+    save_checkpoint(load_model("net/simple", checkpoint=path).module, path, recipe)
+    (found,) = trained_curves([path], images=16)
+    distances = np.arange(32)
+    distances = np.minimum(distances, 32 - distances)
+    seen = found.setting.pairs().weights[0] > 0
+    assert set(distances[seen]) == {*range(1, 6), *range(15, 17)}  # xi = 10: nearer than 6, farther than 14
+
+
+def test_budget_margin_and_filters_of_a_training_are_stated(tmp_path):
+    path = trained(tmp_path)
+    recipe = read_recipe(path)
+    (seed,) = trained_curves([path], images=16)[0].seeds
+    assert (seed.decay_budget, seed.margin) == (recipe["decay_budget"], recipe["margin"])
+    module = load_model("net/simple", checkpoint=path).module
+    assert seed.constant_shares == [found.constant_share for found in mean_filters_by_layer(module)]
+    stated = trained_document(trained_curves([homogeneous(path)], images=16)[0])["seeds"][0]
+    assert stated["constant_shares"] == pytest.approx([1] * 4)
+    for name in ("decay_budget", "margin"):  # as in files of older versions
+        del recipe[name]
+    save_checkpoint(load_model("net/simple", checkpoint=path).module, path, recipe)
+    (seed,) = trained_curves([path], images=16)[0].seeds
+    assert (seed.decay_budget, seed.margin) == (None, None)
+
+
 def test_what_is_no_simple_cnn_of_one_dimension_is_refused(tmp_path):
     path = trained(tmp_path)
     with pytest.raises(UsageError, match=r"seed 0 of this training was given already"):
@@ -136,12 +166,6 @@ def test_what_is_no_simple_cnn_of_one_dimension_is_refused(tmp_path):
     strided = trained(tmp_path, task="scale1", depth=3)
     with pytest.raises(UsageError, match="stride 2; the theory of task 1 is for 1 dimension and stride 1"):
         trained_curves([strided])
-    wide = trained(tmp_path, task="scale1", depth=3, filter=3, stride=1)
-    recipe = read_recipe(wide)
-    recipe["training"]["scale"]["gap"] = 4.0
-    save_checkpoint(load_model("net/simple", checkpoint=wide).module, wide, recipe)
-    with pytest.raises(UsageError, match="was trained with a gap of 4; the theory is measured with 2"):
-        trained_curves([wide], images=16)
     bare = tmp_path / "bare.safetensors"
     save_checkpoint(nn.Linear(2, 2), bare, {"model": "x"})
     with pytest.raises(UsageError, match="no recipe in it"):

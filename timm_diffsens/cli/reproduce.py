@@ -1,5 +1,7 @@
 """`diffsens reproduce`: a figure or table of the paper, made again, and a verdict on each of its claims."""
 
+import math
+import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +14,8 @@ from timm_diffsens.errors import UsageError
 if TYPE_CHECKING:
     from timm_diffsens.reproduce.reports import Report
 
-_CHECKPOINTS = [Path("leaderboard") / name for name in ("checkpoints", "checkpoints-fitted")]
+_BOARD = Path("leaderboard")
+_TIME_UP = 3  # exit code: run the same command again
 
 
 def reproduce(
@@ -29,14 +32,22 @@ def reproduce(
         Path | None,
         typer.Option("--data-dir", metavar="DIR", help="Holds folders cifar10 (with train, test), imagenet."),
     ] = None,
+    board: Annotated[
+        Path | None,
+        typer.Option(
+            "--board",
+            metavar="DIR",
+            help="A leaderboard, whose networks are used in place of trainings and measurements. "
+            f"[default: {_BOARD.as_posix()}, if there]",
+            show_default=False,
+        ),
+    ] = None,
     checkpoints: Annotated[
         list[Path] | None,
         typer.Option(
             "--checkpoints",
             metavar="DIR",
-            help="Of `diffsens train`: used where the recipe is the one needed. "
-            f"[default: {' and '.join(folder.as_posix() for folder in _CHECKPOINTS)}, if there]",
-            show_default=False,
+            help="More of `diffsens train`: used where the recipe is the one needed.",
         ),
     ] = None,
     weights: Annotated[
@@ -47,6 +58,14 @@ def reproduce(
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Gets trainings, records, figures, a page.")
     ] = Path("reproduction"),
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            "--minutes",
+            metavar="N",
+            help="Stop after so many, with exit code 3; the same command goes on from there.",
+        ),
+    ] = None,
     page: Annotated[
         Path | None,
         typer.Option("--page", metavar="FILE.md", help="The page as Markdown. [default: DIR/README.md]"),
@@ -58,53 +77,67 @@ def reproduce(
 
     Each target trains or loads what it needs, and writes figure, data and verdicts to DIR/figures/FIGURE.
     Nothing is trained twice: an interrupted run goes on where it was. What lacks images or weights says so;
-    exit 1 if a target could not be made at all.
+    exit 1 if a target could not be made at all, 3 if --minutes are over before the end.
     """
     from timm_diffsens.reproduce.settings import find_settings
     from timm_diffsens.reproduce.targets import chosen
 
     settings, names = find_settings(scale), chosen(targets)
-    folders, files = _folders(checkpoints), _weights(weights or [])
+    kept, files = _folders(board, checkpoints or []), _weights(weights or [])
+    until = _until(minutes)
     from timm_diffsens.device import allocator, devices
     from timm_diffsens.files import check_writable_folder
     from timm_diffsens.reproduce.run import reproduce as make
     from timm_diffsens.reproduce.run import write_pages
-    from timm_diffsens.reproduce.workspace import Workspace, find_places
+    from timm_diffsens.reproduce.workspace import TimeUpError, Workspace, find_places
 
     allocator.prepare()
     devices.resolve_device(device)
     places = find_places(data_dir)
     check_writable_folder(out)
 
-    workspace = Workspace(out, settings, places, folders, files, device)
+    workspace = Workspace(out, settings, places, kept, checkpoints or [], files, device, until=until)
     if not quiet:
         workspace.progress = partial(progress_console().print, soft_wrap=True)
-    reports, failed = [], 0
-    for report in make(names, workspace):
-        reports.append(report)
-        failed += not report.charts and not report.tables
-        if not as_json:
-            _print(report)
-        written = write_pages(workspace, page)
+    reports, failed, over = [], 0, False
+    written: list[Path] = []
+    try:
+        for report in make(names, workspace):
+            reports.append(report)
+            failed += not report.charts and not report.tables
+            if not as_json:
+                _print(report)
+            written = write_pages(workspace, page)
+    except TimeUpError:
+        over = True
     if as_json:
         plain = [
             {"target": r.target, "missing": r.missing, "claims": [c.to_json() for c in r.claims]}
             for r in reports
         ]
         print_json({"scale": settings.name, "targets": plain, "written": [str(path) for path in written]})
-    else:
+    elif written:
         progress_console().print("written: " + ", ".join(map(str, written)), soft_wrap=True)
+    if over:
+        left = f"{minutes:g} minutes are over: {len(reports)} of {len(names)} figures and tables are made"
+        progress_console().print(f"{left}; the same command goes on from here", soft_wrap=True)
+        raise typer.Exit(_TIME_UP)
     if failed:
         raise typer.Exit(1)
 
 
-def _folders(asked: list[Path] | None) -> list[Path]:
-    if asked is None:
-        return [folder for folder in _CHECKPOINTS if folder.is_dir()]
-    for folder in asked:
-        if not folder.is_dir():
-            raise UsageError(f"--checkpoints: {folder} is no folder")
-    return asked
+def _folders(board: Path | None, checkpoints: list[Path]) -> Path | None:
+    """The board, if there is one; all folders that were asked for are there."""
+    for name, folder in (("board", board), *(("checkpoints", each) for each in checkpoints)):
+        if folder is not None and not folder.is_dir():
+            raise UsageError(f"--{name}: {folder} is no folder")
+    return board or (_BOARD if _BOARD.is_dir() else None)
+
+
+def _until(minutes: float | None) -> float | None:
+    if minutes is not None and not (math.isfinite(minutes) and minutes > 0):
+        raise UsageError(f"--minutes must be positive, got {minutes:g}")
+    return None if minutes is None else time.monotonic() + 60 * minutes
 
 
 def _weights(asked: list[str]) -> dict[str, Path]:

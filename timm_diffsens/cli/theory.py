@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from timm_diffsens.schema.layers import LayerSensitivity
     from timm_diffsens.theory.exponents import Exponent
+    from timm_diffsens.theory.margins import MarginResult
     from timm_diffsens.theory.receptive_field import Diffusion
     from timm_diffsens.theory.report import TheoryResult
     from timm_diffsens.theory.trained import SeedExponent, TrainedCurves
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _MOST_ROWS = 16
 _FILTERS = (2, 3, 4, 5)  # of the table of Proposition A.1, and those asked for
 _LAYERS = 12
+_MARGIN = ("k", "share", "bias", "D", "exact", "G", "exact", "R", "exact")
 _NAMES = {"d": "D", "g": "G", "r": "R", "g_linear": "G, no ReLU", "r_linear": "R, no ReLU"}
 
 
@@ -50,6 +52,11 @@ def theory(
         int | None, typer.Option("--length", help="Pixels; 128, more for other depths.")
     ] = None,
     xi: Annotated[float | None, typer.Option("--xi", help="The task's scale in pixels.")] = None,
+    gap: Annotated[float | None, typer.Option("--gap", help="Of task 1, in pixels; 2.")] = None,
+    margin: Annotated[
+        bool,
+        typer.Option("--max-margin", help="The single-channel network of largest margin, too."),
+    ] = False,
     images: Annotated[
         int | None, typer.Option("--images", help="For the measured curves; a multiple of 8.")
     ] = None,
@@ -68,52 +75,71 @@ def theory(
     """
     from timm_diffsens.errors import UsageError
 
-    if checkpoints and any(value is not None for value in (task, depth, filter_size, length, xi)):
-        raise UsageError("the checkpoints say which task, depth, filter, length and xi: leave those out")
+    if checkpoints and any(value is not None for value in (task, depth, filter_size, length, xi, gap)):
+        raise UsageError("the checkpoints say which task, depth, filter, length, xi and gap: leave those out")
     from timm_diffsens.device import allocator
 
     allocator.prepare()
+    from timm_diffsens.theory.margins import run_max_margin
     from timm_diffsens.theory.receptive_field import diffusion
-    from timm_diffsens.theory.report import run_theory, theory_setting
+    from timm_diffsens.theory.report import GAP, run_theory, theory_setting
     from timm_diffsens.theory.trained import trained_curves
 
     trained = trained_curves(checkpoints or [], images=images, seed=seed)
     settings = [found.setting for found in trained] or [
-        theory_setting(t, k, filter_size=filter_size, length=length, xi=xi, images=images, seed=seed)
+        theory_setting(
+            t,
+            k,
+            filter_size=filter_size,
+            length=length,
+            xi=xi,
+            images=images,
+            seed=seed,
+            gap=GAP if gap is None else gap,
+        )
         for t in dict.fromkeys(task or (1, 2))
         for k in dict.fromkeys(depth or (None,))
     ]
-    results = []
+    results, margins = [], []
     for number, setting in enumerate(settings):
         if not quiet:
             progress_console().print(f"{setting.title}: {setting.depth} layers", soft_wrap=True)
         results.append(trained[number].theory if trained else run_theory(setting))
+        if margin:
+            margins.append(run_max_margin(setting))
     sizes = sorted({*_FILTERS, *(s.filter_size for s in settings if s.stride == 1)})
     table = [diffusion(size, _LAYERS) for size in sizes]
-    document = _document(results, trained, table)
+    document = _document(results, trained, margins, table)
     if as_json:
         print_json(document)
     else:
-        _print(results, trained, table)
-    for path in _write(results, trained, document, figure, out):
+        _print(results, trained, margins, table)
+    for path in _write(results, trained, margins, document, figure, out):
         progress_console().print(f"written: {path}", soft_wrap=True)
 
 
 def _document(
-    results: "Sequence[TheoryResult]", trained: "Sequence[TrainedCurves]", table: "Sequence[Diffusion]"
+    results: "Sequence[TheoryResult]",
+    trained: "Sequence[TrainedCurves]",
+    margins: "Sequence[MarginResult]",
+    table: "Sequence[Diffusion]",
 ) -> dict[str, Any]:
+    from timm_diffsens.theory.margins import margin_document
     from timm_diffsens.theory.report import theory_document
     from timm_diffsens.theory.trained import trained_document
 
     settings = [theory_document(result) for result in results]
     for document, found in zip(settings, trained, strict=False):
         document["trained"] = trained_document(found)
+    for document, largest in zip(settings, margins, strict=False):
+        document["max_margin"] = margin_document(largest)
     return {"settings": settings, "proposition_a1": [vars(row) for row in table]}
 
 
 def _write(
     results: "Sequence[TheoryResult]",
     trained: "Sequence[TrainedCurves]",
+    margins: "Sequence[MarginResult]",
     document: dict[str, Any],
     figure: Path | None,
     out: Path | None,
@@ -129,11 +155,13 @@ def _write(
     from timm_diffsens.results.report.export import save_chart
     from timm_diffsens.results.report.tables import csv_table
     from timm_diffsens.results.report.theory_chart import theory_chart
+    from timm_diffsens.theory.margins import margin_rows
     from timm_diffsens.theory.report import theory_rows
     from timm_diffsens.theory.trained import trained_rows
 
     rows = [row for result in results for row in theory_rows(result)]
     rows += [row for found in trained for row in trained_rows(found)]
+    rows += [row for largest in margins for row in margin_rows(largest)]
     if out is not None:
         table, text = pd.DataFrame(rows), json.dumps(document, indent=2, allow_nan=False)
         for name, content in (("theory.csv", csv_table(table, None)), ("theory.json", text + "\n")):
@@ -148,7 +176,10 @@ def _write(
 
 
 def _print(
-    results: "Sequence[TheoryResult]", trained: "Sequence[TrainedCurves]", table: "Sequence[Diffusion]"
+    results: "Sequence[TheoryResult]",
+    trained: "Sequence[TrainedCurves]",
+    margins: "Sequence[MarginResult]",
+    table: "Sequence[Diffusion]",
 ) -> None:
     console = result_console()
 
@@ -165,6 +196,11 @@ def _print(
         console.print()
         show(*_exponents(result))
         console.print()
+        show(*_infinite(result), "at initialisation, infinitely many channels")
+        console.print()
+        if margins:
+            show(*_margins(result, margins[number]), "single channel of largest margin")
+            console.print()
         if trained:
             found = trained[number]
             errors = ", ".join(f"{100 * seed.test_error:.2f}%" for seed in found.seeds)
@@ -216,6 +252,46 @@ def _exponents(result: "TheoryResult") -> "tuple[Table, str]":
     return table, (
         f"Least squares on logs over layers {fitted[0]} to {fitted[-1]}, ± standard error of the slope. "
         "From images: standard error from which images were drawn."
+    )
+
+
+def _infinite(result: "TheoryResult") -> "tuple[Table, str]":
+    """Random networks of infinite width: first and last layer, and exponents."""
+    from timm_diffsens.theory.report import fit_of
+
+    titles = [title for name in ("no biases", "biases") for title in (f"{name}: layer 1", "last", "exponent")]
+    table = plain_table(("", *titles), gap=1)
+    for m in "dgr":
+        cells = []
+        for layers in result.infinite.values():
+            fit = fit_of(result.setting, layers, m, result.setting.pooling)
+            cells += [significant(getattr(layer, m)) for layer in (layers[0], layers[-1])]
+            cells.append(PLAIN.decimals(fit.value if fit else None))
+        table.add_row(_NAMES[m], *cells)
+    pooling = result.setting.pooling
+    return table, (
+        f"Biases: N(0, 1), with a gain of sqrt F. Exponents over layers {pooling[0]} to {pooling[-1]}; "
+        "--json has all layers."
+    )
+
+
+def _margins(result: "TheoryResult", largest: "MarginResult") -> "tuple[Table, str]":
+    """Filters of the network of largest margin, and its D, G and R beside the exact homogeneous ones."""
+    table, exact, found = plain_table(_MARGIN, gap=1), result.exact, largest.found
+    for k, layer in enumerate(largest.layers):
+        share, bias = found.free.constant_shares[k], found.free.biases[k]
+        pairs = [(_run(layer, m), significant(getattr(exact, m)[k])) for m in "dgr"]
+        table.add_row(
+            str(k + 1), f"{share:.4f}", significant(bias), *(cell for pair in pairs for cell in pair)
+        )
+    both = {m: (largest.exponents[m], largest.exact[m]) for m in "dgr"}
+    values = {m: [PLAIN.decimals(fit.value if fit else None) for fit in fits] for m, fits in both.items()}
+    fits = ", ".join(f"{_NAMES[m]} {own} ({exact})" for m, (own, exact) in values.items())
+    pooling = result.setting.pooling
+    return table, (
+        f"Normalised margin {found.free.margin:.4g}, of homogeneous filters {found.homogeneous.margin:.4g}. "
+        f"Share: of the constant mode in the filter. Exponents over layers {pooling[0]} to {pooling[-1]} "
+        f"(exact, homogeneous): {fits}."
     )
 
 

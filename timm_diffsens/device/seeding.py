@@ -21,6 +21,24 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def streams_kept() -> Iterator[None]:
+    """The global streams of torch (CPU and CUDA), numpy and Python are after it what they were before.
+
+    CUDA that is not in use yet is not started.
+    """
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    torchs, numpys, pythons = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        torch.set_rng_state(torchs)
+        np.random.set_state(numpys)  # noqa: NPY002
+        random.setstate(pythons)
+        if on_gpus:
+            torch.cuda.set_rng_state_all(on_gpus)
+
+
 def random_state() -> tuple[object, ...]:
     """What changes whenever code draws from a global stream of torch, numpy or Python."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []

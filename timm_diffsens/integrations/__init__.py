@@ -1,1 +1,1 @@
-"""Adapters to where records and measurements are used; each is optional and imported only when it is."""
+"""Measurements where they are used: training loops, loggers, metrics, the hub; libraries only when used."""

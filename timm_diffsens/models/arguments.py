@@ -1,11 +1,15 @@
 """What a task asks of an architecture: the input it must read, the scores it must give, its size."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.schema import limits
+
+SCALES = ("bias_std", "weight_mean", "weight_std", "readout_mean", "gain")
+BIASES = ("none", "last", "all")
 
 
 @dataclass(frozen=True)
@@ -17,10 +21,12 @@ class ModelArguments:
         size: of the input in pixels, one side or (height, width); the length if `dims` is 1.
         dims: 2 for images (n, c, h, w), 1 for sequences (n, c, length).
         width, depth, filter, stride: of our own networks that have them.
+        bias, bias_std, weight_mean, weight_std, readout_mean, gain: of net/simple, see
+            `models.nets.simple.SimpleCNN`.
 
     Raises:
-        UsageError: a number that is no positive integer or beyond `schema.limits.ARGUMENTS`, other
-            dimensions than 1 and 2.
+        UsageError: a size that is no positive integer or beyond `schema.limits.ARGUMENTS`, other
+            dimensions than 1 and 2, a scale that is no number of at least 0.
     """
 
     in_chans: int | None = None
@@ -31,22 +37,31 @@ class ModelArguments:
     depth: int | None = None
     filter: int | None = None
     stride: int | None = None
+    bias: str | None = None
+    bias_std: float | None = None
+    weight_mean: float | None = None
+    weight_std: float | None = None
+    readout_mean: float | None = None
+    gain: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.size, list | tuple):
             object.__setattr__(self, "size", tuple(self.size))
         for name, value in dataclasses.asdict(self).items():
-            values = value if isinstance(value, tuple) else (value,)
-            if value is not None and not all(map(_is_positive, values)):
-                raise UsageError(f"model argument {name} must be a positive integer, got {value!r}")
-            most = limits.ARGUMENTS.get(name)
-            if value is not None and most is not None and max(values) > most:
-                raise UsageError(f"model argument {name} must be at most {limits.shown(most)}, got {value!r}")
+            if value is not None:
+                self._check(name, value if isinstance(value, tuple) else (value,), value)
         if self.dims not in (1, 2):
             raise UsageError(f"model argument dims must be 1 or 2, got {self.dims}")
         if isinstance(self.size, tuple) and (len(self.size) != 2 or self.dims == 1):
             expected = "(height, width)" if self.dims == 2 else "a length"
             raise UsageError(f"model argument size: expected {expected}, got {self.size}")
+
+    def _check(self, name: str, values: tuple[Any, ...], shown: object) -> None:
+        for value in values:
+            check_argument("model argument", name, value, shown)
+        most = limits.ARGUMENTS.get(name)
+        if most is not None and max(values) > most:
+            raise UsageError(f"model argument {name} must be at most {limits.shown(most)}, got {shown!r}")
 
     @property
     def sides(self) -> tuple[int, int] | None:
@@ -91,8 +106,22 @@ class ModelArguments:
         return cls(**plain)
 
 
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def check_argument(what: str, name: str, value: Any, shown: object) -> None:
+    """Refuse what an argument cannot be; `what` begins the message, which has `shown` in it.
+
+    Raises:
+        UsageError: biases in an unknown place; a scale that is no number of at least 0; anything else that is
+            no positive integer.
+    """
+    if name == "bias":
+        if value not in BIASES:
+            raise unknown(f"{what} bias", str(value), BIASES)
+        return
+    whole = name not in SCALES
+    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and value >= whole):
+        kind = "positive integer" if whole else "number of at least 0"
+        raise UsageError(f"{what} {name} must be a {kind}, got {shown!r}")
 
 
 NO_ARGUMENTS = ModelArguments()

@@ -9,7 +9,7 @@ with R_1 as trained throughout.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,8 +20,9 @@ from timm_diffsens.perturb.components import COMPONENTS, Shear
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.fields import DisplacementFields
 from timm_diffsens.perturb.streams import Streams
-from timm_diffsens.reproduce.claims import Finding, Numbers
-from timm_diffsens.reproduce.depth import ends_of, of_recipes
+from timm_diffsens.reproduce.claims import Finding, Numbers, region_of
+from timm_diffsens.reproduce.curves import by_augmentation, ends_of
+from timm_diffsens.reproduce.depth import of_recipes
 from timm_diffsens.reproduce.panels import Panels
 from timm_diffsens.reproduce.reports import Report
 from timm_diffsens.reproduce.workspace import Workspace, reporting_missing
@@ -47,7 +48,9 @@ _NOTE = (
     "Errors are paired over images and shuffles."
 )
 # Why a verdict may differ, at any scale.
-_ALIKE = "for a patch of 3 x 3 pixels all components are translations but for {linear:.1%} of their square"
+_ALIKE = (
+    "tested: for a patch of 3 x 3 pixels all components are translations but for {linear:.1%} of their square"
+)
 _WHY = {
     "others-more": _ALIKE,
     "between": f"{_ALIKE}, the field but for {{field:.1%}}, and the field alone leaves the border as it is",
@@ -105,13 +108,21 @@ def components(workspace: Workspace) -> Report:
         networks += _measured(workspace)
     if networks:
         _draw(report, networks)
-        likely = workspace.settings.likely("components")
         numbers = component_numbers(networks)
-        shares = {"linear": local_share(Shear()), "field": local_share(Diffeo())}
-        for key, parts in numbers.items():
-            report.judge({key: parts}, _WHY[key].format(**shares) if key in _WHY else likely)
+        report.judge(numbers, _why(workspace, networks, numbers))
         report.notes.append(_NOTE)
     return report
+
+
+def _why(workspace: Workspace, networks: Sequence[Measured], numbers: Numbers) -> dict[str, str]:
+    """What was tested of each claim: what the components are in a patch, and what augmentation changes."""
+    shares = {"linear": local_share(Shear()), "field": local_share(Diffeo())}
+    named, why = [(one.name, one.record) for one in networks], {}
+    for key, parts in numbers.items():
+        tested = [_WHY[key].format(**shares)] if key in _WHY else []
+        tested.append(by_augmentation(named, parts, region_of(f"components.{key}")))
+        why[key] = "; ".join(filter(None, [*tested, workspace.settings.caveat("components")]))
+    return why
 
 
 def component_numbers(networks: Iterable[Measured]) -> Numbers:
@@ -169,7 +180,12 @@ def _furthest(one: Measured, of: str, sign: int) -> Finding:
 
 
 def _measured(workspace: Workspace) -> list[Measured]:
-    how = {"layers": "convs", "variants": VARIANTS, "shuffles": workspace.settings.copies, "components": True}
+    how = {
+        "layers": "convs",
+        "variants": VARIANTS,
+        "shuffles": workspace.settings.few_copies,
+        "components": True,
+    }
     found = of_recipes(workspace, _GROUP, "CIFAR-10", workspace.settings.components, how)
     folder = workspace.records_of(_GROUP) / "records"
     return [

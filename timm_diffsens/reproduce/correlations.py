@@ -11,19 +11,16 @@ from timm_diffsens.errors import DiffsensError
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.noise import corrupt
 from timm_diffsens.perturb.streams import Streams
-from timm_diffsens.reproduce.claims import Finding
+from timm_diffsens.reproduce.over_networks import SIGNS, better, one_family_less, rho, same_order, signs
 from timm_diffsens.reproduce.panels import pixel_panels
 from timm_diffsens.reproduce.reports import Report
 from timm_diffsens.reproduce.workspace import MissingError, Workspace, name_of, reporting_missing
 from timm_diffsens.results.records.store import find_record, record_files
 from timm_diffsens.results.report.board_charts import scatter_chart, series_chart
-from timm_diffsens.results.stats.leaderboard import Choices, Group, Leaderboard, build_leaderboard
-from timm_diffsens.results.stats.population import FEWEST
-from timm_diffsens.results.stats.resampling import bca, resampled_fits
+from timm_diffsens.results.stats.leaderboard import Choices, Group, Leaderboard, Series, build_leaderboard
 from timm_diffsens.train.recipe import CIFAR10_MEAN, CIFAR10_STD, Recipe
 
 _VARIANTS = ("original", "channel-shuffled", "init")
-_SIGNS = {"r": "positive", "d": "positive", "g": "negative"}
 _SHOWN = 2  # which of the sample's images is the example
 
 
@@ -32,7 +29,11 @@ def figure_1(workspace: Workspace) -> Report:
     report = Report("fig1", "A deformation; test error against D, G and R on CIFAR-10; the same under noise")
     with reporting_missing(report.missing):
         _example(workspace, report)
-        _scatter(workspace, report, "cifar10", workspace.settings.cifar10)
+    with reporting_missing(report.missing):
+        group = _scatter(workspace, report, "cifar10", workspace.settings.cifar10)
+        scale1 = _population(workspace, report, "scale1", workspace.settings.scale1)
+        order, count = same_order(group, scale1)
+        report.judge({"same-order": [order]}, networks=count)
     with reporting_missing(report.missing):
         _noise(workspace, report)
     return report
@@ -61,34 +62,41 @@ def _show(report: Report, name: str, group: Group) -> None:
     report.tables[f"{name}-correlations"] = group.correlations
 
 
-def _noisy(workspace: Workspace, report: Report) -> tuple[dict[float, Group | None], Leaderboard]:
-    """Networks trained and tested on noisy images, by the noise in units of eta*, and all of them.
+# ---- sets of networks
+
+
+def _population(workspace: Workspace, report: Report, name: str, recipes: Sequence[Recipe]) -> Group:
+    """The networks of the board that fit, or else of these trainings."""
+    kept = workspace.populations
+    group = kept.population(recipes[0]) if kept is not None else None
+    if group is not None:
+        report.notes.append(f"Networks of {group.title} are those of the leaderboard.")
+        return group
+    found = _board(workspace, report, name, recipes).main
+    assert found is not None  # records were just made
+    for row in found.left_out.to_dict("records"):
+        report.notes.append(f"{row['model']} is not in the fits: {row['reason']}.")
+    return found
+
+
+def _noisy(workspace: Workspace, report: Report) -> tuple[dict[float, Group | None], Series | None]:
+    """Networks trained and tested on noisy images, by the noise in units of eta*; and all of them by noise.
 
     None where fewer than five networks have this noise.
     """
-    settings = workspace.settings
+    settings, kept = workspace.settings, workspace.populations
     sigmas = {multiple: round(multiple * workspace.noise_unit, 6) for multiple in settings.noises}
+    if kept is not None:
+        found = {multiple: kept.population(settings.noisy[0], sigma) for multiple, sigma in sigmas.items()}
+        clean, *noisy = found.values()
+        if clean is not None and any(group is not None for group in noisy):
+            return found, kept.series(clean)
     recipes = [replace(recipe, corrupt=sigma) for sigma in sigmas.values() for recipe in settings.noisy]
     board = _board(workspace, report, "noise", recipes)
     sigma_of = {record.key: record.protocol.corruption_sigma for _, record in board.records}
     groups = {sigma_of[group.models["key"].iloc[0]]: group for group in board.groups}
-    return {multiple: groups.get(sigma) for multiple, sigma in sigmas.items()}, board
-
-
-def _scatter(workspace: Workspace, report: Report, name: str, recipes: Sequence[Recipe]) -> None:
-    """The scatter, and the claims: the signs, whether R does better, and whether that comes with training."""
-    group = _board(workspace, report, name, recipes).main
-    assert group is not None  # records were just made
-    for row in group.left_out.to_dict("records"):
-        report.notes.append(f"{row['model']} is not in the fits: {row['reason']}.")
-    _show(report, "scatter", group)
-    numbers = {
-        **{f"{measure}-{sign}": [_rho(group, measure, "trained")] for measure, sign in _SIGNS.items()},
-        **{f"r-better-than-{rival}": [_better(group, rival, "trained")] for rival in "dg"},
-        "not-at-initialisation": [_rho(group, "r", "at initialisation", "init")],
-        "learned": [_learned(workspace, group)],
-    }
-    report.judge(numbers, _likely(workspace, name, group), networks=len(group.points))
+    series = board.series[0] if board.series else None
+    return {multiple: groups.get(sigma) for multiple, sigma in sigmas.items()}, series
 
 
 def _board(workspace: Workspace, report: Report, group: str, recipes: Sequence[Recipe]) -> Leaderboard:
@@ -120,67 +128,54 @@ def _board(workspace: Workspace, report: Report, group: str, recipes: Sequence[R
 # ---- claims
 
 
-def _likely(workspace: Workspace, subject: str, group: Group | None) -> str:
-    """The caveat of the scale, and how many networks did not fit their training set."""
-    parts = [workspace.settings.likely(subject)]
+def _scatter(workspace: Workspace, report: Report, name: str, recipes: Sequence[Recipe]) -> Group:
+    """The scatter, and the claims: the signs, whether R does better, and whether that comes with training."""
+    group = _population(workspace, report, name, recipes)
+    _show(report, "scatter", group)
+    numbers = signs(group, "trained")
+    numbers |= {f"r-better-than-{rival}": [better(group, "r", rival, "trained")] for rival in "dg"}
+    numbers["not-at-initialisation"] = [rho(group, "r", "at initialisation", "init")]
+    numbers["learned"] = [better(group, "r", "init_r", "trained - init")]
+    columns: dict[str, tuple[str, ...]] = {f"{m}-{sign}": (m,) for m, sign in SIGNS.items()}
+    columns |= {f"r-better-than-{rival}": ("r", rival) for rival in "dg"}
+    columns |= {"not-at-initialisation": ("init_r",), "learned": ("r", "init_r")}
+    why = {key: _why(workspace, name, group, *used) for key, used in columns.items()}
+    report.judge(numbers, why, networks=len(group.points))
+    return group
+
+
+def _why(workspace: Workspace, subject: str, group: Group | None, *columns: str) -> str:
+    """What one family does to a correlation; how many networks did not fit; what is not tested."""
+    parts = [one_family_less(group, *columns)]
     if group is not None and group.unfitted:
         parts.append(f"{group.unfitted} of {len(group.points)} networks did not fit their training set")
-    return "; ".join(part for part in parts if part)
-
-
-def _rho(group: Group | None, measure: str, name: str, variant: str = "original") -> Finding:
-    """The correlation of a measure with the test error."""
-    rows = None if group is None else group.correlations.query("variant == @variant and measure == @measure")
-    return _first(name, rows, "pearson", "pearson_low", "pearson_high")
-
-
-def _better(group: Group | None, rival: str, name: str) -> Finding:
-    """By how much the correlation of R is larger than that of D or G."""
-    rows = None if group is None else group.comparisons.query("variant == 'original' and rival == @rival")
-    return _first(name, rows, "difference", "low", "high")
-
-
-def _first(name: str, rows: pd.DataFrame | None, *columns: str) -> Finding:
-    """Value and interval of the first row, or why there is none."""
-    if rows is None:
-        return Finding(name, None, reason=f"fewer than {FEWEST} networks")
-    if rows.empty:
-        return Finding(name, None, reason="no network has it")
-    row = rows.iloc[0].to_dict()
-    reason = row.get("answer") or row.get("note") or f"{row['n']} networks, an interval needs {FEWEST}"
-    value, low, high = (row[column] for column in columns)
-    return Finding.of(name, value, low, high, reason)
-
-
-def _learned(workspace: Workspace, group: Group) -> Finding:
-    """Both correlations from the same resampled networks, so that what moves both cancels."""
-    used = group.points[["error", "r", "init_r"]].dropna()
-    n = len(used)
-    if n < FEWEST:
-        return Finding("trained - init", None, reason=f"{n} networks, an interval needs {FEWEST}")
-    logs = np.log(used.to_numpy(float))
-    pearson = np.abs(resampled_fits(logs[:, 1:], logs[:, 0], workspace.settings.resamples, 0).pearson)
-    difference = pearson[:, 0] - pearson[:, 1]
-    low, high = bca(difference, n)
-    return Finding.of("trained - init", difference[0], low, high)
-
-
-# ---- the noise
+    parts.append(workspace.settings.caveat(subject))
+    return "; ".join(filter(None, parts))
 
 
 def _noise(workspace: Workspace, report: Report) -> None:
-    noises, board = _noisy(workspace, report)
-    if board.series:
-        rows = board.series[0].rows.copy()
+    noises, series = _noisy(workspace, report)
+    if series is not None:
+        rows = series.rows.copy()
         rows.insert(1, "in units of eta*", rows["sigma"] / workspace.noise_unit)
-        report.show("noise", rows, series_chart(board.series[0]))
+        report.show("noise", rows, series_chart(series))
     noisy = {f"noise {multiple:g} eta*": group for multiple, group in noises.items() if multiple > 0}
     numbers = {
-        f"noise-{measure}-{sign}": [_rho(group, measure, name) for name, group in noisy.items()]
-        for measure, sign in _SIGNS.items()
+        f"noise-{measure}-{sign}": [rho(group, measure, name) for name, group in noisy.items()]
+        for measure, sign in SIGNS.items()
     }
-    numbers["noise-r-better-than-d"] = [_better(group, "d", name) for name, group in noisy.items()]
-    report.judge(numbers, _likely(workspace, "cifar10", next(filter(None, noisy.values()), None)))
+    numbers["noise-r-better-than-d"] = [better(group, "r", "d", name) for name, group in noisy.items()]
+    columns: dict[str, tuple[str, ...]] = {f"noise-{m}-{sign}": (m,) for m, sign in SIGNS.items()}
+    columns["noise-r-better-than-d"] = ("r", "d")
+    why = {
+        key: "; ".join(
+            f"{name}: {text}"
+            for name, group in noisy.items()
+            if (text := _why(workspace, "cifar10", group, *used))
+        )
+        for key, used in columns.items()
+    }
+    report.judge(numbers, why)
     report.notes.append(_unit_note(workspace))
 
 

@@ -2,11 +2,19 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from statistics import fmean
 
 import pandas as pd
 
 from timm_diffsens.reproduce.claims import Finding, Numbers
-from timm_diffsens.reproduce.depth import Named, cifar10_records, imagenet_records, likely_of, pooling_records
+from timm_diffsens.reproduce.curves import Named
+from timm_diffsens.reproduce.depth import (
+    caveat_of,
+    cifar10_records,
+    imagenet_records,
+    pooling_records,
+    without_decay,
+)
 from timm_diffsens.reproduce.panels import Panels
 from timm_diffsens.reproduce.reports import Report
 from timm_diffsens.reproduce.workspace import Workspace
@@ -23,12 +31,58 @@ _DOTTED = "dotted: at initialisation"
 def figure_4(workspace: Workspace) -> Report:
     """Power of each mode, layer by layer, of VGG11 with and without batch-norm."""
     report = Report("fig4", "Filter power by spatial frequency: VGG11 on CIFAR-10, ImageNet, scale detection")
-    numbers = {"cifar10": cifar10_numbers, "imagenet": imagenet_numbers, "scale1": scale1_numbers}
-    for (word, numbers_of), records in zip(numbers.items(), _vggs(workspace, report), strict=True):
+    cifar10, imagenet, scale1 = _vggs(workspace, report)
+    for word, records, numbers_of in (
+        ("cifar10", cifar10, cifar10_numbers),
+        ("imagenet", imagenet, imagenet_numbers),
+        ("scale1", scale1, scale1_numbers),
+    ):
         if records:
             _modes(report, records, f"{word}-")
-            report.judge(numbers_of(records), likely_of(workspace, records))
+            caveat, tested = caveat_of(workspace, records), _tested(workspace, word, records)
+            why = {key: "; ".join(filter(None, (tested.get(key, ""), caveat))) for key in numbers_of(records)}
+            report.judge(numbers_of(records), why)
     return report
+
+
+def _tested(workspace: Workspace, word: str, records: Named) -> dict[str, str]:
+    """What is known of why the numbers of a row of Fig. 4 are as they are."""
+    if word == "cifar10":
+        return {
+            "cifar10-middle": by_kind(records, lambda k: k in MIDDLE),
+            "cifar10-ends": by_kind(records, lambda k: k not in MIDDLE),
+        }
+    if word == "scale1":
+        tested = without_decay(workspace, _mean_share)
+        return {
+            f"scale1-{key}": tested.replace(" it is", " its mean share over these layers is")
+            for key in ("largest", "most")
+        }
+    return {}
+
+
+def by_kind(records: Named, chosen: Callable[[int], bool]) -> str:
+    """`tested: its mean over these layers is -0.11 without batch-norm and augmentation, ...`, by kind."""
+    kinds: dict[str, list[float]] = {}
+    for name, record in records:
+        training = (record.model.recipe or {}).get("training") or {}
+        norm, augmented = "_bn" in name, training.get("augment")
+        kind = f"{'with' if norm else 'without'} batch-norm, {'' if augmented else 'not '}augmented"
+        kinds.setdefault(kind, []).extend(
+            value for k, value in _by_layer(record) if chosen(k) and value is not None
+        )
+    means = [f"{fmean(values):.2f} {kind}" for kind, values in kinds.items() if values]
+    return f"tested: its mean over these layers is {'; '.join(means)}" if len(means) > 1 else ""
+
+
+def _mean_share(name: str, record: Record) -> Finding:
+    """Of the constant mode in the power of all, over the first layers."""
+    shares = [
+        spectrum.power[0] / sum(spectrum.power)
+        for _, k, spectrum in _spectra(record, ["original"])
+        if k in FIRST
+    ]
+    return Finding(name, fmean(shares) if shares else None, reason="no spectra")
 
 
 def figure_12(workspace: Workspace) -> Report:
@@ -37,7 +91,8 @@ def figure_12(workspace: Workspace) -> Report:
     records = [named for found in _vggs(workspace, report) for named in found]
     _frequencies(report, records)
     parts = [_mean_change(name, record) for name, record in records]
-    report.judge({"lower": parts}, likely_of(workspace, records))
+    tested = by_kind([named for named in records if named[0].startswith("CIFAR-10")], lambda k: k > 1)
+    report.judge({"lower": parts}, "; ".join(filter(None, (tested, caveat_of(workspace, records)))))
     return report
 
 
@@ -128,10 +183,10 @@ def _short(name: str) -> str:
 
 
 def cifar10_numbers(records: Named) -> Numbers:
-    """The middle layers become low-frequency, the others do not."""
+    """The middle layers become low-frequency, the others do not: each layer over the networks."""
     return {
-        "cifar10-middle": _changes(records, lambda k: k in MIDDLE),
-        "cifar10-ends": _changes(records, lambda k: k not in MIDDLE),
+        "cifar10-middle": _over_networks(records, lambda k: k in MIDDLE),
+        "cifar10-ends": _over_networks(records, lambda k: k not in MIDDLE),
     }
 
 
@@ -153,17 +208,35 @@ def scale1_numbers(records: Named) -> Numbers:
 
 
 def _changes(records: Named, chosen: Callable[[int], bool]) -> list[Finding]:
-    """log(mean frequency trained / at initialisation) of the layers that are chosen, numbered from 1."""
-    parts = []
-    for name, record in records:
-        fresh = {spectrum.layer: spectrum.mean_frequency for _, _, spectrum in _spectra(record, ["init"])}
-        for _, k, spectrum in _spectra(record, ["original"]):
-            trained, before = spectrum.mean_frequency, fresh.get(spectrum.layer)
-            known = math.log(trained / before) if trained and before else None
-            reason = None if known is not None else "no mean frequency before or after training"
-            if chosen(k):
-                parts.append(Finding(f"{name}, layer {k}", known, reason=reason))
-    return parts
+    """log(mean frequency trained / at initialisation) of the layers that are chosen, of each network."""
+    reason = "no mean frequency before or after training"
+    return [
+        Finding(f"{name}, layer {k}", value, reason=reason if value is None else None)
+        for name, record in records
+        for k, value in _by_layer(record)
+        if chosen(k)
+    ]
+
+
+def _over_networks(records: Named, chosen: Callable[[int], bool]) -> list[Finding]:
+    """The same of each layer, its mean over networks."""
+    layers: dict[int, list[float | None]] = {}
+    for _, record in records:
+        for k, value in _by_layer(record):
+            layers.setdefault(k, []).append(value)
+    return [
+        Finding.mean(f"layer {k}, {len(values)} networks", values)
+        for k, values in layers.items()
+        if chosen(k)
+    ]
+
+
+def _by_layer(record: Record) -> Iterator[tuple[int, float | None]]:
+    """Number from 1, and log(mean frequency trained / at initialisation)."""
+    fresh = {spectrum.layer: spectrum.mean_frequency for _, _, spectrum in _spectra(record, ["init"])}
+    for _, k, spectrum in _spectra(record, ["original"]):
+        trained, before = spectrum.mean_frequency, fresh.get(spectrum.layer)
+        yield k, math.log(trained / before) if trained and before else None
 
 
 def _mean_change(name: str, record: Record) -> Finding:

@@ -18,10 +18,13 @@ _INTRODUCTION = (
     "claims, and what came out here. A claim is a region in which a number has to lie. It is held if the "
     "95 % interval of the number lies inside, not held if it lies outside, and not decided if it holds the "
     "border; a number without an error of its own (the spectrum of given filters, say) is judged by "
-    "its value. "
-    "With several networks, a claim is held if it is for each of them. Intervals are taken one at a time."
+    "its value, and whether one correlation is larger than another by the p of its test, at most 0.05. "
+    "With several networks, a claim is held if it is for each of them. Intervals are taken one at a time. "
+    "A statement about the limit of large depth is not testable at the depth of the paper where the theory's "
+    "own network, computed exactly, fails it; beside it stands the one about the exact network. "
+    "Why a verdict differs from the paper is either what a test here says, or said to be not tested."
 )
-_VERDICTS = ("held", "not held", "not decided")
+_VERDICTS = ("held", "not held", "not decided", "not testable")
 _TEMPLATES = Path(__file__).parent
 _SHOWN = 6  # parts of a claim listed in the Markdown table
 
@@ -29,7 +32,7 @@ Plain = dict[str, Any]
 
 
 def summary(reports: Sequence[Plain]) -> str:
-    """`30 claims: 20 held, 4 not held, 6 not decided`."""
+    """`30 claims: 20 held, 4 not held, 5 not decided, 1 not testable`."""
     verdicts = Counter(claim["verdict"] for report in reports for claim in report["claims"])
     parts = ", ".join(f"{verdicts[name]} {name}" for name in _VERDICTS)
     return f"{sum(verdicts.values())} claims: {parts}"
@@ -52,14 +55,20 @@ def verdict(claim: Plain) -> str:
 def _part(part: Plain) -> str:
     if part["value"] is None:
         return f"{part['name']}: none ({part['reason']})"
-    interval = "" if part["low"] is None else f" ({significant(part['low'])} to {significant(part['high'])})"
-    return f"{part['name']}: {significant(part['value'])}{interval}"
+    interval = "" if part["low"] is None else f"{significant(part['low'])} to {significant(part['high'])}"
+    p = "" if part["p"] is None else f"p = {significant(part['p'])}"
+    inside = ", ".join(filter(None, (interval, p)))
+    return f"{part['name']}: {significant(part['value'])}" + (f" ({inside})" if inside else "")
 
 
-def _reasons(report: Plain) -> list[str]:
-    """Why claims may differ from the paper's, each once."""
-    differing = [c["likely"] for c in report["claims"] if c["verdict"] != "held" and c["likely"]]
-    return list(dict.fromkeys(differing))
+def _reasons(report: Plain) -> list[tuple[str, str]]:
+    """Why claims differ from the paper's: the statements that share a reason, and the reason."""
+    found: dict[str, list[str]] = {}
+    for claim in report["claims"]:
+        reason = claim["untestable"] or claim["why"]
+        if claim["verdict"] != "held" and reason:
+            found.setdefault(reason, []).append(claim["says"])
+    return [("; ".join(says), reason) for reason, says in found.items()]
 
 
 def html_page(reports: Sequence[Plain], figures: Path) -> str:

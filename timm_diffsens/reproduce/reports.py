@@ -1,6 +1,7 @@
 """What a target gives: charts, tables, claims and what was missing; and its files."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,14 @@ class Report:
         """A chart, and the data behind it."""
         self.tables[name], self.charts[name] = table, chart
 
-    def judge(self, numbers: Numbers, likely: str = "", **values: Any) -> None:
-        """Claims of this target, by what their keys have after its name; the rest as for `Claim.of`."""
+    def judge(self, numbers: Numbers, why: str | Mapping[str, str] = "", **values: Any) -> None:
+        """Claims of this target, by what their keys have after its name; the rest as for `Claim.of`.
+
+        `why` is that of all, or of each by the same names.
+        """
         for name, parts in numbers.items():
-            self.claims.append(Claim.of(f"{self.target}.{name}", parts, likely, **values))
+            reason = why if isinstance(why, str) else why.get(name, "")
+            self.claims.append(Claim.of(f"{self.target}.{name}", parts, reason, **values))
 
 
 def write_report(report: Report, folder: Path, settings: Settings) -> list[Path]:

@@ -1,6 +1,7 @@
 """Trained networks and their records, each made once: found in a folder, or made and kept there."""
 
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from timm_diffsens.models.checkpoints import read_recipe
 from timm_diffsens.models.inputs import plain_input
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.streams import Streams
+from timm_diffsens.reproduce.boards import Board, checkpoint_folders, checkpoints_in
 from timm_diffsens.reproduce.settings import Settings
 from timm_diffsens.results.records.store import copy_record, find_record
 from timm_diffsens.schema.config import Config
@@ -35,6 +37,10 @@ _TORCHVISION = "cifar-10-batches-py"  # the folder that torchvision unpacks
 
 class MissingError(DiffsensError):
     """Images or published weights that a target needs are missing; other targets continue."""
+
+
+class TimeUpError(Exception):
+    """The time for a part is over: what was done is kept, and the same call goes on there."""
 
 
 @dataclass(frozen=True)
@@ -96,26 +102,32 @@ class Workspace:
         out: gets `runs/` (trainings) and `boards/` (records, by the figures that they are for).
         settings: the scale.
         places: of real images.
-        checkpoints: folders with checkpoints of `diffsens train`: one whose recipe is the one asked for is
-            used in place of a training.
+        board: folder of a leaderboard: its records are used in place of trainings and measurements where a
+            claim is about a set of networks (at scales that say so), its checkpoints in place of trainings.
+        checkpoints: further folders with checkpoints of `diffsens train`: one whose recipe is the one asked
+            for is used in place of a training.
         weights: model spec -> file, for published weights that cannot be fetched.
         device: auto, cpu, cuda or cuda:i.
         progress: called with a line on each step.
+        until: the moment, as of `time.monotonic`, from which on nothing new is begun; None: never.
     """
 
     out: Path
     settings: Settings
     places: Places = field(default_factory=Places)
+    board: Path | None = None
     checkpoints: Sequence[Path] = ()
     weights: dict[str, Path] = field(default_factory=dict)
     device: str = "auto"
     progress: Callable[[str], None] = lambda line: None
+    until: float | None = None
 
     def trained(self, recipe: Recipe) -> Path:
         """The checkpoint of a recipe: found in `checkpoints`, or of a training, done now or before.
 
         Raises:
             MissingError: the recipe needs images that are not there.
+            TimeUpError: `until` is over; its state after the last epoch is kept.
         """
         found = self._found.get(digest(recipe.to_json()))
         if found is not None and self._of_these_images(recipe, found):
@@ -123,11 +135,12 @@ class Workspace:
         done = read_result(run_folder(self.out / "runs", recipe), recipe)
         force = done is not None and not self._of_these_images(recipe, done.checkpoint)
         if done is None or force:
+            self._check_time()
             noise = f", noise {recipe.corrupt:g}" if recipe.corrupt else ""
             self.progress(f"training {name_of(recipe)} on {recipe.task}{noise}, seed {recipe.seed}")
             load = self._cifar10_loader if recipe.task == "cifar10" else None
             running = TrainOptions(out=self.out / "runs", device=self.device, force=force)
-            done = train(recipe, running, load=load)
+            done = train(recipe, running, load=load, progress=self._check_time)
             errors = f"test error {done.test_error:.1%}, train {done.train_error:.1%}"
             self.progress(f"  {errors}; {done.seconds:.0f} s")
         return done.checkpoint
@@ -199,21 +212,27 @@ class Workspace:
             found = find_record(other, plan.key)
             if found is not None and other != folder and find_record(folder, plan.key) is None:
                 copy_record(found, folder)  # measured for another figure
+        if find_record(folder, plan.key) is None:
+            self._check_time()
         record, _, now = run_once(plan, folder)
         if now:
             self.progress(f"measured {name}: {record.timings.seconds:.0f} s")
         return record
 
+    def _check_time(self, *_: object) -> None:
+        if self.until is not None and time.monotonic() >= self.until:
+            raise TimeUpError
+
     @cached_property
     def _found(self) -> dict[str, Path]:
-        """Recipe -> checkpoint, of all files in `checkpoints`."""
-        found: dict[str, Path] = {}
-        for folder in self.checkpoints:
-            for path in sorted(folder.glob("*.safetensors")):
-                training = (read_recipe(path) or {}).get("training")
-                if isinstance(training, dict):
-                    found.setdefault(digest(training), path)
-        return found
+        kept = checkpoint_folders(self.board) if self.board else []
+        return checkpoints_in([*kept, *self.checkpoints])
+
+    @cached_property
+    def populations(self) -> Board | None:
+        """Sets of networks that are measured already, where this scale takes them."""
+        usable = self.settings.boards and self.board is not None
+        return Board(self.board, self.settings.resamples) if usable and self.board else None
 
     @property
     def _cifar10(self) -> Path:

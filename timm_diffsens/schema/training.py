@@ -46,16 +46,26 @@ class TrainOptions(Options):
     depth: Annotated[int | None, _DEPTH] = _model(None, "Layers of net/simple.")
     filter: Annotated[int | None, _FILTER] = _model(None, "Filter size of net/simple.")
     stride: Annotated[int | None, _STRIDE] = _model(None, "Stride of net/simple.")
+    bias: str | None = _model(None, "Biases of net/simple: none, last or all.")
+    bias_std: float | None = _model(None, "Standard deviation of its initial biases.")
+    weight_mean: float | None = _model(None, "Mean of its initial filters, times sqrt(fan in).")
+    weight_std: float | None = _model(None, "Their standard deviation.")
+    readout_mean: float | None = _model(None, "Mean of its initial read-out.")
+    gain: float | None = _model(None, "What the outputs of its layers are multiplied by.")
     epochs: Epochs = _how(None, "Of training, and of the schedule if it stops before.")
     batch_size: Annotated[int | None, Field(le=limits.BATCH)] = _how(None, "Images a step.")
     optimizer: str | None = _how(None, "sgd, adam or adamw.")
     lr: float | None = _how(None, "Learning rate.")
     momentum: float = _how(0.9, "Momentum of sgd.")
     weight_decay: float | None = _how(None, "L2 penalty; of adamw, decoupled decay.")
+    decay: str = _how("all", "What decays: all parameters, weights (filters and matrices) or filters.")
     schedule: str = _how("cosine", "cosine or constant.")
     loss: str | None = _how(None, "hinge or cross-entropy.")
     augment: bool = _task(True, "cifar10: translations and flips.")
     patience: Epochs = _how(None, "Stop after so many epochs without a better one.")
+    after_zero: Epochs = _how(
+        None, "Stop at so many times the epoch at which the training loss reached zero.", metavar="N"
+    )
     until_fitted: bool = _how(
         False,
         "Stop once the training error, in evaluation mode and without augmentation, is at most --fitted-at, "

@@ -20,6 +20,7 @@ from timm_diffsens.theory.exponents import (
     power_law,
 )
 from timm_diffsens.theory.homogeneous import homogeneous_network, measured_curve
+from timm_diffsens.theory.infinite_width import InfiniteWidth
 from timm_diffsens.theory.pixel_pairs import PairImages, PixelPairs
 from timm_diffsens.theory.predictions import Curve, check_shape, effective_receptive_field, exact_curve
 from timm_diffsens.theory.receptive_field import ReceptiveField, receptive_fields
@@ -27,7 +28,7 @@ from timm_diffsens.theory.receptive_field import ReceptiveField, receptive_field
 TheoryRow = dict[str, Any]
 Number = TypeVar("Number", int, float)
 
-GAP = 2.0  # of task 1, in pixels
+GAP = 2.0  # of task 1, in pixels, unless it is given
 _PAPER = {1: (12, 3), 2: (7, 2)}  # task -> depth and filter (App. B.2)
 _IMAGES = {1: 512, 2: 16384}  # in task 2 few moves cross from patch to patch, so it takes more
 _POSITIONS = 4  # of the pixel whose spread is measured: the network treats all alike
@@ -35,6 +36,7 @@ GROUPS = 8  # of a setting's images, an eighth in each
 _BATCH = 512  # images held at a time
 _ENOUGH = 512  # images for curves of G alone, which varies little from image to image
 _WIDE = 8  # A_K above this part of the circle is called wide
+_PAIRS = 2**13  # of images, for the denominator at infinite width
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Setting:
     xi: float
     images: int
     seed: int
+    gap: float = GAP
 
     @property
     def title(self) -> str:
@@ -70,6 +73,18 @@ class Setting:
         """The layers that exponents are fitted over."""
         return fitted_layers(self.depth, self.stride)
 
+    @property
+    def pooling(self) -> range:
+        """The layers that exponents of other networks are fitted over: where one is expected to pool alike.
+
+        At stride 1 the first two thirds. At stride F those whose patches are smaller than xi: beyond it D is
+        zero, as the task asks for.
+        """
+        if self.stride == 1:
+            return range(1, max(2 * self.depth // 3, 2) + 1)
+        small = [k for k in self.layers if self.filter_size**k < self.xi]
+        return range(1, max(small, default=1) + 1)
+
     def batches(self, groups: Sequence[int] = range(GROUPS)) -> Iterator[PairImages]:
         """The images, an eighth of them in each group, batch by batch."""
         pairs = self.pairs()
@@ -83,7 +98,7 @@ class Setting:
     def pairs(self) -> PixelPairs:
         """The task's distribution of images."""
         if self.task == 1:
-            return PixelPairs.task1(self.length, self.xi, GAP)
+            return PixelPairs.task1(self.length, self.xi, self.gap)
         return PixelPairs.task2(self.length, int(self.xi))
 
 
@@ -96,12 +111,14 @@ def theory_setting(
     xi: float | None = None,
     images: int | None = None,
     seed: int = 0,
+    gap: float = GAP,
 ) -> Setting:
     """A setting; what is not given is as in the paper (App. B.2), scaled to other depths.
 
     Task 1: K = 12, F = 3, and as for `ScaleDetection` 128 pixels and xi = 14; at other depths the length is
     128 K / 12, so that it grows faster than A_K, and xi with it. Task 2: K = 7, F = 2, length F^K = 128 and
-    xi = F^(K - 2) = 32. Images: a multiple of 8, as errors are taken between eighths of them.
+    xi = F^(K - 2) = 32. Images: a multiple of 8, as errors are taken between eighths of them. The
+    gap is that of task 1.
 
     Raises:
         UsageError: an unknown task, or values that do not fit together.
@@ -117,13 +134,14 @@ def theory_setting(
     if task == 1:
         length = _given(length, max(round(128 * depth / 12), 32))
         _check_size(images, length)
-        return Setting(1, depth, size, 1, length, _given(xi, max(round(14 * length / 128), 4)), images, seed)
+        xi = _given(xi, max(round(14 * length / 128), 4))
+        return Setting(1, depth, size, 1, length, xi, images, seed, gap)
     length = _given(length, size ** max(depth, 3))
     _check_size(images, length)
     xi = _given(xi, size ** max(depth - 2, 1))
     if int(xi) != xi:
         raise UsageError(f"xi is a whole number of pixels in task 2, got {xi:g}")
-    return Setting(2, depth, size, size, length, xi, images, seed)
+    return Setting(2, depth, size, size, length, xi, images, seed, 0.0)
 
 
 def _check_numbers(depth: int, filter_size: int, xi: float | None, seed: int) -> None:
@@ -158,6 +176,7 @@ class TheoryResult:
         homogeneous: that network, measured with rectified noise. white: with white noise on the image.
         linear: with white noise, and without its ReLUs. (The last two on the first 512 images or more.)
         groups: `homogeneous` again, on each eighth of the images: what the choice of images does.
+        infinite: random networks of infinite width on the same images, by curve, see `infinite_width_curves`.
     """
 
     setting: Setting
@@ -167,6 +186,7 @@ class TheoryResult:
     white: list[LayerSensitivity]
     linear: list[LayerSensitivity]
     groups: list[list[LayerSensitivity]]
+    infinite: dict[str, list[LayerSensitivity]]
 
 
 def run_theory(setting: Setting) -> TheoryResult:
@@ -188,7 +208,22 @@ def run_theory(setting: Setting) -> TheoryResult:
         measured_curve(network, setting.batches(few), rectified=False).layers,
         measured_curve(homogeneous_network(*shape, relu=False), setting.batches(few), rectified=False).layers,
         [measured_curve(network, setting.batches([group])).layers for group in range(GROUPS)],
+        infinite_width_curves(setting),
     )
+
+
+def infinite_width_curves(setting: Setting) -> dict[str, list[LayerSensitivity]]:
+    """The simple CNN of infinite width at initialisation: without biases, and as the paper's were trained.
+
+    That is with biases drawn from N(0, 1) and the gain sqrt(F). Names as in `results.report.theory_chart`.
+    """
+    shape = setting.depth, setting.filter_size, setting.stride
+    networks = {
+        "init, infinite width": InfiniteWidth(*shape),
+        "init, infinite width, biases": InfiniteWidth(*shape, gain=math.sqrt(setting.filter_size), bias=1),
+    }
+    pairs = math.ceil(_PAIRS / setting.images)
+    return {name: network.layers(setting.batches(), pairs) for name, network in networks.items()}
 
 
 def layer_rows(
@@ -223,7 +258,10 @@ def theory_rows(result: TheoryResult) -> list[TheoryRow]:
         rows += _rows(setting, "exact, no ReLU", measure, getattr(exact, f"{measure}_linear"))
     rows += layer_rows(setting, "homogeneous", result.homogeneous)
     rows += layer_rows(setting, "homogeneous, no ReLU", result.linear, "gr")
-    return rows + layer_rows(setting, "homogeneous, white noise", result.white, "gr")
+    rows += layer_rows(setting, "homogeneous, white noise", result.white, "gr")
+    return rows + [
+        row for name, layers in result.infinite.items() for row in layer_rows(setting, name, layers)
+    ]
 
 
 def _rows(
@@ -258,7 +296,7 @@ class FittedExponents:
 
 
 def theory_exponents(result: TheoryResult) -> dict[str, FittedExponents]:
-    """By measure: d, g, r, and g_linear and r_linear without ReLU."""
+    """Of the homogeneous network, by measure: d, g, r, and g_linear and r_linear without ReLU."""
     setting, found = result.setting, {}
     for measure, power in asymptotic_exponents(setting.stride).items():
         exact = fit_exponent(setting.widths, getattr(result.exact, measure), setting.fitted)
@@ -295,9 +333,10 @@ def theory_document(result: TheoryResult) -> TheoryRow:
             "width_measured": finite(result.fields[k - 1].width),
             "exact": {name: finite(getattr(exact, name)[k - 1]) for name in names},
             "slopes": {name: finite(slopes[name][k - 1]) for name in names},
-            "homogeneous": _layer(result.homogeneous[k - 1], "dgr"),
-            "linear": _layer(result.linear[k - 1], "gr"),
-            "white": _layer(result.white[k - 1], "gr"),
+            "homogeneous": layer_document(result.homogeneous[k - 1]),
+            "linear": layer_document(result.linear[k - 1], "gr"),
+            "white": layer_document(result.white[k - 1], "gr"),
+            "infinite_width": {n: layer_document(found[k - 1]) for n, found in result.infinite.items()},
         }
         for k in setting.layers
     ]
@@ -306,7 +345,8 @@ def theory_document(result: TheoryResult) -> TheoryRow:
     return {**asdict(setting), "fitted_layers": fitted, "exponents": exponents, "layers": layers}
 
 
-def _layer(layer: LayerSensitivity, measures: str) -> TheoryRow:
+def layer_document(layer: LayerSensitivity, measures: str = "dgr") -> TheoryRow:
+    """Values, standard errors and number of images of a measured layer."""
     names = [name for measure in measures for name in (measure, f"{measure}_stderr")]
     return {**{name: getattr(layer, name) for name in names}, "n": layer.n, "reason": layer.reason}
 

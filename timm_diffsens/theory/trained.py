@@ -17,10 +17,10 @@ from timm_diffsens.models.loading import load_model
 from timm_diffsens.models.nets.simple import SimpleCNN
 from timm_diffsens.models.variants.init import reinitialise
 from timm_diffsens.schema.layers import LayerSensitivity
+from timm_diffsens.spectra.filter_means import mean_filters_by_layer
 from timm_diffsens.theory.exponents import Exponent, asymptotic_exponents, fit_exponent
 from timm_diffsens.theory.homogeneous import measured_curve
 from timm_diffsens.theory.report import (
-    GAP,
     Setting,
     TheoryResult,
     TheoryRow,
@@ -38,10 +38,20 @@ _DEFAULTS = {name: given.default for name, given in inspect.signature(SimpleCNN)
 
 @dataclass(frozen=True)
 class SeedCurves:
-    """One training: its seed, its test error (a fraction), and its layers by curve (`CURVES`)."""
+    """One training.
+
+    Attributes:
+        seed, test_error (a fraction), decay_budget, margin: as its checkpoint states them, see
+            `train.run.TrainResult`; the last two None in files of older versions.
+        constant_shares: of the average filter of each layer, see `spectra.filter_means.MeanFilter`.
+        curves: its layers by curve (`CURVES`).
+    """
 
     seed: int
     test_error: float
+    decay_budget: float | None
+    margin: float | None
+    constant_shares: list[float | None]
     curves: Mapping[str, list[LayerSensitivity]]
 
 
@@ -66,16 +76,8 @@ class TrainedCurves:
 
     @property
     def fitted(self) -> range:
-        """The layers that exponents are fitted over: where a trained network is expected to pool alike.
-
-        At stride 1 the first two thirds. At stride F those whose patches are smaller than xi: beyond it D is
-        zero, as the task asks for.
-        """
-        setting = self.setting
-        if setting.stride == 1:
-            return range(1, max(2 * setting.depth // 3, 2) + 1)
-        small = [k for k in setting.layers if setting.filter_size**k < setting.xi]
-        return range(1, max(small, default=1) + 1)
+        """The layers that exponents are fitted over, see `Setting.pooling`."""
+        return self.setting.pooling
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def trained_curves(
         )
         if any(found.seed == number for found in group.seeds):
             raise UsageError(f"{path}: seed {number} of this training was given already")
-        group.seeds.append(SeedCurves(number, recipe["test_error"], _curves(path, group.setting, number)))
+        group.seeds.append(_measured(path, recipe, group.setting, number))
     return [replace(g, seeds=sorted(g.seeds, key=lambda s: s.seed)) for g in groups.values()]
 
 
@@ -135,25 +137,35 @@ def _setting(path: Path, recipe: Mapping[str, Any], images: int | None, seed: in
     task = ScaleDetection(**{**training["scale"], "task": number})
     depth, size = arguments["depth"], arguments["filter"]
     setting = theory_setting(
-        number, depth, filter_size=size, length=task.side, xi=task.xi, images=images, seed=seed
+        number,
+        depth,
+        filter_size=size,
+        length=task.side,
+        xi=task.xi,
+        images=images,
+        seed=seed,
+        gap=float(task.gap or 0),
     )
     if task.dims != 1 or arguments["stride"] != setting.stride:
         raise UsageError(
             f"{path} has {task.dims} dimensions and stride {arguments['stride']}; the theory of task "
             f"{number} is for 1 dimension and stride {setting.stride}"
         )
-    if number == 1 and task.gap != GAP:
-        raise UsageError(
-            f"{path} was trained with a gap of {task.gap:g}; the theory is measured with {GAP:g}"
-        )
     return setting
 
 
-def _curves(path: Path, setting: Setting, seed: int) -> dict[str, list[LayerSensitivity]]:
+def _measured(path: Path, recipe: Mapping[str, Any], setting: Setting, seed: int) -> SeedCurves:
     module = load_model(_NETWORK, checkpoint=path).module
     trained = measured_curve(module, setting.batches())
     fresh = measured_curve(reinitialise(module, seed=seed), setting.batches())
-    return dict(zip(CURVES, (trained.layers, trained.mean_channel, fresh.layers), strict=True))
+    return SeedCurves(
+        seed,
+        recipe["test_error"],
+        recipe.get("decay_budget"),
+        recipe.get("margin"),
+        [found.constant_share for found in mean_filters_by_layer(module)],
+        dict(zip(CURVES, (trained.layers, trained.mean_channel, fresh.layers), strict=True)),
+    )
 
 
 def trained_rows(found: TrainedCurves) -> list[TheoryRow]:
@@ -219,6 +231,9 @@ def trained_document(found: TrainedCurves) -> TheoryRow:
             {
                 "seed": seed.seed,
                 "test_error": seed.test_error,
+                "decay_budget": seed.decay_budget,
+                "margin": seed.margin,
+                "constant_shares": seed.constant_shares,
                 "curves": {c: [x.model_dump(include=_VALUES) for x in seed.curves[c]] for c in CURVES},
             }
             for seed in found.seeds

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from timm_diffsens.device import seeding
 from timm_diffsens.device.precision import FULL
@@ -50,9 +51,11 @@ class State:
         best: weights of the latest epoch with the least validation error (of the latest one without a
             validation set, or where the training is one until fitted), and what that epoch and error were.
             improved: the latest epoch that was better than all before.
-        curve: a row an epoch: epoch, lr, loss, train_error (running, on augmented images),
-            validation_error, seconds; trained until fitted, also fitted_error: that on all training images
-            of the weights that would be kept, None while the running one is above 5 %.
+        curve: a row an epoch: epoch, lr, loss, train_error (running, on augmented images), decay_budget (sum
+            over all steps up to here of learning rate times weight decay: what decays alone is left with
+            exp of minus that, coupled or decoupled), validation_error, seconds; trained until fitted, also
+            fitted_error: that on all training images of the weights that would be kept, None while the
+            running one is above 5 %.
     """
 
     model: dict[str, torch.Tensor]
@@ -131,7 +134,7 @@ def fit(module: nn.Module, data: TaskData, recipe: Recipe, session: Session = Se
         capture = capture_graph if session.graph and device.type == "cuda" else None
         steps = Steps(module, data.train, recipe, capture)
         while state.epoch < _last_epoch(recipe, state):
-            row = _epoch(steps, optimizer, data, state.epoch)
+            row = _epoch(steps, optimizer, data, state)
             _advance(state, module, optimizer, row)
             if file:
                 state.save(file, recipe)
@@ -148,17 +151,29 @@ def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """SGD, Adam (L2 penalty in the gradient) or AdamW (decoupled decay: Loshchilov and Hutter 2019).
 
     A mean-field network divides its output by its width H, and with it all gradients: SGD multiplies the
-    learning rate by H, and divides the decay by H, so that both act on the scale of the weights. Adam is
-    invariant to the scale of gradients.
+    learning rate by H, and divides the decay by H, so that both act on the scale of the weights: a step of
+    plain SGD takes lr * decay of a weight, at any width. Adam is invariant to the scale of gradients.
+
+    What does not decay (`Recipe.decay`) is in a second group of parameters.
     """
     lr, decay = recipe.lr or 0.0, recipe.weight_decay or 0.0
+    groups = _groups(module, recipe)
     if recipe.optimizer != "sgd":
         adam = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-        return adam(module.parameters(), lr=lr, weight_decay=decay)
+        return adam(groups, lr=lr, weight_decay=decay)
     scale = float(getattr(module, "lr_scale", 1.0))
-    return torch.optim.SGD(
-        module.parameters(), lr=lr * scale, momentum=recipe.momentum, weight_decay=decay / scale
-    )
+    return torch.optim.SGD(groups, lr=lr * scale, momentum=recipe.momentum, weight_decay=decay / scale)
+
+
+def _groups(module: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    if recipe.decay == "all":
+        return [{"params": list(module.parameters())}]
+    filters = {part.weight for part in module.modules() if isinstance(part, _ConvNd)}
+    groups: tuple[list[nn.Parameter], ...] = ([], [])
+    for parameter in module.parameters():
+        decays = parameter in filters if recipe.decay == "filters" else parameter.ndim > 1
+        groups[not decays].append(parameter)
+    return [{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}]
 
 
 def learning_rate(recipe: Recipe, epoch: int) -> float:
@@ -173,11 +188,14 @@ def _last_epoch(recipe: Recipe, state: State) -> int:
     error = state.curve[-1].get("fitted_error") if state.curve else None
     if recipe.until_fitted is not None and error is not None and error <= recipe.until_fitted:
         return state.epoch
+    if recipe.after_zero is not None:
+        zero = next((int(row["epoch"] or 0) for row in state.curve if row["loss"] == 0), most)
+        return min(most, recipe.after_zero * zero)
     return most if recipe.patience is None else min(most, max(state.improved, 1) + recipe.patience)
 
 
-def _epoch(steps: Steps, optimizer: torch.optim.Optimizer, data: TaskData, epoch: int) -> Row:
-    module, recipe = steps.module, steps.recipe
+def _epoch(steps: Steps, optimizer: torch.optim.Optimizer, data: TaskData, state: State) -> Row:
+    module, recipe, epoch = steps.module, steps.recipe, state.epoch
     clock, factor = time.perf_counter(), learning_rate(recipe, epoch)
     for group in optimizer.param_groups:
         group["lr"] = optimizer.defaults["lr"] * factor
@@ -190,11 +208,13 @@ def _epoch(steps: Steps, optimizer: torch.optim.Optimizer, data: TaskData, epoch
             f"{recipe.model} diverged in epoch {epoch + 1}: the loss is {loss}; try a lower --lr than "
             f"{recipe.lr:g}"
         )
+    rate, before = (recipe.lr or 0.0) * factor, state.curve[-1].get("decay_budget") if state.curve else 0.0
     row: Row = {
         "epoch": epoch + 1,
-        "lr": (recipe.lr or 0.0) * factor,
+        "lr": rate,
         "loss": loss,
         "train_error": wrong,
+        "decay_budget": (before or 0.0) + rate * (recipe.weight_decay or 0.0) * steps.in_epoch,
         "validation_error": error_of(module, data.validation) if len(data.validation) else None,
     }
     if recipe.until_fitted is not None:

@@ -16,6 +16,7 @@ from timm_diffsens.schema.training import TrainOptions
 TASKS = ("scale1", "scale2", "cifar10")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "cosine")
+DECAYS = ("all", "weights", "filters")
 LOSSES = ("hinge", "cross-entropy")
 FITTED = 0.01  # training error up to which a network counts as having fitted its training set
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of its training pixels
@@ -35,12 +36,16 @@ class Recipe:
         arguments: of the architecture. scale: parameters of the scale-detection task.
         epochs, batch_size, optimizer, lr, momentum, weight_decay, schedule, loss: of the optimisation. The
             learning rate is that of a standard network; a mean-field one (`lr_scale`) multiplies it by its
-            width and divides the weight decay by it.
+            width and divides the weight decay by it (`train.loop.make_optimizer`).
+        decay: which parameters the weight decay acts on: all; weights, the filters of convolutions and the
+            matrices, not biases or norms; or filters alone.
         train_images, validation_images: how many; chosen by `seed`. With validation images the epoch of least
             error on them is kept (early stopping: 5,000 on CIFAR-10), without any the last (scale detection).
         augment: random translations by up to 4 pixels, and flips.
         corrupt: standard deviation of the Gaussian noise fixed for each image, in training and test.
         patience: epochs without a better validation error after which to stop; None: never.
+        after_zero: stop at so many times the epoch at which the training loss first was zero, as the hinge
+            loss can be, or after `epochs`; None: go on to the last.
         until_fitted: stop after the first epoch whose weights, in evaluation mode and without augmentation,
             err on at most this share of the training images (True: 1 %), and keep those weights; `epochs` is
             the upper limit, over which the schedule runs: a cosine is cut short. No validation images then,
@@ -62,6 +67,7 @@ class Recipe:
     lr: float | None = None
     momentum: float = 0.9
     weight_decay: float | None = None
+    decay: str = "all"
     schedule: str = "cosine"
     loss: str | None = None
     train_images: int | None = None
@@ -69,6 +75,7 @@ class Recipe:
     augment: bool | None = None
     corrupt: float = 0.0
     patience: int | None = None
+    after_zero: int | None = None
     until_fitted: bool | float | None = None
     amp: bool = False
     half: bool = False
@@ -79,6 +86,7 @@ class Recipe:
         for what, value, known in (
             ("task", self.task, TASKS),
             ("optimizer", self.optimizer or "sgd", OPTIMIZERS),
+            ("decay", self.decay, DECAYS),
             ("schedule", self.schedule, SCHEDULES),
             ("loss", self.loss or "hinge", LOSSES),
         ):
@@ -105,7 +113,7 @@ class Recipe:
         return common | own
 
     def _check(self) -> None:
-        for name in ("epochs", "batch_size", "train_images", "patience"):
+        for name in ("epochs", "batch_size", "train_images", "patience", "after_zero"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise UsageError(f"{name.replace('_', '-')} must be a positive integer, got {value!r}")
@@ -127,8 +135,10 @@ class Recipe:
             raise UsageError(f"fitted-at must be at least 0 and below 1, got {self.until_fitted!r}")
         if self.channels_last and self.detection is not None and self.detection.dims == 1:
             raise UsageError("channels-last is a layout of images; those of --dims 1 have a single axis")
-        if self.until_fitted is not None and self.patience is not None:
-            raise UsageError("patience and until-fitted are two rules of when to stop: give one of them")
+        rules = [n for n in ("patience", "after_zero", "until_fitted") if getattr(self, n) is not None]
+        if len(rules) > 1:
+            names = " and ".join(name.replace("_", "-") for name in rules[:2])
+            raise UsageError(f"{names} are two rules of when to stop: give one of them")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed must be at least 0 and below 2^63, got {self.seed}")
 
@@ -154,8 +164,13 @@ class Recipe:
         """As plain values; newer fields only where they are set, so that older hashes stay what they were."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         plain["until_fitted"] = True if self.until_fitted == FITTED else self.until_fitted
-        for name, unset in (("until_fitted", None), ("channels_last", False)):
-            if plain[name] is unset:
+        for name, unset in (
+            ("until_fitted", None),
+            ("after_zero", None),
+            ("decay", "all"),
+            ("channels_last", False),
+        ):
+            if plain[name] == unset:
                 del plain[name]
         return {**plain, "arguments": self.arguments.to_json()}
 

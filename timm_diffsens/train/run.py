@@ -23,7 +23,7 @@ from timm_diffsens.sensitivities.perturbed import Perturbation, PerturbedImages,
 from timm_diffsens.sensitivities.run import run_pass
 from timm_diffsens.train.data import Images, TaskData, TaskLoader
 from timm_diffsens.train.loop import Progress, Session, State, fit, ignored
-from timm_diffsens.train.objective import error_of
+from timm_diffsens.train.objective import error_of, normalised_margin
 from timm_diffsens.train.recipe import FITTED, Recipe
 
 Load = Callable[[Recipe], TaskData]
@@ -43,6 +43,8 @@ class TrainResult:
         train_error, validation_error, test_error: of those weights, fractions, without augmentation.
         test_images: how many. seconds: of training, all sessions together.
         now: whether it was trained now, or found done.
+        decay_budget: up to the epoch that was kept, see `loop.State`. margin: of the weights, on the training
+            images, see `objective.normalised_margin`. None in files of older versions.
     """
 
     recipe: Recipe
@@ -56,6 +58,8 @@ class TrainResult:
     test_images: int
     seconds: float
     now: bool = True
+    decay_budget: float | None = None
+    margin: float | None = None
 
     @property
     def fitted(self) -> bool:
@@ -187,6 +191,8 @@ def _finish(folder: Path, recipe: Recipe, loaded: LoadedModel, data: TaskData, s
         "test_error": error_of(module, data.test),
         "test_images": len(data.test),
         "seconds": round(sum(float(row["seconds"] or 0) for row in state.curve), 3),
+        "decay_budget": state.curve[state.best_epoch - 1].get("decay_budget"),
+        "margin": normalised_margin(module, data.train) if recipe.loss == "hinge" else None,
     }
     module.cpu()
     stated = {

@@ -55,6 +55,7 @@ class Steps:
         self.module, self.images, self.recipe, self.capture = module, images, recipe, capture
         self.layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.totals = torch.zeros(2, dtype=torch.float64, device=images.y.device)  # loss and wrong answers
+        self.in_epoch = 0  # steps of the last one
         self.seen = 0  # whole batches, up to the capture
         self.replayed: _Replayed | None = None
 
@@ -62,7 +63,9 @@ class Steps:
         """All steps of an epoch: mean loss and share of wrong answers over it."""
         draws = draw_epoch(len(self.images), self.recipe, rng).to(self.images.x.device)
         self.totals.zero_()
-        for batch in torch.split(draws, self.recipe.batch_size or 1):
+        batches = torch.split(draws, self.recipe.batch_size or 1)
+        self.in_epoch = len(batches)
+        for batch in batches:
             self._gradients(batch)
             optimizer.step()
         loss, wrong = self.totals.tolist()

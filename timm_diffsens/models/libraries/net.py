@@ -46,7 +46,7 @@ class OwnNetworks:
         )
 
 
-def _in_own_words(name: str, arguments: ModelArguments) -> dict[str, int]:
+def _in_own_words(name: str, arguments: ModelArguments) -> dict[str, Any]:
     """In the words of our own networks, which take square images."""
     sides = arguments.sides
     if sides and arguments.dims == 2 and sides[0] != sides[1]:

@@ -3,10 +3,12 @@
 import functools
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
 from timm_diffsens.errors import UsageError
+from timm_diffsens.models.arguments import SCALES, check_argument
 from timm_diffsens.models.nets.plain import VGG, AlexNet, FullyConnected, LeNet
 from timm_diffsens.models.nets.residual import CifarResNet
 from timm_diffsens.models.nets.simple import SimpleCNN
@@ -30,20 +32,20 @@ NETS: dict[str, Callable[..., nn.Module]] = {
 }
 
 _COMMON = ("channels", "classes", "side")
-_VOCABULARY = (*_COMMON, "dims", "width", "depth", "filter", "stride")
+_VOCABULARY = (*_COMMON, "dims", "width", "depth", "filter", "stride", "bias", *SCALES)
 
 
 def net_arguments(name: str) -> tuple[str, ...]:
     """The arguments that a network of `NETS` knows, in words that all of them share.
 
     All know `channels`, `classes` (1: a single score) and `side` (of the image; in 1-D its length); some know
-    `dims`, `width`, `depth`, `filter` and `stride`.
+    `dims`, `width`, `depth`, `filter` and `stride`, and how biases and weights start.
     """
     own = inspect.signature(NETS[name]).parameters
     return tuple(word for word in _VOCABULARY if word in own or word in _COMMON)
 
 
-def make_net(name: str, **arguments: int) -> nn.Module:
+def make_net(name: str, **arguments: Any) -> nn.Module:
     """A network of `NETS` with fresh weights.
 
     Args:
@@ -58,7 +60,6 @@ def make_net(name: str, **arguments: int) -> nn.Module:
         if word not in known and (word, value) != ("dims", 2):
             what = "1-D inputs (dims=1)" if word == "dims" else f"argument {word!r}"
             raise UsageError(f"net/{name} takes no {what}; it takes {', '.join(known)}")
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UsageError(f"net/{name}: {word} must be a positive integer, got {value!r}")
+        check_argument(f"net/{name}:", word, value, value)
     own = inspect.signature(NETS[name]).parameters  # those for any side do not ask for it
     return NETS[name](**{word: value for word, value in arguments.items() if word in own})

@@ -20,7 +20,10 @@ STYLES: dict[str, tuple[str, list[int] | None, bool]] = {
     "homogeneous, white noise": ("#AA4499", None, True),
     "trained": ("#0072B2", [1, 0], True),
     "mean channel": ("#0072B2", [2, 3], False),
+    "max margin": ("#56B4E9", [1, 0], True),
     "init": ("#888888", [1, 0], False),
+    "init, infinite width": ("#888888", [6, 4], False),
+    "init, infinite width, biases": ("#888888", [2, 3], False),
 }
 CURVES = tuple(STYLES)
 MEASURES = ("D", "G", "R")

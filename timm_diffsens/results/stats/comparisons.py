@@ -46,7 +46,7 @@ def compare_measures(points: pd.DataFrame, *, resamples: int = RESAMPLES, seed: 
             used = points[points[own].notna() & points[column].notna()]
             if len(used):
                 found.append(
-                    {"variant": variant, "rival": rival} | _paired(used, own, column, resamples, seed)
+                    {"variant": variant, "rival": rival} | paired(used, own, column, resamples, seed)
                 )
         corrected = holm(np.array([row.get("p", np.nan) for row in found], dtype=float))
         rows += [_answered(row, float(p)) for row, p in zip(found, corrected, strict=True)]
@@ -56,7 +56,13 @@ def compare_measures(points: pd.DataFrame, *, resamples: int = RESAMPLES, seed: 
     return typed
 
 
-def _paired(used: pd.DataFrame, own: str, rival: str, resamples: int, seed: int) -> Row:
+def paired(used: pd.DataFrame, own: str, rival: str, resamples: int = RESAMPLES, seed: int = 0) -> Row:
+    """`n`, `difference` |rho_own| - |rho_rival| with its interval over families, and `p`, not corrected.
+
+    Args:
+        used: networks with both columns. own, rival: columns of it.
+        resamples, seed: as for `compare_measures`.
+    """
     n, families = len(used), used["family"].to_numpy(dtype=str)
     if n < FEWEST:
         return {"n": n, "answer": "too few"}

@@ -1,0 +1,137 @@
+"""Each logger with its real library: what was logged is read back from where the library keeps it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from timm_diffsens.integrations.loggers import log_record, scalars
+from timm_diffsens.integrations.mlflow import MLflow
+from timm_diffsens.integrations.tensorboard import TensorBoard
+from timm_diffsens.integrations.training import SECONDS, Monitor
+from timm_diffsens.integrations.wandb import WandB
+from timm_diffsens.schema.records import Record
+
+PNG = b"\x89PNG"
+
+
+@pytest.fixture
+def logged():
+    """Two epochs and the record, logged by a logger that is given; what the epochs' numbers are."""
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 14 * 14, 3))
+
+    def log(logger):
+        monitor = Monitor(images, layers="all", loggers=[logger])
+        for epoch in range(2):
+            nn.init.normal_(model[0].weight, std=1 + epoch)
+            monitor(model, epoch)
+        record = monitor.record(model, input_size=16)
+        log_record(record, [logger], epoch=2)
+        return [monitor.scalars(done) for done in monitor.history], record
+
+    return log
+
+
+def test_tensorboard(logged, tmp_path):
+    pytest.importorskip("tensorboard", reason="of the loggers extra")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    values, record = logged(TensorBoard(tmp_path))
+    events = EventAccumulator(str(tmp_path)).Reload()
+    for name in values[0]:
+        read = [(event.step, event.value) for event in events.Scalars(name)]
+        assert read[:2] == [(epoch, pytest.approx(values[epoch][name])) for epoch in range(2)]
+    pictures = events.Images("diffsens/depth")
+    assert [picture.step for picture in pictures] == [0, 1, 2]
+    assert all(picture.encoded_image_string.startswith(PNG) for picture in pictures)
+    (file,) = tmp_path.glob("*.json")
+    assert Record.load(file) == record
+
+
+def test_mlflow(logged, tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="of the loggers extra")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    client = mlflow.MlflowClient(tracking_uri=tmp_path.as_uri())
+    run = client.create_run(client.create_experiment("deformations")).info.run_id
+    values, record = logged(MLflow(run, client))
+    for name in values[0]:
+        history = sorted(client.get_metric_history(run, name), key=lambda metric: metric.step)
+        assert [(metric.step, metric.value) for metric in history][:2] == [
+            (epoch, pytest.approx(values[epoch][name])) for epoch in range(2)
+        ]
+    for epoch in range(3):
+        picture = client.download_artifacts(run, f"diffsens/depth/epoch-{epoch:04d}.png", str(tmp_path))
+        assert Path(picture).read_bytes().startswith(PNG)
+    (name,) = (file.path for file in client.list_artifacts(run, "diffsens") if file.path.endswith(".json"))
+    assert Record.load(client.download_artifacts(run, name, str(tmp_path))) == record
+
+
+def test_mlflow_takes_names_and_numbers_of_layers_as_they_come(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="of the loggers extra")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    client = mlflow.MlflowClient(tracking_uri=tmp_path.as_uri())
+    run = client.create_run("0" if client.get_experiment("0") else client.create_experiment("a")).info.run_id
+    names = [f"R/blocks.{k}.act#1[0]" for k in range(1001)]  # more than a request may have
+    MLflow(run, client).scalars(dict.fromkeys(names, 0.5), 0)
+    assert client.get_run(run).data.metrics == {f"R/blocks.{k}.act-1-0-": 0.5 for k in range(1001)}
+
+
+def test_wandb(logged, tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb", reason="of the loggers extra")
+    monkeypatch.undo()  # its service is another process of this machine
+    with wandb.init(project="deformations", mode="offline", dir=tmp_path) as run:
+        run.log({"loss": 1.0}, step=1000)  # a loop that counts batches
+        values, record = logged(WandB(run))
+        folder = Path(run.dir).parent
+    rows, artifacts = read_back(folder)
+    found = [row for row in rows if SECONDS in row]
+    for epoch, row in enumerate(found):
+        assert row["epoch"] == epoch
+        assert {name: row[name] for name in values[epoch]} == pytest.approx(values[epoch])
+    assert len(found) == 2
+    assert [row["epoch"] for row in rows if "diffsens/depth" in row] == [0, 1, 2]
+    pictures = list((folder / "files" / "media" / "images" / "diffsens").glob("depth_*.png"))
+    assert len(pictures) == 3
+    assert all(picture.read_bytes().startswith(PNG) for picture in pictures)
+    (artifact,) = artifacts
+    assert artifact.type == "record"
+    (entry,) = artifact.manifest.contents
+    assert Record.load(entry.local_path) == record
+
+
+def read_back(folder):
+    """History and artifacts of an offline run, from the file that `wandb sync` reads."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    (path,) = folder.glob("*.wandb")
+    store, rows, artifacts = DataStore(), [], []
+    store.open_for_scan(str(path))
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        kind = record.WhichOneof("record_type")
+        if kind == "history":
+            rows.append(flat(record.history.item))
+        if kind == "artifact":
+            artifacts.append(record.artifact)
+        if kind == "request" and record.request.WhichOneof("request_type") == "log_artifact":
+            artifacts.append(record.request.log_artifact.artifact)
+    return rows, artifacts
+
+
+def flat(items):
+    return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def test_scalars_are_of_layers_with_values():
+    from timm_diffsens import LayerSensitivity
+
+    layers = [
+        LayerSensitivity.of(2, layer="a", d=1.0, g=2.0, r=0.5),
+        LayerSensitivity.of(2, layer="b", d=3.0),
+    ]
+    assert scalars(layers, "rd") == {"R/a": 0.5, "D/a": 1.0, "D/b": 3.0}
