@@ -37,7 +37,7 @@ SOURCES = {page: source for source, page in OUTSIDE.items()}
 LINK = re.compile(r"(\[[\w/.]+\.md\]|\])\((?!\w+:|#)([^)#\s]+)(?=[)#])")
 HEADING = re.compile(r"^# (.*)$", re.MULTILINE)
 BARE = re.compile(r"(\\math\w+) (\w)")  # \mathbb E, which the converter wants with braces
-FENCE = re.compile(r"^(```\w+) (?:file=(\S+)|run)$", re.MULTILINE)
+FENCE = re.compile(r"^(```\w+) (?:file=(\S+)|\w+)$", re.MULTILINE)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 REFERENCE = "# Reference\n\nThe public names, from their docstrings; by purpose: [In Python](library.md).\n"
 
