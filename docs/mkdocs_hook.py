@@ -37,7 +37,7 @@ SOURCES = {page: source for source, page in OUTSIDE.items()}
 LINK = re.compile(r"(\[[\w/.]+\.md\]|\])\((?!\w+:|#)([^)#\s]+)(?=[)#])")
 HEADING = re.compile(r"^# (.*)$", re.MULTILINE)
 BARE = re.compile(r"(\\math\w+) (\w)")  # \mathbb E, which the converter wants with braces
-FENCE = re.compile(r"^(```\w+) (?:file=(\S+)|run)$", re.MULTILINE)
+FENCE = re.compile(r"^(```\w+) (?:file=(\S+)|\w+)$", re.MULTILINE)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 REFERENCE = "# Reference\n\nThe public names, from their docstrings; by purpose: [In Python](library.md).\n"
 
@@ -72,6 +72,7 @@ def notebook_page(file: Path) -> dict[str, str | bytes]:
     pictures = {
         posixpath.join(posixpath.dirname(name), path): data for path, data in found["outputs"].items()
     }
+    body = body.replace('<table border="1" class="dataframe">', "<table>")
     title, _, rest = body.lstrip().partition("\n")
     download = f'<a href="{file.name}" download>This page as a notebook</a>, with the outputs that it had.'
     return {f"{name}.md": f"{title}\n\n{download}\n{rest}", **pictures}

@@ -16,9 +16,9 @@ every_notebook = pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: fil
 
 
 def outputs(text: str) -> list[str]:
-    """What the cells print and show, other than pictures, in order."""
+    """What the cells print and show, in order, other than pictures and warnings of the environment."""
     cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
-    found = [output for cell in cells for output in cell["outputs"]]
+    found = [output for cell in cells for output in cell["outputs"] if output.get("name") != "stderr"]
     shown = [
         output.get("text") or output["data"].get("text/html", output["data"]["text/plain"])
         for output in found
