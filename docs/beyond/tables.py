@@ -162,11 +162,14 @@ def imagenet_variants() -> str:
     found = [record for record in more_of_imagenet() if len(record.variants) > 1]
     rows = []
     for name in found[0].variants:
+        n = sum(record.variants[name][-1].r is not None for record in found)
+        if not n:
+            continue
         cells = []
         for size in SHOWN:
             table_of = correlate_networks(points(by_size(found)[size], False, name))
             cells += [_interval(row, "pearson", "family") for row in rows_of(table_of)]
-        rows.append([name, str(sum(r.variants[name][-1].r is not None for r in found)), *cells])
+        rows.append([name, str(n), *cells])
     head = [f"{measure}, {size}" for size in SHOWN for measure in ("D", "G", "R")]
     return table(["network", "n", *head], rows)
 
@@ -174,12 +177,11 @@ def imagenet_variants() -> str:
 def imagenet_ratios() -> str:
     """R at the output of each variant over that of the network itself, by network."""
     found = [record for record in more_of_imagenet() if len(record.variants) > 1]
-    names = [name for name in found[0].variants if name != "original"]
+    names = [name for name in found[0].variants if name not in ("original", "mean-filter")]
     rows = []
     for record in sorted(found, key=lambda record: errors()[record.model.weights.sha256]):
-        own = record.variants["original"][-1]
-        first = record.variants["original"][0]
-        cells = [f"{100 * errors()[record.model.weights.sha256]:.1f} %", _r(first), _r(own)]
+        first, *_, last = record.variants["original"]
+        cells = [f"{100 * errors()[record.model.weights.sha256]:.1f} %", _r(first), _r(last)]
         rows.append([text(_named(record)), *cells, *(_r(record.variants[name][-1]) for name in names)])
     return table(["network", "test error", "first stage", "output", *(f"output, {n}" for n in names)], rows)
 
