@@ -1,6 +1,7 @@
 """Each logger with its real library: what was logged is read back from where the library keeps it."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -121,13 +122,18 @@ def test_wandb_drops_nothing_of_a_loop_that_counts_its_own_steps(counts, tmp_pat
 
 def read_back(folder):
     """History and artifacts of an offline run, from the file that `wandb sync` reads."""
-    from wandb.proto import wandb_internal_pb2
+    from wandb.proto.wandb_internal_pb2 import Record as Entry
 
     (path,) = folder.glob("*.wandb")
+    end = time.monotonic() + 60
+    while True:  # the service writes on after the run has ended
+        entries = [Entry.FromString(data) for data in log_entries(path.read_bytes())]
+        if any(entry.WhichOneof("record_type") == "exit" for entry in entries):
+            break
+        assert time.monotonic() < end
+        time.sleep(0.1)
     rows, artifacts = [], []
-    for data in log_entries(path.read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
+    for record in entries:
         kind = record.WhichOneof("record_type")
         if kind == "history":
             rows.append(flat(record.history.item))
