@@ -162,7 +162,8 @@ class Monitor:
         """The rows as a table."""
         import pandas as pd
 
-        return pd.DataFrame(self.rows())
+        table: pd.DataFrame = pd.DataFrame(self.rows())
+        return table
 
     def figure(self) -> alt.TopLevelMixin:
         """The measures over depth, a line for an epoch."""
@@ -176,7 +177,7 @@ class Monitor:
             model: the network.
             options: of `bench`, which hold in place of the monitor's own.
         """
-        own = {"layers": self.layers, "batch_size": self.batch_size, "seed": self.seed}
+        own: dict[str, Any] = {"layers": self.layers, "batch_size": self.batch_size, "seed": self.seed}
         own |= {"variants": ["original"]} | ({"deformation": self.diffeo} if self.diffeo else {})
         module = unwrap(model)
         with streams_kept(), buffers_kept(module):
