@@ -1,6 +1,7 @@
 """Each logger with its real library: what was logged is read back from where the library keeps it."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from timm_diffsens.integrations.loggers import log_record, scalars
 from timm_diffsens.integrations.mlflow import MLflow
 from timm_diffsens.integrations.tensorboard import TensorBoard
 from timm_diffsens.integrations.training import SECONDS, Monitor
-from timm_diffsens.integrations.wandb import WandB
+from timm_diffsens.integrations.wandb import EPOCH, WandB
 from timm_diffsens.schema.records import Record
 
 PNG = b"\x89PNG"
@@ -73,7 +74,7 @@ def test_mlflow_takes_names_and_numbers_of_layers_as_they_come(tmp_path, monkeyp
     mlflow = pytest.importorskip("mlflow", reason="of the loggers extra")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     client = mlflow.MlflowClient(tracking_uri=tmp_path.as_uri())
-    run = client.create_run("0" if client.get_experiment("0") else client.create_experiment("a")).info.run_id
+    run = client.create_run(client.create_experiment("names")).info.run_id
     names = [f"R/blocks.{k}.act#1[0]" for k in range(1001)]  # more than a request may have
     MLflow(run, client).scalars(dict.fromkeys(names, 0.5), 0)
     assert client.get_run(run).data.metrics == {f"R/blocks.{k}.act-1-0-": 0.5 for k in range(1001)}
@@ -83,16 +84,15 @@ def test_wandb(logged, tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb", reason="of the loggers extra")
     monkeypatch.undo()  # its service is another process of this machine
     with wandb.init(project="deformations", mode="offline", dir=tmp_path) as run:
-        run.log({"loss": 1.0}, step=1000)  # a loop that counts batches
         values, record = logged(WandB(run))
         folder = Path(run.dir).parent
     rows, artifacts = read_back(folder)
     found = [row for row in rows if SECONDS in row]
     for epoch, row in enumerate(found):
-        assert row["epoch"] == epoch
+        assert row[EPOCH] == epoch
         assert {name: row[name] for name in values[epoch]} == pytest.approx(values[epoch])
     assert len(found) == 2
-    assert [row["epoch"] for row in rows if "diffsens/depth" in row] == [0, 1, 2]
+    assert [row[EPOCH] for row in rows if "diffsens/depth.path" in row] == [0, 1, 2]
     pictures = list((folder / "files" / "media" / "images" / "diffsens").glob("depth_*.png"))
     assert len(pictures) == 3
     assert all(picture.read_bytes().startswith(PNG) for picture in pictures)
@@ -102,17 +102,38 @@ def test_wandb(logged, tmp_path, monkeypatch):
     assert Record.load(entry.local_path) == record
 
 
+@pytest.mark.parametrize("counts", [True, False])
+def test_wandb_drops_nothing_of_a_loop_that_counts_its_own_steps(counts, tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb", reason="of the loggers extra")
+    monkeypatch.undo()
+    with wandb.init(project="deformations", mode="offline", dir=tmp_path) as run:
+        logger = WandB(run)
+        for epoch in range(4):
+            run.log({"loss": float(epoch)}, step=epoch if counts else None)
+            logger.scalars({"R/a": 10.0 + epoch}, epoch)
+            logger.scalars({"R/b": 20.0 + epoch}, epoch)
+        folder = Path(run.dir).parent
+    rows, _ = read_back(folder)
+    assert [row["loss"] for row in rows if "loss" in row] == [0, 1, 2, 3]
+    assert [(row[EPOCH], row["R/a"], row["R/b"]) for row in rows if "R/a" in row] == [
+        (epoch, 10 + epoch, 20 + epoch) for epoch in range(4)
+    ]
+
+
 def read_back(folder):
     """History and artifacts of an offline run, from the file that `wandb sync` reads."""
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
+    from wandb.proto.wandb_internal_pb2 import Record as Entry
 
     (path,) = folder.glob("*.wandb")
-    store, rows, artifacts = DataStore(), [], []
-    store.open_for_scan(str(path))
-    while (data := store.scan_data()) is not None:
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
+    end = time.monotonic() + 60
+    while True:  # the service writes on after the run has ended
+        entries = [Entry.FromString(data) for data in log_entries(path.read_bytes())]
+        if any(entry.WhichOneof("record_type") == "exit" for entry in entries):
+            break
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    rows, artifacts = [], []
+    for record in entries:
         kind = record.WhichOneof("record_type")
         if kind == "history":
             rows.append(flat(record.history.item))
@@ -121,6 +142,21 @@ def read_back(folder):
         if kind == "request" and record.request.WhichOneof("request_type") == "log_artifact":
             artifacts.append(record.request.log_artifact.artifact)
     return rows, artifacts
+
+
+def log_entries(data, header=7, block=2**15):
+    """Entries of a log as LevelDB writes it: (checksum, length, kind), content; in blocks, after a header."""
+    entry, place = b"", header
+    while place + 7 <= len(data):
+        if block - place % block < 7:  # no entry begins there
+            place += block - place % block
+            continue
+        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        entry += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield entry
+            entry = b""
 
 
 def flat(items):

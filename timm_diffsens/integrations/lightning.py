@@ -58,15 +58,14 @@ class Sensitivity(*_BASES):  # type: ignore[misc]
         for name in options:
             if name not in known:
                 raise unknown("option", name, known)
-        self.module, self.with_record = module, record
-        self._options = options
+        self.module, self.with_record, self.options = module, record, options
         self.monitor: Monitor | None = None if images is None else Monitor(images, **options)
         self._state: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Take the images, if none were given."""
         if self.monitor is None:
-            self.monitor = Monitor(_first_loader(trainer.val_dataloaders), **self._options)
+            self.monitor = Monitor(_first_loader(trainer.val_dataloaders), **self.options)
         if self._state is not None:
             self.monitor.load_state_dict(self._state)
             self._state = None

@@ -162,8 +162,8 @@ class Monitor:
         """The rows as a table."""
         import pandas as pd
 
-        frame: pd.DataFrame = pd.DataFrame(self.rows())
-        return frame
+        table: pd.DataFrame = pd.DataFrame(self.rows())
+        return table
 
     def figure(self) -> alt.TopLevelMixin:
         """The measures over depth, a line for an epoch."""

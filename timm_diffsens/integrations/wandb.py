@@ -9,7 +9,7 @@ from PIL import Image
 
 from timm_diffsens.integrations.optional import optional
 
-_EPOCH = "epoch"  # the axis of our numbers: steps of a run belong to the loop that trains
+EPOCH = "diffsens_epoch"  # the axis of what is logged here: the run's steps belong to the loop that trains
 
 
 class WandB:
@@ -26,6 +26,7 @@ class WandB:
         self.wandb = optional("wandb", "WandB", "loggers")
         self.run = run or self.wandb.run or self.wandb.init()
         self._defined: set[str] = set()
+        self._last: tuple[int, int] | None = None  # epoch and step of what was logged last
 
     def scalars(self, values: Mapping[str, float], epoch: int) -> None:
         """See `Logger`."""
@@ -43,8 +44,16 @@ class WandB:
         self.run.log_artifact(artifact)
 
     def _log(self, values: Mapping[str, Any], epoch: int) -> None:
-        """Numbers of a step of ours would be dropped where the loop that trains is at a later one."""
+        """Into the row of the step at which the run is, which the loop that trains ends.
+
+        A row, or a step, of its own would put the run ahead of that loop, and what the loop logs after it
+        at a step of its count would be dropped. Only where nothing was logged since the epoch before is the
+        row ended here.
+        """
         for group in {name.partition("/")[0] for name in values} - self._defined:
-            self.run.define_metric(f"{group}/*", step_metric=_EPOCH)
+            self.run.define_metric(f"{group}/*", step_metric=EPOCH)
             self._defined.add(group)
-        self.run.log({**values, _EPOCH: epoch})
+        if self._last is not None and self._last[0] != epoch and self._last[1] == self.run.step:
+            self.run.log({}, commit=True)
+        self.run.log({**values, EPOCH: epoch}, commit=False)
+        self._last = epoch, self.run.step
