@@ -104,7 +104,10 @@ def test_a_driver_without_a_torch_that_can_use_it_is_a_fault(monkeypatch, tmp_pa
         pytest.skip("this machine has a GPU that can be used")
     (tmp_path / "nvidia").write_text("")
     monkeypatch.setattr(doctor, "_DRIVERS", (tmp_path / "nvidia",))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     check = found()["devices: cuda"]
     assert check.state == "fault"
     assert torch.__version__ in check.said
-    assert "--index-url" in check.mend
+    assert (check.mend is None) == (torch.version.cuda is not None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert found()["devices: cuda"].state == "optional"

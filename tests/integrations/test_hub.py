@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from timm_diffsens.cli import app
 from timm_diffsens.integrations.hub import card
+from timm_diffsens.results.records.reading import MOST_BYTES
 from timm_diffsens.results.records.store import iter_records, write_record
 
 
@@ -72,8 +73,12 @@ def test_records_come_back_as_they_were_sent(verb, hub: FakeHub, records, tmp_pa
     assert {Path(path).read_bytes() for path in told["new"]} == {path.read_bytes() for path in records}
     assert any("forged.json" in fault for fault in told["left_out"])
     assert len(list(iter_records(tmp_path / "board" / "records"))) == 2
+    files["records/large.json"] = b" " * (MOST_BYTES + 1)
     again = verb("pull", "me/records", "--out", tmp_path / "board", "--json", token=None)
-    assert json.loads(again.stdout)["new"] == []
+    told = json.loads(again.stdout)
+    assert told["new"] == []
+    assert any("large.json" in fault for fault in told["left_out"])
+    assert not any("resolve" in asked and "large.json" in asked for asked in hub.requests)
 
 
 def test_what_the_hub_refuses_is_one_line(verb, hub: FakeHub, records, tmp_path):
@@ -176,12 +181,25 @@ def test_a_card_that_is_there_keeps_all_but_an_older_section(tmp_path):
     assert len(head["model-index"][0]["results"][0]["metrics"]) == 4
 
 
+def test_results_on_other_images_stay(tmp_path):
+    existing = tmp_path / "README.md"
+    existing.write_text(card(make_record("resnet18")))
+    (head, _) = parts(card(make_record("resnet18", "cifar10"), existing))
+    sets = [result["dataset"]["type"] for result in head["model-index"][0]["results"]]
+    assert sorted(sets) == ["cifar10", "imagenet"]
+
+
 def test_a_name_in_a_card_is_text_and_nothing_else(tmp_path):
     text = card(make_record("<img src=x>|net"))
     assert "<img" not in parts(text)[1]
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"---\n- a\n- b\n---\n# x\n"])
+NO_END = b"# x\n<!-- timm-diffsens -->\n## Training details\n"
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"---\n- a\n- b\n---\n# x\n", b"---\na: [\n---\n# x\n", NO_END]
+)
 def test_what_is_no_card_is_refused(tmp_path, content):
     existing = tmp_path / "README.md"
     existing.write_bytes(content)

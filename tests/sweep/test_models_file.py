@@ -74,7 +74,7 @@ def test_csv_and_yaml_say_the_same(zoo):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("model,chekpoint\nnet/lenet,x\n", ["row 1", "chekpoint", "checkpoint"]),
+        ("model,chekpoint\nnet/lenet,x\n", ["zoo.csv: unknown column 'chekpoint'", "checkpoint"]),
         ("checkpoint\nx\n", ["row 1", "needs a model"]),
         ("model\nnet/lenet\nnet/lenett\n", ["row 2 (net/lenett)", "net/lenet"]),
         (
@@ -102,8 +102,14 @@ def test_what_is_wrong_with_a_table_is_said_of_its_row(tmp_path, text, said):
         ("zoo.yaml", b"model: net/lenet\n", "must be a list of mappings"),
         ("zoo.yaml", b"- net/lenet\n", "must be a list of mappings"),
         ("zoo.yaml", b"- {model: [\n", "cannot read"),
-        ("zoo.yaml", b"- {model: !!python/object/apply:os.getcwd []}\n", "cannot read"),
-        ("zoo.yaml", b"- model: 3\n", "needs a model, got 3"),
+        ("zoo.yaml", b"- {model: !!python/object/apply:os.getcwd []}\n", "needs a model, got \\[\\]"),
+        ("zoo.yaml", b"- model: [3]\n", "needs a model, got"),
+        ("zoo.yaml", b"- {model: net/lenet, error: 0.1, error: 0.2}\n", "'error' stands twice"),
+        ("zoo.yaml", b"- {model: net/lenet, error: 0.1, test_error: 0.2}\n", "two columns say test_error"),
+        ("zoo.yaml", b"[" * 5000, "cannot read"),
+        ("zoo.csv", b"model,error,test_error\nnet/lenet,0.1,0.2\n", "two columns say test_error"),
+        ("zoo.csv", b"model,error,error\nnet/lenet,0.1,\n", "two columns say test_error"),
+        ("zoo.csv", b"model,device\nnet/lenet,cuda:1\n", "unknown column 'device'"),
         ("zoo.csv", b"model\nnet/\xff\n", "no UTF-8"),
         ("zoo.txt", b"net/lenet\n", ".csv or .yaml"),
     ],
@@ -178,7 +184,38 @@ def test_a_network_that_fails_ends_no_other_and_is_named_with_its_checkpoint(zoo
     told = json.loads(done.stdout)
     assert told["status"] == {"done": 1, "failed": 1}
     (failed,) = told["failures"]
-    assert failed.endswith("nets.py:small (1.safetensors)")
+    assert failed.endswith("nets.py:small (zoo/1.safetensors)")
+
+
+def test_numbers_of_yaml_are_those_that_are_written(tmp_path):
+    (tmp_path / "zoo.yaml").write_text("- {model: net/lenet, seed: 010, full_error: true, std: 0.5}\n")
+    (row,) = read_models(tmp_path / "zoo.yaml", Config())
+    assert row.options == {"seed": 10, "full_error": True, "std": [0.5]}
+
+
+def test_checkpoints_of_one_name_that_fail_are_both_named(zoo, tmp_path):
+    for seed in "12":
+        (zoo / seed).mkdir()
+        safetensors.torch.save_file({"nothing": torch.zeros(1)}, zoo / seed / "checkpoint.safetensors")
+    rows = "".join(f"nets.py:small,{seed}/checkpoint.safetensors\n" for seed in "12")
+    (zoo / "zoo.csv").write_text("model,checkpoint\n" + rows)
+    done = run("--models", zoo / "zoo.csv", *QUICK, "--out", tmp_path / "out", "--json")
+    assert len(json.loads(done.stdout)["failures"]) == 2
+    table = (tmp_path / "out" / "sweep.csv").read_text()
+    assert "1/checkpoint.safetensors" in table
+    assert "2/checkpoint.safetensors" in table
+
+
+def test_a_row_twice_is_refused_and_a_corrected_licence_is_taken(zoo, tmp_path):
+    (zoo / "zoo.csv").write_text("model,checkpoint,licence\n" + "nets.py:small,1.safetensors,MIT\n" * 2)
+    refused = run("--models", zoo / "zoo.csv", *QUICK, "--out", tmp_path / "out")
+    assert refused.exit_code == 2
+    assert "row 2" in refused.stderr
+    for licence in ("MIT", "BSD"):
+        (zoo / "zoo.csv").write_text(f"model,checkpoint,licence\nnets.py:small,1.safetensors,{licence}\n")
+        assert run("--models", zoo / "zoo.csv", *QUICK, "--out", tmp_path / "out").exit_code == 0
+    ((_, record),) = iter_records(tmp_path / "out" / "records")
+    assert record.model.weights.licence == "BSD"
 
 
 def test_shards_of_a_file_share_its_table(zoo, tmp_path):

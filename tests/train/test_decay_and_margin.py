@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from timm_diffsens.errors import UsageError
 from timm_diffsens.models.arguments import ModelArguments
 from timm_diffsens.models.nets.simple import SimpleCNN
 from timm_diffsens.schema.training import TrainOptions
@@ -80,7 +81,7 @@ def test_norms_and_biases_of_other_networks_do_not_decay_with_the_weights():
 
 def test_the_budget_is_the_sum_of_rate_times_decay_over_steps(tmp_path):
     """40 images in batches of 16 are three steps an epoch; the cosine is that of the epoch."""
-    recipe = recipe_of(epochs=4, lr=0.02, weight_decay=0.3)
+    recipe = recipe_of(epochs=4, lr=0.02, weight_decay=0.3, momentum=0.0)
     result = train(recipe, TrainOptions(out=tmp_path))
     rates = [0.02 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)]
     budgets = [3 * 0.3 * sum(rates[: n + 1]) for n in range(4)]
@@ -89,6 +90,42 @@ def test_the_budget_is_the_sum_of_rate_times_decay_over_steps(tmp_path):
     assert result.decay_budget == pytest.approx(budgets[-1])
     again = read_result(result.folder, recipe)
     assert (again.decay_budget, again.margin) == (result.decay_budget, result.margin)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "momentum"), [("sgd", 0.0), ("sgd", 0.9), ("adamw", 0.9), ("adam", 0.9)]
+)
+def test_what_only_decays_is_left_with_the_exponential_of_the_budget(optimizer, momentum):
+    """After steps whose gradient is zero; the coupled decay of Adam has no budget."""
+    steps, lr, decay = 2000, 0.01, 0.01
+    recipe = recipe_of(optimizer=optimizer, momentum=momentum, lr=lr, weight_decay=decay)
+    budget = loop._decay_budget(loop.State({}, {}, {}), recipe, steps * lr)
+    if optimizer == "adam":
+        assert budget is None
+        return
+    net = net_of()
+    before = net.conv1.weight.detach().clone()
+    made = loop.make_optimizer(net, recipe)
+    for value in net.parameters():
+        value.grad = torch.zeros_like(value)
+    for _ in range(steps):
+        made.step()
+    left = -(net.conv1.weight / before).log().mean().item()
+    # momentum takes 1 / (1 - m) steps to arrive; terms of second order are lr decay / (1 - m)^2
+    bound = 1 / (1 - momentum) / steps + lr * decay / (1 - momentum) ** 2
+    assert left == pytest.approx(budget, rel=bound + 1e-9)
+
+
+def test_a_budget_that_began_in_an_older_file_is_not_known():
+    state = loop.State({}, {}, {})
+    state.curve.append({"epoch": 1, "loss": 0.5})
+    assert loop._decay_budget(state, recipe_of(weight_decay=0.1), 1.0) is None
+
+
+def test_a_decay_of_filters_of_a_network_that_has_none_is_refused():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(8, 2))
+    with pytest.raises(UsageError, match="--decay filters"):
+        loop.make_optimizer(net, recipe_of(decay="filters", weight_decay=0.1))
 
 
 def test_files_without_budget_and_margin_are_still_results(tmp_path):

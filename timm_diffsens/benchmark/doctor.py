@@ -112,11 +112,18 @@ def _devices() -> Iterator[Check]:
             "devices", f"cuda:{i}", "ok", f"{card.name}, {card.total_memory / 2**30:.0f} GiB, {bfloat16}"
         )
     if not torch.cuda.is_available() and any(driver.exists() for driver in _DRIVERS):
-        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-        mend = "pip install torch torchvision --index-url https://download.pytorch.org/whl/cu128"
-        yield Check(
-            "devices", "cuda", "fault", f"there is a driver, and torch {torch.__version__} is {built}", mend
-        )
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if hidden is not None:
+            yield Check("devices", "cuda", "optional", f"hidden: CUDA_VISIBLE_DEVICES is {hidden!r}")
+        elif torch.version.cuda is None:
+            mend = "pip install torch torchvision --index-url https://download.pytorch.org/whl/cu128"
+            said = f"there is a driver, and torch {torch.__version__} is built without CUDA"
+            yield Check("devices", "cuda", "fault", said, mend)
+        else:
+            said = (
+                f"torch {torch.__version__} for CUDA {torch.version.cuda} cannot use the driver that is there"
+            )
+            yield Check("devices", "cuda", "fault", said)
 
 
 def _numbers() -> Iterator[Check]:

@@ -120,7 +120,7 @@ def run_once(
     """
     done = None if force else find_record(folder, plan.key)
     if done is not None and (per_image_path(done).exists() or not plan.config.per_image):
-        return load_record(done), done, False
+        return _as_stated(load_record(done), plan, folder), done, False
     record, per_image = _measured(plan, progress)
     known = record_path(folder, record).exists()
     try:
@@ -131,6 +131,18 @@ def run_once(
         if not known:
             per_image_path(record_path(folder, record)).unlink(missing_ok=True)  # no use without its record
         raise UnwrittenError(str(error), record) from error.__cause__
+
+
+def _as_stated(record: records.Record, plan: Plan, folder: Path) -> records.Record:
+    """The record with origin and licence of the weights as they are stated now, which are in no key."""
+    old, now = record.model.weights, plan.parts.model.weights
+    stated = {name: getattr(now, name) or getattr(old, name) for name in ("origin", "licence")}
+    if all(getattr(old, name) == value for name, value in stated.items()):
+        return record
+    model = record.model.model_copy(update={"weights": old.model_copy(update=stated)})
+    record = record.model_copy(update={"model": model})
+    write_record(folder, record)
+    return record
 
 
 def run(plan: Plan, progress: Progress | None = None) -> records.Record:

@@ -35,6 +35,8 @@ def submit(
     console.print(f"{made.title}\n\n{made.description}\n", soft_wrap=True)
     console.print(f"branch {made.branch}: {len(made.files)} files, commit {made.commit[:12]}", soft_wrap=True)
     console.print(f"send it: {made.push}", soft_wrap=True)
-    console.print(
-        "and open a change with the text above, in which what is TO BE FILLED IN is said", soft_wrap=True
-    )
+    for line in (
+        "where the repository has docs/render.py, run it on the branch first: pages show the records",
+        "and open a change with the text above, in which what is TO BE FILLED IN is said",
+    ):
+        console.print(line, soft_wrap=True)

@@ -175,12 +175,18 @@ def _asked(job: "Job", patterns: list[str], models: Path | None, config: Config)
         return [job.of(name) for name in names]
     rows = read_models(models, config)
     if job.options is None:
-        return [job.of(row.model) for row in rows]
+        return [job.of(model) for model in dict.fromkeys(row.model for row in rows)]
     alike = {json.dumps(row.inputs, sort_keys=True): row for row in rows}
     for row in alike.values():
         with named(row.where):
             Inputs.of(Config(**row.options))
-    return [replace(job, model=row.model, options=row.options) for row in rows]
+    jobs: dict[str, Job] = {}
+    for row in rows:
+        one = replace(job, model=row.model, options=row.options)
+        if one.id in jobs:
+            raise UsageError(f"{row.where}: asks for the same as a row before it")
+        jobs[one.id] = one
+    return list(jobs.values())
 
 
 def _conclude(

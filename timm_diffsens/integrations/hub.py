@@ -1,16 +1,20 @@
 """Records on the Hugging Face Hub: a dataset repository of them, and what a model card says of one."""
 
+import glob
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, snapshot_download
 from huggingface_hub.repocard_data import EvalResult
 
-from timm_diffsens.errors import UsageError
+from timm_diffsens.errors import UsageError, first_line
 from timm_diffsens.models.hub import fetch
 from timm_diffsens.results.numbers import with_error
+from timm_diffsens.results.records.reading import MOST_BYTES
 from timm_diffsens.results.records.store import (
     checked_file,
     copy_record,
@@ -48,7 +52,7 @@ def push_records(
     Args:
         paths: of records; each is checked first.
         repository: OWNER/NAME.
-        private: a new repository is not seen by others.
+        private: a new repository is not seen by others; else it is as its owner's new ones are.
         token: in place of the one that is logged in.
 
     Returns:
@@ -64,7 +68,7 @@ def push_records(
     api = HfApi(token=token)
 
     def send() -> str:
-        api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
+        api.create_repo(repository, repo_type="dataset", private=private or None, exist_ok=True)
         if not api.file_exists(repository, "README.md", repo_type="dataset"):
             card = _CARD.format(repository=repository).encode()
             added.append(CommitOperationAdd("README.md", card))
@@ -92,14 +96,22 @@ def pull_records(
         UsageError: the hub cannot be reached, or has no such repository.
     """
     with tempfile.TemporaryDirectory(prefix="diffsens-pull-") as place:
-        given: dict[str, Any] = {"repo_type": "dataset", "revision": revision, "token": token}
-        wanted = f"{_FOLDER}/**/*.json"
-        fetch(
-            f"the records of {repository}",
-            lambda: snapshot_download(repository, allow_patterns=[wanted], local_dir=place, **given),
-            _ADVICE,
-        )
-        return _taken(Path(place) / _FOLDER, out / _FOLDER)
+        faults: list[str] = []
+
+        def bring() -> None:
+            given: dict[str, Any] = {"repo_type": "dataset", "revision": revision}
+            tree = HfApi(token=token).list_repo_tree(repository, recursive=True, **given)
+            sizes = {file.path: getattr(file, "size", 0) or 0 for file in tree}
+            names = [name for name in sizes if re.fullmatch(rf"{_FOLDER}/.+\.json", name)]
+            large = [name for name in names if sizes[name] > MOST_BYTES]
+            faults.extend(f"{name}: {sizes[name]:,} bytes, more than a record has" for name in large)
+            wanted = [glob.escape(name) for name in names if name not in large]
+            if wanted:
+                snapshot_download(repository, allow_patterns=wanted, local_dir=place, token=token, **given)
+
+        fetch(f"the records of {repository}", bring, _ADVICE)
+        new, found = _taken(Path(place) / _FOLDER, out / _FOLDER)
+        return new, [*faults, *found]
 
 
 def _taken(source: Path, folder: Path) -> tuple[list[Path], list[str]]:
@@ -166,6 +178,11 @@ def evaluations(record: Record) -> list[EvalResult]:
     ]
 
 
+def _about(result: EvalResult) -> tuple[Any, ...]:
+    """What a result is of: one of the same replaces it."""
+    return result.metric_type, result.metric_name, result.dataset_type, result.dataset_split
+
+
 def card(record: Record, existing: Path | None = None) -> str:
     """A model card with the section and the evaluations of a record: a new one, or an existing one with them.
 
@@ -184,11 +201,13 @@ def card(record: Record, existing: Path | None = None) -> str:
             raise UsageError(f"cannot read {existing}: {error}") from None
     try:
         made = ModelCard(text, ignore_metadata_errors=False)
-    except ValueError as error:
-        raise UsageError(f"{existing} is no model card: {error}") from None
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UsageError(f"{existing} is no model card: {first_line(error)}") from None
+    if made.text.count(_BEGIN) != made.text.count(_END) or made.text.count(_BEGIN) > 1:
+        raise UsageError(f"{existing} must have {_BEGIN} and {_END} once each, or neither")
     data: Any = made.data
-    ours = {result.metric_name for result in evaluations(record)}
-    kept = [each for each in data.eval_results or [] if each.metric_name not in ours]
+    ours = {_about(result) for result in evaluations(record)}
+    kept = [each for each in data.eval_results or [] if _about(each) not in ours]
     data.model_name = data.model_name or name
     data.eval_results = [*kept, *evaluations(record)]
     before, _, rest = made.text.partition(_BEGIN)

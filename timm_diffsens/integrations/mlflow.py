@@ -32,7 +32,12 @@ class MLflow:
     def scalars(self, values: Mapping[str, float], epoch: int) -> None:
         """See `Logger`; what MLflow does not take in a name (`#`, `[`) is a `-`."""
         now = int(time.time() * 1000)
-        named = {re.sub(r"[^\w./ -]", "-", name): value for name, value in values.items()}
+        named: dict[str, float] = {}
+        for name, value in values.items():
+            plain = re.sub(r"[^\w./ -]", "-", name)
+            while plain in named:  # of another layer
+                plain += "-"
+            named[plain] = value
         metrics = [self.mlflow.entities.Metric(name, value, now, epoch) for name, value in named.items()]
         for start in range(0, len(metrics), _MOST):
             self.client.log_batch(self.run_id, metrics=metrics[start : start + _MOST])

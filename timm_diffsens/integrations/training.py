@@ -10,7 +10,7 @@ import altair as alt
 import torch
 from torch import distributed, nn
 from torch.nn.parameter import is_lazy
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from timm_diffsens.benchmark.run import bench
 from timm_diffsens.device.precision import FULL, Precision
@@ -176,9 +176,16 @@ class Monitor:
         Args:
             model: the network.
             options: of `bench`, which hold in place of the monitor's own.
+
+        Raises:
+            UsageError: the monitor has a `forward`, which records do not know.
         """
         own: dict[str, Any] = {"layers": self.layers, "batch_size": self.batch_size, "seed": self.seed}
+        own |= {"amp": self.precision.amp, "tf32": self.precision.tf32}
+        own |= {"device": str(self.device)} if self.device is not None else {}
         own |= {"variants": ["original"]} | ({"deformation": self.diffeo} if self.diffeo else {})
+        if self.forward is not None:
+            raise UsageError("a record is of a network's own forward, and this monitor has another: forward=")
         module = unwrap(model)
         with streams_kept(), buffers_kept(module):
             return bench(module, **{"dataset": self.images, **own, **options})
@@ -210,10 +217,15 @@ def fixed_sample(images: Any, count: int, seed: int) -> torch.Tensor:
     Raises:
         UsageError: fewer than two images, or no tensors.
     """
-    if isinstance(images, DataLoader) and hasattr(images.dataset, "__len__"):
-        chosen = _chosen(len(images.dataset), count, seed)
-        taken = _pixels(images.collate_fn([images.dataset[index] for index in chosen]))
-    elif isinstance(images, Dataset) and hasattr(images, "__len__"):
+    dataset: Any = images.dataset if isinstance(images, DataLoader) else images
+    sized = isinstance(dataset, Dataset) and hasattr(dataset, "__len__")
+    sized = sized and not isinstance(dataset, IterableDataset)
+    if isinstance(images, DataLoader) and images.batch_size is not None and sized:
+        chosen = _chosen(len(dataset), count, seed)
+        taken = _pixels(images.collate_fn([dataset[index] for index in chosen]))
+    elif isinstance(images, DataLoader) and images.batch_size is None and sized:
+        taken = torch.stack([_pixels(dataset[index]) for index in _chosen(len(dataset), count, seed)])
+    elif sized:
         chosen = _chosen(len(images), count, seed)
         taken = torch.stack([_pixels(images[index]) for index in chosen])
     elif isinstance(images, torch.Tensor):

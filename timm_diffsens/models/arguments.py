@@ -119,8 +119,8 @@ def check_argument(what: str, name: str, value: Any, shown: object) -> None:
         return
     whole = name not in SCALES
     number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and value >= whole):
-        kind = "positive integer" if whole else "number of at least 0"
+    if not (number and math.isfinite(value) and value >= whole and (value or name != "gain")):
+        kind = "positive integer" if whole else "number above 0" if name == "gain" else "number of at least 0"
         raise UsageError(f"{what} {name} must be a {kind}, got {shown!r}")
 
 

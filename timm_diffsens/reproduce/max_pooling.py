@@ -25,6 +25,8 @@ class Subsampling(nn.Module):
 
     def __init__(self, pooling: nn.MaxPool2d) -> None:
         super().__init__()
+        if pooling.ceil_mode or pooling.dilation not in (1, (1, 1)):
+            raise ValueError(f"only plain max-pooling can be replaced, not {pooling}")
         numbers = (pooling.kernel_size, pooling.stride, pooling.padding)
         self.size, self.stride, self.padding = (n if isinstance(n, int) else n[0] for n in numbers)
 

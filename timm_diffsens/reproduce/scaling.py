@@ -34,9 +34,8 @@ from timm_diffsens.theory.trained import (
 
 _FIT = ("value", "stderr", "seeds")  # of an exponent
 _FLAT = (
-    "tested: infinitely many channels do not make D flat; their exact recursion gives it the exponent -1.11 "
-    "in task 1 without biases, as here, and -0.46 with biases N(0, 1) and the gain sqrt(F), "
-    "as the authors have"
+    "tested: infinitely many channels do not make D flat, biases as the authors have them make it flatter; "
+    "the exact recursion is in docs/scale_detection.md, At initialisation"
 )
 _CONSTANT = 1e-9  # a variance below this share of the mean square is rounding
 _IMAGES_OF_RELU = 1024  # in all groups; G varies little from image to image

@@ -1,5 +1,6 @@
 """A record made ready for a board: a branch with it, the board rebuilt, and what to say of the change."""
 
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from timm_diffsens.results.board import write_board
 from timm_diffsens.results.page.record_data import pack
 from timm_diffsens.results.records.reading import load_record
 from timm_diffsens.results.records.store import copy_record
+from timm_diffsens.results.report.markdown import text
 from timm_diffsens.results.report.submission import submission_faults
 from timm_diffsens.results.stats.leaderboard import Leaderboard, build_leaderboard
 from timm_diffsens.schema.records import Record
@@ -74,12 +76,11 @@ def submit(paths: Sequence[Path], repository: Path, board: Path = _BOARD) -> Sub
         title = f"Add {', '.join(record.model.spec for record in records)} to the leaderboard"
         description = describe(records)
         _git(tree, "commit", "--quiet", "--message", title, "--message", description)
-        files = _git(tree, "show", "--name-only", "--format=", "HEAD").split()
+        files = _git(tree, "show", "--name-only", "--format=", "-z", "HEAD").strip("\0\n").split("\0")
         commit = _git(tree, "rev-parse", "HEAD").strip()
         _git(tree, "branch", branch, commit)
-    return Submission(
-        branch, commit, files, title, description, f"git -C {top} push --set-upstream origin {branch}"
-    )
+    push = shlex.join(["git", "-C", str(top), "push", "--set-upstream", "origin", branch])
+    return Submission(branch, commit, files, title, description, push)
 
 
 def describe(records: Sequence[Record]) -> str:
@@ -104,8 +105,8 @@ def _described(record: Record) -> str:
         else f"no value: {output.reason}",
         "key": record.key,
     }
-    lines = [f"- {name}: {said}" for name, said in parts.items()]
-    return "\n".join([f"**{model.spec}**", "", *lines])
+    lines = [f"- {name}: {text(said)}" for name, said in parts.items()]
+    return "\n".join([f"**{text(model.spec)}**", "", *lines])
 
 
 def _branch_of(records: Sequence[Record]) -> str:

@@ -19,7 +19,8 @@ Kind = Literal["structure", "measured"]
 _Item = TypeVar("_Item")
 
 _ID_DIGITS = 12
-_ELSEWHERE = ("device", "batch_size")  # options that do not change the numbers beyond rounding
+# options that do not change the numbers beyond rounding
+_ELSEWHERE = ("device", "batch_size", "origin", "licence")
 _MADE_HERE = ("dead-leaves", "scale1", "scale2")  # images that follow from the options alone
 
 
@@ -99,9 +100,9 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The model with its checkpoint, for people."""
+        """The model with its checkpoint, for people: those of trainings differ by their folders."""
         checkpoint = (self.options or {}).get("checkpoint")
-        return f"{self.model} ({Path(checkpoint).name})" if checkpoint else self.model
+        return f"{self.model} ({'/'.join(Path(checkpoint).parts[-2:])})" if checkpoint else self.model
 
     def of(self, model: str) -> "Job":
         """The same for another model."""

@@ -16,6 +16,7 @@ from timm_diffsens.schema.config import Config, options, split_commas
 
 _MODEL = "model"
 _SHORT = {"data": "data_dir", "error": "test_error", "input": "input_size"}  # column -> option
+_OF_THE_SWEEP = ("device",)  # GPUs are shared among its models
 _LARGEST = 50_000_000  # bytes
 _PATHS, _SPECS, _SEVERAL = {"checkpoint", "data_dir"}, {"dataset", "noise"}, {"deformation", "variants"}
 
@@ -62,7 +63,9 @@ def read_models(path: Path, common: Config) -> list[Row]:
     rows: list[Row] = []
     for number, stated in enumerate(_entries(path), 1):
         with named(f"{path}, row {number}"):
-            given = {_option(name): value for name, value in stated.items() if value not in (None, "")}
+            named_options = [(_option(name), value) for name, value in stated.items()]
+            _refuse_twice([name for name, _ in named_options])
+            given = {name: value for name, value in named_options if value not in (None, "")}
             model = given.pop(_MODEL, None)
             if not isinstance(model, str):
                 raise UsageError(f"needs a model, got {model!r}")
@@ -91,6 +94,8 @@ def _entries(path: Path) -> Iterator[Mapping[Any, Any]]:
     if path.suffix.lower() == ".csv":
         reader = csv.DictReader(io.StringIO(text), restkey="", strict=True)
         try:
+            with named(str(path)):
+                _refuse_twice([_option(name) for name in reader.fieldnames or []])
             yield from reader
         except csv.Error as error:
             raise UsageError(f"{path}, after line {reader.line_num}: {error}") from None
@@ -98,12 +103,36 @@ def _entries(path: Path) -> Iterator[Mapping[Any, Any]]:
     if path.suffix.lower() not in (".yaml", ".yml", ".json"):
         raise UsageError(f"--models takes a .csv or .yaml file, got {path.name}")
     try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        found = yaml.load(text, _Texts)  # noqa: S506 - it makes nothing but texts, lists and mappings
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"cannot read {path}: {first_line(error)}") from None
     if not (isinstance(found, list) and all(isinstance(row, dict) for row in found)):
         raise UsageError(f"{path} must be a list of mappings, '- model: resnet18' and so on")
     yield from found
+
+
+class _Texts(yaml.BaseLoader):  # type: ignore[misc]
+    """Scalars as the texts that they are, as in a table (`010` is no 8); no key twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node.
+
+        Raises:
+            YAMLError: a key stands twice.
+        """
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for place, key in enumerate(keys):
+            if key in keys[:place]:
+                raise yaml.YAMLError(f"{key!r} stands twice in one row{node.start_mark}")
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
+
+
+def _refuse_twice(names: list[str]) -> None:
+    """Raises: UsageError: an option has two columns, `error` and `test_error` say."""
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise UsageError(f"two columns say {name}")
 
 
 def _text(path: Path) -> str:
@@ -127,7 +156,7 @@ def _option(column: Any) -> str:
         raise UsageError("has more cells than there are columns")
     name = str(column).strip().lower().replace("-", "_").replace(" ", "_")
     name = _SHORT.get(name, name)
-    known = [_MODEL, *options(Config)]
+    known = [_MODEL, *(each for each in options(Config) if each not in _OF_THE_SWEEP)]
     if name not in known:
         raise unknown("column", str(column), [*known, *_SHORT])
     return name
@@ -136,7 +165,7 @@ def _option(column: Any) -> str:
 def _checked(given: dict[str, Any], folder: Path, common: Config) -> Config:
     """The options of a row, over the common ones; files are seen from the folder, and are there."""
     for name in _PATHS & given.keys():
-        given[name] = folder / str(given[name])
+        given[name] = folder / Path(str(given[name])).expanduser()
         if not given[name].exists():
             raise UsageError(f"{name} {given[name]} is not there")
     for name in _SPECS & given.keys():

@@ -46,7 +46,7 @@ def read_outcomes(out: Path, jobs: Sequence[Job]) -> list[Outcome]:
 
 def table_text(outcomes: Sequence[Outcome]) -> str:
     """CSV with a line a model; numbers to four digits, so that equal runs give equal text."""
-    rows = [{**o.row, "model": o.model, "status": o.status, "cause": o.cause} for o in outcomes]
+    rows = [{**o.row, "model": o.called, "status": o.status, "cause": o.cause} for o in outcomes]
     names = dict.fromkeys(["model", "status", "cause", *(name for row in rows for name in row)])
     columns = [name for name in names if name not in _LEFT_TO_THE_FILES]
     text = io.StringIO()
@@ -55,6 +55,13 @@ def table_text(outcomes: Sequence[Outcome]) -> str:
     for row in rows:
         writer.writerow({n: f"{v:.4g}" if isinstance(v, float) else csv_cell(v) for n, v in row.items()})
     return text.getvalue()
+
+
+def failures(outcomes: Sequence[Outcome]) -> dict[str, str | None]:
+    """Name -> cause; names that several share have the job's id behind them."""
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    count = Counter(outcome.called for outcome in failed)
+    return {o.called if count[o.called] == 1 else f"{o.called} [{o.job}]": o.cause for o in failed}
 
 
 def summarise(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -67,5 +74,5 @@ def summarise(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "status": dict(sorted(Counter(o.status for o in outcomes).items())),
         "done by library": dict(sorted(Counter(row["library"] for row in done).items())),
         "sums": {name: sum(row[name] for row in done) for name in sums if any(name in row for row in done)},
-        "failures": {o.called: o.cause for o in outcomes if o.error is not None},
+        "failures": failures(outcomes),
     }

@@ -62,7 +62,6 @@ def _measured(job: Job) -> dict[str, Any]:
     reasons = [layer.reason for layer in layers if layer.reason is not None]
     return {
         "model": record.model.spec,
-        **({"checkpoint": record.model.weights.detail} if plan.config.checkpoint else {}),
         "library": record.model.library,
         "parameters": record.model.parameters,
         "input": f"{record.model.input.channels}x{record.model.input.height}x{record.model.input.width}",

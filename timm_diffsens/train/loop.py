@@ -19,7 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from timm_diffsens.device import seeding
 from timm_diffsens.device.precision import FULL
-from timm_diffsens.errors import MeasurementError, warn
+from timm_diffsens.errors import MeasurementError, UsageError, warn
 from timm_diffsens.files import write_atomic
 from timm_diffsens.perturb.streams import stream
 from timm_diffsens.train.data import TaskData
@@ -52,9 +52,10 @@ class State:
             validation set, or where the training is one until fitted), and what that epoch and error were.
             improved: the latest epoch that was better than all before.
         curve: a row an epoch: epoch, lr, loss, train_error (running, on augmented images), decay_budget (sum
-            over all steps up to here of learning rate times weight decay: what decays alone is left with
-            exp of minus that, coupled or decoupled), validation_error, seconds; trained until fitted, also
-            fitted_error: that on all training images of the weights that would be kept, None while the
+            over all steps up to here of learning rate times weight decay, of SGD over 1 - momentum: what
+            decays alone is left with exp of minus that; None with Adam, whose coupled decay is no rate, and
+            where earlier rows are of a version without it), validation_error, seconds; trained until fitted,
+            also fitted_error: that on all training images of the weights that would be kept, None while the
             running one is above 5 %.
     """
 
@@ -173,6 +174,8 @@ def _groups(module: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     for parameter in module.parameters():
         decays = parameter in filters if recipe.decay == "filters" else parameter.ndim > 1
         groups[not decays].append(parameter)
+    if recipe.weight_decay and not groups[0]:
+        raise UsageError(f"--decay {recipe.decay}: {recipe.model} has none, so that nothing would decay")
     return [{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}]
 
 
@@ -208,19 +211,28 @@ def _epoch(steps: Steps, optimizer: torch.optim.Optimizer, data: TaskData, state
             f"{recipe.model} diverged in epoch {epoch + 1}: the loss is {loss}; try a lower --lr than "
             f"{recipe.lr:g}"
         )
-    rate, before = (recipe.lr or 0.0) * factor, state.curve[-1].get("decay_budget") if state.curve else 0.0
+    rate = (recipe.lr or 0.0) * factor
     row: Row = {
         "epoch": epoch + 1,
         "lr": rate,
         "loss": loss,
         "train_error": wrong,
-        "decay_budget": (before or 0.0) + rate * (recipe.weight_decay or 0.0) * steps.in_epoch,
+        "decay_budget": _decay_budget(state, recipe, rate * steps.in_epoch),
         "validation_error": error_of(module, data.validation) if len(data.validation) else None,
     }
     if recipe.until_fitted is not None:
         near = wrong <= _NEARLY_FITTED
         row["fitted_error"] = fitted_error(module, data.train, recipe) if near else None
     return {**row, "seconds": round(time.perf_counter() - clock, 3)}
+
+
+def _decay_budget(state: State, recipe: Recipe, rates: float) -> float | None:
+    """That of the curve's last row and of an epoch with this sum of learning rates; see `State.curve`."""
+    before = state.curve[-1].get("decay_budget") if state.curve else 0.0
+    if before is None or recipe.optimizer == "adam":
+        return None
+    carried = 1 - recipe.momentum if recipe.optimizer == "sgd" else 1.0
+    return before + rates * (recipe.weight_decay or 0.0) / carried
 
 
 def _advance(state: State, module: nn.Module, optimizer: torch.optim.Optimizer, row: Row) -> None:
