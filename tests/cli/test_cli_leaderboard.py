@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+from record_factory import replace_layer
 from results.stats.test_leaderboard import HOSTILE, trained, written
 from typer.testing import CliRunner
 
@@ -71,6 +72,15 @@ def test_the_error_that_a_board_expects_of_a_network(folder, tmp_path):
     assert f"{row['inside']:g} of 8" in shown.stdout
     assert "family50, of which the board has none, or too few" in shown.stdout
     assert [path.name for path in folder.iterdir() if path.is_file()] == []
+    far = trained(52, train_error=0.3, test_error={"value": 0.999})
+    far = replace_layer(
+        far, -1, far.variants["original"][-1].model_copy(update={"d": 50.0, "r": 50.0 / far.output.g})
+    )
+    shown = run("--out", folder, "--predict", write_record(tmp_path / "new", far)).output
+    assert "D lies outside of the board's" in shown
+    assert "extrapolated" in shown
+    assert "outside of the interval by" in shown
+    assert "its training error is 30.0%" in shown
     refused = run("--out", folder, "--predict", write_record(tmp_path / "new", trained(51, dataset="folder")))
     assert refused.exit_code == 2
     assert "data set: folder instead of cifar10" in refused.stderr

@@ -128,5 +128,6 @@ def test_the_command_prints_the_text_and_the_next_step(clone, new):
     other = write_record(new.parent.parent, network(9))
     done = CliRunner().invoke(app, ["submit", str(other), "--repository", str(clone)])
     assert "send it: git -C" in done.stdout
+    assert "- licence: TO BE FILLED IN" in done.stdout.splitlines()
     refused = CliRunner().invoke(app, ["submit", str(other), "--repository", str(clone)])
     assert refused.exit_code == 2

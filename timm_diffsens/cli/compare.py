@@ -99,6 +99,7 @@ def _print(a: str, b: str, rows: "list[Row]", unpaired: bool) -> None:
     how = "unpaired" if unpaired else "paired"
     console.print(f"{b} over {a} ({how}, {rows[0]['n']} images)" if rows else f"{b} over {a}", soft_wrap=True)
     console.print(_table(rows))
+    console.print(_LEGEND, soft_wrap=True)
     console.print()
     console.print(_sentence(a, b, rows), soft_wrap=True)
     console.print()
@@ -114,6 +115,9 @@ def _table(rows: "list[Row]") -> "Table":
     for place, found in places.items():
         table.add_row(place, *(_cell(found[measure]) for measure in measures))
     return table
+
+
+_LEGEND = "In brackets: 95 % of each place by itself; *: decided, corrected for all places."
 
 
 def _cell(row: "Row") -> str:
@@ -142,5 +146,5 @@ def _sentence(a: str, b: str, rows: "list[Row]") -> str:
     paired = f" (unpaired its error would be {gain:.2g} times as large)" if gain > 1.05 else ""
     return (
         f"At the output {x} of {b} is {word} than that of {a} by a factor of {significant(factor)} "
-        f"({significant(ends[0])} to {significant(ends[1])}){paired}. * decided, corrected for all places."
+        f"({significant(ends[0])} to {significant(ends[1])}){paired}."
     )

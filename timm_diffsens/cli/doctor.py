@@ -27,7 +27,10 @@ def doctor(as_json: Json = False) -> None:
             table.add_row(check.part, check.name, Text(_WORDS[check.state], _STYLES[check.state]), check.said)
         console = result_console()
         console.print(table)
-        for mend in dict.fromkeys(check.mend for check in checks if check.mend):
-            console.print(f"to mend it: {mend}", soft_wrap=True)
+        for state, word in (("optional", "optional"), ("fault", "to mend it")):
+            for mend in dict.fromkeys(check.mend for check in checks if check.mend and check.state == state):
+                console.print(f"{word}: {mend}", soft_wrap=True)
+        if not any(check.state == "fault" for check in checks):
+            console.print("Everything that is needed is there.")
     if any(check.state == "fault" for check in checks):
         raise typer.Exit(1)

@@ -32,7 +32,8 @@ def submit(
         print_json(asdict(made))
         return
     console = result_console()
-    console.print(f"{made.title}\n\n{made.description}\n", soft_wrap=True)
+    for line in [made.title, "", *made.description.splitlines(), ""]:
+        console.print(line, soft_wrap=True)
     console.print(f"branch {made.branch}: {len(made.files)} files, commit {made.commit[:12]}", soft_wrap=True)
     console.print(f"send it: {made.push}", soft_wrap=True)
     for line in (

@@ -734,3 +734,13 @@ def test_an_option_that_only_one_protocol_has_is_named(tmp_path):
     odd = trained(50, protocol={"options": {"twist": 0.5}})
     board = build(written(tmp_path, [*(trained(i) for i in range(5)), odd]))
     assert list(board.not_comparable["reason"]) == ["twist: 0.5 instead of its default"]
+
+
+def test_a_network_without_a_training_error_is_refused_where_all_others_state_theirs(folder, board, tmp_path):
+    """It decides who is in the fits; where others do not state it either, the network is taken."""
+    new = trained(50, train_error=None)
+    (fault,) = submission_faults(write_record(tmp_path / "records", new), board)
+    assert "--train-error" in fault
+    published = [trained(60 + i, train_error=None if i == 0 else 0.0) for i in range(6)]
+    other = build(written(tmp_path / "other", published))
+    assert submission_faults(write_record(tmp_path / "records", new), other) == []

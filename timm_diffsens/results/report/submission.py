@@ -61,7 +61,12 @@ def _unlike(record: Record, board: Leaderboard) -> Iterator[str]:
     if record.key in keys:
         yield f"the board has a record of this key, {record.key[:12]}"
     firsts = [(group, _first(group, board)) for group in board.groups]
-    if any(names.comparable_values(record) == names.comparable_values(first) for _, first in firsts):
+    own = names.comparable_values(record)
+    place = next((group for group, first in firsts if names.comparable_values(first) == own), None)
+    if place is not None:
+        stated = place.models.loc[place.models["in_fit"], "train_error"].notna()
+        if record.train_error is None and len(stated) and stated.all():
+            yield "no training error, and all networks that are fitted there have one: give --train-error"
         return
     same = [pair for pair in firsts if pair[1].data.spec == record.data.spec] or firsts
     group, first = same[0]
