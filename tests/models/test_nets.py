@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from timm_diffsens.errors import UsageError
+from timm_diffsens.models.arguments import SCALES
 from timm_diffsens.models.nets import NETS, make_net, net_arguments
 from timm_diffsens.models.nets.plain import VGG, AlexNet, FullyConnected, LeNet
 from timm_diffsens.models.nets.residual import CifarResNet, ResidualBlock
@@ -255,7 +256,7 @@ def test_what_each_network_knows():
     common = ("channels", "classes", "side")
     assert all(net_arguments(name)[:3] == common for name in NETS)
     assert {name: net_arguments(name)[3:] for name in NETS} == {
-        "simple": ("dims", "width", "depth", "filter", "stride"),
+        "simple": (*("dims", "width", "depth", "filter", "stride", "bias"), *SCALES),
         **dict.fromkeys(("fc2", "fc4", "fc6"), ("dims", "width")),
         "lenet": (),
         **{name: ("width",) for name in NETS if name.startswith(("vgg", "resnet", "alexnet"))},

@@ -35,7 +35,7 @@ from timm_diffsens.cli.validate import validate
 from timm_diffsens.errors import DiffsensError, UsageError, unknown
 
 _INTERRUPTED, _BROKEN_PIPE = 130, 1
-_GO_ON = ("sweep", "train", "demo", "reproduce")  # what these did is not done again
+_GO_ON = ("train", "demo", "reproduce")  # what these did is not done again; `sweep` says so itself
 
 
 class _Verbs(TyperGroup):

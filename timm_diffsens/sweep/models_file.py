@@ -103,7 +103,7 @@ def _entries(path: Path) -> Iterator[Mapping[Any, Any]]:
     if path.suffix.lower() not in (".yaml", ".yml", ".json"):
         raise UsageError(f"--models takes a .csv or .yaml file, got {path.name}")
     try:
-        found = yaml.load(text, _Texts)  # noqa: S506 - it makes nothing but texts, lists and mappings
+        found = _Texts(text).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"cannot read {path}: {first_line(error)}") from None
     if not (isinstance(found, list) and all(isinstance(row, dict) for row in found)):
