@@ -31,19 +31,8 @@ from timm_diffsens.results.records.reading import load_record
 from timm_diffsens.schema.records import Record
 
 HERE = Path(__file__).resolve().parent
-BENCH = (
-    "--images",
-    "500",
-    "--layers",
-    "blocks",
-    "--variants",
-    "all",
-    "--shuffles",
-    "3",
-    "--init-samples",
-    "3",
-    "--no-per-image",
-)
+ALL = ("--variants", "all", "--shuffles", "3", "--init-samples", "3")
+BENCH = ("--images", "500", "--layers", "blocks", *ALL, "--no-per-image")
 SIZES = ("--delta", "1,0.25,0.5,2")  # of images; scale detection has a deformation of its own
 # Bytes of the checkpoints kept, by file of recipes: 10 MB of the board, 25 MB of the networks that fit, 3 MB
 # of those that fit images with noise.

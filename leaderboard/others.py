@@ -26,25 +26,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from build import BENCH, SIZES
+from build import ALL, BENCH, SIZES
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parent / "examples"
 # The board's size is the first: the same deformation of a picture for networks of 128 and of 224 pixels.
-BOARD = ("--images", "300", "--variants", "original", "--delta", "1@224,0.25@224,1,0.25", "--no-per-image")
-BOARD += ("--full-error",)
+BOARD = ("--images", "300", "--variants", "original", "--delta", "1@224,0.25@224,1,0.25")
+BOARD += ("--no-per-image", "--full-error")
 FEWER = ("--images", "64", "--layers", "stages", "--no-per-image")
-VARIANTS = (
-    "--variants",
-    "all",
-    "--shuffles",
-    "3",
-    "--init-samples",
-    "3",
-    "--delta",
-    "1@224,0.25@224",
-    *FEWER,
-)
+VARIANTS = (*ALL, "--delta", "1@224,0.25@224", *FEWER)
 COMPONENTS = ("--variants", "original", "--components", "--delta", "1@224,0.5@224,2@224", *FEWER)
 CIFAR10 = (*BENCH, *SIZES, "--full-error")
 ERRORS = ("--images", "10", "--variants", "original", "--layers", "stages", "--full-error")

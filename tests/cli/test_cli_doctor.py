@@ -3,7 +3,6 @@
 import json
 from importlib import metadata
 
-import pytest
 import torch
 from typer.testing import CliRunner
 
@@ -100,8 +99,8 @@ def test_a_thing_of_another_package_that_cannot_be_imported_is_named(monkeypatch
 
 
 def test_a_driver_without_a_torch_that_can_use_it_is_a_fault(monkeypatch, tmp_path):
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU that can be used")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     (tmp_path / "nvidia").write_text("")
     monkeypatch.setattr(doctor, "_DRIVERS", (tmp_path / "nvidia",))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

@@ -76,8 +76,12 @@ def test_the_error_that_a_board_expects_of_a_network(folder, tmp_path):
     far = replace_layer(
         far, -1, far.variants["original"][-1].model_copy(update={"d": 50.0, "r": 50.0 / far.output.g})
     )
-    shown = run("--out", folder, "--predict", write_record(tmp_path / "new", far)).output
+    file = write_record(tmp_path / "new", far)
+    shown = run("--out", folder, "--predict", file).output
     assert "D lies outside of the board's" in shown
+    told = json.loads(run("--out", folder, "--predict", file, "--json").stdout)["cautions"]
+    assert all(caution in shown for caution in told)
+    assert len(told) == 4
     assert "extrapolated" in shown
     assert "outside of the interval by" in shown
     assert "its training error is 30.0%" in shown

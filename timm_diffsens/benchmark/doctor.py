@@ -24,7 +24,7 @@ from timm_diffsens.sensitivities.functional import sensitivity
 from timm_diffsens.sensitivities.probe import Probe
 
 DISTRIBUTION = "timm-diffsens"
-_OF_DEVELOPERS = ("test", "dev", "docs")  # extras that no measurement needs
+_UNLISTED = ("test", "dev", "docs", "all")  # extras that no measurement needs, and that of all others
 _DRIVERS = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"))
 _LITTLE_SPACE = 2**30  # bytes: published weights take up to some gigabytes
 _CLOSE = 1e-4  # of D and G in float32, over 3 x 8 x 256 numbers: far above their rounding, far below a fault
@@ -67,7 +67,7 @@ def _versions() -> Iterator[Check]:
 def _extras() -> Iterator[Check]:
     """What each optional part needs, and how it is installed."""
     extras = metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []
-    for extra in (name for name in extras if name not in _OF_DEVELOPERS):
+    for extra in (name for name in extras if name not in _UNLISTED):
         for requirement in _requirements():
             marker = requirement.marker
             own = marker and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})

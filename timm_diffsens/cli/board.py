@@ -1,6 +1,5 @@
 """A leaderboard in the terminal."""
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from timm_diffsens.cli.output import plain_table, result_console
@@ -46,8 +45,8 @@ def _print_group(console: "Console", group: "Group") -> None:
 
 def print_prediction(found: "Prediction") -> None:
     """A row for each measure; what the intervals hold, and how often they have held the truth."""
-    console, record = result_console(), found.network
-    console.print(f"{one_line(record.model.spec)}, on: {one_line(found.group.title)}", soft_wrap=True)
+    console = result_console()
+    console.print(f"{one_line(found.network.model.spec)}, on: {one_line(found.group.title)}", soft_wrap=True)
     table = plain_table(["X", "value", "test error", "90 %", "networks", "families", "held out"], left=["X"])
     for row in rows_of(found.rows):
         cells = [PLAIN.percentage(row["error"]), "", str(row["n"]), str(row["families"]), row["note"]]
@@ -62,33 +61,8 @@ def print_prediction(found: "Prediction") -> None:
         "inside of the 90 % interval that the other families give it.",
         soft_wrap=True,
     )
-    for caution in _cautions(found):
+    for caution in found.cautions():
         console.print(caution, soft_wrap=True)
-
-
-def _cautions(found: "Prediction") -> Iterator[str]:
-    """Where the laws are stretched, what the network's error is, and whether it is like those of the laws."""
-    from timm_diffsens.results.stats.population import MOST_TRAIN_ERROR
-
-    record, outside = found.network, []
-    for row in rows_of(found.rows):
-        values, name = found.group.points[row["measure"]].dropna(), row["measure"].upper()
-        if row["value"] is not None and len(values) and not values.min() <= row["value"] <= values.max():
-            span = f"{significant(values.min())} to {significant(values.max())}"
-            yield f"{name} lies outside of the board's {span}: its row is extrapolated."
-        error = record.test_error.value
-        if error is not None and row["error"] is not None and not row["low"] <= error <= row["high"]:
-            outside.append(name)
-    if record.test_error.value is not None:
-        known = PLAIN.percentage(record.test_error.value, record.test_error.stderr)
-        missed = f", outside of the interval by {', '.join(outside)}" if outside else ""
-        yield f"Its test error is {known} ({record.test_error.source}){missed}."
-    theirs = found.group.models.loc[found.group.models["in_fit"], "train_error"]
-    fitted = record.train_error is not None and record.train_error <= MOST_TRAIN_ERROR
-    if len(theirs) and theirs.le(MOST_TRAIN_ERROR).all() and not fitted:
-        own = "is not known" if record.train_error is None else f"is {record.train_error:.1%}"
-        most = f"{MOST_TRAIN_ERROR:.0%} of their training images"
-        yield f"The laws are of networks that err on at most {most}; its training error {own}."
 
 
 def _print_reasons(console: "Console", what: str, table: "pd.DataFrame") -> None:

@@ -133,7 +133,7 @@ def _predict(file: Path, out: Path, choices: "Choices", as_json: bool) -> None:
             "family": found.family,
         }
         told |= {"family on the board": found.known, "test error": record.test_error.value}
-        print_json({**told, "predictions": rows_of(found.rows)})
+        print_json({**told, "predictions": rows_of(found.rows), "cautions": [*found.cautions()]})
     else:
         print_prediction(found)
 

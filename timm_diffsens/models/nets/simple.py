@@ -38,8 +38,18 @@ class _MeanFieldConv(_ConvNd):
 
     scales_weight = True  # what is applied is the weight times a number that does not depend on it
 
-    initial: Initial
-    gain: float
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        filter: int,
+        stride: int = 1,
+        bias: bool = False,
+        initial: Initial = Initial(),
+        gain: float = 1.0,
+    ) -> None:
+        self.initial, self.gain = initial, gain  # before torch asks for weights
+        super().__init__(inputs, outputs, filter, stride, bias=bias)  # type: ignore[call-arg, arg-type]
 
     def reset_parameters(self) -> None:
         """Fresh weights and biases, as `initial` says."""
@@ -73,35 +83,9 @@ class MeanFieldConv1d(_MeanFieldConv, nn.Conv1d):
         initial: how its weights start. gain: that the input is multiplied by.
     """
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        filter: int,
-        stride: int = 1,
-        bias: bool = False,
-        initial: Initial = Initial(),
-        gain: float = 1.0,
-    ) -> None:
-        self.initial, self.gain = initial, gain  # before torch asks for weights
-        nn.Conv1d.__init__(self, inputs, outputs, filter, stride, bias=bias)
-
 
 class MeanFieldConv2d(_MeanFieldConv, nn.Conv2d):
     """The same for images: fan_in = F^2 inputs, and a torus."""
-
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        filter: int,
-        stride: int = 1,
-        bias: bool = False,
-        initial: Initial = Initial(),
-        gain: float = 1.0,
-    ) -> None:
-        self.initial, self.gain = initial, gain
-        nn.Conv2d.__init__(self, inputs, outputs, filter, stride, bias=bias)
 
 
 class MeanFieldLinear(nn.Linear):

@@ -3,18 +3,20 @@
 The law and its interval: `held_out`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from timm_diffsens.errors import UsageError
-from timm_diffsens.results.records.frames import network_of
+from timm_diffsens.results.numbers import PLAIN, significant
+from timm_diffsens.results.records.frames import network_of, rows_of
 from timm_diffsens.results.stats.groups import differences, group_slug
 from timm_diffsens.results.stats.held_out import held_out, interval, logarithms, unfit
 from timm_diffsens.results.stats.leaderboard import Group, Leaderboard
 from timm_diffsens.results.stats.mixed import RandomIntercept, tells_of_families
-from timm_diffsens.results.stats.population import MEASURES
+from timm_diffsens.results.stats.population import MEASURES, MOST_TRAIN_ERROR
 from timm_diffsens.schema.families import family_of
 from timm_diffsens.schema.records import Record
 
@@ -39,6 +41,28 @@ class Prediction:
     family: str
     known: bool
     rows: pd.DataFrame
+
+    def cautions(self) -> Iterator[str]:
+        """Where the laws are stretched, the network's own error, and whether it fitted as theirs did."""
+        record, outside = self.network, []
+        for row in rows_of(self.rows):
+            values, name = self.group.points[row["measure"]].dropna(), row["measure"].upper()
+            if row["value"] is not None and len(values) and not values.min() <= row["value"] <= values.max():
+                span = f"{significant(values.min())} to {significant(values.max())}"
+                yield f"{name} lies outside of the board's {span}: its row is extrapolated."
+            error = record.test_error.value
+            if error is not None and row["error"] is not None and not row["low"] <= error <= row["high"]:
+                outside.append(name)
+        if record.test_error.value is not None:
+            known = PLAIN.percentage(record.test_error.value, record.test_error.stderr)
+            missed = f", outside of the interval by {', '.join(outside)}" if outside else ""
+            yield f"Its test error is {known} ({record.test_error.source}){missed}."
+        theirs = self.group.models.loc[self.group.models["in_fit"], "train_error"]
+        fitted = record.train_error is not None and record.train_error <= MOST_TRAIN_ERROR
+        if len(theirs) and theirs.le(MOST_TRAIN_ERROR).all() and not fitted:
+            own = "is not known" if record.train_error is None else f"is {record.train_error:.1%}"
+            most = f"{MOST_TRAIN_ERROR:.0%} of their training images"
+            yield f"The laws are of networks that err on at most {most}; its training error {own}."
 
 
 def predict(board: Leaderboard, record: Record) -> Prediction:
