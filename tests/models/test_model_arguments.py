@@ -130,6 +130,7 @@ def test_sides():
         ({"dims": 3}, "dims must be 1 or 2, got 3"),
         ({"bias": "first"}, "unknown model argument bias 'first'; expected none, last, all"),
         ({"bias": ["all"]}, "unknown model argument bias"),
+        ({"bias_mean": float("nan")}, "bias_mean must be a number, got nan"),
         ({"bias_std": -1}, "bias_std must be a number of at least 0, got -1"),
         ({"gain": float("inf")}, "gain must be a number above 0, got inf"),
         ({"gain": 0}, "gain must be a number above 0, got 0"),
@@ -178,12 +179,13 @@ def test_networks_of_sequences(spec, arguments):
 
 
 def test_how_weights_start_is_an_argument_of_the_spec():
-    spec = "net/simple:bias=last,bias_std=0.5,weight_mean=1,weight_std=0,gain=2"
+    spec = "net/simple:bias=last,bias_mean=-2.5,bias_std=0.5,weight_mean=1,weight_std=0,gain=2"
     model = load(spec, in_chans=1, num_classes=1, size=16, dims=1, width=4, depth=2)
     assert model.arguments.to_json().items() >= {"bias": "last", "weight_mean": 1, "gain": 2}.items()
     net = model.fresh(0)
     assert net.conv1.bias is None
     assert net.conv2.bias.all()
+    assert abs(net.conv2.bias.mean().item() + 2.5) < 4 * 0.5 / 4**0.5
     assert torch.equal(net.conv2.weight, torch.full((4, 4, 3), 1 / 12**0.5))
     assert net.conv2.applied[0, 0, 0].item() == pytest.approx(2 / 12)
 

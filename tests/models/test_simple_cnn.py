@@ -142,7 +142,9 @@ def test_filters_of_mean_one_and_no_spread_keep_a_constant_image_at_any_width():
 
 def test_initial_weights_have_the_mean_and_deviations_asked_for_and_so_have_fresh_ones():
     """Of n normal numbers the mean errs by std / sqrt(n), the deviation by std / sqrt(2 n)."""
-    net = net_1d(width=64, bias="all", bias_std=0.5, weight_mean=2.0, weight_std=0.25, readout_mean=3.0)
+    net = net_1d(
+        width=64, bias="all", bias_mean=-7.0, bias_std=0.5, weight_mean=2.0, weight_std=0.25, readout_mean=3.0
+    )
     for one in (net, reinitialise(net, 3)):
         weight, biases = (
             one.conv2.weight.detach(),
@@ -152,6 +154,7 @@ def test_initial_weights_have_the_mean_and_deviations_asked_for_and_so_have_fres
         assert float(weight.mean()) == pytest.approx(2 / math.sqrt(64 * 3), abs=4 * 0.25 / math.sqrt(n))
         assert float(weight.std()) == pytest.approx(0.25, rel=4 / math.sqrt(2 * n))
         assert float(biases.detach().std()) == pytest.approx(0.5, rel=4 / math.sqrt(2 * len(biases)))
+        assert float(biases.detach().mean()) == pytest.approx(-7, abs=4 * 0.5 / math.sqrt(len(biases)))
         assert not one.readout.bias.any()
         readout = one.readout.weight.detach()  # 3 x 64
         assert float(readout.mean()) == pytest.approx(3, abs=4 / math.sqrt(readout.numel()))

@@ -8,7 +8,8 @@ from typing import Any
 from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.schema import limits
 
-SCALES = ("bias_std", "weight_mean", "weight_std", "readout_mean", "gain")
+SCALES = ("bias_mean", "bias_std", "weight_mean", "weight_std", "readout_mean", "gain")
+SIGNED = ("bias_mean",)
 BIASES = ("none", "last", "all")
 
 
@@ -21,7 +22,7 @@ class ModelArguments:
         size: of the input in pixels, one side or (height, width); the length if `dims` is 1.
         dims: 2 for images (n, c, h, w), 1 for sequences (n, c, length).
         width, depth, filter, stride: of our own networks that have them.
-        bias, bias_std, weight_mean, weight_std, readout_mean, gain: of net/simple, see
+        bias, bias_mean, bias_std, weight_mean, weight_std, readout_mean, gain: of net/simple, see
             `models.nets.simple.SimpleCNN`.
 
     Raises:
@@ -38,6 +39,7 @@ class ModelArguments:
     filter: int | None = None
     stride: int | None = None
     bias: str | None = None
+    bias_mean: float | None = None
     bias_std: float | None = None
     weight_mean: float | None = None
     weight_std: float | None = None
@@ -110,8 +112,8 @@ def check_argument(what: str, name: str, value: Any, shown: object) -> None:
     """Refuse what an argument cannot be; `what` begins the message, which has `shown` in it.
 
     Raises:
-        UsageError: biases in an unknown place; a scale that is no number of at least 0; anything else that is
-            no positive integer.
+        UsageError: biases in an unknown place; a scale that is no number, or below 0 but for `SIGNED`;
+            anything else that is no positive integer.
     """
     if name == "bias":
         if value not in BIASES:
@@ -119,8 +121,10 @@ def check_argument(what: str, name: str, value: Any, shown: object) -> None:
         return
     whole = name not in SCALES
     number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and value >= whole and (value or name != "gain")):
-        kind = "positive integer" if whole else "number above 0" if name == "gain" else "number of at least 0"
+    least = -math.inf if name in SIGNED else whole
+    if not (number and math.isfinite(value) and value >= least and (value or name != "gain")):
+        kinds = {"gain": "number above 0", **dict.fromkeys(SIGNED, "number")}
+        kind = "positive integer" if whole else kinds.get(name, "number of at least 0")
         raise UsageError(f"{what} {name} must be a {kind}, got {shown!r}")
 
 

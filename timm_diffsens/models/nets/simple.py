@@ -20,11 +20,12 @@ class Initial:
     Attributes:
         mean: of what a channel makes of inputs that are 1 everywhere: weights have the mean
             mean / sqrt(fan_in), so that at any width 1 keeps the size of a constant image.
-        std: standard deviation of the weights. bias_std: of the biases, whose mean is 0.
+        std: standard deviation of the weights. bias_mean, bias_std: mean and deviation of the biases.
     """
 
     mean: float = 0.0
     std: float = 1.0
+    bias_mean: float = 0.0
     bias_std: float = 0.0
 
 
@@ -56,7 +57,7 @@ class _MeanFieldConv(_ConvNd):
         start = self.initial
         nn.init.normal_(self.weight, start.mean / math.sqrt(self.weight[0].numel()), start.std)
         if self.bias is not None:
-            nn.init.normal_(self.bias, std=start.bias_std)
+            nn.init.normal_(self.bias, start.bias_mean, start.bias_std)
 
     @property
     def applied(self) -> torch.Tensor:
@@ -141,7 +142,8 @@ class SimpleCNN(nn.Sequential):
         filter: F. stride: 1, with circular padding, or F, without.
         bias: "none", as in the paper's solution; "last": in the last convolution and the read-out; or "all",
             as the paper's networks are trained. That of the read-out starts at 0.
-        bias_std: standard deviation of the initial biases.
+        bias_mean, bias_std: mean and standard deviation of the initial biases; a negative mean in the last
+            layer is a threshold for what the layers before it have pooled.
         weight_mean, weight_std: of the initial filters, see `Initial`; with the mean 1 and a small deviation
             every channel begins as an average over F places.
         readout_mean: of the initial weights of the read-out, whose deviation is 1.
@@ -171,6 +173,7 @@ class SimpleCNN(nn.Sequential):
         filter: int = 3,
         stride: int = 1,
         bias: str = "none",
+        bias_mean: float = 0.0,
         bias_std: float = 0.0,
         weight_mean: float = 0.0,
         weight_std: float = 1.0,
@@ -183,7 +186,7 @@ class SimpleCNN(nn.Sequential):
             raise unknown("place of biases", bias, BIASES)
         _check_stride(side, depth, filter, stride)
         conv = MeanFieldConv1d if dims == 1 else MeanFieldConv2d
-        initial = Initial(weight_mean, weight_std, bias_std)
+        initial = Initial(weight_mean, weight_std, bias_mean, bias_std)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for k in range(1, depth + 1):
             inputs, scale = (channels, 1.0) if k == 1 else (width, gain)
