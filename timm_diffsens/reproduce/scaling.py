@@ -34,8 +34,8 @@ from timm_diffsens.theory.trained import (
 
 _FIT = ("value", "stderr", "seeds")  # of an exponent
 _FLAT = (
-    "tested: infinitely many channels do not make D flat, biases as the authors have them make it flatter; "
-    "the exact recursion is in docs/scale_detection.md, At initialisation"
+    "tested: these are exact for infinitely many channels, so that width is no reason; biases as the authors "
+    "have them make D flatter (docs/scale_detection.md, At initialisation)"
 )
 _CONSTANT = 1e-9  # a variance below this share of the mean square is rounding
 _IMAGES_OF_RELU = 1024  # in all groups; G varies little from image to image
@@ -92,9 +92,21 @@ def _claims(found: TrainedCurves, caveat: str) -> list[Claim]:
         claims.append(claim(f"{measure}-homogeneous", [part], exact=shown_exponent(truth)))
         power = claim(f"{measure}-power", [_relative(fit, powers[measure])])
         claims.append(asymptotic(power, truth, powers[measure], found.setting.depth))
-    claims.append(claim("flat", [_exponent(m.upper(), fits[m]["init"]) for m in "dg"], _FLAT))
+    claims.append(claim("flat", _at_initialisation(found), _FLAT))
     claims.append(claim("mean-channel", [_apart(found, m) for m in "dg"]))
     return claims
+
+
+def _at_initialisation(found: TrainedCurves) -> list[Finding]:
+    """Exponents of D and G at infinite width, for weights N(0, 1); trained networks may begin elsewhere."""
+    parts = []
+    for name, layers in found.theory.infinite.items():
+        for measure in "dg":
+            fit = fit_of(found.setting, layers, measure, found.fitted)
+            part = f"{measure.upper()}, {name.removeprefix('init, ')}"
+            value = None if fit is None else fit.value
+            parts.append(Finding(part, value, reason=None if fit else "fewer than two layers have a value"))
+    return parts
 
 
 def asymptotic(claim: Claim, exact: Exponent | None, power: float, depth: int) -> Claim:
