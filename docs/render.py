@@ -1,15 +1,16 @@
 """Write the measured tables of the pages from the records: `python docs/render.py`; `--check` compares.
 
-A block stands between `<!-- record: KEY -->` and `<!-- /record -->`, KEY being the start of a record's key.
-A block between `<!-- theory: FILE -->` and `<!-- /theory -->` shows the trained networks of a file that
-`diffsens theory` wrote; `<!-- coverage -->` and `<!-- /coverage -->` hold what leaderboard/coverage.csv and
-sweep.csv say; between `<!-- spectra: FILES -->` and `<!-- /spectra -->` stands the constant mode by
-layer, from files that `diffsens reproduce fig4` wrote; between `<!-- NAME -->` and `<!-- /NAME -->` what
+A block stands between `<!-- record: KEY -->` and `<!-- /record -->`, KEY being the start of a record's
+key. A block between `<!-- theory: FILE -->` and `<!-- /theory -->` shows the trained networks of a file
+that `diffsens theory` wrote, one between `<!-- tried: FILE -->` and `<!-- /tried -->` in a line each;
+`<!-- coverage -->` and `<!-- /coverage -->` hold what leaderboard/coverage.csv and sweep.csv say;
+between `<!-- spectra: FILES -->` and `<!-- /spectra -->` stands the constant mode by layer, from files
+that `diffsens reproduce fig4` wrote; between `<!-- NAME -->` and `<!-- /NAME -->` what
 `benchmarks/NAME.py` wrote (`BENCHMARKS`). `<!-- folders -->` and `<!-- /folders -->` hold what the
-folders of the package say of themselves, in the order that the page gives;
-`<!-- kinds -->` and `<!-- /kinds -->` where the built-in things of each kind are; `<!-- beyond: NAME -->` and
-`<!-- /beyond -->` a table of docs/beyond/tables.py. docs/reproduction.md is made whole, from the reports that
-`diffsens reproduce` wrote.
+folders of the package say of themselves, in the order that the page gives; `<!-- kinds -->` and `<!--
+/kinds -->` where the built-in things of each kind are; `<!-- beyond: NAME -->` and `<!-- /beyond -->` a
+table of docs/beyond/tables.py. docs/reproduction.md is made whole, from the reports that `diffsens
+reproduce` wrote.
 """
 
 import argparse
@@ -49,6 +50,7 @@ REPRODUCTION = ROOT / "docs" / "reproduction.md"
 BOARD_FOLDER = ROOT / "leaderboard"
 BLOCK = re.compile(r"(<!-- record: ([0-9a-f]+) -->\n).*?(<!-- /record -->)", re.DOTALL)
 THEORY_BLOCK = re.compile(r"(<!-- theory: (\S+) -->\n).*?(<!-- /theory -->)", re.DOTALL)
+TRIED = re.compile(r"(<!-- tried: (\S+) -->\n).*?(<!-- /tried -->)", re.DOTALL)
 COVERAGE = re.compile(r"(<!-- coverage -->\n).*?(<!-- /coverage -->)", re.DOTALL)
 BENCHMARKS = "overhead|pairs|scaling|precision|verdicts|forward_mode|infinite_width|max_margin"
 BENCHMARK = re.compile(rf"(<!-- ({BENCHMARKS}) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
@@ -95,6 +97,7 @@ def rendered(page: Path) -> str:
 
     filled = BLOCK.sub(fill, page.read_text())
     filled = THEORY_BLOCK.sub(lambda match: f"{match[1]}{theory(ROOT / match[2])}{match[3]}", filled)
+    filled = TRIED.sub(lambda match: f"{match[1]}{tried(ROOT / match[2])}{match[3]}", filled)
     filled = BENCHMARK.sub(lambda match: f"{match[1]}{benchmark(match[2])}{match[3]}", filled)
     filled = COVERAGE.sub(lambda match: f"{match[1]}{structures()} {measured()}\n{match[2]}", filled)
     filled = SPECTRA.sub(lambda match: f"{match[1]}{spectra(match[2].split())}{match[3]}", filled)
@@ -130,6 +133,46 @@ def trained(setting: dict) -> str:
         fitted = (with_error(fits[c]["value"], fits[c]["stderr"]) if fits[c] else "-" for c in curves)
         rows.append([measure.upper(), f"{fits['asymptotic']:g}", f"{fits['homogeneous']:.2f}", *fitted])
     return "\n\n".join([*lines, "\n".join(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def tried(file: Path) -> str:
+    """The trainings of a file in a line each: what differs, and what came of the seeds."""
+    settings = json.loads(file.read_text())["settings"]
+    lines = [
+        "| L, xi, gap | width | biases | filters, mean | optimiser | rate / decay | test errors | D | G "
+        "| shares | margin |",
+        "|" + " --- |" * 11,
+    ]
+    for setting in (one for one in settings if "trained" in one):
+        found = setting["trained"]
+        how, seeds = found["training"], found["seeds"]
+        net, task = how["arguments"], how["scale"]
+        places = net.get("bias", "none")
+        start = f" N({net.get('bias_mean', 0):g}, {net.get('bias_std', 0):g}²)" if places != "none" else ""
+        gain = f", gain {net['gain']:.2f}" if "gain" in net else ""
+        shares = [sum((share or 0) > CONSTANT for share in seed["constant_shares"]) for seed in seeds]
+        cells = [
+            f"{setting['length']}, {setting['xi']:g}, {task['gap']:g}",
+            f"{net['width']}",
+            f"{places}{start}{gain}",
+            f"{net.get('weight_mean', 0):g}",
+            f"{how['optimizer']}, batch {how['batch_size']}",
+            f"{how['lr']:g} / {how['weight_decay']:g} on {how['decay']}",
+            ", ".join(f"{seed['test_error']:.1%}" for seed in seeds),
+            *(of_exact(found["exponents"][measure]) for measure in "dg"),
+            f"{min(shares)} of {len(seeds[0]['constant_shares'])}",
+            ", ".join("-" if seed["margin"] is None else f"{seed['margin']:.2g}" for seed in seeds),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n" + "\n".join(lines) + "\n\n"
+
+
+def of_exact(fits: dict) -> str:
+    """`-1.89 (1.05)`: the trained exponent, and over the exact one; `-` where a seed has none."""
+    if not fits["trained"]:
+        return "-"
+    value = fits["trained"]["value"]
+    return f"{value:.2f} ({value / fits['homogeneous']:.2f})"
 
 
 def budgets(seeds: list[dict]) -> list[str]:
