@@ -195,7 +195,7 @@ SMALL = Settings(
             64,
             1.39,
             10.0,
-            {"size": 32, "xi": 9, "gap": 6},
+            {"size": 32, "xi": 9.0, "gap": 6.0},
             train_images=112,
             lr=0.01,
             weight_decay=0.2,
