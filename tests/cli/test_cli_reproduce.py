@@ -1,6 +1,7 @@
 """`diffsens reproduce`."""
 
 import json
+from pathlib import Path
 
 import pytest
 import typer
@@ -61,6 +62,7 @@ def test_when_the_minutes_are_over_it_is_exit_3_and_the_same_command_goes_on(tmp
         (["fig6", "--scale", "large"], "unknown scale 'large'"),
         (["fig6", "--data-dir", "nowhere"], "nowhere is no folder"),
         (["fig6", "--checkpoints", "nowhere"], "nowhere is no folder"),
+        (["fig6", "--checkpoints", Path(__file__).parent], "there is no checkpoint, *.safetensors, in"),
         (["fig6", "--board", "nowhere"], "nowhere is no folder"),
         (["fig6", "--minutes", "0"], "--minutes must be positive, got 0"),
         (["fig6", "--weights", "resnet50"], "expected MODEL=FILE"),

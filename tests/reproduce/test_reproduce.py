@@ -201,6 +201,9 @@ def test_a_checkpoint_of_the_same_recipe_is_used_in_place_of_a_training(made, tm
     assert other.trained(recipe) == folder / "any name.safetensors"
     other = workspace_in(tmp_path / "out", board=folder.parent, progress=lines.append)
     assert other.trained(recipe) == folder / "any name.safetensors"
+    written = workspace.out / "runs"  # by `diffsens train --out`, a folder a network
+    other = workspace_in(tmp_path / "out", checkpoints=[written], progress=lines.append)
+    assert other.trained(recipe).is_relative_to(written)
     assert lines == []
     wider = replace(recipe, arguments=replace(recipe.arguments, width=8))
     for changed in (replace(recipe, seed=1), replace(recipe, epochs=2), wider):

@@ -131,6 +131,9 @@ def _folders(board: Path | None, checkpoints: list[Path]) -> Path | None:
     for name, folder in (("board", board), *(("checkpoints", each) for each in checkpoints)):
         if folder is not None and not folder.is_dir():
             raise UsageError(f"--{name}: {folder} is no folder")
+    for folder in checkpoints:
+        if not any(folder.rglob("*.safetensors")):
+            raise UsageError(f"--checkpoints: there is no checkpoint, *.safetensors, in {folder} or below it")
     return board or (_BOARD if _BOARD.is_dir() else None)
 
 

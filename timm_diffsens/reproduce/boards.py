@@ -21,10 +21,10 @@ def checkpoint_folders(board: Path) -> list[Path]:
 
 
 def checkpoints_in(folders: Sequence[Path]) -> dict[str, Path]:
-    """Hash of the whole recipe, seed and width included -> checkpoint, of all files in these folders."""
+    """Hash of the whole recipe, seed and width included -> checkpoint, of all files below these folders."""
     found: dict[str, Path] = {}
     for folder in folders:
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in sorted(folder.rglob("*.safetensors")):
             training = (read_recipe(path) or {}).get("training")
             if isinstance(training, dict):
                 found.setdefault(digest(training), path)

@@ -1,7 +1,7 @@
 """Fig. 7, Tables 1 and 2: trained simple CNNs against the theory of homogeneous filters."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -22,7 +22,15 @@ from timm_diffsens.theory.exponents import Exponent, asymptotic_exponents, fit_e
 from timm_diffsens.theory.homogeneous import homogeneous_network, measured_curve
 from timm_diffsens.theory.pixel_pairs import PixelPairs
 from timm_diffsens.theory.predictions import effective_receptive_field, energies
-from timm_diffsens.theory.report import GROUPS, TheoryResult, finite, fit_of, theory_exponents, theory_rows
+from timm_diffsens.theory.report import (
+    GROUPS,
+    Setting,
+    TheoryResult,
+    finite,
+    fit_of,
+    theory_exponents,
+    theory_rows,
+)
 from timm_diffsens.theory.trained import (
     SeedExponent,
     TrainedCurves,
@@ -55,7 +63,17 @@ def figure_7(workspace: Workspace) -> Report:
         shown = {"exact": shown_exponent(exact), "low": f"{low:.2f}", "high": f"{high:.2f}"}
         numbers = {f"task{task}-{key}": [part] for key, part in relu_numbers(found.theory).items()}
         report.judge(numbers, **shown)
+        report.notes.append(_networks(found.recipe, found.setting, len(found.seeds)))
     return report
+
+
+def _networks(recipe: Mapping[str, Any], setting: Setting, seeds: int) -> str:
+    """A sentence on what was trained: the sizes decide how near a network can come to the theory."""
+    gap = f", without distances within {setting.gap / 2:g} of it" if setting.task == 1 else ""
+    return (
+        f"Task {setting.task}: {seeds} seeds of {setting.depth} layers of {recipe['arguments']['width']} "
+        f"channels, on {setting.length} pixels with xi = {setting.xi:g}{gap}."
+    )
 
 
 def _checkpoints(workspace: Workspace, task: int) -> list[Path]:

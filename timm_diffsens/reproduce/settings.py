@@ -105,7 +105,7 @@ def _simple1(width: int, mean: float, threshold: float, scale: dict[str, Any], *
         bias_std=1.0,
         weight_mean=mean,
     )
-    how: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.0, "decay": "weights", "batch_size": 16}
+    how: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.0, "decay": "filters", "batch_size": 16}
     return Recipe("scale1", "net/simple", shape, scale={"dims": 1} | scale, **how, **more)
 
 
