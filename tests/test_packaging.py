@@ -194,6 +194,23 @@ def test_the_ci_can_take_the_oldest_and_the_newest_libraries():
     assert newest < oldest
 
 
+def test_the_ci_can_take_the_libraries_of_integrations_at_their_lower_bounds():
+    extras = ("hf", "lightning", "loggers", "torchmetrics", "test-integrations")
+    asked = [Requirement(text) for extra in extras for text in PROJECT["optional-dependencies"][extra]]
+    bounds = {str(r).replace(">=", "==") for r in asked if canonicalize_name(r.name) != OWN_NAME}
+    assert len(bounds) > len(extras)
+    assert constraints("oldest-extras") == bounds | {str(PINS[n]) for n in ("torch", "torchvision", "timm")}
+
+
+def test_the_hosted_ci_runs_the_integrations_with_pinned_and_oldest_libraries():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    job = workflow["jobs"]["integrations"]
+    assert {run["libraries"] for run in job["strategy"]["matrix"]["include"]} == {"pinned", "oldest"}
+    (tests,) = (step for step in job["steps"] if "run" in step)
+    assert tests["run"] == ".ci/integrations"
+    assert tests["env"]["DIFFSENS_LIBRARIES"] == "${{ matrix.libraries }}"
+
+
 def test_versions_agree():
     version = timm_diffsens.__version__
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))

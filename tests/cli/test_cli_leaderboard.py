@@ -71,6 +71,9 @@ def test_the_error_that_a_board_expects_of_a_network(folder, tmp_path):
     shown = run("--out", folder, "--predict", file)
     assert f"{row['inside']:g} of 8" in shown.stdout
     assert "family50, of which the board has none, or too few" in shown.stdout
+    there = Record.load(next((folder / "records").rglob("*.json")))
+    by_key = run("--out", folder, "--predict", there.key[:12], "--json")
+    assert json.loads(by_key.stdout)["model"] == there.model.spec
     assert [path.name for path in folder.iterdir() if path.is_file()] == []
     far = trained(52, train_error=0.3, test_error={"value": 0.999})
     far = replace_layer(

@@ -96,6 +96,14 @@ def test_several_matches_that_look_equal_are_told_apart(tmp_path):
     assert "resnet18 on imagenet, n = 500, seed 7)" in result.stderr
 
 
+def test_a_trait_that_one_of_several_lacks_is_called_none(tmp_path):
+    for split in ("val", None):
+        write_record(tmp_path / "records", make_record(data={"split": split}))
+    result = run("show", "resnet18", "--out", tmp_path)
+    assert "n = 500, split val)" in result.stderr
+    assert "n = 500, split none)" in result.stderr
+
+
 def test_no_match_names_the_nearest(out):
     result = run("show", "vit_tny", "--out", out)
     assert result.exit_code == 2

@@ -18,6 +18,7 @@ from timm_diffsens.cli import app
 from timm_diffsens.integrations.hub import card
 from timm_diffsens.results.records.reading import MOST_BYTES
 from timm_diffsens.results.records.store import iter_records, write_record
+from timm_diffsens.schema.records import Record
 
 
 @pytest.fixture
@@ -48,7 +49,9 @@ def verb(hub, tmp_path):
 
 @pytest.fixture
 def records(tmp_path) -> list[Path]:
-    return [write_record(tmp_path / "mine", make_record(name)) for name in ("resnet18", "vit_tiny")]
+    return [
+        write_record(tmp_path / "mine" / "records", make_record(name)) for name in ("resnet18", "vit_tiny")
+    ]
 
 
 def test_records_come_back_as_they_were_sent(verb, hub: FakeHub, records, tmp_path):
@@ -179,6 +182,16 @@ def test_a_card_that_is_there_keeps_all_but_an_older_section(tmp_path):
     assert "500 images" not in body
     assert all(words in body for words in ("# Mine", "My words.", "## After", "More words."))
     assert len(head["model-index"][0]["results"][0]["metrics"]) == 4
+
+
+def test_records_are_found_by_model_and_by_key_as_by_show(records, tmp_path):
+    for name in ("resnet18", Record.load(records[0]).key[:8]):
+        done = CliRunner().invoke(app, ["card", name, "--out", str(tmp_path / "mine")])
+        assert done.exit_code == 0, done.stderr
+        assert done.stdout.strip() == card(Record.load(records[0])).strip()
+    missing = CliRunner().invoke(app, ["push", "me/records", "resnet81", "--out", str(tmp_path / "mine")])
+    assert missing.exit_code == 2
+    assert "did you mean resnet18" in missing.stderr
 
 
 def test_results_on_other_images_stay(tmp_path):

@@ -1,8 +1,12 @@
 """The callback in real trainings with Lightning, of either package."""
 
 import importlib
+import os
 import random
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,3 +156,35 @@ def test_a_training_that_goes_on_has_the_history_before(fit, tmp_path):
 def test_a_part_that_is_not_there_is_refused_with_the_nearest(fit):
     with pytest.raises(UsageError, match="unknown module 'modell'; did you mean model"):
         fit(Sensitivity(torch.randn(4, 3, 32, 32), module="modell"))
+
+
+@pytest.mark.slow
+def test_where_two_processes_train_both_go_on_and_the_first_logs(tmp_path):
+    """DDP over gloo: the weights are to the bit those of the same training without the callback."""
+    for library in ("lightning.pytorch", "tensorboard"):
+        pytest.importorskip(library, reason="of the extras lightning and loggers")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    script, left = Path(__file__).with_name("ddp_training.py"), {}
+    for kind in ("alone", "watched"):
+        (tmp_path / kind).mkdir()
+        command = [sys.executable, str(script), "lightning.pytorch", str(tmp_path / kind), kind]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+        assert done.returncode == 0, done.stderr
+        left[kind] = [torch.load(tmp_path / kind / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    for alone, watched in zip(left["alone"], left["watched"], strict=True):
+        for part in ("weights", "draw"):
+            torch.testing.assert_close(watched[part], alone[part], rtol=0, atol=0)
+        assert [epoch["epoch"] for epoch in watched["history"]] == [0, 1]
+        assert watched["history"][0]["layers"] != watched["history"][1]["layers"]
+    first, second = (kept["history"] for kept in left["watched"])
+    assert [epoch["layers"] for epoch in first] == [epoch["layers"] for epoch in second]
+    expected = [epoch["layers"][-1]["r"] for epoch in first]
+    logged = [kept["logged"]["R/model.3"] for kept in left["watched"]]
+    assert logged == pytest.approx([expected[-1]] * 2)
+    (folder,) = (tmp_path / "watched" / "board").rglob("version_0")
+    assert len(list(folder.glob("events*"))) == len(list(folder.glob("*.json"))) == 1
+    events = EventAccumulator(str(folder)).Reload()
+    assert [event.value for event in events.Scalars("R/model.3")][:EPOCHS] == pytest.approx(expected)
+    assert len(events.Images("diffsens/depth")) == EPOCHS + 1  # those of the epochs and of the record

@@ -346,7 +346,9 @@ def test_the_input_size_of_a_foreign_module_must_be_given(model_file):
 
 
 def test_the_mean_of_a_foreign_module_is_assumed_aloud(model_file):
-    with pytest.warns(DiffsensWarning, match=r"ImageNet's are used; pass --mean and --std"):
+    with pytest.warns(
+        DiffsensWarning, match=r"ImageNet's are used \(mean 0\.485, .*std 0\.229, .*pass --mean and --std"
+    ):
         found = load_file(model_file, "make", mean=None, std=None).input
     assert found.mean == IMAGENET
     for missing, fault in (

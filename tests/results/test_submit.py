@@ -125,8 +125,9 @@ def test_the_command_prints_the_text_and_the_next_step(clone, new):
     done = CliRunner().invoke(app, ["submit", str(new), "--repository", str(clone), "--json"])
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["branch"].startswith("record/net7-")
-    other = write_record(new.parent.parent, network(9))
-    done = CliRunner().invoke(app, ["submit", str(other), "--repository", str(clone)])
+    other = write_record(new.parent.parent / "records", network(9))
+    key, out = Record.load(other).key[:12], str(new.parent.parent)  # found as by `show`
+    done = CliRunner().invoke(app, ["submit", key, "--out", out, "--repository", str(clone)])
     assert "send it: git -C" in done.stdout
     assert "- licence: TO BE FILLED IN" in done.stdout.splitlines()
     refused = CliRunner().invoke(app, ["submit", str(other), "--repository", str(clone)])

@@ -24,7 +24,8 @@ from timm_diffsens.sensitivities.functional import sensitivity
 from timm_diffsens.sensitivities.probe import Probe
 
 DISTRIBUTION = "timm-diffsens"
-_UNLISTED = ("test", "dev", "docs", "all")  # extras that no measurement needs, and that of all others
+# extras that no measurement needs, and that of all others
+_UNLISTED = ("test", "test-integrations", "dev", "docs", "all")
 _DRIVERS = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"))
 _LITTLE_SPACE = 2**30  # bytes: published weights take up to some gigabytes
 _CLOSE = 1e-4  # of D and G in float32, over 3 x 8 x 256 numbers: far above their rounding, far below a fault

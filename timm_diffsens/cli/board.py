@@ -36,8 +36,9 @@ def _print_group(console: "Console", group: "Group") -> None:
     console.print(one_line(group.title), style="bold", soft_wrap=True)
     console.print(_models_table(group))
     console.print()
-    console.print(_correlation_table(group))
-    console.print()
+    if group.correlates:
+        console.print(_correlation_table(group))
+        console.print()
     console.print(group.verdict)
     _print_reasons(console, "not in the fits", group.left_out)
     console.print()

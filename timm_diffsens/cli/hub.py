@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_error, print_json, result_console
+from timm_diffsens.cli.show import find
 from timm_diffsens.files import write_atomic
 
 Repository = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="A dataset repository on the hub.")]
@@ -13,17 +14,21 @@ Repository = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="A dataset
 
 def push(
     repository: Repository,
-    records: Annotated[list[Path], typer.Argument(metavar="RECORD...", help="Files of records.")],
+    records: Annotated[
+        list[str], typer.Argument(metavar="RECORD...", help="Files, models' names or starts of keys.")
+    ],
     private: Annotated[bool, typer.Option("--private", help="Hide a new repository from others.")] = False,
+    out: Out = OUT,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Send records to a dataset repository of the Hugging Face Hub, in one commit, as who is logged in."""
     from timm_diffsens.integrations.hub import push_records
 
-    url = push_records(records, repository, private=private)
+    files = [find(text, out / "records") for text in records]
+    url = push_records(files, repository, private=private)
     if as_json:
-        print_json({"repository": repository, "records": records, "commit": url})
+        print_json({"repository": repository, "records": files, "commit": url})
     else:
         result_console().print(url, soft_wrap=True)
 
@@ -53,20 +58,23 @@ def pull(
 
 
 def card(
-    record: Annotated[Path, typer.Argument(metavar="RECORD", help="File of a record.")],
+    record: Annotated[
+        str, typer.Argument(metavar="RECORD", help="A record's file, a model's name, or the start of a key.")
+    ],
     update: Annotated[
         Path | None,
         typer.Option(
             "--update", metavar="README.md", help="Put it into this card, in place of an older one."
         ),
     ] = None,
+    out: Out = OUT,
     quiet: Quiet = False,
 ) -> None:
     """Print a model card with what a record says, or put it into one: a section, and its metadata."""
     from timm_diffsens.integrations.hub import card as made
     from timm_diffsens.results.records.reading import load_record
 
-    text = made(load_record(record), update)
+    text = made(load_record(find(record, out / "records")), update)
     if update is None:
         typer.echo(text)
     else:

@@ -27,9 +27,12 @@ def leaderboard(
         bool, typer.Option("--check", help="Would these records fit on the board? Writes nothing.")
     ] = False,
     predicted: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "--predict", metavar="RECORD", help="Which test error does the board expect? Writes nothing."
+            "--predict",
+            metavar="RECORD",
+            help="Which test error does the board expect? A file, a model's name, or the start of a key. "
+            "Writes nothing.",
         ),
     ] = None,
     errors: Annotated[
@@ -116,15 +119,16 @@ def leaderboard(
         raise typer.Exit(1)
 
 
-def _predict(file: Path, out: Path, choices: "Choices", as_json: bool) -> None:
+def _predict(text: str, out: Path, choices: "Choices", as_json: bool) -> None:
     """Where the laws of the board put the network of a record."""
     from timm_diffsens.cli.board import print_prediction
+    from timm_diffsens.cli.show import find
     from timm_diffsens.results.records.frames import rows_of
     from timm_diffsens.results.records.reading import load_record
     from timm_diffsens.results.stats.leaderboard import build_leaderboard
     from timm_diffsens.results.stats.prediction import predict
 
-    record = load_record(file)
+    record = load_record(find(text, out / "records"))
     found = predict(build_leaderboard(out, replace(choices, resamples=_FEWEST_RESAMPLES)), record)
     if as_json:
         told: dict[str, Any] = {

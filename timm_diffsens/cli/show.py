@@ -165,6 +165,7 @@ def _header(record: "Record") -> list[tuple[str, str]]:
         ("model", f"{model.spec} ({model.library}, {model.parameters:,} parameters)"),
         ("weights", weights + trained + published),
         ("data", f"{data.spec}{split}, {data.n} images of {model.input.height} x {model.input.width}{note}"),
+        ("normalised", f"mean {_by_channel(model.input.mean)}, std {_by_channel(model.input.std)}"),
         (
             "protocol",
             f"{protocol.deformation_text} ({protocol.rms_text}), "
@@ -173,6 +174,12 @@ def _header(record: "Record") -> list[tuple[str, str]]:
         ("test error", _error(record)),
         ("key", record.key[:12]),
     ]
+
+
+def _by_channel(values: tuple[float, ...]) -> str:
+    """One number where all channels have the same."""
+    shown = values[:1] if len(set(values)) == 1 else values
+    return " ".join(f"{value:g}" for value in shown)
 
 
 def _error(record: "Record") -> str:

@@ -6,17 +6,22 @@ from typing import Annotated
 
 import typer
 
-from timm_diffsens.cli.output import Json, Quiet, print_json, result_console
+from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_json, result_console
+from timm_diffsens.cli.show import find
 
 
 def submit(
-    records: Annotated[list[Path], typer.Argument(metavar="RECORD...", help="Files of new records.")],
+    records: Annotated[
+        list[str],
+        typer.Argument(metavar="RECORD...", help="New ones: files, models' names or starts of keys."),
+    ],
     repository: Annotated[
         Path, typer.Option("--repository", metavar="DIR", help="A clone of the project that keeps the board.")
     ] = Path(),
     board: Annotated[
         Path, typer.Option("--board", metavar="DIR", help="The board's folder in there.")
     ] = Path("leaderboard"),
+    out: Out = OUT,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -27,7 +32,7 @@ def submit(
     """
     from timm_diffsens.results.submit import submit as prepare
 
-    made = prepare(records, repository, board)
+    made = prepare([find(text, out / "records") for text in records], repository, board)
     if as_json:
         print_json(asdict(made))
         return

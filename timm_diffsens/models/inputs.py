@@ -14,6 +14,7 @@ from timm_diffsens.schema import limits
 from timm_diffsens.schema.records import InputSpec
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_ASSUMED = f"mean {', '.join(map(str, _IMAGENET_MEAN))} and std {', '.join(map(str, _IMAGENET_STD))}"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,10 @@ def find_input(
             one, other = ("--mean", "--std") if asked.mean is None else ("--std", "--mean")
             raise UsageError(f"{other} is given, {one} is not, and {spec} has none of its own: pass both")
         if asked.mean is None:
-            warn(f"mean and std of {spec} are not known: ImageNet's are used; pass --mean and --std")
+            warn(
+                f"mean and std of {spec} are not known: ImageNet's are used ({_ASSUMED}); "
+                "pass --mean and --std"
+            )
         given = max(len(asked.mean or ()), len(asked.std or ()))
         channels = input_channels(module, asked.channels or (given if given > 1 else None))
         known = plain_input(channels, asked.size, _IMAGENET_MEAN, _IMAGENET_STD)

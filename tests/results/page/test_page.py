@@ -574,7 +574,10 @@ def test_no_records():
 def test_few_records(count):
     page = Page(render_page(make_board(records(count))))
     assert len([a for a, _ in page.all("tr") if "data-model" in a]) == count
-    assert "too few" in " ".join(text for _, text in page.all("td"))
+    headings = [text for _, text in page.all("h3")]
+    assert ("Correlation with the test error" in headings) == (count >= 3)
+    kind = "td" if count >= 3 else "figcaption"
+    assert "too few" in " ".join(text for _, text in page.all(kind))
 
 
 def test_records_without_values():

@@ -86,5 +86,11 @@ def _telling(own: Mapping[str, str], left: Sequence[Mapping[str, str]]) -> dict[
 
 
 def in_words(traits: Mapping[str, str]) -> str:
-    """Traits in one line; a deformation says itself what it is."""
-    return "; ".join(value if name == "deformation" else f"{name} {value}" for name, value in traits.items())
+    """Traits in one line; a deformation says itself what it is.
+
+    Example:
+        >>> in_words({"split": "", "seed": "1"})
+        'split none; seed 1'
+    """
+    named = {name: value or "none" for name, value in traits.items()}
+    return "; ".join(value if name == "deformation" else f"{name} {value}" for name, value in named.items())

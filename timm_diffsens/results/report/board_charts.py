@@ -70,7 +70,7 @@ def board_charts(board: Leaderboard, drawing: Drawing = AS_ON_THE_PAGE) -> dict[
     for group in board.groups:
         if len(group.points):
             charts[f"{group.slug}-scatter"] = scatter_chart(group, drawing, families)
-        if len(group.by_depth):
+        if group.correlates and len(group.by_depth):
             charts[f"{group.slug}-depth"] = depth_correlation_chart(group, theme, drawing)
     return charts | {series.slug: series_chart(series, drawing) for series in board.series}
 

@@ -82,9 +82,22 @@ def _group(group: Group, figures: Collection[str]) -> Iterator[str]:
     yield "; ".join(f"{name}: {text(value)}" for name, value in group.fields.items())
     alt = f"test error against D, G and R of {len(group.points)} networks, with the fitted power laws"
     yield from _picture(f"{group.slug}-scatter", alt, figures)
-    if len(group.correlations):
-        yield "### Correlation with the test error"
-        yield correlations(group)
+    if group.correlates:
+        yield from _correlated(group, figures)
+    yield "### Networks"
+    yield _models(group)
+    if len(group.left_out):
+        yield "### Not in the fits"
+        rows = [
+            [code(r["model"]), code(r["key"][:_KEY_DIGITS]), text(r["reason"])]
+            for r in rows_of(group.left_out)
+        ]
+        yield table(["network", "record", "why"], rows)
+
+
+def _correlated(group: Group, figures: Collection[str]) -> Iterator[str]:
+    yield "### Correlation with the test error"
+    yield correlations(group)
     if len(group.comparisons):
         yield "Is |rho| of R larger? Paired over the same networks:"
         yield _comparisons(group)
@@ -98,15 +111,6 @@ def _group(group: Group, figures: Collection[str]) -> Iterator[str]:
         yield _from_depth(group)
         alt = "correlation of the test error with D, G and R of each layer against relative depth"
         yield from _picture(f"{group.slug}-depth", alt, figures)
-    yield "### Networks"
-    yield _models(group)
-    if len(group.left_out):
-        yield "### Not in the fits"
-        rows = [
-            [code(r["model"]), code(r["key"][:_KEY_DIGITS]), text(r["reason"])]
-            for r in rows_of(group.left_out)
-        ]
-        yield table(["network", "record", "why"], rows)
 
 
 def _picture(name: str, alt: str, figures: Collection[str]) -> Iterator[str]:

@@ -53,7 +53,7 @@ def _over_depth(record: Record, valued: list[LayerSensitivity]) -> str:
     if change is None:
         return f"In {name} R goes {span}; without standard errors that decides nothing."
     if not change.decided:
-        return f"In {name} R goes {span}, which is no change at 95 %.{_turn(valued)}"
+        return f"In {name} R goes {span}, which at 95 % may be no change.{_turn(valued)}"
     verb, sense = ("falls", "less") if change.value > 1 else ("rises", "more")
     by = change if change.value > 1 else change.inverse
     back = _way_back(valued, falling=change.value > 1)
@@ -130,8 +130,8 @@ def _shuffled(record: Record) -> Iterator[str]:
         yield _one_draw("One draw of shuffled channels", change, "--shuffles")
     elif not change.decided:
         yield (
-            f"Whether shuffling the channels ({draws}) changes R at the output is undecided: the two agree "
-            "at 95 %."
+            f"Whether shuffling the channels ({draws}) changes R at the output is undecided: R is then "
+            f"{change} times as large."
         )
     elif change.value > 1:
         yield (

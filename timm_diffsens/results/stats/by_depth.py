@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from timm_diffsens.results.stats.families import jackknife_rho, leave_families_out
-from timm_diffsens.results.stats.population import FEWEST, MEASURES
+from timm_diffsens.results.stats.population import FEWEST, FEWEST_POINTS, MEASURES
 from timm_diffsens.results.stats.resampling import Array, patterns, weighted_fits
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.schema.records import Record, in_order
@@ -87,8 +87,8 @@ def _correlated(table: Array, error: Array, families: Array) -> list[dict[str, A
     rows: list[dict[str, Any]] = [{"n": int(n)} for n in np.isfinite(table).sum(axis=0)]
     for present, columns in patterns(table):
         n = int(present.sum())
-        if n < 3:
-            continue  # any two points lie on a line
+        if n < FEWEST_POINTS:
+            continue
         weights = leave_families_out(families[present])
         pearson = weighted_fits(table[np.ix_(present, columns)], error[present], weights).pearson
         for place, column in enumerate(columns):

@@ -18,6 +18,7 @@ from timm_diffsens.results.stats.families import (
 from timm_diffsens.results.stats.population import (
     COMPARABLE,
     FEWEST,
+    FEWEST_POINTS,
     MEASURES,
     groups,
     left_out,
@@ -182,13 +183,13 @@ def _rows(used: pd.DataFrame, logs: Array, resamples: int, seed: int) -> list[Ro
 
 
 def _pearson(x: Array, y: Array) -> float:
-    """NaN below three points (any two lie on a line) and where nothing varies."""
-    enough = len(x) > 2 and varies(x) and varies(y)
+    """NaN below three points and where nothing varies."""
+    enough = len(x) >= FEWEST_POINTS and varies(x) and varies(y)
     return float(stats.pearsonr(x, y).statistic) if enough else np.nan
 
 
 def _ranks(x: Array, y: Array) -> Row:
-    if len(x) < 3 or not varies(x) or not varies(y):
+    if len(x) < FEWEST_POINTS or not varies(x) or not varies(y):
         return {}
     return {
         "spearman": float(stats.spearmanr(x, y).statistic),

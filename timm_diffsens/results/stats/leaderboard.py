@@ -20,6 +20,7 @@ from timm_diffsens.results.stats.correlate import correlate_networks
 from timm_diffsens.results.stats.held_out import held_out_table
 from timm_diffsens.results.stats.population import (
     FEWEST,
+    FEWEST_POINTS,
     MEASURES,
     MOST_TRAIN_ERROR,
     groups,
@@ -75,6 +76,11 @@ class Group:
     from_depth: dict[str, float | None]  # measure -> relative depth from which on its interval excludes zero
     verdict: str  # one paragraph, plain text
     unfitted: int = 0  # networks in the fits whose train error is above 1 %
+
+    @property
+    def correlates(self) -> bool:
+        """Whether some correlation has the networks that it needs; if not, the verdict says so."""
+        return bool((self.correlations["n"] >= FEWEST_POINTS).any())
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ COMPARABLE = {
 }
 MOST_TRAIN_ERROR = 0.01  # of a network that fits its training set
 FEWEST = 5  # networks that an interval needs
+FEWEST_POINTS = 3  # that a correlation needs: any two lie on a line
 
 
 def groups(frame: pd.DataFrame) -> list[pd.DataFrame]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from timm_diffsens.results.records.frames import columns_of, variants_of
@@ -80,8 +81,11 @@ def not_comparable(
 
 def rounded(table: pd.DataFrame) -> pd.DataFrame:
     """Numbers with seven significant digits, so that equal records give equal bytes on any machine."""
-    floats = table.select_dtypes("float64").columns
-    changed: pd.DataFrame = table.copy()
-    for name in floats:
-        changed[name] = [float(f"{value:.{_DIGITS}g}") for value in table[name]]
-    return changed
+    columns = {
+        name: np.array([float(f"{value:.{_DIGITS}g}") for value in column])
+        if column.dtype == "float64"
+        else column
+        for name, column in table.items()
+    }
+    whole: pd.DataFrame = pd.DataFrame(columns, index=table.index, columns=table.columns)
+    return whole

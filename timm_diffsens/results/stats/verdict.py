@@ -9,7 +9,7 @@ import pandas as pd
 from timm_diffsens.results.numbers import PLAIN
 from timm_diffsens.results.records.frames import Row
 from timm_diffsens.results.stats.families import FEWEST_FAMILIES
-from timm_diffsens.results.stats.population import FEWEST, MEASURES, MOST_TRAIN_ERROR
+from timm_diffsens.results.stats.population import FEWEST, FEWEST_POINTS, MEASURES, MOST_TRAIN_ERROR
 from timm_diffsens.results.stats.resampling import LEVEL
 
 _LEAST = 1 - LEVEL  # p-value above which nothing is said
@@ -54,6 +54,10 @@ def _sentences(
     found = rows.get(("original", "r"))
     if found is None:
         yield "Undecided: no network is in the fits."
+        return
+    if found["n"] < FEWEST_POINTS:
+        few = f"{_count(found['n'])} {'is' if found['n'] == 1 else 'are'} too few for correlations"
+        yield f"Undecided: {few}: at least {FEWEST_POINTS} are needed, and {FEWEST} for their intervals."
         return
     if found["n"] < FEWEST:
         yield f"Undecided: {_count(found['n'])}, and an interval needs at least {FEWEST}."
