@@ -17,6 +17,7 @@ import argparse
 import ast
 import csv
 import json
+import math
 import re
 import runpy
 import sys
@@ -143,7 +144,8 @@ def tried(file: Path) -> str:
         "| shares | margin |",
         "|" + " --- |" * 11,
     ]
-    for setting in (one for one in settings if "trained" in one):
+    found_in = [one for one in settings if "trained" in one]
+    for setting in sorted(found_in, key=least_margin, reverse=True):
         found = setting["trained"]
         how, seeds = found["training"], found["seeds"]
         net, task = how["arguments"], how["scale"]
@@ -165,6 +167,13 @@ def tried(file: Path) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n" + "\n".join(lines) + "\n\n"
+
+
+def least_margin(setting: dict) -> float:
+    """Over the seeds of a training; of networks without one, less than any."""
+    return min(
+        -math.inf if seed["margin"] is None else seed["margin"] for seed in setting["trained"]["seeds"]
+    )
 
 
 def of_exact(fits: dict) -> str:

@@ -257,7 +257,7 @@ PAPER = Settings(
         *(_cifar(f"net/{name}", 64, 250) for name in ("vgg11_bn", "resnet18")),
     ),
     simple=(
-        _simple1(1000, 1.72, 58.0, {"size": 64}, lr=1e-4, weight_decay=0.1, epochs=4000),
+        _simple1(1000, 1.72, 58.0, {"size": 64}, lr=1e-4, weight_decay=0.1, epochs=12000),
         _simple2(1000, epochs=1000),
     ),
     simple_seeds=(4, 10),
