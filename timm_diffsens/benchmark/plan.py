@@ -26,7 +26,7 @@ from timm_diffsens.perturb.deformation import problem_of, rms_of
 from timm_diffsens.perturb.limit import has_fields
 from timm_diffsens.perturb.noise import of_matched_norm
 from timm_diffsens.perturb.pixels import ActivePixels
-from timm_diffsens.perturb.stored import save_fields
+from timm_diffsens.perturb.stored import StoredFields, save_fields
 from timm_diffsens.registry import Entry
 from timm_diffsens.schema import limits, records
 from timm_diffsens.schema.config import Config, options
@@ -142,6 +142,9 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
                 deformation.displacement(1, size)  # or it raises, which is better known now
         images = None if source.all_by_default and not config.given("images") else config.images
         sample = _sample(source, config, loaded, images)
+        for deformation in deformations:
+            if isinstance(deformation, StoredFields) and (problem := deformation.problem_on(sample.indices)):
+                warn(problem)
         sample.transform(loaded.input)  # tensors have to be of the size that the network takes
         labels, reason, whole = _scored(sample, config, loaded)
         assumed = config.test_error is None and labels is not None and _order_is_assumed(sample, loaded)

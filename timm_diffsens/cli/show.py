@@ -160,6 +160,7 @@ def _header(record: "Record") -> list[tuple[str, str]]:
     split = f", {data.split}" if data.split else ""
     note = f" ({data.note})" if data.note else ""
     precision = "" if protocol.dtype == "float32" else f", forwards in {protocol.dtype}"
+    noise = f", {protocol.noise_text}" if protocol.noise_text else ""
     corruption = f", corruption sigma = {protocol.corruption_sigma:g}" if protocol.corruption_sigma else ""
     return [
         ("model", f"{model.spec} ({model.library}, {model.parameters:,} parameters)"),
@@ -167,7 +168,7 @@ def _header(record: "Record") -> list[tuple[str, str]]:
         ("data", f"{data.spec}{split}, {data.n} images of {model.input.height} x {model.input.width}{note}"),
         (
             "protocol",
-            f"{protocol.deformation_text} ({protocol.rms_text}), "
+            f"{protocol.deformation_text} ({protocol.rms_text}){noise}, "
             f"layers = {','.join(protocol.layers)}, seed = {protocol.seed}{corruption}{precision}",
         ),
         ("test error", _error(record)),
