@@ -295,7 +295,7 @@ def of_object(kind: str, thing: Any) -> Entry:
 
 
 def name_of(thing: Any) -> str:
-    """What a deformation or the like is called in errors: `file.py:attr`, or the function's or class's name."""
+    """What a deformation or the like is called in errors: `file.py:attr`, or its function or class."""
     named, module = _origin(thing)
     own = hasattr(module, "_diffsens_beside")
     return f"{Path(str(module.__file__)).name}:{named.__name__}" if own else str(named.__name__)

@@ -20,6 +20,7 @@ from timm_diffsens.errors import UsageError, failing, kept_warnings, warn
 from timm_diffsens.models.checkpoints import read_recipe, recipe_in
 from timm_diffsens.models.classes import imagenet_names
 from timm_diffsens.models.inputs import plain_input
+from timm_diffsens.models.layers import check_names
 from timm_diffsens.models.loading import InputOptions, LoadedModel, given_model, load_model
 from timm_diffsens.perturb.components import COMPONENTS, Component
 from timm_diffsens.perturb.deformation import problem_of, rms_of
@@ -32,6 +33,7 @@ from timm_diffsens.schema import limits, records
 from timm_diffsens.schema.config import Config, options
 from timm_diffsens.schema.protocol import Protocol, read_delta
 from timm_diffsens.sensitivities.perturbed import Perturbation
+from timm_diffsens.sensitivities.probe import unwrap
 
 _OF_SIZE = {"delta": ("delta", "reference_side"), "cut": ("cut",)}  # option -> parameters of a deformation
 _SCALE = ("dims", "size", "xi", "gap")
@@ -134,6 +136,7 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
     homes = [entry.module for entry in inputs.foreign]
     with kept_warnings(warnings), registry.beside(*homes):
         loaded = _load(model, config, source)
+        check_names(unwrap(loaded.module), config.layers)
         size = loaded.input.height, loaded.input.width
         for deformation in deformations:
             if problem := problem_of(deformation, size):

@@ -71,8 +71,9 @@ class StoredFields(DisplacementFields):
             return None
         plural = "s" * (len(fields) != 1)
         return (
-            f"{Path(self.file).name} has {len(fields)} field{plural} for {len(images)} images: image i takes field i modulo {len(fields)}. "
-            "Images with the same field are not independent: standard errors are too small"
+            f"{Path(self.file).name} has {len(fields)} field{plural} for {len(images)} images: image i takes "
+            f"field i modulo {len(fields)}. Images with the same field are not independent: standard errors "
+            "are too small"
         )
 
     def displacement(
