@@ -16,7 +16,7 @@ from timm_diffsens import Diffeo, UsageError, bench, read_records
 from timm_diffsens.cli import app
 from timm_diffsens.models.nets import make_net
 from timm_diffsens.perturb.noise import of_matched_norm
-from timm_diffsens.perturb.streams import Streams
+from timm_diffsens.perturb.streams import Streams, standard_normal
 from timm_diffsens.registry import find
 from timm_diffsens.results.records.store import load_record
 
@@ -114,6 +114,14 @@ def test_a_noise_of_ones_own_has_the_norm_of_the_deformation(folder):
     deformed = Diffeo()(clean, torch.Generator().manual_seed(1))
     eta = noise(clean, deformed)
     torch.testing.assert_close(eta.flatten(1).norm(dim=1), (deformed - clean).flatten(1).norm(dim=1))
+
+
+def test_a_noise_of_ones_own_is_named(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    record = one(folder, "noise")
+    said = " ".join(CliRunner().invoke(app, ["show", record.key[:12], "--out", "board"]).stdout.split())
+    assert f", noise = checks.py:checks@{record.extensions[0].sha256[:12]}, layers" in said
+    assert "noise (checks.py:checks) of the same norm" in said
 
 
 def test_a_variant_of_ones_own_is_on_the_board_and_in_the_figure(folder, monkeypatch):
@@ -236,6 +244,64 @@ def test_a_deformation_that_writes_into_the_images_is_refused():
     assert (
         bench("net/lenet", deformation=lambda images, generator=None: images.flip(-1), **asked).output.d > 0
     )
+
+
+FAULTY = """
+import torch
+
+def drawn(images, generator=None):
+    return images + 0.1 * torch.randn_like(images)
+
+def of_torch(images, generator=None):
+    return images + 0.1 * torch.randn(images.shape, generator=generator)
+
+def alone(images):
+    return images.flip(-1)
+
+def forgotten(images, generator=None):
+    images.flip(-1)
+
+def noise(clean, deformed, generator=None):
+    return torch.randn_like(clean)
+
+def noise_alone(clean, deformed):
+    return clean
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "message"),
+    [
+        (
+            "deformation",
+            "drawn",
+            "gives other values each time, with equal generators: draw from `generator`",
+        ),
+        ("deformation", "of_torch", "failed: TypeError: randn.*standard_normal"),
+        ("deformation", "alone", r"failed: TypeError: .* expected f\(images, generator\) -> images"),
+        ("deformation", "forgotten", r"gave NoneType; expected f\(images, generator\) -> images"),
+        ("noise", "noise", "gives other values each time, with equal generators: draw from `generator`"),
+        ("noise", "noise_alone", r"failed: TypeError: .* expected f\(clean, deformed, generator\) -> noise"),
+    ],
+)
+def test_faults_of_code_from_outside_are_named_as_its_own(option, name, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    asked = {"images": 4, "pretrained": False, "layers": "output", "variants": "original"}
+    with pytest.raises(UsageError, match=f"^the {option} faulty.py:{name} {message}"):
+        bench("net/lenet", **asked, **{option: f"faulty.py:{name}"})
+
+
+def test_draws_as_the_page_says_are_the_same_again_whatever_the_batch():
+    """Its table: normals of the images' shape, and numbers of each image's own NumPy generator."""
+
+    def moved(images, generator):
+        noise = standard_normal(len(images), images.shape[1:], generator, images.dtype, images.device)
+        return images + torch.tensor([own.uniform(-1, 1) for own in generator])[:, None, None, None] * noise
+
+    asked = {"images": 6, "pretrained": False, "layers": "output", "variants": "original"}
+    at_once, in_pairs = (bench("net/lenet", deformation=moved, batch_size=n, **asked) for n in (6, 2))
+    assert at_once.output.d == pytest.approx(in_pairs.output.d, rel=1e-5)
 
 
 def test_a_variant_that_changes_the_original_is_refused(tmp_path, monkeypatch):

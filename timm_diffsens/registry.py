@@ -282,10 +282,7 @@ def of_object(kind: str, thing: Any) -> Entry:
     """
     if inspect.isclass(thing):
         raise UsageError(f"the {KINDS[kind].word} {thing.__name__} is a class: give an instance of it")
-    inner = thing
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    named = inner if hasattr(inner, "__name__") else type(inner)
+    named, _ = _origin(thing)
     values = thing.keywords if isinstance(thing, functools.partial) else getattr(thing, "__dict__", {})
     values = {name: value for name, value in sorted(values.items()) if name[0] != "_" and _is_plain(value)}
     for entry in _built_in(kind).values():
@@ -295,6 +292,27 @@ def of_object(kind: str, thing: Any) -> Entry:
     entry = _described(kind, str(named.__name__), named, sys.modules.get(named.__module__))
     sha256 = hashlib.sha256(f"{entry.sha256} {object_sha256(thing)}".encode()).hexdigest()
     return replace(entry, thing=thing, parameters=values, values=values, sha256=sha256)
+
+
+def name_of(thing: Any) -> str:
+    """What a deformation or the like is called in errors: `file.py:attr`, or its function or class."""
+    named, module = _origin(thing)
+    own = hasattr(module, "_diffsens_beside")
+    return f"{Path(str(module.__file__)).name}:{named.__name__}" if own else str(named.__name__)
+
+
+def is_built_in(thing: Any) -> bool:
+    """Whether the code of a deformation or the like is this package's."""
+    return str(_origin(thing)[0].__module__).partition(".")[0] == __name__.partition(".")[0]
+
+
+def _origin(thing: Any) -> tuple[Any, Any]:
+    """The function or class that is called, and its module."""
+    inner = inspect.unwrap(thing)
+    while isinstance(inner, functools.partial):
+        inner = inspect.unwrap(inner.func)
+    named = inner if hasattr(inner, "__name__") else type(inner)
+    return named, sys.modules.get(named.__module__ or "")
 
 
 def split_arguments(spec: str) -> tuple[str, dict[str, Any]]:

@@ -58,6 +58,18 @@ def test_two_networks_in_a_table_a_figure_and_a_file(out, tmp_path):
     assert frame["p"].between(0, 1).all()
 
 
+def test_names_as_tables_show_them_are_found(out):
+    for name in ("narrow (networks.py)", "networks.py:narrow"):
+        done = run("show", name, "--out", out, "--json")
+        assert done.exit_code == 0, done.stderr
+        assert json.loads(done.stdout)["model"]["spec"] == "networks.py:narrow"
+    done = run("compare", "narrow (networks.py)", "wide (networks.py)", "--out", out, "--json")
+    assert done.exit_code == 0, done.stderr
+    done = run("show", "networks.py:narrow@init", "--out", out)
+    assert done.exit_code == 2
+    assert "is for `diffsens compare`, `show` has --variant VARIANT" in done.stderr.replace("\n", " ")
+
+
 def test_json_is_the_rows_alone(out):
     done = run("compare", "networks.py:narrow", "networks.py:wide", "--out", out, "--only", "r", "--json")
     rows = json.loads(done.stdout)

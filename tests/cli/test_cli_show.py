@@ -80,6 +80,22 @@ def test_a_record_is_found_by_file_key_model_and_architecture(out):
         assert Record.model_validate_json(result.stdout) == record
 
 
+@pytest.mark.parametrize(
+    ("wrong", "n", "said"),
+    [
+        (8, 8, "100.0%, 95 %: 67.6% to 100.0% (measured over 8 images)"),  # Wilson: 1 / (1 + z^2 / 8)
+        (0, 8, "0.0%, 95 %: 0.0% to 32.4% (measured over 8 images)"),
+        (2, 50, "4.0%, 95 %: 1.1% to 13.5% (measured over 50 images)"),
+        (10, 50, "20.0% ± 5.7% (measured over 50 images)"),
+    ],
+)
+def test_a_test_error_of_few_images_has_an_interval(wrong, n, said, tmp_path):
+    share = wrong / n
+    error = {"value": share, "stderr": (share * (1 - share) / n) ** 0.5, "n": n, "source": "measured"}
+    path = write_record(tmp_path / "records", make_record(test_error=error))
+    assert said in run("show", path).stdout
+
+
 def test_several_matches_are_listed(out):
     result = run("show", "resnet18", "--out", out)
     assert result.exit_code == 2

@@ -116,7 +116,7 @@ def test_one_is_no_plural(left, force, words, failures, more, capsys):
     summary["failures"] = {f"m{i}": "ValueError: no" for i in range(failures)}
     sweep_view.print_summary(console, summary, [], force=force)
     said = capsys.readouterr().err
-    assert said.startswith(f"1 model, 0 done before\n1 model: 1 failed\n{words}m0: ")
+    assert said.startswith(f"1 model\n1 model: 1 failed\n{words}m0: ")
     assert said.endswith(f"m19: ValueError: no\n{more}")
 
 

@@ -69,6 +69,26 @@ def test_labels_are_the_models_class_indices():
     assert load_images((IMAGES, [-1, *LABELS[1:]])).labels is None
 
 
+@pytest.mark.parametrize(
+    ("labels", "classes", "matched"),
+    [
+        ([0, 1] * 4, 10, False),  # 0.2^8: two classes are not ten
+        ([0, 1] * 4, 2, True),
+        ([0, 3, 8, 8, 6, 1, 0, 6], 10, True),  # 0.9^8: CIFAR-10's first images happen to have no truck
+        ([0, 1], 10, True),  # 0.2^2: of two images nobody knows
+        ([3, 8] * 20, 10, True),  # 0.9^40 is 1.5 %
+        ([3, 8] * 40, 10, False),  # 0.9^80 is 0.02 %
+    ],
+)
+def test_plainly_fewer_labels_than_classes_are_others(labels, classes, matched):
+    sample = load_images((torch.rand(len(labels), 3, 8, 8), labels))
+    expected = (tuple(labels), None)
+    if not matched:
+        most = f"no label above {max(labels)}"
+        expected = (None, f"the data set has {most}, the model {classes} classes")
+    assert match_labels(sample, classes) == expected
+
+
 def test_all_of_a_tensor_and_a_sample_by_seed_if_asked_for():
     assert load_images(IMAGES).indices == tuple(range(N))
     whole = load_images(IMAGES, images=N, seed=3)

@@ -15,7 +15,14 @@ from traced_models import SMALL, images_for, layers, on_meta, side_of, small, tr
 
 from timm_diffsens.errors import UsageError
 from timm_diffsens.models.checkpoints import state_sha256
-from timm_diffsens.models.layers import Layer, list_layers, select_layers, trace_images
+from timm_diffsens.models.layers import (
+    SELECTIONS,
+    Layer,
+    check_names,
+    list_layers,
+    select_layers,
+    trace_images,
+)
 from timm_diffsens.models.loading import load_model
 from timm_diffsens.models.trace import Trace
 
@@ -32,6 +39,18 @@ def select(net: nn.Module, selection="all", images: torch.Tensor | None = None) 
 def numbered(pattern: str, *counts: int, start: int = 0) -> list[str]:
     """numbered("s{}.b{}", 1, 2) -> s0.b0, s1.b0, s1.b1."""
     return [pattern.format(i, j) for i, n in enumerate(counts, start) for j in range(n)]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_names_that_are_refused_unseen_are_no_layers(name):
+    """Whatever a selection finds is a name that may be asked for; a slip of the pen is not."""
+    net = small(name)
+    seen = trace_images(net, images_for(side_of(name)))
+    for selection in SELECTIONS:
+        check_names(net, [selection, *(layer.name for layer in select_layers(seen, selection))])
+    check_names(net, ["output", "*", "lay*.0"])
+    with pytest.raises(UsageError, match=r"unknown layer or pattern 'stags'.* did you mean .*stages"):
+        check_names(net, ["output", "stags"])
 
 
 # --- stages and blocks of one network of each family

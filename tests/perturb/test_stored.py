@@ -49,6 +49,14 @@ def test_the_fields_of_a_measurement_read_back_give_its_numbers(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("fields", "warned"), [(4, True), (8, True), (9, False), (12, False)])
+def test_images_that_share_a_field_are_warned_of(fields, warned, tmp_path, recwarn):
+    np.save(tmp_path / "few.npy", np.random.default_rng(0).normal(size=(fields, 2, 16, 20)))
+    record = measured(deformation=f"fields:{tmp_path / 'few.npy'}")
+    assert any("few.npy has" in text and "not independent" in text for text in record.warnings) == warned
+    assert any("modulo" in str(one.message) for one in recwarn) == warned
+
+
 def test_a_file_may_have_any_name(tmp_path):
     np.save(tmp_path / "plain.npy", np.random.default_rng(0).normal(size=(4, 2, 16, 20)))
     (tmp_path / "lr=0.1,run 2").mkdir()

@@ -197,7 +197,7 @@ class KilledSweep:
         """What the sweep said of itself."""
         assert "Traceback" not in said
         first, *lines = said.splitlines()
-        assert first == f"{len(self.models)} models, {finished} done before"
+        assert first == f"{len(self.models)} models" + (f", {finished} done before" if finished else "")
         self.told.update(line.partition(":")[0] for line in lines if ": done, " in line)
         assert max(self.told.values(), default=0) <= 1
         lost = [line for line in lines if ": lost, " in line]

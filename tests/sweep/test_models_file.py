@@ -231,3 +231,28 @@ def test_models_come_from_patterns_or_from_a_file(given):
     refused = run(*given)
     assert refused.exit_code == 2
     assert "needs either PATTERN... or --models FILE" in refused.stderr
+
+
+def test_an_edited_row_takes_the_place_of_the_one_before(zoo, tmp_path):
+    """And what is there already is said to be, also of networks of one's own, of which only workers know."""
+    file, out = zoo / "zoo.csv", tmp_path / "out"
+    asked = ["--models", file, "--no-pretrained", *QUICK, "--out", out]
+    file.write_text("model,test_error\nnets.py:small,\nnet/lenet,\n")
+    first = run(*asked)
+    assert first.exit_code == 0, first.output
+    assert "2 models: 2 done\n" in first.stdout
+    file.write_text("model,test_error\nnets.py:small,0.2\nnet/lenet,\n")
+    second = run(*asked)
+    table = (out / "sweep.csv").read_text().splitlines()
+    assert [line.partition(",")[0].rpartition("/")[2] for line in table[1:]] == ["nets.py:small", "lenet"]
+    assert second.stderr.startswith("2 models, 1 done before\n")
+    third = run(*asked)
+    assert "2 models: 2 done (2 of them before)\n" in third.stdout
+    assert "small: done before, " in third.stderr
+    assert (out / "sweep.csv").read_text().splitlines() == table
+
+
+def test_a_file_that_is_not_there_names_the_nearest(zoo):
+    (zoo / "zoo.csv").write_text("model\nnet/lenet\n")
+    with pytest.raises(UsageError, match=r"unknown file of models .*zoo\.cvs'; did you mean .*/zoo\.csv\?"):
+        read_models(zoo / "zoo.cvs", Config())

@@ -5,7 +5,9 @@ import time
 
 import pytest
 from sweeps import Here, import_here, jobs, network, numbers, process_of, telling, trusted
+from typer.testing import CliRunner
 
+from timm_diffsens.cli import app
 from timm_diffsens.errors import MeasurementError, UsageError
 from timm_diffsens.sweep.executors import slurm
 from timm_diffsens.sweep.executors.slurm import Slurm, _Share, do_share
@@ -78,6 +80,48 @@ def test_tasks_that_cannot_be_written_down_have_failed(tmp_path):
 def test_times_are_minutes(tmp_path):
     with pytest.raises(UsageError, match="whole minutes"):
         Slurm(tmp_path / "slurm", cluster="local", options={"time": "1:00:00"})
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """A machine on which Slurm can be asked for something: what it is given is the `sbatch` script."""
+    for name, text in {"srun": "exit 0", "sbatch": f'cp "$1" {tmp_path}/submitted; exit 1'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    asked = ["sweep", "net/lenet", "net/simple", "--structure", "--engine", "slurm", "--out", str(tmp_path)]
+
+    def submitted(*more):
+        CliRunner().invoke(app, [*asked, *more])
+        return (tmp_path / "submitted").read_text().splitlines()
+
+    return submitted
+
+
+def test_a_job_array_has_no_limit_but_that_asked_for(cluster):
+    assert "#SBATCH --array=0-1%2" in cluster()
+    assert "#SBATCH --array=0-1%2" in cluster("--jobs", "auto")
+    assert "#SBATCH --array=0-1%1" in cluster("--jobs", "1")
+
+
+def test_gpus_are_asked_for_once(cluster):
+    def gpus(*more):
+        return [line for line in cluster(*more) if line.startswith("#SBATCH --g")]
+
+    assert gpus() == []
+    assert gpus("--gpus", "2") == ["#SBATCH --gpus-per-node=2"]
+    assert gpus("--slurm", "gres=gpu:1") == ["#SBATCH --gres=gpu:1"]
+    assert gpus("--slurm", "gpus-per-task=1") == ["#SBATCH --gpus-per-task=1"]
+    assert "#SBATCH --time=30" in cluster("--slurm", "time=30")
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_options_that_sbatch_does_not_have_name_the_nearest(present, tmp_path, monkeypatch, request):
+    """Also where there is no Slurm to submit to: they are looked at first."""
+    if present:
+        request.getfixturevalue("cluster")
+    with pytest.raises(UsageError, match=r"^unknown --slurm option 'partitoin'; did you mean partition"):
+        Slurm(tmp_path / "slurm", options={"partitoin": "gpu"})
 
 
 def test_tasks_that_left_the_queue_without_a_result_are_lost(tmp_path, monkeypatch):

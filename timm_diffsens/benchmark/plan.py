@@ -20,18 +20,20 @@ from timm_diffsens.errors import UsageError, failing, kept_warnings, warn
 from timm_diffsens.models.checkpoints import read_recipe, recipe_in
 from timm_diffsens.models.classes import imagenet_names
 from timm_diffsens.models.inputs import plain_input
+from timm_diffsens.models.layers import check_names
 from timm_diffsens.models.loading import InputOptions, LoadedModel, given_model, load_model
 from timm_diffsens.perturb.components import COMPONENTS, Component
 from timm_diffsens.perturb.deformation import problem_of, rms_of
 from timm_diffsens.perturb.limit import has_fields
 from timm_diffsens.perturb.noise import of_matched_norm
 from timm_diffsens.perturb.pixels import ActivePixels
-from timm_diffsens.perturb.stored import save_fields
+from timm_diffsens.perturb.stored import StoredFields, save_fields
 from timm_diffsens.registry import Entry
 from timm_diffsens.schema import limits, records
 from timm_diffsens.schema.config import Config, options
 from timm_diffsens.schema.protocol import Protocol, read_delta
 from timm_diffsens.sensitivities.perturbed import Perturbation
+from timm_diffsens.sensitivities.probe import unwrap
 
 _OF_SIZE = {"delta": ("delta", "reference_side"), "cut": ("cut",)}  # option -> parameters of a deformation
 _SCALE = ("dims", "size", "xi", "gap")
@@ -134,6 +136,7 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
     homes = [entry.module for entry in inputs.foreign]
     with kept_warnings(warnings), registry.beside(*homes):
         loaded = _load(model, config, source)
+        check_names(unwrap(loaded.module), config.layers)
         size = loaded.input.height, loaded.input.width
         for deformation in deformations:
             if problem := problem_of(deformation, size):
@@ -142,6 +145,9 @@ def prepare(model: str | nn.Module | LoadedModel, asked: Config | Inputs) -> Pla
                 deformation.displacement(1, size)  # or it raises, which is better known now
         images = None if source.all_by_default and not config.given("images") else config.images
         sample = _sample(source, config, loaded, images)
+        for deformation in deformations:
+            if isinstance(deformation, StoredFields) and (problem := deformation.problem_on(sample.indices)):
+                warn(problem)
         sample.transform(loaded.input)  # tensors have to be of the size that the network takes
         labels, reason, whole = _scored(sample, config, loaded)
         assumed = config.test_error is None and labels is not None and _order_is_assumed(sample, loaded)

@@ -11,7 +11,7 @@ import typer
 from timm_diffsens.cli.figures import Column, Figure, draw, need, panels
 from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_json, result_console
 from timm_diffsens.errors import UsageError, unknown, warn
-from timm_diffsens.results.numbers import some_of, sparkline, with_error
+from timm_diffsens.results.numbers import some_of, sparkline, wilson, with_error
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from timm_diffsens.schema.records import Record
 
 _SHORTEST_KEY = 4
+_FEW = 5  # images that are wrong, or right, below which the binomial standard error is no interval
 _MOST_LISTED = 8
 _CURVE_WIDTH = 60
 _NAME_WIDTH = 16
@@ -87,9 +88,12 @@ def find(text: str, folder: Path) -> Path:
     is_key = re.fullmatch(f"[0-9a-f]{{{_SHORTEST_KEY},64}}", text)
     matches = [row for row in rows if is_key and row["key"].startswith(text)]
     matches = matches or [row for row in rows if row["model"] == text]
-    matches = matches or [row for row in rows if row["arch"] == text]
+    for spelling in ("readable", "arch"):
+        matches = matches or [row for row in rows if row[spelling] == text]
     if not matches:
         hint = f"records are looked up below {folder}; `diffsens ls records` lists them"
+        if "@" in text:
+            hint += "; RECORD@VARIANT is for `diffsens compare`, `show` has --variant VARIANT"
         raise unknown("record", text, sorted({row["model"] for row in rows}), hint)
     if len(matches) > 1:
         told = [in_words(each) for each in apart(matches)]
@@ -160,6 +164,7 @@ def _header(record: "Record") -> list[tuple[str, str]]:
     split = f", {data.split}" if data.split else ""
     note = f" ({data.note})" if data.note else ""
     precision = "" if protocol.dtype == "float32" else f", forwards in {protocol.dtype}"
+    noise = f", {protocol.noise_text}" if protocol.noise_text else ""
     corruption = f", corruption sigma = {protocol.corruption_sigma:g}" if protocol.corruption_sigma else ""
     return [
         ("model", f"{model.spec} ({model.library}, {model.parameters:,} parameters)"),
@@ -168,7 +173,7 @@ def _header(record: "Record") -> list[tuple[str, str]]:
         ("normalised", f"mean {_by_channel(model.input.mean)}, std {_by_channel(model.input.std)}"),
         (
             "protocol",
-            f"{protocol.deformation_text} ({protocol.rms_text}), "
+            f"{protocol.deformation_text} ({protocol.rms_text}){noise}, "
             f"layers = {','.join(protocol.layers)}, seed = {protocol.seed}{corruption}{precision}",
         ),
         ("test error", _error(record)),
@@ -187,6 +192,9 @@ def _error(record: "Record") -> str:
     if error.value is None:
         return f"not known ({error.reason})" if error.reason else "not known"
     spread = f" ± {error.stderr:.1%}" if error.stderr is not None else ""
+    if error.stderr is not None and error.n and min(error.value, 1 - error.value) * error.n < _FEW:
+        low, high = wilson(error.value, error.n)  # ± 0 of few images would be no error bar
+        spread = f", 95 %: {low:.1%} to {high:.1%}"
     over = f" over {error.n} images" if error.n is not None else ""
     return f"{error.value:.1%}{spread} ({error.source}{over})"
 

@@ -69,7 +69,8 @@ def _sweep(
         str | None,
         option(
             "--jobs",
-            help="local, slurm: models at a time. auto: one a GPU, else 1; one a core with --structure.",
+            help="local, slurm: models at a time. auto: one a GPU, else 1; one a core with --structure; "
+            "slurm: no limit.",
             panel=_MACHINES,
             metavar="N|auto",
         ),
@@ -84,7 +85,12 @@ def _sweep(
     ] = None,
     slurm: Annotated[
         list[str] | None,
-        option("--slurm", help="slurm: partition=gpu, time=60, ...", panel=_MACHINES, metavar="KEY=VALUE"),
+        option(
+            "--slurm",
+            help="slurm: partition=gpu, time=60 (minutes a model), ...",
+            panel=_MACHINES,
+            metavar="KEY=VALUE",
+        ),
     ] = None,
     out: Annotated[
         Path, option("--out", help="Records, outcomes, tables, errors.jsonl.", panel=RUNNING, metavar="DIR")
@@ -206,7 +212,7 @@ def _conclude(
     except DiffsensError as error:  # a full disk: the more reason to print what is known
         print_error(str(error))
         written = False
-    summary = summarise(outcomes) | {"left": left}
+    summary = summarise(outcomes) | {"left": left, "before": sum(outcome.before for outcome in outcomes)}
     if as_json:
         print_json({**summary, "outcomes": [asdict(outcome) for outcome in outcomes], "written": files})
     else:
@@ -267,8 +273,8 @@ def _workers(engine: str, asked: str | None, job: "Job") -> int:
             raise UsageError(f"--jobs needs a whole number, or auto; got {asked!r}") from None
         _check_workers("--jobs", workers)
         return workers
-    if engine != "local":
-        return 1
+    if engine != "local":  # Slurm's scheduler knows best how many fit
+        return limits.WORKERS if registry.split_arguments(engine)[0] == "slurm" else 1
     if job.options is None:
         return os.cpu_count() or 1
     from timm_diffsens.sweep.executors.local import visible_gpus

@@ -32,7 +32,8 @@ class Lines(Watch):
 
     def begin(self, total: int, before: int) -> None:
         """How many there are."""
-        self._print(Text(f"{_count(total, 'model')}, {before} done before"))
+        known = f", {before} done before" if before else ""  # of others only their workers find out
+        self._print(Text(f"{_count(total, 'model')}{known}"))
 
     def finished(self, outcome: "Outcome") -> None:
         """Its line."""
@@ -69,7 +70,10 @@ class LiveTable(Lines):
     def finished(self, outcome: "Outcome") -> None:
         """Count it."""
         self.running.pop(outcome.called, None)
-        self.counts[outcome.status] += 1
+        if outcome.before:
+            self.before += 1
+        else:
+            self.counts[outcome.status] += 1
         self.last.append(outcome)
 
     def retried(self, outcome: "Outcome") -> None:
@@ -115,7 +119,8 @@ def print_summary(
     everything anew.
     """
     counts = ", ".join(f"{n} {status}" for status, n in summary["status"].items())
-    console.print(f"{_count(summary['models'], 'model')}: {counts or 'none'}", soft_wrap=True)
+    before = f" ({summary['before']} of them before)" if summary.get("before") else ""
+    console.print(f"{_count(summary['models'], 'model')}: {counts or 'none'}{before}", soft_wrap=True)
     if summary["left"]:
         command = "the same command without --force" if force else "the same command"
         text = f"interrupted: {_count(summary['left'], 'model')} left; {command} goes on"
@@ -139,6 +144,7 @@ def _count(n: int, what: str) -> str:
 
 def _line(outcome: "Outcome") -> Text:
     line = Text.assemble(outcome.called, ": ", (outcome.status, _STYLES[outcome.status]))
+    line.append(" before" if outcome.before else "")
     line.append(f", {outcome.seconds:.1f} s")
     return line if outcome.cause is None else line.append(f", {outcome.cause}")
 

@@ -5,12 +5,18 @@ from collections.abc import Sequence
 
 from timm_diffsens.data.loading import ImageSample
 
+_HARDLY = 1e-3
 _WORDNET_ID = re.compile(r"n\d{8}")
 
 
 def named_alike(names: Sequence[str] | None, imagenet_names: Sequence[str] | None) -> bool:
     """Whether a set's classes are, by name, classes of a network of an ImageNet."""
     return bool(names and imagenet_names) and set(names or ()) <= set(imagenet_names or ())
+
+
+def _has_fewer(labels: Sequence[int], classes: int) -> bool:
+    """Whether so many draws among all classes would hardly ever leave out the last ones."""
+    return ((max(labels) + 1) / classes) ** len(labels) < _HARDLY
 
 
 def match_labels(
@@ -40,6 +46,8 @@ def match_labels(
     if names is None:
         if max(sample.labels) >= classes:
             return None, f"the {where} has a label {max(sample.labels)}, the model {classes} classes"
+        if sample.labels and _has_fewer(sample.labels, classes):
+            return None, f"the {where} has no label above {max(sample.labels)}, the model {classes} classes"
         return sample.labels, None
     if imagenet_names is not None and all(_WORDNET_ID.fullmatch(name) for name in names):
         if named_alike(names, imagenet_names):

@@ -82,6 +82,23 @@ def select_layers(seen: Trace, selection: str | Sequence[str] = "blocks") -> lis
     return _as_layers(seen, chosen)
 
 
+def check_names(model: nn.Module, selection: Sequence[str]) -> None:
+    """Find names that no layer can have, without running the model; patterns are left to `select_layers`.
+
+    Raises:
+        UsageError: a part of the selection is none of `SELECTIONS`, no pattern and no module's name.
+    """
+    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    for part in selection:
+        if not ({part} & {*SELECTIONS, OUTPUT, *names} or set("*?[#") & set(part)):
+            raise _unknown(part, names)
+
+
+def _unknown(part: str, names: Sequence[str]) -> UsageError:
+    hint = "`diffsens ls layers MODEL --layers all` lists them"
+    return unknown("layer or pattern", part, [*names, *SELECTIONS], hint)
+
+
 def list_layers(model: LoadedModel, selection: str | Sequence[str] = "blocks", seed: int = 0) -> list[Layer]:
     """The layers of a loaded model, found on random images of its own input size."""
     images = torch.randn((3, *model.input_shape), generator=torch.Generator().manual_seed(seed))
@@ -104,12 +121,7 @@ def _matches(seen: Trace, pattern: str) -> dict[str, str]:
     if pattern == OUTPUT and seen.output is not None:
         return {seen.output: OUTPUT}
     if not found:
-        raise unknown(
-            "layer or pattern",
-            pattern,
-            [*names, *SELECTIONS],
-            "`diffsens ls layers MODEL --layers all` lists them",
-        )
+        raise _unknown(pattern, names)
     return {name: name for name in found}
 
 

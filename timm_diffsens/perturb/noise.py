@@ -1,13 +1,14 @@
 """White noise: matched to a deformation in norm, or fixed for each image."""
 
 from collections.abc import Callable
+from functools import wraps
 
 import torch
 
 from timm_diffsens.device import threads
 from timm_diffsens.errors import UsageError
 from timm_diffsens.perturb.streams import Generator, Streams, standard_normal, wide_type
-from timm_diffsens.registry import Look, register
+from timm_diffsens.registry import Look, name_of, register
 
 _CACHED = 2**18  # numbers whose copies in float64 stay in a processor's cache
 
@@ -53,11 +54,15 @@ def of_matched_norm(noise: Noise) -> Noise:
     finite, or that is zero where the deformation is not.
     """
 
+    @wraps(noise)  # under its name in errors
     def scaled(clean: torch.Tensor, deformed: torch.Tensor, generator: Generator = None) -> torch.Tensor:
         drawn = noise(clean, deformed, generator)
         if not isinstance(drawn, torch.Tensor) or drawn.shape != clean.shape:
             got = tuple(drawn.shape) if isinstance(drawn, torch.Tensor) else type(drawn).__name__
-            raise UsageError(f"expected noise of the shape of the images, {tuple(clean.shape)}, got {got}")
+            raise UsageError(
+                f"the noise {name_of(noise)}: expected noise of the shape of the images, "
+                f"{tuple(clean.shape)}, got {got}"
+            )
         wide = drawn.to(clean.device, wide_type(clean))
         if not wide.isfinite().all():
             raise UsageError("the noise holds numbers that are not finite")

@@ -64,6 +64,18 @@ class StoredFields(DisplacementFields):
         fields: npt.NDArray[np.float32] = self._fields  # type: ignore[attr-defined]
         return float(np.sqrt(np.square(fields, dtype=np.float64).sum(axis=1).mean()))
 
+    def problem_on(self, images: Sequence[int]) -> str | None:
+        """What is wrong with it on images of these numbers; None where nothing is."""
+        fields, places = self._fields, self._places  # type: ignore[attr-defined]
+        if places is not None or len({int(i) % len(fields) for i in images}) == len(images):
+            return None
+        plural = "s" * (len(fields) != 1)
+        return (
+            f"{Path(self.file).name} has {len(fields)} field{plural} for {len(images)} images: image i takes "
+            f"field i modulo {len(fields)}. Images with the same field are not independent: standard errors "
+            "are too small"
+        )
+
     def displacement(
         self,
         n: int,

@@ -75,6 +75,11 @@ class Protocol(Part):
             parts.append(f"cut = {self.cut}")
         return ", ".join(parts)
 
+    @property
+    def noise_text(self) -> str:
+        """The noise in words; "" for that of the paper."""
+        return "" if self.noise == type(self).model_fields["noise"].default else f"noise = {self.noise}"
+
 
 def digest(value: Any) -> str:
     """sha256 of a JSON-able value, independent of the order of keys."""

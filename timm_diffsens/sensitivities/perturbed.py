@@ -15,12 +15,15 @@ from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.limit import direction, displacement_of
 from timm_diffsens.perturb.noise import Noise, corrupt, matched_noise
 from timm_diffsens.perturb.streams import Streams
+from timm_diffsens.registry import is_built_in
+from timm_diffsens.sensitivities.outside import called, check_alike
 
 Batch = tuple[Sequence[int], torch.Tensor]  # indices of the images (their random streams), (n, c, h, w)
 Batches = Callable[[int], Iterator[Batch]]  # batch size -> batches; each call begins anew
 
 # Bilinear weights add up to one within two units in the last place, so that a flat image is changed by that.
 _ROUNDING_UNITS = 4
+_TRIED = 4  # images on which code from outside is tried twice
 KEPT = 2**25  # bytes of parts kept for the other variants of a network: 900 images of 32 x 32
 
 
@@ -85,15 +88,34 @@ class Perturbation:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Deformed images, and the noise to be added to the clean ones."""
         version = clean._version
-        deformed = deformation(clean, diffeo)
+        deformed = called("deformation", deformation, clean, diffeo)
         if deformed.shape != clean.shape:
             raise UsageError(f"expected deformed images {tuple(clean.shape)}, got {tuple(deformed.shape)}")
         deformed = _without_rounding(clean, deformed.to(clean.device))
         changed = deformed._version
-        eta = self.noise(clean, deformed, noise)
+        eta = called("noise", self.noise, clean, deformed, noise)
         if clean._version != version or deformed._version != changed:
             raise UsageError("the deformation or the noise writes into the images that it is given")
         return deformed, eta
+
+    def check(self, clean: torch.Tensor, indices: Sequence[int]) -> None:
+        """Try on a few images whether equal generators give equal draws; of this package's own it is known.
+
+        Raises:
+            UsageError: they do not: one record's key would stand for several results.
+        """
+        few, own = clean[:_TRIED], indices[:_TRIED]
+        for deformation in self.deformations:
+            things = {"deformation": deformation, "noise": self.noise}
+            if all(map(is_built_in, things.values())):
+                continue
+            with exact(clean.device):
+                once, again = (
+                    self._pair(deformation, few, self._streams("diffeo", own), self._streams("noise", own))
+                    for _ in range(2)
+                )
+            for (kind, thing), first, second in zip(things.items(), once, again, strict=True):
+                check_alike(kind, thing, first, second)
 
     def fields(self, clean: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
         """The displacements by which `parts` moves the pixels first: (n, 2, h, w), in pixels.
@@ -135,6 +157,7 @@ class PerturbedImages:
         self._changed = torch.zeros(self.pairs, dtype=torch.bool)  # where the parts are
         self._batches: list[Batch] = []
         self._key: tuple[object, ...] | None = None  # of what is kept, once all of it is
+        self._checked = False
 
     def first(self) -> torch.Tensor | None:
         """The first image, clean: (1, c, h, w); None where there are no images."""
@@ -196,6 +219,9 @@ class PerturbedImages:
     ) -> Generator[Batch, None, None]:
         with closing(self._clean(size, like)) as coming:
             for indices, clean in coming:
+                if not self._checked and len(clean):
+                    self.perturbation.check(clean, indices)
+                    self._checked = True
                 parts = self.perturbation.parts(clean, indices, layout)
                 if len(clean):
                     self._look(*torch.split(parts, len(clean)))

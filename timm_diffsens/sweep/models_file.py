@@ -17,6 +17,7 @@ from timm_diffsens.schema.config import Config, options, split_commas
 _MODEL = "model"
 _SHORT = {"data": "data_dir", "error": "test_error", "input": "input_size"}  # column -> option
 _OF_THE_SWEEP = ("device",)  # GPUs are shared among its models
+_ENDINGS = (".csv", ".yaml", ".yml", ".json")
 _LARGEST = 50_000_000  # bytes
 _PATHS, _SPECS, _SEVERAL = {"checkpoint", "data_dir"}, {"dataset", "noise"}, {"deformation", "variants"}
 
@@ -100,7 +101,7 @@ def _entries(path: Path) -> Iterator[Mapping[Any, Any]]:
         except csv.Error as error:
             raise UsageError(f"{path}, after line {reader.line_num}: {error}") from None
         return
-    if path.suffix.lower() not in (".yaml", ".yml", ".json"):
+    if path.suffix.lower() not in _ENDINGS:
         raise UsageError(f"--models takes a .csv or .yaml file, got {path.name}")
     try:
         found = _Texts(text).get_single_data()
@@ -140,6 +141,9 @@ def _text(path: Path) -> str:
         if path.stat().st_size > _LARGEST:
             raise UsageError(f"{path} is larger than {_LARGEST / 1e6:g} MB: no list of models")
         return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        tables = [one for one in path.parent.glob("*") if one.suffix.lower() in _ENDINGS]
+        raise unknown("file of models", str(path), map(str, tables)) from None
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:

@@ -37,11 +37,18 @@ def write_tables(out: Path, jobs: Sequence[Job]) -> list[Path]:
 
 
 def read_outcomes(out: Path, jobs: Sequence[Job]) -> list[Outcome]:
-    """Outcomes of these jobs and of what differs from the first by its model alone, sorted by model."""
-    like, ids = jobs[0], {job.id for job in jobs}
+    """Outcomes of these jobs and of what differs from the first by its model alone, sorted by model.
+
+    Of a model of these jobs only what they ask for: a file of models may have been changed since.
+    """
+    like, ids, models = jobs[0], {job.id for job in jobs}, {job.model for job in jobs}
     found = [read_outcome(path) for path in outcome_folder(out, like.kind).glob("*.json")]
-    same = [o for o in found if o is not None and (o.job in ids or o.job == like.of(o.model).id)]
+    same = [o for o in found if o is not None and (o.job in ids or _is_like(o, like, models))]
     return sorted(same, key=lambda outcome: (outcome.model, outcome.name))
+
+
+def _is_like(outcome: Outcome, like: Job, models: set[str]) -> bool:
+    return outcome.model not in models and outcome.job == like.of(outcome.model).id
 
 
 def table_text(outcomes: Sequence[Outcome]) -> str:

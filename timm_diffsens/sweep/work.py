@@ -48,19 +48,23 @@ def _done(job: Job, clock: float) -> Outcome:
         if parameters > job.max_parameters:
             row = {"model": job.model, "parameters": parameters}
             return ended(job, "left out", time.perf_counter() - clock, row=row)
-    row = structure(job.model) if job.options is None else _measured(job)
-    return ended(job, "done", time.perf_counter() - clock, row=row)
+    row, before = (structure(job.model), False) if job.options is None else _measured(job)
+    return ended(job, "done", time.perf_counter() - clock, row=row, before=before)
 
 
-def _measured(job: Job) -> dict[str, Any]:
-    """The model's record in one row: counts of layers, the output's D, G and R, and what it took."""
+def _measured(job: Job) -> tuple[dict[str, Any], bool]:
+    """The model's record in one row: counts of layers, the output's D, G and R, and what it took.
+
+    Returns:
+        The row, and whether the record was there before.
+    """
     plan = prepare(job.model, Config(**(job.options or {})))
     plan.retries += job.tried
     folder = Path(job.out) / "records"
-    record, path, _ = run_once(plan, folder, force=job.force)
+    record, path, now = run_once(plan, folder, force=job.force)
     layers = record.variants["original"]
     reasons = [layer.reason for layer in layers if layer.reason is not None]
-    return {
+    row = {
         "model": record.model.spec,
         "library": record.model.library,
         "parameters": record.model.parameters,
@@ -79,6 +83,7 @@ def _measured(job: Job) -> dict[str, Any]:
         "record": path.relative_to(folder).as_posix(),
         "key": record.key,
     }
+    return row, not now
 
 
 def _memory_ran_out(error: BaseException | None) -> bool:

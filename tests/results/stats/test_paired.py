@@ -275,6 +275,30 @@ def test_networks_of_one_name_are_told_apart():
     assert table["b"].nunique() == 2
 
 
+def test_of_one_name_the_weights_are_named():
+    a, b = drawn(6)
+    trained, fresh = side("net", a), side("net", b)
+    weights = {"source": "checkpoint", "detail": "best.safetensors", "seed": None}
+    for one, stated in ((trained, weights), (fresh, {"source": "random", "detail": None, "seed": 0})):
+        model = one.record.model
+        kind = model.weights.model_copy(update=stated)
+        record = one.record.model_copy(update={"model": model.model_copy(update={"weights": kind})})
+        object.__setattr__(one, "record", record)
+    names = [one.name for one in uniquely_named([trained, fresh, side("other", a)])]
+    assert names == ["net, best.safetensors", "net, random weights", "other"]
+
+
+def test_a_place_without_a_ratio_says_why():
+    a, b = drawn(6)
+    one, other = side("one", a), side("other", b)
+    other.layers[0] = other.layers[0].model_copy(update={"r": None, "r_stderr": None, "reason": "constant"})
+    table = compare_sides([one, other])
+    table = table[table["measure"] == "r"].set_index("place")
+    assert table["reason"].iloc[0] == "constant"
+    assert table["ratio"].isna().tolist() == table["reason"].notna().tolist()
+    assert table["ratio"].isna().sum() == 1
+
+
 def test_a_file_with_an_at_sign_is_found(tmp_path):
     home = tmp_path / "at@x"
     home.mkdir()

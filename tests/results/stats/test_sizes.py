@@ -1,6 +1,7 @@
 """R against the size of the deformation: which sizes are small."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from record_factory import make_record
@@ -11,7 +12,7 @@ from timm_diffsens.results.records.per_image import read_per_image
 from timm_diffsens.results.records.store import record_files
 from timm_diffsens.results.report.record_chart import record_figure
 from timm_diffsens.results.report.summary import summary
-from timm_diffsens.results.stats.sizes import by_size, regime, sizes_of
+from timm_diffsens.results.stats.sizes import by_size, classified, regime, sizes_of
 
 SIZES = (1.0, 0.02, 0.2, 4.0)
 
@@ -63,9 +64,38 @@ def test_a_size_is_small_where_r_does_not_differ_from_the_smallest(measured):
 def test_pairing_finds_more(measured):
     record, distances = measured
     paired, unpaired = by_size(record, distances), by_size(record)
-    known = (paired["p"] < 1) & (unpaired["p"] < 1)
-    assert (paired["p"][known] <= unpaired["p"][known] + 1e-12).mean() > 0.9
+    wide = {name: np.log(table["high"] / table["low"]) for name, table in (("p", paired), ("u", unpaired))}
+    known = wide["p"] > 0
+    assert (wide["p"][known] <= wide["u"][known] + 1e-12).mean() > 0.9
     assert np.array_equal(paired["r"], unpaired["r"])
+
+
+def test_sizes_that_are_small_large_and_undecided(measured):
+    """1 px differs decidedly (1.27 +- 0.13), but by how much 80 images cannot say."""
+    record, distances = measured
+    table = by_size(record, distances)
+    assert [word in regime(table, 0.2) for word in ("is in", "is outside", "undecided")] == [1, 0, 0]
+    assert [word in regime(table, 1.0) for word in ("is in the linear regime:", "undecided")] == [0, 1]
+    assert [word in regime(table, 4.0) for word in ("is in", "is outside", "undecided")] == [0, 1, 0]
+
+
+def test_what_is_said_follows_the_interval():
+    def said(*sizes):
+        rows = [dict(zip(("delta", "ratio", "low", "high"), row, strict=True)) for row in sizes]
+        return regime(classified(pd.DataFrame(rows).assign(layer="output", index=3)), sizes[-1][0])
+
+    least = (0.5, 1.0, 1.0, 1.0)
+    assert "is in the linear regime: R at the output is 1.02" in said(least, (1.0, 1.02, 0.95, 1.09))
+    assert "is in the linear regime:" in said(least, (1.0, 1.05, 1.02, 1.08))  # differs, by less than 10 %
+    for low, high in ((0.9, 1.05), (0.95, 1.11), (0.5, 2.0), (1.02, 1.2)):
+        assert "(R within 10%) is undecided" in said(least, (1.0, 1.0, low, high))
+    assert "is outside of the linear regime" in said(least, (1.0, 1.3, 1.11, 1.5))
+    assert "is outside of the linear regime" in said(least, (1.0, 0.7, 0.6, 0.9))
+    back = said(least, (1.0, 1.3, 1.2, 1.4), (2.0, 1.0, 0.99, 1.01))  # is larger on the way
+    assert back == (
+        "The size, delta = 2 px, is outside of the linear regime: R at the output for 1 px is 1.3 times that "
+        "at 0.5 px (1.2 to 1.4)."
+    )
 
 
 def test_the_summary_says_whether_the_size_used_is_small(measured):

@@ -206,9 +206,10 @@ _OF_RECORD: dict[str, tuple[str, Callable[[Record], Any]]] = {
 
 
 def record_row(path: Path, record: Record) -> Row:
-    """A record's row of the table of records, and its `traits`, see there."""
+    """A record's row of the table of records, its `traits`, see there, and its name in comparisons."""
     row = {name: get(record) for name, (_, get) in _OF_RECORD.items()}
     row |= {"file": path.name, "path": str(path), "traits": traits(record)}
+    row["readable"] = readable_name(record)
     for variant in record.variants:
         layer = output_layer(record, variant)
         values = [getattr(layer, measure, None) for measure in MEASURES]

@@ -26,7 +26,7 @@ def size_rows(table: pd.DataFrame) -> list[Row]:
 
 
 def size_charts(rows: list[Row], side: int | None, layout: Layout) -> list[Any]:
-    """A legend and the chart; filled points are in the linear regime.
+    """A legend and the chart; filled points are in the linear regime, by `by_size`.
 
     Args:
         rows: of `size_rows`, which are in the chart's data of the name `sizes`.

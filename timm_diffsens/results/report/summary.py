@@ -31,7 +31,7 @@ def _sentences(record: Record, distances: PerImage | None) -> Iterator[str]:
         yield f"No layer of {record.model.spec} has a value of R{_why(layers)}: there is nothing to read."
         return
     yield _over_depth(record, valued)
-    yield _at_output(layers[-1])
+    yield _at_output(layers[-1], _noise(record))
     yield from _shuffled(record)
     yield from _trained(record)
     yield from _of_others(record)
@@ -59,7 +59,7 @@ def _over_depth(record: Record, valued: list[LayerSensitivity]) -> str:
     back = _way_back(valued, falling=change.value > 1)
     return (
         f"In {name} R {verb} {span}, by a factor of {by}: the last layer is {sense} sensitive to "
-        f"{_deformations(record)}, relative to noise of the same norm, than the first.{back}"
+        f"{_deformations(record)}, relative to {_noise(record)} of the same norm, than the first.{back}"
     )
 
 
@@ -67,6 +67,11 @@ def _deformations(record: Record) -> str:
     """Those of the paper are smooth; of others nothing is known."""
     own = record.protocol.deformation in ("max-entropy", "active pixels")
     return "smooth deformations" if own else "these deformations"
+
+
+def _noise(record: Record) -> str:
+    """Noise; by its name, where it is not that of the paper."""
+    return f"noise ({record.protocol.noise.partition('@')[0]})" if record.protocol.noise_text else "noise"
 
 
 def _way_back(valued: list[LayerSensitivity], falling: bool) -> str:
@@ -96,24 +101,24 @@ def _turn(valued: list[LayerSensitivity]) -> str:
     return ""
 
 
-def _at_output(output: LayerSensitivity) -> str:
+def _at_output(output: LayerSensitivity, noise: str) -> str:
     if output.r is None:
         return f"The output, {output.layer}, has no R ({output.reason})."
     values = ", ".join(
         f"{name} = {with_error(getattr(output, field), getattr(output, f'{field}_stderr'))}"
         for name, field in (("D", "d"), ("G", "g"), ("R", "r"))
     )
-    return f"At the output {values}{_against_one(output)}."
+    return f"At the output {values}{_against_one(output, noise)}."
 
 
-def _against_one(output: LayerSensitivity) -> str:
+def _against_one(output: LayerSensitivity, noise: str) -> str:
     """R = 1 is where the output moves as much under a deformation as under noise of the same norm."""
     if output.r_interval is None:
         return ""
     low, high = output.r_interval
     if low <= 1 <= high:
-        return "; whether it moves more under deformations or under noise of the same norm is undecided"
-    more, less = ("deformations", "noise") if low > 1 else ("noise", "deformations")
+        return f"; whether it moves more under deformations or under {noise} of the same norm is undecided"
+    more, less = ("deformations", noise) if low > 1 else (noise, "deformations")
     return f": it moves more under {more} than under {less} of the same norm"
 
 

@@ -33,7 +33,7 @@ from timm_diffsens.schema.records import Record
 MEASURES = ("r", "d", "g")
 LEVEL = 0.975
 _COLUMNS = ["a", "b", "place", "depth", "measure", "n", "log_ratio", "stderr", "unpaired_stderr"]
-_COLUMNS += ["ratio", "low", "high", "p", "p_corrected"]
+_COLUMNS += ["ratio", "low", "high", "p", "p_corrected", "reason"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ def compare(records: Sequence[str | Path], *, paired: bool = True, deformation: 
         log(X_b / X_a) with its `stderr`, and `unpaired_stderr` for comparison; `ratio` = X_b / X_a with its
         95 % interval, `low` to `high` (images and copies each with their own quantile, in quadrature); `p`
         (two-sided, Student's t, degrees of freedom after Satterthwaite) and `p_corrected` over all places
-        of the pair and measure (Holm). The last place is the output.
+        of the pair and measure (Holm); `reason`: why a place has no ratio, else None. The last place is
+        the output.
 
     Raises:
         UsageError: fewer than two records; they did not see the same draws; no distances beside one of them.
@@ -118,7 +119,8 @@ def compare_sides(sides: Sequence[Compared]) -> pd.DataFrame:
 
 
 def uniquely_named(sides: Sequence[Compared]) -> list[Compared]:
-    """The same; of equal names each gets the start of its record's key."""
+    """The same; equal names get their weights where these differ, else the start of their record's key."""
+    sides = [replace(side, name=f"{side.name}{_weights(side, sides)}") for side in sides]
     names = [side.name for side in sides]
     marked = [
         replace(side, name=f"{side.name} [{side.record.key[:8]}]") if names.count(side.name) > 1 else side
@@ -132,6 +134,17 @@ def uniquely_named(sides: Sequence[Compared]) -> list[Compared]:
             replace(side, name=f"{side.name} ({count[side.name]})") if count[side.name] > 1 else side
         )
     return found
+
+
+def _weights(side: Compared, sides: Sequence[Compared]) -> str:
+    """Which weights it has, where another side of its name has others."""
+
+    def said(one: Compared) -> str:
+        weights = one.record.model.weights
+        return "random weights" if weights.source == "random" else weights.detail or weights.source
+
+    told = said(side)
+    return f", {told}" if any(one.name == side.name and said(one) != told for one in sides) else ""
 
 
 def _check_alike(first: Compared, other: Compared) -> None:
@@ -186,9 +199,26 @@ def pair_of(first: Compared, other: Compared, measures: Sequence[str] = MEASURES
             "measure": measure,
             "n": n,
         }
-        found.append(pd.DataFrame({**names, **values, "p_corrected": holm(p)}))
+        found.append(
+            pd.DataFrame(
+                {
+                    **names,
+                    **values,
+                    "p_corrected": holm(p),
+                    "reason": _reasons(first, other, by_layer, log_ratio),
+                }
+            )
+        )
     whole: pd.DataFrame = pd.concat(found, ignore_index=True)[_COLUMNS]
     return whole
+
+
+def _reasons(first: Compared, other: Compared, by_layer: bool, log_ratio: Array) -> list[str | None]:
+    """Why a place has no ratio: the layer's own reason, of either side."""
+    found: list[str | None] = ["no layers with values on both sides of this depth"] * len(log_ratio)
+    if by_layer:
+        found = [a.reason or b.reason for a, b in zip(first.layers, other.layers, strict=True)]
+    return [None if np.isfinite(value) else why for value, why in zip(log_ratio, found, strict=True)]
 
 
 @dataclass(frozen=True)

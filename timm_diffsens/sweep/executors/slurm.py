@@ -10,12 +10,13 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 from timm_diffsens import registry
-from timm_diffsens.errors import MeasurementError, UsageError, first_line
+from timm_diffsens.errors import MeasurementError, UsageError, first_line, unknown
 from timm_diffsens.sweep.executor import Started, optional
 from timm_diffsens.sweep.jobs import Job
 from timm_diffsens.sweep.outcomes import Outcome, failed, lost, outcome_of
@@ -23,6 +24,7 @@ from timm_diffsens.sweep.worker import Place
 
 _MOST = 1000  # tasks of one array: Slurm's own default limit is 1001
 _PAUSE = 0.5  # seconds between two checks of the jobs' files
+_NOT_TEXT = {"additional_parameters", "setup", "teardown", "srun_args", "use_srun", "stderr_to_stdout"}
 _QUEUE_PAUSE = 10  # seconds between two checks of the queue; a task missing from two has ended
 
 
@@ -36,13 +38,14 @@ class Slurm:
     Args:
         folder: of submitit's own files: scripts, logs, results.
         jobs: tasks at a time.
-        threads, gpus: CPUs and GPUs of a task.
+        threads, gpus: CPUs and GPUs of a task; with 0 GPUs those that the options ask for.
         options: of `sbatch`, by their long names: partition, account, mem, ...; `time` in minutes a model.
         models: that a task does, one after another; it is given so many times the `time`.
         cluster: None finds Slurm; "local" is submitit's stand-in, processes on this machine.
 
     Raises:
-        UsageError: submitit is not installed. MeasurementError: there is no Slurm here.
+        UsageError: submitit is not installed, or does not know an option. MeasurementError: there is no
+            Slurm here.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Slurm:
             minutes = int(options.pop("time"))
         except ValueError:
             raise UsageError("--slurm time= needs whole minutes, such as time=60") from None
+        _check_options(options)
         try:
             self.executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
         except RuntimeError as error:
@@ -76,9 +80,9 @@ class Slurm:
             name="diffsens",
             timeout_min=minutes * models,
             cpus_per_task=threads,
-            gpus_per_node=int(gpus),
+            gpus_per_node=int(gpus) or None,
             slurm_array_parallelism=jobs,
-            **{f"slurm_{name.replace('-', '_')}": value for name, value in options.items()},
+            **{f"slurm_{_parameter(name)}": value for name, value in options.items()},
         )
 
     def run(self, jobs: Sequence[Job], started: Started) -> Generator[tuple[Job, Outcome], None, None]:
@@ -145,6 +149,21 @@ class Slurm:
         except Exception as error:  # raised around the jobs: a package that is missing there, say
             return error
         return found
+
+
+def _parameter(option: str) -> str:
+    """What submitit calls an option of `sbatch`."""
+    return option.replace("-", "_")
+
+
+def _check_options(options: Iterable[str]) -> None:
+    """Raises: UsageError: submitit passes on no such option."""
+    known = import_module("submitit.slurm.slurm").SlurmExecutor._valid_parameters() - _NOT_TEXT
+    for option in options:
+        if _parameter(option) not in known:
+            raise unknown(
+                "--slurm option", option, sorted({*known, "time"}), "those of sbatch, by their long names"
+            )
 
 
 class _Share:
