@@ -152,3 +152,17 @@ def test_a_training_that_goes_on_has_the_history_before(fit, tmp_path):
 def test_a_part_that_is_not_there_is_refused_with_the_nearest(fit):
     with pytest.raises(UsageError, match="unknown module 'modell'; did you mean model"):
         fit(Sensitivity(torch.randn(4, 3, 32, 32), module="modell"))
+
+
+def test_layers_that_are_not_there_are_refused_before_the_first_step(fit):
+    steps = []
+
+    class Steps(Sensitivity):
+        def on_train_batch_start(self, *_):
+            steps.append(1)
+
+    with pytest.raises(UsageError, match="unknown layer or pattern 'stage'; did you mean stages"):
+        fit(Steps(torch.randn(4, 3, 32, 32), module="model", layers="stage", every=2))
+    with pytest.raises(UsageError, match="unknown module 'net'; Module has model"):
+        fit(Steps(torch.randn(4, 3, 32, 32), module="net", every=2))
+    assert steps == []
