@@ -10,6 +10,7 @@ import pytest
 from test_architecture import ORDER, RESULTS
 from typer.testing import CliRunner
 
+import timm_diffsens
 from timm_diffsens.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -82,8 +83,11 @@ def test_the_architecture_gives_the_order_that_is_enforced():
 
 
 def run_page(page: str) -> None:
-    """Run every block of Python and every command in order; what a page shows as printed has to be."""
-    names, printed = {"__name__": "page"}, ""
+    """Run every block of Python and every command in order; what a page shows as printed has to be.
+
+    A block of Python is a program of its own, as whoever copies it into a file runs it.
+    """
+    printed = ""
     for why, language, header, code in BLOCK.findall(page):
         if why:
             continue
@@ -91,7 +95,7 @@ def run_page(page: str) -> None:
             Path(header.removeprefix("file=")).write_text(code)
         elif language == "python":
             with contextlib.redirect_stdout(io.StringIO()) as out:
-                exec(compile(code, "<page>", "exec"), names)
+                exec(compile(code, "<page>", "exec"), {"__name__": "page"})
             printed = out.getvalue()
         elif language == "sh":
             printed = "".join(map(run_command, code.replace("\\\n", " ").splitlines()))
@@ -133,6 +137,25 @@ def test_a_page_that_shows_what_is_not_printed_is_found():
     for wrong in ("1.45", "1.41 twice"):
         with pytest.raises(AssertionError, match="not printed"):
             run_page(page.format(wrong))
+
+
+IMPORT = re.compile(r"^(?:from|import) (\w+)", re.MULTILINE)
+OF_TORCHVISION = {"timm", "torchvision", "lightning", "pytorch_lightning", "torchmetrics"}
+
+
+@pytest.mark.parametrize("name", [*RUN, *ELSEWHERE, "README.md"])
+def test_this_package_is_imported_before_what_imports_torchvision(name):
+    for _, language, _, code in BLOCK.findall((ROOT / name).read_text(encoding="utf-8")):
+        imported = IMPORT.findall(code) if language == "python" else []
+        first = next((module for module in imported if module in OF_TORCHVISION | {"timm_diffsens"}), "")
+        assert first not in OF_TORCHVISION, f"{first} before timm_diffsens:\n{code}"
+
+
+def test_every_public_name_is_in_the_table_of_the_library():
+    page = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`([A-Za-z_]+)", row)}
+    assert set(timm_diffsens.__all__) - {"__version__"} <= listed
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)

@@ -188,3 +188,15 @@ def test_where_two_processes_train_both_go_on_and_the_first_logs(tmp_path):
     events = EventAccumulator(str(folder)).Reload()
     assert [event.value for event in events.Scalars("R/model.3")][:EPOCHS] == pytest.approx(expected)
     assert len(events.Images("diffsens/depth")) == EPOCHS + 1  # those of the epochs and of the record
+def test_layers_that_are_not_there_are_refused_before_the_first_step(fit):
+    steps = []
+
+    class Steps(Sensitivity):
+        def on_train_batch_start(self, *_):
+            steps.append(1)
+
+    with pytest.raises(UsageError, match="unknown layer or pattern 'stage'; did you mean stages"):
+        fit(Steps(torch.randn(4, 3, 32, 32), module="model", layers="stage", every=2))
+    with pytest.raises(UsageError, match="unknown module 'net'; Module has model"):
+        fit(Steps(torch.randn(4, 3, 32, 32), module="net", every=2))
+    assert steps == []

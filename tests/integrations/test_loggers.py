@@ -1,13 +1,16 @@
 """Each logger with its real library: what was logged is read back from where the library keeps it."""
 
+import importlib.util
 import json
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from packaging.version import Version
 from torch import nn
 
+from timm_diffsens import UsageError
 from timm_diffsens.integrations.loggers import log_record, scalars
 from timm_diffsens.integrations.mlflow import MLflow
 from timm_diffsens.integrations.tensorboard import TensorBoard
@@ -68,6 +71,26 @@ def test_mlflow(logged, tmp_path, monkeypatch):
         assert Path(picture).read_bytes().startswith(PNG)
     (name,) = (file.path for file in client.list_artifacts(run, "diffsens") if file.path.endswith(".json"))
     assert Record.load(client.download_artifacts(run, name, str(tmp_path))) == record
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("sqlite:///mlflow.db", "mlflow-skinny.*: pip install mlflow, or set MLFLOW_TRACKING_URI"),
+        ("runs", "set MLFLOW_ALLOW_FILE_STORE=true .* or MLFLOW_TRACKING_URI"),
+    ],
+)
+def test_mlflow_without_a_store_says_what_to_set(uri, message, tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="of the loggers extra")
+    if uri.startswith("sqlite") and importlib.util.find_spec("sqlalchemy"):
+        pytest.skip("of mlflow-skinny alone: mlflow has databases")
+    if uri == "runs" and Version(mlflow.__version__) < Version("3.17"):
+        pytest.skip("of newer MLflow: older ones keep runs in folders")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(UsageError, match=message):
+        MLflow()
 
 
 def test_mlflow_takes_names_and_numbers_of_layers_as_they_come(tmp_path, monkeypatch):

@@ -17,8 +17,9 @@ from timm_diffsens.integrations.lightning import Sensitivity
 from timm_diffsens.integrations.loggers import log_record
 from timm_diffsens.integrations.mlflow import MLflow
 from timm_diffsens.integrations.optional import optional
+from timm_diffsens.integrations.sample import fixed_sample
 from timm_diffsens.integrations.tensorboard import TensorBoard
-from timm_diffsens.integrations.training import Monitor, fixed_sample
+from timm_diffsens.integrations.training import Monitor
 from timm_diffsens.integrations.wandb import WandB
 from timm_diffsens.results.report.training_chart import training_figure
 from timm_diffsens.schema.records import Record
@@ -254,6 +255,33 @@ def test_loggers_get_the_measures_that_are_asked_for_and_the_cost(images):
     assert png.startswith(b"\x89PNG")
 
 
+def test_one_logger_needs_no_list(images):
+    model, logger = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten()), Kept()
+    monitor = Monitor(images, loggers=logger)
+    monitor(model, 0)
+    log_record(monitor.record(model, input_size=16), logger, epoch=1)
+    assert [epoch for epoch, _ in logger.values] == [0, 1]
+
+
+def test_arguments_in_the_wrong_order_are_refused(images):
+    model = nn.Flatten()
+    with pytest.raises(UsageError, match=r"monitor\(model, epoch\), .*, got \(int, Flatten\)"):
+        Monitor(images)(0, model)
+
+
+def test_a_check_finds_what_a_measurement_would_and_leaves_nothing(images):
+    model = network().train()
+    before = state(model)
+    Monitor(images).check(model)
+    after = state(model)
+    assert_same(before.pop("values"), after.pop("values"))
+    assert before == after
+    wrong = Monitor(images, layers="stage")
+    with pytest.raises(UsageError, match=r"did you mean stages\?.*select_layers\(model, 'all', images\)"):
+        wrong.check(model)
+    assert wrong.history == []
+
+
 def test_a_layer_without_a_value_is_left_out(images):
     model, logger = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten()), Kept()
     nn.init.zeros_(model[0].weight)
@@ -288,6 +316,13 @@ def test_the_chart_has_the_first_and_the_last_of_many_epochs(images):
         ({"measures": ("R",)}, "unknown measure 'R'; .*r"),
         ({"images": torch.zeros(1, 3, 8, 8)}, r"at least 2 images .*\(1, 3, 8, 8\)"),
         ({"images": [["cat.png"]]}, "expected images as tensors, .* got str"),
+        (
+            {"images": (torch.zeros(4, 3, 8, 8), torch.zeros(4))},
+            r"batch of images and labels, .*: give the images alone, batch\[0\]",
+        ),
+        ({"loggers": ["tensorboard"]}, r"expected loggers such as TensorBoard\('runs'\).* got 'tensorboard'"),
+        ({"loggers": TensorBoard}, "expected loggers .* got <class"),
+        ({"diffeo": 1.0}, r"diffeo must be a deformation such as Diffeo\(delta=1.0\).* got 1.0"),
     ],
 )
 def test_wrong_use_is_refused_at_once(options, message, images):

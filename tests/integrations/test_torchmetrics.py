@@ -83,6 +83,14 @@ class TestWithTheLibrary:
             metric.update(*batch)
         assert_equal(metric.compute(), (clean, deformed, noised))
 
+    def test_of_one_image_only_the_ratio_of_the_two_numerators_is_known(self):
+        metric = SensitivityMetric()
+        metric.update(torch.zeros(1, 4), torch.full((1, 4), 2.0), torch.full((1, 4), 4.0))
+        found = metric.compute()
+        assert float(found["r"]) == 0.25
+        assert found["d"].isnan()
+        assert found["g"].isnan()
+
     def test_wrong_shapes_are_refused(self, parts):
         metric = SensitivityMetric()
         metric.update(*parts)

@@ -899,3 +899,14 @@ def test_nothing_is_left_behind_by_a_forward_that_fails():
 def test_looking_twice_shows_the_same():
     one, two = (select_layers(trace_images(small("resnet18"), images_for(64)), "all") for _ in range(2))
     assert one == two
+
+
+def test_a_model_itself_is_traced_on_images():
+    net, images = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten()), torch.randn(5, 1, 6, 6)
+    assert select_layers(net, "all", images) == select_layers(trace_images(net, images[:3]), "all")
+    with pytest.raises(UsageError, match=r"select_layers\(model, layers, images\) needs 3 images .* None"):
+        select_layers(net, "all")
+    with pytest.raises(UsageError, match=r"needs 3 images .* got \(2, 1, 6, 6\)"):
+        select_layers(net, "all", images[:2])
+    with pytest.raises(UsageError, match="expected a model with images, or its trace, got str"):
+        select_layers("lenet", "all")

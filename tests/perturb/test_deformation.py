@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from timm_diffsens import Deformation, Diffeo, UsageError, matched_noise, measure, registry, sensitivity
+from timm_diffsens import (
+    Deformation,
+    Diffeo,
+    UsageError,
+    matched_noise,
+    measure,
+    measure_infinitesimal,
+    registry,
+    sensitivity,
+)
 from timm_diffsens.perturb.deformation import problem_of, rms_of
 from timm_diffsens.sensitivities.perturbed import Perturbation
 
@@ -42,3 +51,11 @@ def test_a_function_is_a_deformation():
 def test_another_shape_is_refused():
     with pytest.raises(UsageError, match=r"expected deformed images \(2, 3, 8, 8\), got \(2, 3, 4, 8\)"):
         Perturbation((lambda images, generator: images[:, :, ::2],)).parts(torch.rand(2, 3, 8, 8), [0, 1])
+
+
+@pytest.mark.parametrize("given", [1.0, "diffeo", Diffeo, [Diffeo(), 1.0], []])
+def test_what_is_no_deformation_is_refused(given):
+    with pytest.raises(UsageError, match=r"diffeo must be a deformation such as Diffeo\(delta=1.0\)"):
+        measure(torch.nn.Flatten(), torch.rand(2, 1, 8, 8), diffeo=given)
+    with pytest.raises(UsageError, match=r"diffeo must be a deformation such as Diffeo\(delta=1.0\)"):
+        measure_infinitesimal(torch.nn.Flatten(), torch.rand(2, 1, 8, 8), diffeo=given)

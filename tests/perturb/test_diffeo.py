@@ -341,6 +341,11 @@ def test_a_reference_side_is_a_number_of_pixels(side):
         Diffeo(reference_side=side)
 
 
+def test_the_temperature_is_of_one_side():
+    with pytest.raises(UsageError, match=r"expected one side in pixels, got \(32, 32\)"):
+        Diffeo().temperature((32, 32))
+
+
 def test_temperature():
     assert Diffeo(2.0, 5).temperature(64) == reference.temperature(2.0, 5, 64)
 

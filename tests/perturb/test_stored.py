@@ -134,3 +134,8 @@ def test_another_process_in_another_folder_finds_the_file(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     (spec,) = Config(deformation="fields:some.npy").plain()["deformation"]
     assert spec == f"fields:{tmp_path / 'some.npy'}"
+
+
+def test_how_many_images_is_not_which(tmp_path):
+    with pytest.raises(UsageError, match=r"images must be their numbers, range\(5\) say, got 5"):
+        save_fields(tmp_path / "fields.npz", Diffeo(), 5, 16)

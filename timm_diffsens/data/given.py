@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from timm_diffsens.data.scale import check_scale, refuse_array
 from timm_diffsens.data.source import (
     ImageSource,
     Item,
@@ -36,6 +37,7 @@ def given_source(data: Any, spec: str | None = None) -> ImageSource:
     Raises:
         UsageError: it is nothing that is expected.
     """
+    refuse_array(data)
     if isinstance(data, torch.Tensor | tuple):
         return Tensors(Origin(spec or "tensor", note=NOTE), data)
     held = data.dataset if isinstance(data, DataLoader) else data
@@ -98,6 +100,7 @@ class Tensors(Given):
 
     def __init__(self, origin: Origin, data: Any) -> None:
         images, self._labels = _batch(data, origin.spec)
+        check_scale(images)
         self._images: list[torch.Tensor] = list(images)
         super().__init__(origin, len(images))
 
@@ -122,6 +125,8 @@ class Items(Given):
         super().__init__(origin, len(dataset))
         first = self._read(0)[0] if self.size else None
         self._shape = tuple(first.shape) if isinstance(first, torch.Tensor) else None
+        if isinstance(first, torch.Tensor):
+            check_scale(first[None])
 
     def _read(self, index: int) -> tuple[Image.Image | torch.Tensor, int | None]:
         item, where = self._dataset[index], f"{self.origin.spec}[{index}]"
@@ -197,6 +202,8 @@ class Batches(Tensors, SequentialSource):
                 read = f"the loader failed after {len(self._images)} images"
                 raise MeasurementError(f"{spec}: {read}: {first_line(error)}") from error
             images, labels = _batch(batch, f"a batch of {spec}")
+            if not self._images:
+                check_scale(images)
             if self._images and images.shape[1:] != self._images[0].shape:
                 shapes = f"{tuple(self._images[0].shape)} and {tuple(images.shape[1:])}"
                 raise UsageError(f"{spec} has images of shapes {shapes}")

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from timm_diffsens.errors import UsageError, unknown
+from timm_diffsens.errors import UsageError, listed, unknown
 from timm_diffsens.integrations.loggers import Logger, log_chart, log_record
 from timm_diffsens.integrations.mlflow import MLflow
 from timm_diffsens.integrations.optional import missing
@@ -63,9 +63,14 @@ class Sensitivity(*_BASES):  # type: ignore[misc]
         self._state: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Take the images, if none were given."""
+        """Take the images, if none were given, and see that module and layers can be measured.
+
+        Raises:
+            UsageError: no such part or layers, see `Monitor.check`.
+        """
         if self.monitor is None:
             self.monitor = Monitor(_first_loader(trainer.val_dataloaders), **self.options)
+        self.monitor.check(self._network(pl_module))
         if self._state is not None:
             self.monitor.load_state_dict(self._state)
             self._state = None
@@ -99,7 +104,8 @@ class Sensitivity(*_BASES):  # type: ignore[misc]
             return pl_module.get_submodule(self.module)
         except AttributeError:
             names = [name for name, _ in pl_module.named_modules() if name]
-            raise unknown("module", self.module, names) from None
+            parts = listed(name for name, _ in pl_module.named_children())
+            raise unknown("module", self.module, names, f"{type(pl_module).__name__} has {parts}") from None
 
 
 def _first_loader(loaders: Any) -> Any:

@@ -1,11 +1,11 @@
 """What loggers of experiments are given: numbers by layer, the chart over depth, the record as a file."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import altair as alt
 
-from timm_diffsens.errors import warn
+from timm_diffsens.errors import UsageError, warn
 from timm_diffsens.results.records.store import record_text
 from timm_diffsens.results.report.export import FigureError, render
 from timm_diffsens.results.report.record_chart import record_figure
@@ -27,6 +27,22 @@ class Logger(Protocol):
 
     def file(self, name: str, content: bytes) -> None:
         """A file that is kept beside the experiment."""
+
+
+def as_loggers(given: Any) -> tuple[Logger, ...]:
+    """One logger or several, as a tuple.
+
+    Raises:
+        UsageError: one of them is none.
+    """
+    several = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
+    for one in several:
+        if isinstance(one, type) or not all(hasattr(one, name) for name in ("scalars", "picture", "file")):
+            raise UsageError(
+                f"expected loggers such as TensorBoard('runs'), WandB() or MLflow() of "
+                f"timm_diffsens.integrations, got {one!r}"
+            )
+    return several
 
 
 def scalars(layers: Sequence[LayerSensitivity], measures: Iterable[str] = "rdg") -> dict[str, float]:
@@ -51,15 +67,18 @@ def log_chart(loggers: Iterable[Logger], chart: alt.TopLevelMixin, epoch: int) -
         logger.picture(CHART, png, epoch)
 
 
-def log_record(record: Record, loggers: Iterable[Logger], epoch: int = 0) -> None:
+def log_record(record: Record, loggers: Logger | Iterable[Logger], epoch: int = 0) -> None:
     """A record: D, G and R of the original network by layer, the chart over depth, and the record as a file.
 
     Args:
         record: what `bench` gives.
-        loggers: where to.
+        loggers: where to; one, or several.
         epoch: at which numbers and chart are logged.
+
+    Raises:
+        UsageError: one of them is no logger.
     """
-    loggers = list(loggers)
+    loggers = as_loggers(loggers)
     for logger in loggers:
         logger.scalars(scalars(record.variants["original"]), epoch)
         logger.file(f"{record.model.arch}.{record.key[:12]}.json", record_text(record).encode())

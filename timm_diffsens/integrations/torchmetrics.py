@@ -61,7 +61,11 @@ class SensitivityMetric(Metric):  # type: ignore[misc]
             self.rows = [_merged([*self.rows, _row(*(part.double().flatten(1) for part in parts))])]
 
     def compute(self) -> dict[str, torch.Tensor]:
-        """`d`, `g` and `r`, float64; nan where `sensitivity` gives nan, and for D and G of a single image."""
+        """`d`, `g` and `r`, float64; nan where `sensitivity` gives nan, and for D and G of a single image.
+
+        Of one image R has a value all the same: it is the ratio of the two numerators, which need no second
+        image, as the denominator over pairs of images does.
+        """
         rows = self.rows if isinstance(self.rows, list) else _apart(self.rows)  # one vector of all processes
         if not rows:
             nothing = torch.tensor(torch.nan, dtype=torch.float64, device=self.device)

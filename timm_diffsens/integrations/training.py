@@ -1,24 +1,27 @@
 """D, G and R during training: an object that any loop calls."""
 
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
+import numpy as np
 import torch
 from torch import distributed, nn
 from torch.nn.parameter import is_lazy
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import Dataset
 
 from timm_diffsens.benchmark.run import bench
+from timm_diffsens.data.scale import NOT_NORMALISED, check_scale
 from timm_diffsens.device.precision import FULL, Precision
 from timm_diffsens.device.seeding import streams_kept
-from timm_diffsens.errors import UsageError, unknown
-from timm_diffsens.integrations.loggers import Logger, log_chart, scalars
-from timm_diffsens.perturb.deformation import Deformation
-from timm_diffsens.perturb.streams import stream
+from timm_diffsens.errors import UsageError, collected_warnings, unknown
+from timm_diffsens.integrations.loggers import Logger, as_loggers, log_chart, scalars
+from timm_diffsens.integrations.sample import fixed_sample
+from timm_diffsens.perturb.deformation import Deformation, as_deformations
 from timm_diffsens.results.report.theme import MEASURES
 from timm_diffsens.results.report.training_chart import training_figure
 from timm_diffsens.schema.layers import LayerSensitivity
@@ -64,7 +67,8 @@ class Monitor:
         every: measure at epochs 0, `every`, 2 `every`, and so on.
         layers: a selection or shell patterns, see `models.layers.select_layers`.
         measures: which of `r`, `d` and `g` are logged and drawn.
-        loggers: where to: `TensorBoard`, `WandB`, `MLflow`, or whatever does what `Logger` asks for.
+        loggers: where to, one or several: `TensorBoard`, `WandB`, `MLflow`, or whatever does what `Logger`
+            asks for.
         count: images to take.
         diffeo, batch_size, seed, device, precision, forward: as `measure`'s.
 
@@ -92,7 +96,7 @@ class Monitor:
         every: int = 1,
         layers: str | Sequence[str] = "blocks",
         measures: Sequence[str] = ("r", "d", "g"),
-        loggers: Sequence[Logger] = (),
+        loggers: Logger | Sequence[Logger] = (),
         count: int = COUNT,
         diffeo: Deformation | None = None,
         batch_size: BatchSize = "auto",
@@ -106,24 +110,32 @@ class Monitor:
         for name in measures:
             if name not in MEASURES:
                 raise unknown("measure", name, MEASURES)
-        self.every, self.layers, self.measures, self.loggers = every, layers, tuple(measures), tuple(loggers)
+        if diffeo is not None:
+            as_deformations(diffeo)
+        self.every, self.layers, self.measures = every, layers, tuple(measures)
+        self.loggers = as_loggers(loggers)
         self.diffeo, self.batch_size, self.seed = diffeo, batch_size, seed
         self.device, self.precision, self.forward = device, precision, forward
         with streams_kept():
             self.images = fixed_sample(images, count, seed)
+        check_scale(self.images)
         self.history: list[Measured] = []
 
     def __call__(self, model: nn.Module, epoch: int) -> Measured | None:
         """Measure, keep and log; None at epochs that are left out.
 
         Raises:
-            MeasurementError: see `measure`.
+            UsageError: the model is no module, or the epoch no whole number. MeasurementError: see `measure`.
         """
+        given: Any = model
+        if not isinstance(given, nn.Module) or not isinstance(epoch, int | np.integer):
+            got = f"({type(model).__name__}, {type(epoch).__name__})"
+            raise UsageError(f"expected monitor(model, epoch), a module and a whole number, got {got}")
         if epoch % self.every:
             return None
         with streams_kept():
             begun = time.perf_counter()
-            layers = self._measured(model)
+            layers = self._measured(model, self.images)
             done = Measured(epoch, time.perf_counter() - begun, layers)
             self.history = [*(other for other in self.history if other.epoch != epoch), done]
             if self.loggers and is_first_process():
@@ -132,11 +144,21 @@ class Monitor:
                 log_chart(self.loggers, self.figure(), epoch)
         return done
 
-    def _measured(self, model: nn.Module) -> list[LayerSensitivity]:
-        with buffers_kept(unwrap(model)):
+    def check(self, model: nn.Module) -> None:
+        """Measure two images and keep nothing: what is wrong with the layers or the input shows at once.
+
+        Raises:
+            UsageError, MeasurementError: see `measure`.
+        """
+        with streams_kept(), collected_warnings():  # those that matter come again
+            self._measured(model, self.images[:2])
+
+    def _measured(self, model: nn.Module, images: torch.Tensor) -> list[LayerSensitivity]:
+        with buffers_kept(unwrap(model)), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", NOT_NORMALISED)  # said when the images were given
             return measure(
                 model,
-                self.images,
+                images,
                 diffeo=self.diffeo,
                 layers=self.layers,
                 batch_size=self.batch_size,
@@ -209,54 +231,6 @@ class Monitor:
 
 def _plain(layer: LayerSensitivity) -> dict[str, Any]:
     return layer.model_dump(mode="json")
-
-
-def fixed_sample(images: Any, count: int, seed: int) -> torch.Tensor:
-    """Images (n, c, h, w) on the CPU, see `Monitor`.
-
-    Raises:
-        UsageError: fewer than two images, or no tensors.
-    """
-    dataset: Any = images.dataset if isinstance(images, DataLoader) else images
-    sized = isinstance(dataset, Dataset) and hasattr(dataset, "__len__")
-    sized = sized and not isinstance(dataset, IterableDataset)
-    if isinstance(images, DataLoader) and images.batch_size is not None and sized:
-        chosen = _chosen(len(dataset), count, seed)
-        taken = _pixels(images.collate_fn([dataset[index] for index in chosen]))
-    elif isinstance(images, DataLoader) and images.batch_size is None and sized:
-        taken = torch.stack([_pixels(dataset[index]) for index in _chosen(len(dataset), count, seed)])
-    elif sized:
-        chosen = _chosen(len(images), count, seed)
-        taken = torch.stack([_pixels(images[index]) for index in chosen])
-    elif isinstance(images, torch.Tensor):
-        taken = images
-    else:
-        taken = _first(images, count)
-    if taken.ndim < 3 or len(taken) < 2:
-        raise UsageError(f"expected at least 2 images (n, c, h, w), got {tuple(taken.shape)}")
-    return taken.detach().cpu().clone()
-
-
-def _chosen(size: int, count: int, seed: int) -> list[int]:
-    """Positions in a set that may be sorted by class, in order."""
-    return sorted(stream(seed, "sample").permutation(size)[:count].tolist())
-
-
-def _first(batches: Iterable[Any], count: int) -> torch.Tensor:
-    found: list[torch.Tensor] = []
-    for batch in batches:
-        found.append(_pixels(batch))
-        if sum(map(len, found)) >= count:
-            break
-    return torch.cat(found)[:count] if found else torch.empty(0)
-
-
-def _pixels(item: Any) -> torch.Tensor:
-    """The images of `x` or `(x, label, ...)`."""
-    image = item[0] if isinstance(item, tuple | list) and item else item
-    if not isinstance(image, torch.Tensor):
-        raise UsageError(f"expected images as tensors, alone or before a label, got {type(image).__name__}")
-    return image
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from timm_diffsens.models.weights import NORM_CLASS
 
 SELECTIONS = ("stages", "blocks", "convs", "all")
 OUTPUT = "output"
+_TRACED = 3  # images of a trace
 
 _ACTIVATION = re.compile(r"(elu|relu|silu|gelu|mish|swish|sigmoid|tanh|act)", re.IGNORECASE)
 _ISOTROPIC_STAGES = 4  # a network of one resolution is cut into as many stages as most others have
@@ -56,18 +57,29 @@ class Layer:
     reason: str | None = None
 
 
-def select_layers(seen: Trace, selection: str | Sequence[str] = "blocks") -> list[Layer]:
-    """The layers of a traced model, in order of execution; the network's output is the last.
+def select_layers(
+    seen: Trace | nn.Module, selection: str | Sequence[str] = "blocks", images: torch.Tensor | None = None
+) -> list[Layer]:
+    """The layers of a model, in order of execution; the network's output is the last.
 
     Args:
-        seen: what `trace` returned.
+        seen: the model, or the `trace` of one.
         selection: `stages` (the last block at each resolution), `blocks` (stem, every repeated block,
             output), `convs` (each convolution after the norm and activation that directly follow it: the
             paper's "layer k"), `all` (every leaf call), or shell patterns over the names of all calls.
+        images: for a model: at least three (n, c, h, w) as it wants them, on which it is traced.
 
     Raises:
-        UsageError: a pattern matches nothing, or the selection is empty.
+        UsageError: a pattern matches nothing, the selection is empty, or there is nothing to trace.
+
+    Example:
+        >>> from timm_diffsens import select_layers
+        >>> from timm_diffsens.models.nets import make_net
+        >>> found = select_layers(make_net("lenet"), "convs", torch.rand(3, 3, 32, 32))
+        >>> [layer.name for layer in found]
+        ['0', '3', 'output']
     """
+    seen = seen if isinstance(seen, Trace) else _traced(seen, images)
     asked = [selection] if isinstance(selection, str) else list(selection)
     asked = [part for text in asked for part in text.split(",") if part]
     if not asked:
@@ -95,7 +107,7 @@ def check_names(model: nn.Module, selection: Sequence[str]) -> None:
 
 
 def _unknown(part: str, names: Sequence[str]) -> UsageError:
-    hint = "`diffsens ls layers MODEL --layers all` lists them"
+    hint = "`diffsens ls layers MODEL --layers all` lists them, or select_layers(model, 'all', images)"
     return unknown("layer or pattern", part, [*names, *SELECTIONS], hint)
 
 
@@ -103,6 +115,18 @@ def list_layers(model: LoadedModel, selection: str | Sequence[str] = "blocks", s
     """The layers of a loaded model, found on random images of its own input size."""
     images = torch.randn((3, *model.input_shape), generator=torch.Generator().manual_seed(seed))
     return select_layers(trace_images(model.module, images), selection)
+
+
+def _traced(model: Any, images: Any) -> Trace:
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"expected a model with images, or its trace, got {type(model).__name__}")
+    if not isinstance(images, torch.Tensor) or len(images) < _TRACED:
+        raise UsageError(
+            f"select_layers(model, layers, images) needs {_TRACED} images (n, c, h, w), on which it traces "
+            f"the model; got {tuple(images.shape) if isinstance(images, torch.Tensor) else images!r}"
+        )
+    like = next(model.parameters(), images)
+    return trace_images(model, images[:_TRACED].to(like.device, like.dtype))
 
 
 def trace_images(model: nn.Module, images: torch.Tensor, **kwargs: Any) -> Trace:

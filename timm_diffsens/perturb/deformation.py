@@ -1,10 +1,12 @@
 """What a deformation is, and what it may say of itself: its rms displacement, a size it cannot handle."""
 
+from collections.abc import Sequence
 from typing import Any
 from typing import Protocol as Interface
 
 import torch
 
+from timm_diffsens.errors import UsageError
 from timm_diffsens.perturb.streams import Generator
 
 Size = int | tuple[int, int]  # side of a square, or (height, width), in pixels
@@ -37,3 +39,17 @@ def problem_of(deformation: Any, size: Size) -> str | None:
     """What is wrong with the deformation on images of `size`; None where nothing is known to be."""
     problem = getattr(deformation, "problem", None)
     return None if problem is None else problem(size)
+
+
+def as_deformations(given: Any) -> tuple[Deformation, ...]:
+    """One deformation or several, as a tuple.
+
+    Raises:
+        UsageError: none at all, or one that is no deformation.
+    """
+    several = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
+    wrong = [one for one in several if isinstance(one, type) or not callable(one)]
+    if wrong or not several:
+        got = repr(wrong[0]) if wrong else "none"
+        raise UsageError(f"diffeo must be a deformation such as Diffeo(delta=1.0), or several, got {got}")
+    return several

@@ -99,7 +99,15 @@ class Diffeo(DisplacementFields):
         return replace(self, delta=self.delta * scale, reference_side=None)
 
     def temperature(self, side: int) -> float:
-        """T = 4 delta^2 / (pi n^2 ln cut) for a square of n pixels a side, delta in its own pixels."""
+        """T = 4 delta^2 / (pi n^2 ln cut) for a square of n pixels a side, delta in its own pixels.
+
+        Raises:
+            UsageError: not one side.
+        """
+        if not isinstance(side, int | float | np.number):
+            raise UsageError(
+                f"the temperature is that of a square: expected one side in pixels, got {side!r}"
+            )
         return 4 * self.at(side).delta ** 2 / (math.pi * side**2 * math.log(self.cut))
 
     def rms(self, size: Size) -> float:

@@ -109,7 +109,7 @@ def save_fields(file: str | Path, deformation: Any, images: Sequence[int], size:
     Args:
         file: to be written, .npz.
         deformation: with displacement fields, such as `Diffeo`.
-        images: their numbers in the data set.
+        images: their numbers in the data set, `range(500)` say.
         size: of the images, in pixels.
         seed: of the measurement.
 
@@ -121,6 +121,8 @@ def save_fields(file: str | Path, deformation: Any, images: Sequence[int], size:
 
     if Path(file).suffix != ".npz":
         raise UsageError(f"{file} must end in .npz")
+    if not hasattr(images, "__len__"):
+        raise UsageError(f"images must be their numbers, range({images}) say, got {images!r}")
     if not hasattr(deformation, "displacement"):
         raise UsageError(f"the deformation {type(deformation).__name__} has no displacement fields")
     height, width = sides(size)

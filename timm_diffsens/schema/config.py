@@ -4,6 +4,7 @@ The options of `diffsens bench` and `diffsens sweep`, the keyword arguments of `
 the record's protocol are made from the fields of `Config`.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -151,9 +152,13 @@ def _numbers(value: Any) -> tuple[float, ...] | None:
 
 def _sizes(value: Any) -> tuple[float | str, ...] | None:
     """Numbers of pixels, and texts PIXELS@SIDE as they are."""
-    if value is None or isinstance(value, int | float):
-        return _numbers(value)
-    read = [(part, *read_delta(part)) for part in split_commas(value)]
+    if value is None:
+        return None
+    given = [value] if isinstance(value, int | float) else value
+    read = [(part, *read_delta(part)) for part in split_commas(given)]
+    for _, delta, _ in read:
+        if not (math.isfinite(delta) and delta > 0):
+            raise UsageError(f"must be a positive number of pixels, got {delta}")
     sizes = tuple(delta if side is None else part for part, delta, side in read) or None
     if sizes and len(sizes) > limits.DEFORMATIONS:
         raise UsageError(f"takes at most {limits.DEFORMATIONS} sizes, got {len(sizes)}")

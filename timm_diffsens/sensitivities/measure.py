@@ -8,7 +8,7 @@ from torch import nn
 
 from timm_diffsens.device.precision import FULL, Precision
 from timm_diffsens.errors import MeasurementError
-from timm_diffsens.perturb.deformation import Deformation
+from timm_diffsens.perturb.deformation import Deformation, as_deformations
 from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.schema.layers import LayerSensitivity
 from timm_diffsens.sensitivities.batch_size import BatchSize
@@ -46,7 +46,8 @@ def measure_infinitesimal(
         UsageError: wrong arguments. MeasurementError: the network has no forward-mode derivative, named with
             the reason; fewer than two images.
     """
-    perturbed = PerturbedImages(batches_of(images), Perturbation((diffeo or Diffeo(),), seed=seed))
+    (one,) = as_deformations([Diffeo() if diffeo is None else diffeo])
+    perturbed = PerturbedImages(batches_of(images), Perturbation((one,), seed=seed))
     settings, module = PassSettings(layers, batch_size, precision=precision, forward=forward), unwrap(model)
 
     def once(settings: PassSettings) -> list[LayerSensitivity]:
@@ -135,11 +136,10 @@ def measure(
         layer4   0.80 True
         output   1.00 True
     """
-    several = isinstance(diffeo, Sequence)
-    deformations = tuple(diffeo) if isinstance(diffeo, Sequence) else (diffeo or Diffeo(),)
+    deformations = as_deformations(Diffeo() if diffeo is None else diffeo)
     perturbed = PerturbedImages(batches_of(images), Perturbation(deformations, seed=seed))
     settings = PassSettings(layers, batch_size, precision=precision, forward=forward)
     module = unwrap(model)
     with on_device(module, device):
         found = run_pass(module, perturbed, settings).layers
-    return found if several else found[0]
+    return found if isinstance(diffeo, Sequence) else found[0]

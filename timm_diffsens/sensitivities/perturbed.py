@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from timm_diffsens.data.batches import one_ahead
+from timm_diffsens.data.scale import check_scale, refuse_array
 from timm_diffsens.device.precision import exact
 from timm_diffsens.errors import UsageError
 from timm_diffsens.perturb.deformation import Deformation
@@ -267,6 +268,7 @@ def batches_of(images: torch.Tensor | Iterable[Any]) -> Batches:
     Raises:
         UsageError: neither, or an iterator, which can be gone through only once.
     """
+    refuse_array(images)
     if isinstance(images, torch.Tensor):
         if images.ndim not in (3, 4) or not images.is_floating_point():
             raise UsageError(
@@ -277,9 +279,10 @@ def batches_of(images: torch.Tensor | Iterable[Any]) -> Batches:
         raise UsageError(
             "expected a loader that can be iterated again, got an iterator; pass the loader itself"
         )
-    loader = images
+    loader, seen = images, False
 
     def batches(size: int) -> Iterator[Batch]:
+        nonlocal seen
         start = 0
         for item in loader:
             batch = item[0] if isinstance(item, list | tuple) and item else item
@@ -287,6 +290,9 @@ def batches_of(images: torch.Tensor | Iterable[Any]) -> Batches:
                 raise UsageError(
                     f"expected a loader of tensors or (tensor, label) pairs, got {type(item).__name__}"
                 )
+            if not seen:
+                seen = True
+                check_scale(batch)
             for part in torch.split(batch, size) if len(batch) else ():
                 yield range(start, start + len(part)), part
                 start += len(part)
