@@ -188,6 +188,8 @@ def test_where_two_processes_train_both_go_on_and_the_first_logs(tmp_path):
     events = EventAccumulator(str(folder)).Reload()
     assert [event.value for event in events.Scalars("R/model.3")][:EPOCHS] == pytest.approx(expected)
     assert len(events.Images("diffsens/depth")) == EPOCHS + 1  # those of the epochs and of the record
+
+
 def test_layers_that_are_not_there_are_refused_before_the_first_step(fit):
     steps = []
 
