@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from timm_diffsens.models.loading import load_model
 from timm_diffsens.models.variants.init import reinitialise
@@ -18,8 +20,10 @@ from timm_diffsens.reproduce.settings import seeds_of
 from timm_diffsens.reproduce.workspace import Workspace
 from timm_diffsens.results.report.theory_chart import theory_chart
 from timm_diffsens.spectra.filter_means import MeanFilter, mean_filters_by_layer
+from timm_diffsens.spectra.filters import filter_spectrum
 from timm_diffsens.theory.exponents import Exponent, asymptotic_exponents, fit_exponent
 from timm_diffsens.theory.homogeneous import homogeneous_network, measured_curve
+from timm_diffsens.theory.infinite_width import InfiniteWidth
 from timm_diffsens.theory.pixel_pairs import PixelPairs
 from timm_diffsens.theory.predictions import effective_receptive_field, energies
 from timm_diffsens.theory.report import (
@@ -30,6 +34,7 @@ from timm_diffsens.theory.report import (
     fit_of,
     theory_exponents,
     theory_rows,
+    theory_setting,
 )
 from timm_diffsens.theory.trained import (
     SeedExponent,
@@ -42,9 +47,10 @@ from timm_diffsens.theory.trained import (
 
 _FIT = ("value", "stderr", "seeds")  # of an exponent
 _FLAT = (
-    "tested: these are exact for infinitely many channels, so that width is no reason; biases as the authors "
-    "have them make D flatter (docs/scale_detection.md, At initialisation)"
+    "tested: these are exponents of infinitely many channels, so that width is no reason "
+    "(docs/scale_detection.md, At initialisation)"
 )
+_PAIRS = 1024  # of images, for the denominator at infinite width, in each group
 _CONSTANT = 1e-9  # a variance below this share of the mean square is rounding
 _IMAGES_OF_RELU = 1024  # in all groups; G varies little from image to image
 
@@ -63,16 +69,27 @@ def figure_7(workspace: Workspace) -> Report:
         shown = {"exact": shown_exponent(exact), "low": f"{low:.2f}", "high": f"{high:.2f}"}
         numbers = {f"task{task}-{key}": [part] for key, part in relu_numbers(found.theory).items()}
         report.judge(numbers, **shown)
+        start, first = theory_setting(task), initial_exponents(task)
+        where = f"{start.length} pixels, xi = {start.xi:g}, layers {start.pooling[0]} to {start.pooling[-1]}"
+        report.judge({f"task{task}-flat": first}, _FLAT, where=where)
         report.notes.append(_networks(found.recipe, found.setting, len(found.seeds)))
     return report
 
 
 def _networks(recipe: Mapping[str, Any], setting: Setting, seeds: int) -> str:
-    """A sentence on what was trained: the sizes decide how near a network can come to the theory."""
+    """What was trained, and from where: both decide how near a network can come to the theory."""
+    net = recipe["arguments"]
     gap = f", without distances within {setting.gap / 2:g} of it" if setting.task == 1 else ""
+    start = "filters N(0, 1), no biases"
+    if "weight_mean" in net:
+        start = (
+            f"filters with a mean of {net['weight_mean']:g} / sqrt(fan in) added to N(0, 1), and biases "
+            f"N({net['bias_mean']:g}, {net['bias_std']:g}) in the last layer, near the solution of the theory"
+        )
     return (
-        f"Task {setting.task}: {seeds} seeds of {setting.depth} layers of {recipe['arguments']['width']} "
-        f"channels, on {setting.length} pixels with xi = {setting.xi:g}{gap}."
+        f"Task {setting.task}: {seeds} seeds of {setting.depth} layers of {net['width']} channels, on "
+        f"{setting.length} pixels with xi = {setting.xi:g}{gap}. They begin with {start}. Intervals are over "
+        f"seeds, which share their {setting.images:,} images."
     )
 
 
@@ -110,21 +127,23 @@ def _claims(found: TrainedCurves, caveat: str) -> list[Claim]:
         claims.append(claim(f"{measure}-homogeneous", [part], exact=shown_exponent(truth)))
         power = claim(f"{measure}-power", [_relative(fit, powers[measure])])
         claims.append(asymptotic(power, truth, powers[measure], found.setting.depth))
-    claims.append(claim("flat", _at_initialisation(found), _FLAT))
     claims.append(claim("mean-channel", [_apart(found, m) for m in "dg"]))
     return claims
 
 
-def _at_initialisation(found: TrainedCurves) -> list[Finding]:
-    """Exponents of D and G at infinite width, for weights N(0, 1); trained networks may begin elsewhere."""
-    parts = []
-    for name, layers in found.theory.infinite.items():
-        for measure in "dg":
-            fit = fit_of(found.setting, layers, measure, found.fitted)
-            part = f"{measure.upper()}, {name.removeprefix('init, ')}"
-            value = None if fit is None else fit.value
-            parts.append(Finding(part, value, reason=None if fit else "fewer than two layers have a value"))
-    return parts
+def initial_exponents(task: int) -> list[Finding]:
+    """Those of D and G before training, of infinitely many channels that begin as the authors' networks do.
+
+    On the task of `theory_setting`, with weights and biases N(0, 1) and the gain sqrt(F); the error is from
+    the spread of groups of images.
+    """
+    setting = theory_setting(task)
+    shape = setting.depth, setting.filter_size, setting.stride
+    network = InfiniteWidth(*shape, gain=math.sqrt(setting.filter_size), bias=1)
+    pairs = math.ceil(_PAIRS * GROUPS / setting.images)
+    found = [network.layers(setting.batches([group]), pairs) for group in range(GROUPS)]
+    fits = {m: [fit_of(setting, layers, m, setting.pooling) for layers in found] for m in "dg"}
+    return [Finding.mean(m.upper(), [None if f is None else f.value for f in fits[m]]) for m in fits]
 
 
 def asymptotic(claim: Claim, exact: Exponent | None, power: float, depth: int) -> Claim:
@@ -239,12 +258,9 @@ def _apart(found: TrainedCurves, measure: str) -> Finding:
 def filter_table(workspace: Workspace, task: int) -> Report:
     """Average filters by layer: Table 1 or 2, for task 1 or 2."""
     report = Report(f"table{task}", f"Average filter over channels by layer, task {task}")
-    trained: list[list[MeanFilter]] = []
-    fresh: list[list[MeanFilter]] = []
-    for seed, path in enumerate(_checkpoints(workspace, task)):
-        module = load_model("net/simple", checkpoint=path).module
-        trained.append(mean_filters_by_layer(module))
-        fresh.append(mean_filters_by_layer(reinitialise(module, seed=seed)))
+    modules = [load_model("net/simple", checkpoint=path).module for path in _checkpoints(workspace, task)]
+    starts = [reinitialise(module, seed=seed) for seed, module in enumerate(modules)]
+    trained, fresh = ([mean_filters_by_layer(one) for one in group] for group in (modules, starts))
     tables = [_filters("trained", trained), _filters("init", fresh)]
     report.tables["filters"] = pd.concat(tables, ignore_index=True)
     layers = list(enumerate(zip(*trained, strict=True), start=1))
@@ -254,7 +270,21 @@ def filter_table(workspace: Workspace, task: int) -> Report:
     }
     report.judge(numbers, workspace.settings.caveat("simple"))
     report.notes.append("The paper's own entries are not in its text, so only the statements are judged.")
+    mean = [[layer.constant_share or 0.0 for one in fresh for layer in one]]
+    single = [_single_shares(group) for group in (starts, modules)]
+    before, first, last = (f"{min(shares):.2f} to {max(shares):.2f}" for shares in (*mean, *single))
+    report.notes.append(
+        f"Before training the share of the constant mode in the mean filters is {before} by layer and seed. "
+        f"In the filters themselves it is {first} before and {last} after training."
+    )
     return report
+
+
+def _single_shares(modules: Sequence[nn.Module]) -> list[float]:
+    """Share of the constant mode in the power of all filters of a layer, of each layer and network."""
+    layers = [layer for module in modules for layer in module.modules() if isinstance(layer, _ConvNd)]
+    shares = (filter_spectrum(layer.weight).low_frequency_share for layer in layers)
+    return [share for share in shares if share is not None]
 
 
 def smallest_entry(found: MeanFilter) -> float | None:

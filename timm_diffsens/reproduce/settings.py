@@ -214,7 +214,8 @@ SMALL = Settings(
         "components": _UNTOLD,
         "scale1": "wider networks, and more families of them",
         "pooling": "more than eight channels at the first layer; L2 in place of AdamW's decay",
-        "simple": "1,000 channels; in task 1, 64 pixels, xi = 14 and a gap of 2; in task 2, SGD with L2",
+        "simple": "1,000 channels, filters that begin without a mean, xi = 14 and a gap of 2 (task 1); SGD "
+        "with L2 in place of AdamW (task 2)",
         "imagenet": "images that the network was certainly not trained on",
     },
 )
