@@ -31,7 +31,8 @@ def doubt(sample: ImageSample, classes: int | None) -> str | None:
     if not without_gap or ((most + 1) / classes) ** len(sample.labels) >= _HARDLY:
         return None
     labels = "the label 0 alone" if most == 0 else f"the labels 0 to {most}"
-    return f"the {sample.source.word} has {labels}, the model {classes} classes: are these the model's classes?"
+    has = f"the {sample.source.word} has {labels}, the model {classes} classes"
+    return f"{has}: are these the model's classes?"
 
 
 def match_labels(
