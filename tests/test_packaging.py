@@ -206,7 +206,7 @@ def test_the_ci_can_take_the_libraries_of_integrations_at_their_lower_bounds():
 @pytest.mark.parametrize("libraries", ["newest", "odlest"])
 def test_the_integrations_are_tried_with_no_other_libraries(libraries, tmp_path):
     (tmp_path / ".ci").mkdir()
-    script = shutil.copy(ROOT / ".ci" / "integrations", tmp_path / ".ci")  # it would install something beside it
+    script = shutil.copy(ROOT / ".ci" / "integrations", tmp_path / ".ci")  # it would install beside itself
     done = subprocess.run(
         [script],
         capture_output=True,

@@ -250,7 +250,7 @@ def test_an_edited_row_takes_the_place_of_the_one_before(zoo, tmp_path):
     assert "2 models: 2 done (2 of them before)\n" in third.stdout
     assert "small: done before, " in third.stderr
     assert (out / "sweep.csv").read_text().splitlines() == table
-    file.write_text("model,test_error\nnets.py:small,0.2\n")  # a row that is gone, and had no options of its own
+    file.write_text("model,test_error\nnets.py:small,0.2\n")  # one without options is gone
     assert run(*asked).exit_code == 0
     assert (out / "sweep.csv").read_text().splitlines() == table[:2]
 
