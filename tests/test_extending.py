@@ -19,6 +19,7 @@ from timm_diffsens.perturb.noise import of_matched_norm
 from timm_diffsens.perturb.streams import Streams, standard_normal
 from timm_diffsens.registry import find
 from timm_diffsens.results.records.store import load_record
+from timm_diffsens.sensitivities.perturbed import Perturbation
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -239,8 +240,16 @@ def test_json_is_alone_on_standard_output_whatever_the_users_code_prints(tmp_pat
 
 def test_a_deformation_that_writes_into_the_images_is_refused():
     asked = {"images": 4, "pretrained": False, "layers": "output", "variants": "original"}
-    with pytest.raises(UsageError, match="writes into the images"):
-        bench("net/lenet", deformation=lambda images, generator=None: images.mul_(1.5), **asked)
+
+    def brighter(images, generator=None):
+        return images.mul_(1.5)
+
+    def both(clean, deformed, generator=None):
+        return deformed.sub_(clean)
+
+    for option, thing in (("deformation", brighter), ("noise", both)):
+        with pytest.raises(UsageError, match=rf"^the {option} {thing.__name__} writes into the images that"):
+            bench("net/lenet", **asked, **{option: thing})
     assert (
         bench("net/lenet", deformation=lambda images, generator=None: images.flip(-1), **asked).output.d > 0
     )
@@ -290,6 +299,35 @@ def test_faults_of_code_from_outside_are_named_as_its_own(option, name, message,
     asked = {"images": 4, "pretrained": False, "layers": "output", "variants": "original"}
     with pytest.raises(UsageError, match=f"^the {option} faulty.py:{name} {message}"):
         bench("net/lenet", **asked, **{option: f"faulty.py:{name}"})
+
+
+def test_rounding_is_no_other_value():
+    """Such as that of sums whose order is not always the same."""
+    calls = []
+
+    def rounded(images, generator=None):
+        calls.append(len(calls))
+        return images.flip(-1) + 1e-7 * (-1) ** len(calls)
+
+    def drawn(images, generator=None):
+        calls.append(len(calls))
+        return images.flip(-1) + 1e-2 * (-1) ** len(calls)
+
+    images = torch.rand(4, 3, 8, 8)
+    Perturbation((rounded,)).check(images, range(4))
+    with pytest.raises(UsageError, match=r"^the deformation drawn gives other values each time"):
+        Perturbation((drawn,)).check(images, range(4))
+
+
+@pytest.mark.parametrize("fault", [ZeroDivisionError("ours"), KeyboardInterrupt()])
+def test_faults_of_this_package_are_not_said_to_be_the_users(fault, monkeypatch):
+    def fails(*given):
+        raise fault
+
+    monkeypatch.setattr(Diffeo, "__call__", fails)
+    with pytest.raises(type(fault)) as raised:
+        Perturbation((Diffeo(),)).parts(torch.rand(2, 3, 8, 8), range(2))
+    assert raised.value is fault
 
 
 def test_draws_as_the_page_says_are_the_same_again_whatever_the_batch():

@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -200,6 +201,22 @@ def test_the_ci_can_take_the_libraries_of_integrations_at_their_lower_bounds():
     bounds = {str(r).replace(">=", "==") for r in asked if canonicalize_name(r.name) != OWN_NAME}
     assert len(bounds) > len(extras)
     assert constraints("oldest-extras") == bounds | {str(PINS[n]) for n in ("torch", "torchvision", "timm")}
+
+
+@pytest.mark.parametrize("libraries", ["newest", "odlest"])
+def test_the_integrations_are_tried_with_no_other_libraries(libraries, tmp_path):
+    (tmp_path / ".ci").mkdir()
+    script = shutil.copy(ROOT / ".ci" / "integrations", tmp_path / ".ci")  # it would install beside itself
+    done = subprocess.run(
+        [script],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "DIFFSENS_LIBRARIES": libraries},
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"DIFFSENS_LIBRARIES is pinned or oldest here, got {libraries}\n"
+    assert [path.name for path in tmp_path.iterdir()] == [".ci"]
 
 
 def test_the_hosted_ci_runs_the_integrations_with_pinned_and_oldest_libraries():

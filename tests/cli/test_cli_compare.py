@@ -68,6 +68,10 @@ def test_names_as_tables_show_them_are_found(out):
     done = run("show", "networks.py:narrow@init", "--out", out)
     assert done.exit_code == 2
     assert "is for `diffsens compare`, `show` has --variant VARIANT" in done.stderr.replace("\n", " ")
+    done = run("card", "networks.py:narrow@init", "--out", out)
+    assert done.exit_code == 2
+    assert "unknown record 'networks.py:narrow@init'" in done.stderr
+    assert "--variant" not in done.stderr
 
 
 def test_json_is_the_rows_alone(out):

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from timm_diffsens import registry
-from timm_diffsens.data.labels import match_labels
+from timm_diffsens import bench, registry
+from timm_diffsens.data.labels import doubt, match_labels
 from timm_diffsens.data.loading import load_images
-from timm_diffsens.errors import DiffsensWarning, MeasurementError, UsageError
+from timm_diffsens.errors import DiffsensWarning, MeasurementError, UsageError, collected_warnings
 from timm_diffsens.models.inputs import plain_input
 
 N = 20
@@ -69,24 +69,61 @@ def test_labels_are_the_models_class_indices():
     assert load_images((IMAGES, [-1, *LABELS[1:]])).labels is None
 
 
+IMAGENETTE = [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]  # its classes' indices in ImageNet
+
+
 @pytest.mark.parametrize(
-    ("labels", "classes", "matched"),
+    ("labels", "classes", "doubted"),
     [
-        ([0, 1] * 4, 10, False),  # 0.2^8: two classes are not ten
-        ([0, 1] * 4, 2, True),
-        ([0, 3, 8, 8, 6, 1, 0, 6], 10, True),  # 0.9^8: CIFAR-10's first images happen to have no truck
-        ([0, 1], 10, True),  # 0.2^2: of two images nobody knows
-        ([3, 8] * 20, 10, True),  # 0.9^40 is 1.5 %
-        ([3, 8] * 40, 10, False),  # 0.9^80 is 0.02 %
+        ([0, 1] * 4, 10, "the labels 0 to 1"),  # 0.2^8: two classes are not ten
+        ([0, 1] * 4, 2, None),
+        ([0, 3, 8, 8, 6, 1, 0, 6], 10, None),  # 0.9^8: CIFAR-10's first images happen to have no truck
+        ([0, 1], 10, None),  # 0.2^2: of two images nobody knows
+        ([*range(9)] * 7, 10, None),  # 0.9^63 is 0.13 %
+        ([*range(9)] * 8, 10, "the labels 0 to 8"),  # 0.9^72 is 0.05 %
+        ([3, 8] * 40, 10, None),  # a set numbered on its own would have 0, 1
+        (IMAGENETTE * 5, 1000, None),  # the same: chosen among the model's
+        ([0] * 50, 1000, "the label 0 alone"),  # such as the first images of a set sorted by class
+        ([0, 1] * 4, None, None),
     ],
 )
-def test_plainly_fewer_labels_than_classes_are_others(labels, classes, matched):
+def test_plainly_fewer_labels_than_classes_are_doubted_and_kept(labels, classes, doubted):
     sample = load_images((torch.rand(len(labels), 3, 8, 8), labels))
-    expected = (tuple(labels), None)
-    if not matched:
-        most = f"no label above {max(labels)}"
-        expected = (None, f"the data set has {most}, the model {classes} classes")
-    assert match_labels(sample, classes) == expected
+    asked = f"the data set has {doubted}, the model {classes} classes: are these the model's classes?"
+    assert doubt(sample, classes) == (asked if doubted else None)
+    if classes is not None:
+        assert match_labels(sample, classes) == (tuple(labels), None)
+
+
+class Reader(torch.nn.Module):
+    """A classifier of 1,000 classes: the class is a thousand times the mean of the first channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool, self.fc = torch.nn.AdaptiveAvgPool2d(1), torch.nn.Linear(3, 1000)
+        classes = torch.arange(1000.0)
+        with torch.no_grad():  # -(x - k)^2 is largest where k is next to x
+            self.fc.weight.copy_(torch.stack([2000 * classes, 0 * classes, 0 * classes], 1))
+            self.fc.bias.copy_(-(classes**2))
+
+    def forward(self, x):
+        return self.fc(self.pool(x).flatten(1))
+
+
+@pytest.mark.parametrize("labels", [IMAGENETTE * 5, [0] * 50])
+def test_a_doubt_costs_no_test_error(labels):
+    images = torch.rand(50, 3, 8, 8)
+    images[:, 0] = torch.tensor(labels)[:, None, None] / 1000
+    images[:5, 0] = 0.3  # five of fifty are wrong
+    asked = {"images": None, "layers": "output", "variants": "original"}
+    with collected_warnings() as told:
+        record = bench(Reader(), dataset=(images, labels), **asked)
+    assert (record.test_error.value, record.test_error.n) == (0.1, 50)
+    doubts = [text for text in told if "are these the model's classes? --test-error gives" in text]
+    assert (len(doubts), set(doubts) <= set(record.warnings)) == (int(max(labels) == 0), True)
+    with collected_warnings() as told:
+        bench(Reader(), dataset=(images, labels), test_error=0.2, **asked)
+    assert not any("the model's classes?" in text for text in told)
 
 
 def test_all_of_a_tensor_and_a_sample_by_seed_if_asked_for():

@@ -49,8 +49,13 @@ def test_a_function_is_a_deformation():
 
 
 def test_another_shape_is_refused():
-    with pytest.raises(UsageError, match=r"expected deformed images \(2, 3, 8, 8\), got \(2, 3, 4, 8\)"):
-        Perturbation((lambda images, generator: images[:, :, ::2],)).parts(torch.rand(2, 3, 8, 8), [0, 1])
+    def halved(images, generator):
+        return images[:, :, ::2]
+
+    with pytest.raises(
+        UsageError, match=r"^the deformation halved gave images \(2, 3, 4, 8\), expected \(2, 3, 8, 8\)$"
+    ):
+        Perturbation((halved,)).parts(torch.rand(2, 3, 8, 8), [0, 1])
 
 
 @pytest.mark.parametrize("given", [1.0, "diffeo", Diffeo, [Diffeo(), 1.0], []])

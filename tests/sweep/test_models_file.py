@@ -250,9 +250,20 @@ def test_an_edited_row_takes_the_place_of_the_one_before(zoo, tmp_path):
     assert "2 models: 2 done (2 of them before)\n" in third.stdout
     assert "small: done before, " in third.stderr
     assert (out / "sweep.csv").read_text().splitlines() == table
+    file.write_text("model,test_error\nnets.py:small,0.2\n")  # one without options is gone
+    assert run(*asked).exit_code == 0
+    assert (out / "sweep.csv").read_text().splitlines() == table[:2]
 
 
 def test_a_file_that_is_not_there_names_the_nearest(zoo):
-    (zoo / "zoo.csv").write_text("model\nnet/lenet\n")
-    with pytest.raises(UsageError, match=r"unknown file of models .*zoo\.cvs'; did you mean .*/zoo\.csv\?"):
-        read_models(zoo / "zoo.cvs", Config())
+    """Nearest by its name: all files of a deep folder have long paths that are nearly the same."""
+    deep = zoo / ("a-folder-with-a-long-name-" * 5)
+    deep.mkdir()
+    for name in ("zoo.csv", "q.yaml", "7.json"):
+        (deep / name).write_text("model\nnet/lenet\n")
+    with pytest.raises(UsageError) as raised:
+        read_models(deep / "zoo.cvs", Config())
+    missing = deep / "zoo.cvs"
+    assert str(raised.value) == f"the file of models {missing} does not exist; did you mean {deep}/zoo.csv?"
+    with pytest.raises(UsageError, match=r"hhhh\.csv does not exist$"):
+        read_models(zoo / "hhhh.csv", Config())

@@ -115,13 +115,45 @@ def test_gpus_are_asked_for_once(cluster):
     assert "#SBATCH --time=30" in cluster("--slurm", "time=30")
 
 
+@pytest.mark.parametrize("option", ["gres=gpu:1", "gpus=1", "gpus-per-task=1", "tres-per-task=gres/gpu:1"])
+def test_gpus_are_not_asked_for_twice(option, tmp_path):
+    name, _, value = option.partition("=")
+    message = f"^--gpus 1 and --slurm {option} both ask for GPUs; give one$"
+    with pytest.raises(UsageError, match=message):
+        Slurm(tmp_path, cluster="local", gpus=1, options={name: value})
+    Slurm(tmp_path, cluster="local", gpus=1, options={"gres": "licence:1", "cpus-per-gpu": "4"})
+
+
+@pytest.mark.parametrize("gpus", [0.5, 1.5, -1])
+def test_gpus_of_a_task_are_whole(gpus, tmp_path):
+    with pytest.raises(UsageError, match=f"^a task of Slurm gets whole GPUs, got --gpus {gpus}; "):
+        Slurm(tmp_path, cluster="local", gpus=gpus)
+
+
+def test_options_are_passed_on_as_they_are(cluster):
+    options = ["reservation=mine", "licenses=a:1", "ntasks=1", "gpus=1", "mem=8G", "site-option=3", "nodes=1"]
+    lines = cluster(*(word for option in options for word in ("--slurm", option)))
+    assert {f"#SBATCH --{option}" for option in options} <= set(lines)
+
+
+def test_what_sbatch_says_of_what_it_refuses_is_told(tmp_path, cluster, monkeypatch):
+    (tmp_path / "sbatch").write_text("#!/bin/sh\necho 'invalid option --site-option' >&2\nexit 1\n")
+    executor = Slurm(tmp_path / "slurm", options={"site-option": "3"})
+    with pytest.raises(MeasurementError, match=r"^sbatch has refused the tasks: invalid option --site"):
+        list(executor.run(jobs(tmp_path, "net/lenet"), lambda job: None))
+
+
 @pytest.mark.parametrize("present", [True, False])
-def test_options_that_sbatch_does_not_have_name_the_nearest(present, tmp_path, monkeypatch, request):
+def test_options_that_are_nearly_known_ones_name_these(present, tmp_path, monkeypatch, request):
     """Also where there is no Slurm to submit to: they are looked at first."""
     if present:
         request.getfixturevalue("cluster")
-    with pytest.raises(UsageError, match=r"^unknown --slurm option 'partitoin'; did you mean partition"):
+    with pytest.raises(UsageError, match=r"^unknown --slurm option 'partitoin'; did you mean partition\?$"):
         Slurm(tmp_path / "slurm", options={"partitoin": "gpu"})
+    with pytest.raises(UsageError, match=r"'mem-per-gpus'; did you mean mem-per-gpu\?$"):
+        Slurm(tmp_path / "slurm", options={"mem-per-gpus": "4G"})
+    with pytest.raises(UsageError, match="--slurm output is no choice"):
+        Slurm(tmp_path / "slurm", options={"output": "log"})
 
 
 def test_tasks_that_left_the_queue_without_a_result_are_lost(tmp_path, monkeypatch):

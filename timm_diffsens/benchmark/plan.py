@@ -9,7 +9,7 @@ from torch import nn
 
 from timm_diffsens import registry
 from timm_diffsens.benchmark import parts
-from timm_diffsens.data.labels import match_labels, named_alike
+from timm_diffsens.data.labels import doubt, match_labels, named_alike
 from timm_diffsens.data.loading import ImageSample, load_images
 from timm_diffsens.data.opening import open_images
 from timm_diffsens.data.scale_detection import ScaleDetection
@@ -339,6 +339,9 @@ def _scored(
         all_labels, reason = _labels(everything, loaded)
         whole = None if all_labels is None else (everything, all_labels)
         labels = labels if whole else None
+    unsure = doubt(whole[0] if whole else sample, loaded.classes)
+    if labels is not None and unsure and config.test_error is None:
+        warn(f"{unsure} --test-error gives the known error")
     if reason and sample.labels is not None and config.test_error is None:
         warn(f"no test error: {reason}; pass --test-error if it is known")
     return labels, reason, whole

@@ -50,7 +50,8 @@ def show(
     from timm_diffsens.results.records.store import load_record
 
     need("--figure FILE", figure, only=only, column=column)
-    file = find(record, out / "records")
+    variant_hint = "RECORD@VARIANT is for `diffsens compare`, `show` has --variant VARIANT"
+    file = find(record, out / "records", variant_hint if "@" in record else "")
     found = load_record(file)
     distances = kept_of(file, found)
     if variant not in found.variants:
@@ -71,8 +72,13 @@ def show(
         draw(chart, figure)
 
 
-def find(text: str, folder: Path) -> Path:
+def find(text: str, folder: Path, more: str = "") -> Path:
     """The file `text`, or that of the record below `folder` of that model or with a key that starts so.
+
+    Args:
+        text: a file, a name or the start of a key.
+        folder: of the records.
+        more: to be said where there is none.
 
     Raises:
         UsageError: there is none, or more than one.
@@ -92,8 +98,7 @@ def find(text: str, folder: Path) -> Path:
         matches = matches or [row for row in rows if row[spelling] == text]
     if not matches:
         hint = f"records are looked up below {folder}; `diffsens ls records` lists them"
-        if "@" in text:
-            hint += "; RECORD@VARIANT is for `diffsens compare`, `show` has --variant VARIANT"
+        hint += f"; {more}" if more else ""
         raise unknown("record", text, sorted({row["model"] for row in rows}), hint)
     if len(matches) > 1:
         told = [in_words(each) for each in apart(matches)]

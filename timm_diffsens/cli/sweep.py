@@ -124,6 +124,7 @@ def _sweep(
     from timm_diffsens.results.records.published import read_errors
     from timm_diffsens.sweep.jobs import Job, take_shard
     from timm_diffsens.sweep.run import sweep as run
+    from timm_diffsens.sweep.tables import write_tables
 
     _check_workers("--threads", threads)
     given = {"jobs": None if jobs == "auto" else jobs, "gpus": gpus, "address": address, "options": slurm}
@@ -153,7 +154,8 @@ def _sweep(
     finally:
         left = len(todo) - len(outcomes) if interrupted else 0
         made = partial(_board, out, errors) if board and not interrupted else list
-        written = _conclude([job, *asked], outcomes, left, made, as_json)
+        tables = partial(write_tables, out.resolve(), [job, *asked], alone=models is not None)
+        written = _conclude(tables, outcomes, left, made, as_json, force)
     if not written or any(outcome.error is not None for outcome in outcomes):
         raise typer.Exit(1)
 
@@ -196,18 +198,19 @@ def _asked(job: "Job", patterns: list[str], models: Path | None, config: Config)
 
 
 def _conclude(
-    jobs: "Sequence[Job]",
+    tables: Callable[[], list[Path]],
     outcomes: "Sequence[Outcome]",
     left: int,
     board: Callable[[], list[Path]],
     as_json: bool,
+    force: bool,
 ) -> bool:
     """Tables, board and summary, also of a sweep that was interrupted; gives whether all could be written."""
-    from timm_diffsens.sweep.tables import summarise, write_tables
+    from timm_diffsens.sweep.tables import summarise
 
-    out, files, written = Path(jobs[0].out), list[Path](), True
+    files, written = list[Path](), True
     try:
-        files = write_tables(out, jobs)
+        files = tables()
         files += board()
     except DiffsensError as error:  # a full disk: the more reason to print what is known
         print_error(str(error))
@@ -216,7 +219,7 @@ def _conclude(
     if as_json:
         print_json({**summary, "outcomes": [asdict(outcome) for outcome in outcomes], "written": files})
     else:
-        print_summary(result_console(), summary, files, force=jobs[0].force)
+        print_summary(result_console(), summary, files, force=force)
     return written
 
 

@@ -14,9 +14,25 @@ def named_alike(names: Sequence[str] | None, imagenet_names: Sequence[str] | Non
     return bool(names and imagenet_names) and set(names or ()) <= set(imagenet_names or ())
 
 
-def _has_fewer(labels: Sequence[int], classes: int) -> bool:
-    """Whether so many draws among all classes would hardly ever leave out the last ones."""
-    return ((max(labels) + 1) / classes) ** len(labels) < _HARDLY
+def doubt(sample: ImageSample, classes: int | None) -> str | None:
+    """Why the labels of a set without class names may not be the model's classes; None without a doubt.
+
+    They are 0 to some m without a gap, and so many draws among all classes would hardly ever leave out all
+    above m. The first images of a set that is sorted by class are so too: it is a doubt and no more.
+
+    Args:
+        sample: labels are indices in its own classes.
+        classes: how many the model has; None without a classifier.
+    """
+    if not sample.labels or sample.class_names is not None or classes is None:
+        return None
+    present, most = set(sample.labels), max(sample.labels)
+    without_gap = present == set(range(most + 1))
+    if not without_gap or ((most + 1) / classes) ** len(sample.labels) >= _HARDLY:
+        return None
+    labels = "the label 0 alone" if most == 0 else f"the labels 0 to {most}"
+    has = f"the {sample.source.word} has {labels}, the model {classes} classes"
+    return f"{has}: are these the model's classes?"
 
 
 def match_labels(
@@ -46,8 +62,6 @@ def match_labels(
     if names is None:
         if max(sample.labels) >= classes:
             return None, f"the {where} has a label {max(sample.labels)}, the model {classes} classes"
-        if sample.labels and _has_fewer(sample.labels, classes):
-            return None, f"the {where} has no label above {max(sample.labels)}, the model {classes} classes"
         return sample.labels, None
     if imagenet_names is not None and all(_WORDNET_ID.fullmatch(name) for name in names):
         if named_alike(names, imagenet_names):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from timm_diffsens.errors import DiffsensError, UsageError, first_line
-from timm_diffsens.registry import name_of
+from timm_diffsens.registry import is_built_in, name_of
 from timm_diffsens.sensitivities.batch_size import is_out_of_memory
 
 _EXPECTED = {
@@ -23,7 +23,8 @@ def called(kind: str, thing: Callable[..., torch.Tensor], *given: Any) -> torch.
     """What a deformation or a noise gives: a tensor.
 
     Raises:
-        UsageError: it gives something else, or fails: it is named, and not the network.
+        UsageError: it gives something else, or is no code of this package and fails: it is named, and not
+            the network.
     """
     name = f"the {kind} {name_of(thing)}"
     try:
@@ -31,7 +32,7 @@ def called(kind: str, thing: Callable[..., torch.Tensor], *given: Any) -> torch.
     except (DiffsensError, KeyboardInterrupt):
         raise
     except BaseException as error:  # `sys.exit` too
-        if is_out_of_memory(error):  # a smaller batch is tried
+        if is_built_in(thing) or is_out_of_memory(error):  # of the latter a smaller batch is tried
             raise
         failure = f"{name} failed: {type(error).__name__}: {first_line(error)}"
         raise UsageError(f"{failure}; expected {_EXPECTED[kind]}; {_DRAWING}") from error
@@ -41,16 +42,20 @@ def called(kind: str, thing: Callable[..., torch.Tensor], *given: Any) -> torch.
 
 
 def check_alike(kind: str, thing: Any, one: torch.Tensor, other: torch.Tensor) -> None:
-    """Raises: UsageError: two calls with equal generators gave different values.
+    """Raises: UsageError: two calls with equal generators gave values that differ by more than rounding.
 
-    One record's key would stand for several results. On a CPU the values have to be the same to the bit;
-    elsewhere sums may be in another order each time.
+    One record's key would stand for several results. Sums may be in another order each time.
     """
     if one.is_meta:  # nothing can be seen there
         return
-    relative, absolute = (0.0, 0.0) if one.device.type == "cpu" else (1e-4, 1e-6)
-    if not torch.allclose(one, other, relative, absolute, equal_nan=True):
+    if not torch.allclose(one, other, rtol=1e-4, atol=1e-6, equal_nan=True):
         raise UsageError(
             f"the {kind} {name_of(thing)} gives other values each time, with equal generators: draw from "
             f"`generator` only; {_DRAWING}"
         )
+
+
+def check_unwritten(kind: str, thing: Any, *given: tuple[torch.Tensor, int]) -> None:
+    """Raises: UsageError: it has written into tensors that it was given, each with its version before."""
+    if any(tensor._version != version for tensor, version in given):
+        raise UsageError(f"the {kind} {name_of(thing)} writes into the images that it is given")

@@ -16,8 +16,8 @@ from timm_diffsens.perturb.diffeo import Diffeo
 from timm_diffsens.perturb.limit import direction, displacement_of
 from timm_diffsens.perturb.noise import Noise, corrupt, matched_noise
 from timm_diffsens.perturb.streams import Streams
-from timm_diffsens.registry import is_built_in
-from timm_diffsens.sensitivities.outside import called, check_alike
+from timm_diffsens.registry import is_built_in, name_of
+from timm_diffsens.sensitivities.outside import called, check_alike, check_unwritten
 
 Batch = tuple[Sequence[int], torch.Tensor]  # indices of the images (their random streams), (n, c, h, w)
 Batches = Callable[[int], Iterator[Batch]]  # batch size -> batches; each call begins anew
@@ -91,12 +91,13 @@ class Perturbation:
         version = clean._version
         deformed = called("deformation", deformation, clean, diffeo)
         if deformed.shape != clean.shape:
-            raise UsageError(f"expected deformed images {tuple(clean.shape)}, got {tuple(deformed.shape)}")
+            gave = f"the deformation {name_of(deformation)} gave images {tuple(deformed.shape)}"
+            raise UsageError(f"{gave}, expected {tuple(clean.shape)}")
+        check_unwritten("deformation", deformation, (clean, version))
         deformed = _without_rounding(clean, deformed.to(clean.device))
         changed = deformed._version
         eta = called("noise", self.noise, clean, deformed, noise)
-        if clean._version != version or deformed._version != changed:
-            raise UsageError("the deformation or the noise writes into the images that it is given")
+        check_unwritten("noise", self.noise, (clean, version), (deformed, changed))
         return deformed, eta
 
     def check(self, clean: torch.Tensor, indices: Sequence[int]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from timm_diffsens import registry
-from timm_diffsens.errors import UsageError, first_line, unknown
+from timm_diffsens.errors import UsageError, first_line, nearest, unknown
 from timm_diffsens.schema.config import Config, options, split_commas
 
 _MODEL = "model"
@@ -142,8 +142,10 @@ def _text(path: Path) -> str:
             raise UsageError(f"{path} is larger than {_LARGEST / 1e6:g} MB: no list of models")
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        tables = [one for one in path.parent.glob("*") if one.suffix.lower() in _ENDINGS]
-        raise unknown("file of models", str(path), map(str, tables)) from None
+        tables = [one.name for one in path.parent.glob("*") if one.suffix.lower() in _ENDINGS]
+        close = [str(path.with_name(name)) for name in nearest(path.name, tables)]
+        meant = f"; did you mean {', '.join(close)}?" if close else ""
+        raise UsageError(f"the file of models {path} does not exist{meant}") from None
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:

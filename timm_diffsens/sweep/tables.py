@@ -17,7 +17,7 @@ NAMES: dict[Kind, str] = {"structure": "coverage", "measured": "sweep"}
 _LEFT_TO_THE_FILES = ("names", "key", "record", "seconds")  # long, or different in every run
 
 
-def write_tables(out: Path, jobs: Sequence[Job]) -> list[Path]:
+def write_tables(out: Path, jobs: Sequence[Job], alone: bool = False) -> list[Path]:
     """Write `coverage.csv` (`sweep.csv` where models were measured) and the summary beside it, as JSON.
 
     They are made from the outcome files of all sweeps into the folder that asked for the same, by the same
@@ -26,8 +26,9 @@ def write_tables(out: Path, jobs: Sequence[Job]) -> list[Path]:
     Args:
         out: folder of the sweep.
         jobs: of it; the first says what is asked for of models that are not among them.
+        alone: without those models: a file of models says all that there is to be.
     """
-    outcomes = read_outcomes(out, jobs)
+    outcomes = read_outcomes(out, jobs, alone)
     if not outcomes:
         return []
     table, summary = (out / f"{NAMES[jobs[0].kind]}.{ending}" for ending in ("csv", "json"))
@@ -36,19 +37,16 @@ def write_tables(out: Path, jobs: Sequence[Job]) -> list[Path]:
     return [table, summary]
 
 
-def read_outcomes(out: Path, jobs: Sequence[Job]) -> list[Outcome]:
-    """Outcomes of these jobs and of what differs from the first by its model alone, sorted by model.
-
-    Of a model of these jobs only what they ask for: a file of models may have been changed since.
-    """
-    like, ids, models = jobs[0], {job.id for job in jobs}, {job.model for job in jobs}
+def read_outcomes(out: Path, jobs: Sequence[Job], alone: bool = False) -> list[Outcome]:
+    """Outcomes of these jobs and, unless `alone`, of what differs from the first by its model; by model."""
+    like, ids = jobs[0], {job.id for job in jobs}
     found = [read_outcome(path) for path in outcome_folder(out, like.kind).glob("*.json")]
-    same = [o for o in found if o is not None and (o.job in ids or _is_like(o, like, models))]
+    same = [
+        o
+        for o in found
+        if o is not None and (o.job in ids or (not alone and o.job == like.of(o.model).id))
+    ]
     return sorted(same, key=lambda outcome: (outcome.model, outcome.name))
-
-
-def _is_like(outcome: Outcome, like: Job, models: set[str]) -> bool:
-    return outcome.model not in models and outcome.job == like.of(outcome.model).id
 
 
 def table_text(outcomes: Sequence[Outcome]) -> str:

@@ -3,6 +3,7 @@
 The folder of the sweep has to be the same on all nodes, as do this package and the libraries.
 """
 
+import difflib
 import json
 import logging
 import subprocess
@@ -10,13 +11,12 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 from timm_diffsens import registry
-from timm_diffsens.errors import MeasurementError, UsageError, first_line, unknown
+from timm_diffsens.errors import MeasurementError, UsageError, first_line
 from timm_diffsens.sweep.executor import Started, optional
 from timm_diffsens.sweep.jobs import Job
 from timm_diffsens.sweep.outcomes import Outcome, failed, lost, outcome_of
@@ -24,7 +24,21 @@ from timm_diffsens.sweep.worker import Place
 
 _MOST = 1000  # tasks of one array: Slurm's own default limit is 1001
 _PAUSE = 0.5  # seconds between two checks of the jobs' files
-_NOT_TEXT = {"additional_parameters", "setup", "teardown", "srun_args", "use_srun", "stderr_to_stdout"}
+# Options of `sbatch` that misspelt ones are compared with. Others are passed on: Slurm knows its own.
+_NAMES = """
+account array begin chdir clusters comment constraint contiguous core_spec cores_per_socket cpu_freq
+cpus_per_gpu cpus_per_task deadline delay_boot dependency distribution error exclude exclusive export
+export_file extra gpu_bind gpu_freq gpus gpus_per_node gpus_per_socket gpus_per_task gres gres_flags hint
+hold input job_name licenses mail_type mail_user mcs_label mem mem_bind mem_per_cpu mem_per_gpu mincpus
+network nice no_kill no_requeue nodefile nodelist nodes ntasks ntasks_per_core ntasks_per_gpu
+ntasks_per_node ntasks_per_socket open_mode output overcommit oversubscribe partition power prefer priority
+profile propagate qos reboot requeue reservation segment signal sockets_per_node spread_job switches
+thread_spec threads_per_core time time_min tmp tres_bind tres_per_task use_min_nodes wait_all_nodes wckey
+"""
+_KNOWN = _NAMES.split()
+_OURS = {"array", "error", "output"}  # by which tasks and their results are found
+_RESOURCES = {"gres", "tres_per_task"}
+_NEAR = 0.8  # of difflib: "partitoin" is 0.89 from "partition", "gpus" 0.5 from "gres"
 _QUEUE_PAUSE = 10  # seconds between two checks of the queue; a task missing from two has ended
 
 
@@ -38,14 +52,15 @@ class Slurm:
     Args:
         folder: of submitit's own files: scripts, logs, results.
         jobs: tasks at a time.
-        threads, gpus: CPUs and GPUs of a task; with 0 GPUs those that the options ask for.
+        threads, gpus: CPUs and whole GPUs of a task; with 0 GPUs those that the options ask for.
         options: of `sbatch`, by their long names: partition, account, mem, ...; `time` in minutes a model.
+            They are passed on as they are, also those that this class does not know.
         models: that a task does, one after another; it is given so many times the `time`.
         cluster: None finds Slurm; "local" is submitit's stand-in, processes on this machine.
 
     Raises:
-        UsageError: submitit is not installed, or does not know an option. MeasurementError: there is no
-            Slurm here.
+        UsageError: submitit is not installed; an option is nearly another's name, or asks for what is asked
+            for already; half a GPU. MeasurementError: there is no Slurm here.
     """
 
     def __init__(
@@ -70,7 +85,8 @@ class Slurm:
             minutes = int(options.pop("time"))
         except ValueError:
             raise UsageError("--slurm time= needs whole minutes, such as time=60") from None
-        _check_options(options)
+        options = {name.replace("-", "_"): value for name, value in options.items()}
+        _check(options, gpus)
         try:
             self.executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
         except RuntimeError as error:
@@ -82,7 +98,7 @@ class Slurm:
             cpus_per_task=threads,
             gpus_per_node=int(gpus) or None,
             slurm_array_parallelism=jobs,
-            **{f"slurm_{_parameter(name)}": value for name, value in options.items()},
+            slurm_additional_parameters=options,
         )
 
     def run(self, jobs: Sequence[Job], started: Started) -> Generator[tuple[Job, Outcome], None, None]:
@@ -103,6 +119,8 @@ class Slurm:
             own = Path(mkdtemp(prefix="journals-", dir=self.folder))
             journals = [own / str(k) for k in range(len(shares))]
             tasks = self.executor.map_array(do_share, shares, journals, [self.seconds] * len(shares))
+        except self.errors.FailedJobError as error:
+            raise MeasurementError(f"sbatch has refused the tasks: {first_line(error)}") from error
         except OSError as error:  # nowhere to write what the tasks are
             yield from ((job, failed(job, "failed", 0.0, error)) for share in shares for job in share)
             return []
@@ -151,19 +169,19 @@ class Slurm:
         return found
 
 
-def _parameter(option: str) -> str:
-    """What submitit calls an option of `sbatch`."""
-    return option.replace("-", "_")
-
-
-def _check_options(options: Iterable[str]) -> None:
-    """Raises: UsageError: submitit passes on no such option."""
-    known = import_module("submitit.slurm.slurm").SlurmExecutor._valid_parameters() - _NOT_TEXT
-    for option in options:
-        if _parameter(option) not in known:
-            raise unknown(
-                "--slurm option", option, sorted({*known, "time"}), "those of sbatch, by their long names"
-            )
+def _check(options: dict[str, str], gpus: float) -> None:
+    """Raises: UsageError: something is asked for twice, in parts, under a misspelt name, or is no choice."""
+    if not (gpus >= 0 and gpus % 1 == 0):
+        raise UsageError(f"a task of Slurm gets whole GPUs, got --gpus {gpus:g}; --gpus 1, say")
+    for option, value in options.items():
+        shown = option.replace("_", "-")
+        near = difflib.get_close_matches(option, _KNOWN, n=1, cutoff=_NEAR)
+        if option in _OURS:
+            raise UsageError(f"--slurm {shown} is no choice: tasks are found by it")
+        if option not in _KNOWN and near:
+            raise UsageError(f"unknown --slurm option {shown!r}; did you mean {near[0].replace('_', '-')}?")
+        if gpus and (option.startswith("gpus") or (option in _RESOURCES and "gpu" in value)):
+            raise UsageError(f"--gpus {gpus:g} and --slurm {shown}={value} both ask for GPUs; give one")
 
 
 class _Share:
