@@ -66,6 +66,7 @@ def test_normalised_images_are_not(images):
         lambda images: bench(make_net("lenet"), dataset=images, input_size=32, mean=0.5, std=0.5),
     ],
 )
-def test_arrays_are_refused_with_what_makes_tensors_of_them(see):
-    with pytest.raises(UsageError, match=r"numpy ndarray: torch\.from_numpy"):
-        see(np.zeros((4, 3, 32, 32), dtype=np.float32))
+@pytest.mark.parametrize("kind", [np.ndarray, np.ma.MaskedArray])
+def test_arrays_are_refused_with_what_makes_tensors_of_them(see, kind):
+    with pytest.raises(UsageError, match=rf"numpy {kind.__name__}: torch\.from_numpy"):
+        see(np.zeros((4, 3, 32, 32), dtype=np.float32).view(kind))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from timm_diffsens import Diffeo, UsageError, measure
+from timm_diffsens import Diffeo, DiffsensWarning, UsageError, measure
 from timm_diffsens.device.seeding import random_state
 from timm_diffsens.integrations.lightning import Sensitivity
 from timm_diffsens.integrations.loggers import log_record
@@ -282,6 +282,13 @@ def test_a_check_finds_what_a_measurement_would_and_leaves_nothing(images):
     assert wrong.history == []
 
 
+def test_a_check_warns_of_what_a_measurement_would(images):
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten())
+    nn.init.zeros_(model[0].weight)
+    with pytest.warns(DiffsensWarning, match="no layer"):
+        Monitor(images, layers="all").check(model)
+
+
 def test_a_layer_without_a_value_is_left_out(images):
     model, logger = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten()), Kept()
     nn.init.zeros_(model[0].weight)
@@ -318,8 +325,13 @@ def test_the_chart_has_the_first_and_the_last_of_many_epochs(images):
         ({"images": [["cat.png"]]}, "expected images as tensors, .* got str"),
         (
             {"images": (torch.zeros(4, 3, 8, 8), torch.zeros(4))},
-            r"batch of images and labels, .*: give the images alone, batch\[0\]",
+            r"got a tuple with tensors \(4, 3, 8, 8\), \(4,\): .* labels or masks give batch\[0\]",
         ),
+        (
+            {"images": [torch.zeros(4, 3, 8, 8), torch.zeros(4, 3, 8, 8)]},
+            r"got a list with tensors .* labels or masks give batch\[0\], .* torch\.cat\(batches\)",
+        ),
+        ({"images": (torch.zeros(4, 3, 8, 8), ["cat"] * 4)}, r"got a tuple with tensors \(4, 3, 8, 8\): "),
         ({"loggers": ["tensorboard"]}, r"expected loggers such as TensorBoard\('runs'\).* got 'tensorboard'"),
         ({"loggers": TensorBoard}, "expected loggers .* got <class"),
         ({"diffeo": 1.0}, r"diffeo must be a deformation such as Diffeo\(delta=1.0\).* got 1.0"),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from timm_diffsens.errors import UsageError, warn
@@ -22,7 +23,7 @@ def check_scale(images: torch.Tensor) -> None:
 
 def refuse_array(images: Any) -> None:
     """Raise a `UsageError` for arrays, which no network takes."""
-    if type(images).__module__ == "numpy":
+    if isinstance(images, np.ndarray | np.generic):
         raise UsageError(
             f"expected a tensor, got a numpy {type(images).__name__}: torch.from_numpy(images) makes one, "
             "of the type of the weights by .float()"

@@ -64,7 +64,9 @@ class MLflow:
 
 def _advice(error: Exception) -> str:
     """Why there is no run, and what mends it; without the URI, in which a password may stand."""
-    if type(error).__name__ == "UnsupportedModelRegistryStoreURIException":
+    from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
+
+    if isinstance(error, UnsupportedModelRegistryStoreURIException):
         return (
             "MLflow has no server to log to, and mlflow-skinny, which is installed, no database: "
             "pip install mlflow, or set MLFLOW_TRACKING_URI to a server, http://localhost:5000 say"

@@ -1,13 +1,13 @@
 """The images of a monitor: a fixed sample of what a training has."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from timm_diffsens.data.scale import refuse_array
-from timm_diffsens.errors import UsageError
+from timm_diffsens.errors import UsageError, listed
 from timm_diffsens.perturb.streams import stream
 
 
@@ -15,12 +15,11 @@ def fixed_sample(images: Any, count: int, seed: int) -> torch.Tensor:
     """Images (n, c, h, w) on the CPU, see `Monitor`.
 
     Raises:
-        UsageError: fewer than two images, or no tensors.
+        UsageError: fewer than two images, no tensors, or several side by side.
     """
     refuse_array(images)
-    if isinstance(images, tuple | list) and len({one.ndim for one in images if _is_tensor(one)}) > 1:
-        shapes = [tuple(one.shape) for one in images if _is_tensor(one)]
-        raise UsageError(f"got a batch of images and labels, {shapes}: give the images alone, batch[0]")
+    if isinstance(images, tuple | list) and len(images) > 1:
+        _refuse_batch(images)
     dataset: Any = images.dataset if isinstance(images, DataLoader) else images
     sized = isinstance(dataset, Dataset) and hasattr(dataset, "__len__")
     sized = sized and not isinstance(dataset, IterableDataset)
@@ -41,8 +40,14 @@ def fixed_sample(images: Any, count: int, seed: int) -> torch.Tensor:
     return taken.detach().cpu().clone()
 
 
-def _is_tensor(item: Any) -> bool:
-    return isinstance(item, torch.Tensor)
+def _refuse_batch(items: Sequence[Any]) -> None:
+    """Tensors side by side are refused: images and labels, images and masks, or batches, none can tell."""
+    shapes = [str(tuple(item.shape)) for item in items if isinstance(item, torch.Tensor)]
+    if shapes:
+        raise UsageError(
+            f"expected images alone, got a {type(items).__name__} with tensors {listed(shapes)}: of a batch "
+            "of images and labels or masks give batch[0], of several batches of images torch.cat(batches)"
+        )
 
 
 def _chosen(size: int, count: int, seed: int) -> list[int]:

@@ -18,7 +18,7 @@ from timm_diffsens.benchmark.run import bench
 from timm_diffsens.data.scale import NOT_NORMALISED, check_scale
 from timm_diffsens.device.precision import FULL, Precision
 from timm_diffsens.device.seeding import streams_kept
-from timm_diffsens.errors import UsageError, collected_warnings, unknown
+from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.integrations.loggers import Logger, as_loggers, log_chart, scalars
 from timm_diffsens.integrations.sample import fixed_sample
 from timm_diffsens.perturb.deformation import Deformation, as_deformations
@@ -58,7 +58,8 @@ class Monitor:
     Called with the network and the epoch from any loop. The training goes on as if it had not been called:
     the mode of every module, gradients, hooks, buffers, and the global random streams of torch (CPU and
     CUDA), numpy and Python are afterwards what they were. Where several processes train, each measures, so
-    that none waits for another, and the first one logs. Hooks of the caller's own see the forwards too.
+    that none waits for another, and the first one logs. Hooks of the caller's own see the forwards too, and
+    lazy modules get their weights, as at any first forward.
 
     Args:
         images: a tensor (n, c, h, w) as the network wants it, of which all are taken; or a `Dataset` or
@@ -145,12 +146,14 @@ class Monitor:
         return done
 
     def check(self, model: nn.Module) -> None:
-        """Measure two images and keep nothing: what is wrong with the layers or the input shows at once.
+        """Measure two images, and leave them out of the history: what is wrong shows at once.
+
+        What that is of layers or input is raised or warned of. The model is after it as after any call.
 
         Raises:
             UsageError, MeasurementError: see `measure`.
         """
-        with streams_kept(), collected_warnings():  # those that matter come again
+        with streams_kept():
             self._measured(model, self.images[:2])
 
     def _measured(self, model: nn.Module, images: torch.Tensor) -> list[LayerSensitivity]:
