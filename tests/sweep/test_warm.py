@@ -14,6 +14,7 @@ from sweeps import TINY, Here, jobs, network, numbers, process_of, telling, trus
 
 from timm_diffsens.cli.sweep import _workers
 from timm_diffsens.errors import UsageError
+from timm_diffsens.schema import limits
 from timm_diffsens.sweep import worker
 from timm_diffsens.sweep.executors import local
 from timm_diffsens.sweep.executors.local import Local, visible_gpus
@@ -224,7 +225,7 @@ def test_gpus_have_the_names_that_they_are_given(count, visible, found, monkeypa
         ("local", None, "cuda:1", 1),
         ("local", "auto", "cpu", 1),
         ("local", "3", "auto", 3),
-        ("slurm", "auto", "auto", 1),
+        ("slurm", "auto", "auto", limits.WORKERS),  # as many as its scheduler has places for
     ],
 )
 def test_auto_is_a_worker_for_each_gpu(engine, asked, device, workers, tmp_path, monkeypatch):
