@@ -42,9 +42,7 @@ def read_outcomes(out: Path, jobs: Sequence[Job], alone: bool = False) -> list[O
     like, ids = jobs[0], {job.id for job in jobs}
     found = [read_outcome(path) for path in outcome_folder(out, like.kind).glob("*.json")]
     same = [
-        o
-        for o in found
-        if o is not None and (o.job in ids or (not alone and o.job == like.of(o.model).id))
+        o for o in found if o is not None and (o.job in ids or (not alone and o.job == like.of(o.model).id))
     ]
     return sorted(same, key=lambda outcome: (outcome.model, outcome.name))
 
