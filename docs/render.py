@@ -61,6 +61,7 @@ BEYOND = re.compile(r"(<!-- beyond: (\w+) -->\n).*?(<!-- /beyond -->)", re.DOTAL
 ORDER = re.compile(r"^Order: (.*?)\n\n", re.DOTALL | re.MULTILINE)
 SPECTRA = re.compile(r"(<!-- spectra: ([^>]+) -->\n).*?(<!-- /spectra -->)", re.DOTALL)
 ROWS = 7
+CHANCE = 0.5  # test error of a network that says the same of every image
 CONSTANT = 0.9  # share of the constant mode from which on a mean filter counts as homogeneous
 
 
@@ -163,17 +164,22 @@ def tried(file: Path) -> str:
             ", ".join(f"{seed['test_error']:.1%}" for seed in seeds),
             *(of_exact(found["exponents"][measure]) for measure in "dg"),
             f"{min(shares)} of {len(seeds[0]['constant_shares'])}",
-            ", ".join("-" if seed["margin"] is None else f"{seed['margin']:.2g}" for seed in seeds),
+            ", ".join("-" if margin is None else f"{margin:.2g}" for margin in map(margin_of, seeds)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n" + "\n".join(lines) + "\n\n"
 
 
+def margin_of(seed: dict) -> float | None:
+    """The normalised margin; None without one, and of dead networks, whose margins are noise."""
+    margin = seed["margin"]
+    return None if margin is None or margin < 0 or seed["test_error"] >= CHANCE else margin
+
+
 def least_margin(setting: dict) -> float:
     """Over the seeds of a training; of networks without one, less than any."""
-    return min(
-        -math.inf if seed["margin"] is None else seed["margin"] for seed in setting["trained"]["seeds"]
-    )
+    margins = [margin_of(seed) for seed in setting["trained"]["seeds"]]
+    return min(-math.inf if margin is None else margin for margin in margins)
 
 
 def of_exact(fits: dict) -> str:
@@ -194,10 +200,11 @@ def budgets(seeds: list[dict]) -> list[str]:
         f"The constant mode has more than {CONSTANT:g} of the power of the mean filter in {fewest} of "
         f"{len(shares[0])} layers, in the seed with fewest."
     ]
-    for name, what in (("decay_budget", "Budget of decay"), ("margin", "Normalised margins")):
-        values = [seed[name] for seed in seeds]
-        if None not in values:
-            said.append(f"{what}: {', '.join(dict.fromkeys(f'{value:.2g}' for value in values))}.")
+    budget, margins = ([seed[name] for seed in seeds] for name in ("decay_budget", "margin"))
+    if None not in budget:
+        said.append(f"Budget of decay: {', '.join(dict.fromkeys(f'{value:.2g}' for value in budget))}.")
+    if None not in margins:
+        said.append(f"Normalised margins: {', '.join(f'{value:#.3g}'.rstrip('.') for value in margins)}.")
     return [" ".join(said)]
 
 

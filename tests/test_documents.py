@@ -33,6 +33,16 @@ def test_measured_tables_are_those_of_the_records(warm):
     assert "<!-- record:" in (ROOT / "docs" / "measured.md").read_text()
 
 
+def test_margins_are_those_of_every_seed_but_of_dead_networks():
+    page = runpy.run_path(str(ROOT / "docs" / "render.py"))
+    found = (0.1189, 0.1202, 0.1202, 13.8)
+    seeds = [{"constant_shares": [1.0], "decay_budget": 6.5, "margin": margin} for margin in found]
+    (text,) = page["budgets"](seeds)
+    assert text.endswith("Budget of decay: 6.5. Normalised margins: 0.119, 0.120, 0.120, 13.8.")
+    of = [{"margin": m, "test_error": e} for m, e in ((0.1, 0.0), (1e22, 0.5), (-1e-8, 0.4), (None, 0.0))]
+    assert [page["margin_of"](seed) for seed in of] == [0.1, None, None, None]
+
+
 def test_the_library_example_runs_as_it_stands(warm):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     done = subprocess.run([*warm, "-c", code], capture_output=True, text=True)

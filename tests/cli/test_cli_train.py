@@ -133,6 +133,7 @@ def test_interrupted_in_the_second_network_it_goes_on_to_the_same_files(recipes,
         ("net/fc2 --fitted-at 0.1", "line 2: --fitted-at says when --until-fitted stops"),
         ("net/fc2 'a", "line 2: No closing quotation"),
         ("net/fc3", "did you mean net/fc"),
+        ("net/simple --bias-mean -10", "bias_mean and bias_std need bias=last or bias=all"),
         ("net/fc2 --channels-last", "--channels-last is for CUDA devices, got cpu"),
     ],
 )

@@ -190,6 +190,21 @@ def test_how_weights_start_is_an_argument_of_the_spec():
     assert net.conv2.applied[0, 0, 0].item() == pytest.approx(2 / 12)
 
 
+@pytest.mark.parametrize(
+    ("spec", "arguments"),
+    [
+        ("net/simple:bias_mean=-10", {}),
+        ("net/simple:bias=none,bias_std=1", {}),
+        ("net/simple", {"bias_mean": -10.0}),
+    ],
+)
+def test_how_biases_start_needs_biases(spec, arguments):
+    with pytest.raises(UsageError, match="bias_mean and bias_std need bias=last or bias=all"):
+        find_architecture(spec, ModelArguments(**arguments))  # before the network is made
+    assert load("net/simple:bias_mean=0,bias_std=0").module.conv1.bias is None
+    assert find_architecture("net/simple:bias=all", ModelArguments(bias_mean=-1.0)).build().conv1.bias.any()
+
+
 def test_fresh_weights_of_a_built_architecture_follow_from_the_seed():
     model = load("net/simple", in_chans=1, num_classes=1, size=16, dims=1, width=4, depth=2)
     one, same, other = (state_sha256(model.fresh(seed).state_dict()) for seed in (1, 1, 2))

@@ -358,6 +358,8 @@ def test_variants(dims):
     ("arguments", "message"),
     [
         ({"bias": "first"}, "unknown place of biases 'first'; expected none, last, all"),
+        ({"bias_mean": -10}, "bias_mean and bias_std need bias=last or bias=all"),
+        ({"bias": "none", "bias_std": 1.0}, "bias_mean and bias_std need bias=last or bias=all"),
         ({"dims": 3}, "has 1 or 2 dimensions, not 3"),
         ({"stride": 2}, r"stride 1 or that of its filter \(3\), not 2"),
         ({"filter": 33}, "a filter of 33 does not fit on a side of 32"),

@@ -91,8 +91,8 @@ def _check(recipes: "list[Recipe]", config: TrainOptions) -> None:
     for recipe in recipes:
         recipe.check_device(device)
         tracked_epochs(config.track, recipe.epochs or 0)
-    for model in dict.fromkeys(recipe.model for recipe in recipes):
-        find_architecture(model)
+    for model, arguments in dict.fromkeys((recipe.model, recipe.arguments) for recipe in recipes):
+        find_architecture(model, arguments)
 
 
 def _train_all(

@@ -128,4 +128,10 @@ def check_argument(what: str, name: str, value: Any, shown: object) -> None:
         raise UsageError(f"{what} {name} must be a {kind}, got {shown!r}")
 
 
+def check_biases(bias: str | None, mean: float | None, std: float | None) -> None:
+    """Raises: UsageError: initial biases other than 0 where there are none."""
+    if bias in (None, "none") and (mean or std):
+        raise UsageError("bias_mean and bias_std need bias=last or bias=all")
+
+
 NO_ARGUMENTS = ModelArguments()

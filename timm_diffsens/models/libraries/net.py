@@ -7,7 +7,7 @@ from typing import Any
 
 from timm_diffsens.errors import UsageError, unknown
 from timm_diffsens.models.architectures import Architecture, no_weights
-from timm_diffsens.models.arguments import ModelArguments
+from timm_diffsens.models.arguments import ModelArguments, check_biases
 from timm_diffsens.models.inputs import plain_input
 from timm_diffsens.models.nets import NETS, make_net, net_arguments
 from timm_diffsens.registry import register
@@ -36,6 +36,7 @@ class OwnNetworks:
                 raise unknown(f"argument of {name}", word, taken)
         arguments = dataclasses.replace(arguments, **given)
         arguments.require(name, *taken)
+        check_biases(arguments.bias, arguments.bias_mean, arguments.bias_std)
         return Architecture(
             arch=arch,
             library="net",

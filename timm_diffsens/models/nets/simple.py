@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 
 from timm_diffsens.errors import UsageError, unknown
-from timm_diffsens.models.arguments import BIASES
+from timm_diffsens.models.arguments import BIASES, check_biases
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class SimpleCNN(nn.Sequential):
 
     Raises:
         UsageError: a stride that is neither 1 nor F; at stride F, a side that F^depth does not divide;
-            biases elsewhere.
+            biases elsewhere; `bias_mean` or `bias_std` other than 0 without biases.
 
     Example:
         >>> import torch
@@ -184,6 +184,7 @@ class SimpleCNN(nn.Sequential):
             raise UsageError(f"the simple CNN has 1 or 2 dimensions, not {dims}")
         if bias not in BIASES:
             raise unknown("place of biases", bias, BIASES)
+        check_biases(bias, bias_mean, bias_std)
         _check_stride(side, depth, filter, stride)
         conv = MeanFieldConv1d if dims == 1 else MeanFieldConv2d
         initial = Initial(weight_mean, weight_std, bias_mean, bias_std)
