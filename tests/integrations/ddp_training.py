@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from timm_diffsens.integrations.lightning import Sensitivity
 
 EPOCHS = 2
-lightning = importlib.import_module(sys.argv[1])
-loggers = importlib.import_module(f"{sys.argv[1]}.loggers")
 
 
-class Module(lightning.LightningModule):
+class Steps:
+    """Of a LightningModule."""
+
     def __init__(self):
         super().__init__()
         first = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
@@ -40,11 +40,14 @@ def images(count):
     return TensorDataset(torch.randn(count, 3, 16, 16, generator=draws), labels)
 
 
-def main(folder, watched):
+def main(package, folder, watched):
+    lightning = importlib.import_module(package)
+    loggers = importlib.import_module(f"{package}.loggers")
     torch.set_num_threads(1)
     lightning.seed_everything(0, verbose=False)
     callback = Sensitivity(count=8, layers="all", record=True)
-    module, board = Module(), loggers.TensorBoardLogger(folder / "board", version=0)
+    module = type("Module", (Steps, lightning.LightningModule), {})()
+    board = loggers.TensorBoardLogger(folder / "board", version=0)
     trainer = lightning.Trainer(
         max_epochs=EPOCHS,
         accelerator="cpu",
@@ -64,4 +67,5 @@ def main(folder, watched):
     torch.save(left, folder / f"rank{trainer.global_rank}.pt")
 
 
-main(Path(sys.argv[2]), sys.argv[3] == "watched")
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "watched")

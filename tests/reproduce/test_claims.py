@@ -149,7 +149,8 @@ def test_the_normal_interval_holds_the_truth_in_95_percent():
 
 def test_the_claims_of_the_paper_are_regions_with_a_border():
     for key in known_claims():
-        claim = Claim.of(key, [], networks=8, layers="1 to 4", exact="1.00", low="-1", high="1")
+        values = {"networks": 8, "layers": "1 to 4", "where": "64 pixels", "exact": "1.00"}
+        claim = Claim.of(key, [], low="-1", high="1", **values)
         assert all((claim.says, claim.source, claim.number))
         assert claim.region[0] < claim.region[1]
         assert any(math.isfinite(end) for end in claim.region)
