@@ -144,14 +144,10 @@ def test_what_sbatch_says_of_what_it_refuses_is_told(tmp_path, cluster, monkeypa
 
 
 @pytest.mark.parametrize("present", [True, False])
-def test_options_that_are_nearly_known_ones_name_these(present, tmp_path, monkeypatch, request):
+def test_options_by_which_tasks_are_found_are_no_choice(present, tmp_path, monkeypatch, request):
     """Also where there is no Slurm to submit to: they are looked at first."""
     if present:
         request.getfixturevalue("cluster")
-    with pytest.raises(UsageError, match=r"^unknown --slurm option 'partitoin'; did you mean partition\?$"):
-        Slurm(tmp_path / "slurm", options={"partitoin": "gpu"})
-    with pytest.raises(UsageError, match=r"'mem-per-gpus'; did you mean mem-per-gpu\?$"):
-        Slurm(tmp_path / "slurm", options={"mem-per-gpus": "4G"})
     with pytest.raises(UsageError, match="--slurm output is no choice"):
         Slurm(tmp_path / "slurm", options={"output": "log"})
 

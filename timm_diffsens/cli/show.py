@@ -11,7 +11,7 @@ import typer
 from timm_diffsens.cli.figures import Column, Figure, draw, need, panels
 from timm_diffsens.cli.output import OUT, Json, Out, Quiet, print_json, result_console
 from timm_diffsens.errors import UsageError, unknown, warn
-from timm_diffsens.results.numbers import some_of, sparkline, wilson, with_error
+from timm_diffsens.results.numbers import some_of, sparkline, with_error
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -198,8 +198,11 @@ def _error(record: "Record") -> str:
         return f"not known ({error.reason})" if error.reason else "not known"
     spread = f" ± {error.stderr:.1%}" if error.stderr is not None else ""
     if error.stderr is not None and error.n and min(error.value, 1 - error.value) * error.n < _FEW:
-        low, high = wilson(error.value, error.n)  # ± 0 of few images would be no error bar
-        spread = f", 95 %: {low:.1%} to {high:.1%}"
+        from scipy.stats import binomtest
+
+        wrong = binomtest(round(error.value * error.n), error.n)
+        ends = wrong.proportion_ci(method="wilson")  # ± 0 of few images would be no error bar
+        spread = f", 95 %: {ends.low:.1%} to {ends.high:.1%}"
     over = f" over {error.n} images" if error.n is not None else ""
     return f"{error.value:.1%}{spread} ({error.source}{over})"
 

@@ -23,13 +23,13 @@ from timm_diffsens.spectra.filter_means import MeanFilter, mean_filters_by_layer
 from timm_diffsens.spectra.filters import filter_spectrum
 from timm_diffsens.theory.exponents import Exponent, asymptotic_exponents, fit_exponent
 from timm_diffsens.theory.homogeneous import homogeneous_network, measured_curve
-from timm_diffsens.theory.infinite_width import InfiniteWidth
 from timm_diffsens.theory.pixel_pairs import PixelPairs
 from timm_diffsens.theory.predictions import effective_receptive_field, energies
 from timm_diffsens.theory.report import (
     GROUPS,
     Setting,
     TheoryResult,
+    at_initialisation,
     finite,
     fit_of,
     theory_exponents,
@@ -138,8 +138,7 @@ def initial_exponents(task: int) -> list[Finding]:
     the spread of groups of images.
     """
     setting = theory_setting(task)
-    shape = setting.depth, setting.filter_size, setting.stride
-    network = InfiniteWidth(*shape, gain=math.sqrt(setting.filter_size), bias=1)
+    network = at_initialisation(setting)
     pairs = math.ceil(_PAIRS * GROUPS / setting.images)
     found = [network.layers(setting.batches([group]), pairs) for group in range(GROUPS)]
     fits = {m: [fit_of(setting, layers, m, setting.pooling) for layers in found] for m in "dg"}
@@ -270,9 +269,9 @@ def filter_table(workspace: Workspace, task: int) -> Report:
     }
     report.judge(numbers, workspace.settings.caveat("simple"))
     report.notes.append("The paper's own entries are not in its text, so only the statements are judged.")
-    mean = [[layer.constant_share or 0.0 for one in fresh for layer in one]]
-    single = [_single_shares(group) for group in (starts, modules)]
-    before, first, last = (f"{min(shares):.2f} to {max(shares):.2f}" for shares in (*mean, *single))
+    mean = [layer.constant_share or 0.0 for one in fresh for layer in one]
+    shares = (mean, _single_shares(starts), _single_shares(modules))
+    before, first, last = (f"{min(found):.2f} to {max(found):.2f}" for found in shares)
     report.notes.append(
         f"Before training the share of the constant mode in the mean filters is {before} by layer and seed. "
         f"In the filters themselves it is {first} before and {last} after training."
@@ -283,8 +282,7 @@ def filter_table(workspace: Workspace, task: int) -> Report:
 def _single_shares(modules: Sequence[nn.Module]) -> list[float]:
     """Share of the constant mode in the power of all filters of a layer, of each layer and network."""
     layers = [layer for module in modules for layer in module.modules() if isinstance(layer, _ConvNd)]
-    shares = (filter_spectrum(layer.weight).low_frequency_share for layer in layers)
-    return [share for share in shares if share is not None]
+    return [filter_spectrum(layer.weight).low_frequency_share for layer in layers]
 
 
 def smallest_entry(found: MeanFilter) -> float | None:

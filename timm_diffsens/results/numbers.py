@@ -13,20 +13,6 @@ MISSING = "-"
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-def wilson(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Interval of a share of n, by default of 95 %: it has a width where all of n are alike.
-
-    Source: Wilson 1927; its coverage is close to nominal from n = 5 on (Brown, Cai and DasGupta 2001).
-
-    Example:
-        >>> [round(end, 3) for end in wilson(1.0, 8)]
-        [0.676, 1.0]
-    """
-    middle = share + z**2 / (2 * n)
-    half = z * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
-    return max((middle - half) / (1 + z**2 / n), 0.0), min((middle + half) / (1 + z**2 / n), 1.0)
-
-
 @dataclass(frozen=True)
 class Notation:
     """How numbers are written in one kind of text.

@@ -217,13 +217,18 @@ def infinite_width_curves(setting: Setting) -> dict[str, list[LayerSensitivity]]
 
     That is with biases drawn from N(0, 1) and the gain sqrt(F). Names as in `results.report.theory_chart`.
     """
-    shape = setting.depth, setting.filter_size, setting.stride
     networks = {
-        "init, infinite width": InfiniteWidth(*shape),
-        "init, infinite width, biases": InfiniteWidth(*shape, gain=math.sqrt(setting.filter_size), bias=1),
+        "init, infinite width": InfiniteWidth(setting.depth, setting.filter_size, setting.stride),
+        "init, infinite width, biases": at_initialisation(setting),
     }
     pairs = math.ceil(_PAIRS / setting.images)
     return {name: network.layers(setting.batches(), pairs) for name, network in networks.items()}
+
+
+def at_initialisation(setting: Setting) -> InfiniteWidth:
+    """Infinitely many channels, with biases N(0, 1) and the gain sqrt(F) of the paper's networks."""
+    shape = setting.depth, setting.filter_size, setting.stride
+    return InfiniteWidth(*shape, gain=math.sqrt(setting.filter_size), bias=1)
 
 
 def layer_rows(

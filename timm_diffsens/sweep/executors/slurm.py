@@ -3,7 +3,6 @@
 The folder of the sweep has to be the same on all nodes, as do this package and the libraries.
 """
 
-import difflib
 import json
 import logging
 import subprocess
@@ -24,21 +23,8 @@ from timm_diffsens.sweep.worker import Place
 
 _MOST = 1000  # tasks of one array: Slurm's own default limit is 1001
 _PAUSE = 0.5  # seconds between two checks of the jobs' files
-# Options of `sbatch` that misspelt ones are compared with. Others are passed on: Slurm knows its own.
-_NAMES = """
-account array begin chdir clusters comment constraint contiguous core_spec cores_per_socket cpu_freq
-cpus_per_gpu cpus_per_task deadline delay_boot dependency distribution error exclude exclusive export
-export_file extra gpu_bind gpu_freq gpus gpus_per_node gpus_per_socket gpus_per_task gres gres_flags hint
-hold input job_name licenses mail_type mail_user mcs_label mem mem_bind mem_per_cpu mem_per_gpu mincpus
-network nice no_kill no_requeue nodefile nodelist nodes ntasks ntasks_per_core ntasks_per_gpu
-ntasks_per_node ntasks_per_socket open_mode output overcommit oversubscribe partition power prefer priority
-profile propagate qos reboot requeue reservation segment signal sockets_per_node spread_job switches
-thread_spec threads_per_core time time_min tmp tres_bind tres_per_task use_min_nodes wait_all_nodes wckey
-"""
-_KNOWN = _NAMES.split()
 _OURS = {"array", "error", "output"}  # by which tasks and their results are found
 _RESOURCES = {"gres", "tres_per_task"}
-_NEAR = 0.8  # of difflib: "partitoin" is 0.89 from "partition", "gpus" 0.5 from "gres"
 _QUEUE_PAUSE = 10  # seconds between two checks of the queue; a task missing from two has ended
 
 
@@ -54,13 +40,13 @@ class Slurm:
         jobs: tasks at a time.
         threads, gpus: CPUs and whole GPUs of a task; with 0 GPUs those that the options ask for.
         options: of `sbatch`, by their long names: partition, account, mem, ...; `time` in minutes a model.
-            They are passed on as they are, also those that this class does not know.
+            They are passed on as they are: Slurm knows its own.
         models: that a task does, one after another; it is given so many times the `time`.
         cluster: None finds Slurm; "local" is submitit's stand-in, processes on this machine.
 
     Raises:
-        UsageError: submitit is not installed; an option is nearly another's name, or asks for what is asked
-            for already; half a GPU. MeasurementError: there is no Slurm here.
+        UsageError: submitit is not installed; an option asks for what is asked for already, or is no
+            choice; half a GPU. MeasurementError: there is no Slurm here.
     """
 
     def __init__(
@@ -170,16 +156,13 @@ class Slurm:
 
 
 def _check(options: dict[str, str], gpus: float) -> None:
-    """Raises: UsageError: something is asked for twice, in parts, under a misspelt name, or is no choice."""
+    """Raises: UsageError: something is asked for twice or in parts, or is no choice."""
     if not (gpus >= 0 and gpus % 1 == 0):
         raise UsageError(f"a task of Slurm gets whole GPUs, got --gpus {gpus:g}; --gpus 1, say")
     for option, value in options.items():
         shown = option.replace("_", "-")
-        near = difflib.get_close_matches(option, _KNOWN, n=1, cutoff=_NEAR)
         if option in _OURS:
             raise UsageError(f"--slurm {shown} is no choice: tasks are found by it")
-        if option not in _KNOWN and near:
-            raise UsageError(f"unknown --slurm option {shown!r}; did you mean {near[0].replace('_', '-')}?")
         if gpus and (option.startswith("gpus") or (option in _RESOURCES and "gpu" in value)):
             raise UsageError(f"--gpus {gpus:g} and --slurm {shown}={value} both ask for GPUs; give one")
 
